@@ -1,0 +1,1 @@
+//! Foundation's tables in plain Rust: no BEAM in here.
