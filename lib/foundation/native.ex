@@ -1,0 +1,228 @@
+defmodule Foundation.Native do
+  @moduledoc false
+  # The stubs of the native library, and the one place that loads it. Nothing else.
+  #
+  # A stub's body is not an error: it says `nil`, "the native engine knows no such
+  # table", which is what is true while no library is loaded. Public functions call
+  # the stub first and fall through to the ETS engine on `nil`, so that the choice of
+  # an engine costs nothing where it matters.
+  #
+  # The library is loaded by `Foundation.Engine.boot/0` and not by `@on_load`: only at
+  # boot is it known whether it is wanted at all (`engine: :ets` must not load it), an
+  # `@on_load` that fails makes the whole module unloadable, stubs included, and in a
+  # release it would run before the application's environment is set. What `@on_load`
+  # does here is the other half: this module compiled and loaded anew (`recompile`)
+  # gets the library back that its predecessor had.
+
+  require Logger
+
+  @on_load :reattach
+
+  @doc """
+  Loads the library at `path` (no extension), which must say that it is of `version`.
+
+  `:ok` also where it is loaded already. An error's message names the cause.
+  """
+  @spec load(Path.t(), String.t()) :: :ok | {:error, String.t()}
+  def load(path, version) do
+    if library_version() == nil, do: attach(path, version), else: :ok
+  end
+
+  @doc """
+  The version of the library that is loaded, `nil` when none is.
+  """
+  @spec library_version() :: String.t() | nil
+  def library_version, do: absent()
+
+  # Runs each time this module is loaded, and fails in one case only: a library is of one
+  # instance of a module at a time, and it cannot be taken from one that is current. Then
+  # that one stays, library and all. One that has been deleted is purged, so that its
+  # library is free; that pins itself into memory, so its tables outlive the change.
+  def reattach do
+    with {path, version} <- :persistent_term.get(__MODULE__, nil) do
+      :code.purge(__MODULE__)
+
+      case attach(path, version) do
+        :ok -> :ok
+        {:error, cause} -> refuse(cause, :code.is_loaded(__MODULE__))
+      end
+    else
+      nil -> :ok
+    end
+  end
+
+  defp refuse(cause, _loaded = false) do
+    Logger.error(
+      "Foundation.Native was loaded anew and could not take its library back: #{cause}. " <>
+        "Native tables are out of reach: restart the VM"
+    )
+
+    :ok
+  end
+
+  defp refuse(_cause, _loaded) do
+    Logger.error(
+      "Foundation.Native was not loaded anew: the library is in use by the loaded one, which " <>
+        "stays. Restart the VM to change it"
+    )
+
+    :in_use
+  end
+
+  defp attach(path, version) do
+    case :erlang.load_nif(String.to_charlist(path), version) do
+      :ok ->
+        :persistent_term.put(__MODULE__, {path, version})
+
+      {:error, {reason, message}} ->
+        {:error, explain(reason, List.to_string(message), path, version)}
+    end
+  end
+
+  # `load_failed` is what the library says of itself, and it refuses one thing only.
+  defp explain(:load_failed, message, path, version) do
+    if File.exists?(path <> ".so") or File.exists?(path <> ".dll"),
+      do: explain_existing(message, path, version),
+      else: "there is no library #{path}.so"
+  end
+
+  defp explain(reason, message, path, _version) do
+    "the library #{path} cannot be used: #{message} (#{reason})"
+  end
+
+  defp explain_existing("Library load-call unsuccessful" <> _, path, version) do
+    "the library #{path} is not of version #{version}: compile :foundation again"
+  end
+
+  defp explain_existing(message, path, _version) do
+    "the library #{path} cannot be loaded: #{message}"
+  end
+
+  # Not the literal `nil`: the type checkers of Elixir and Dialyzer would conclude that
+  # no stub ever returns anything else.
+  defp absent, do: :persistent_term.get({__MODULE__, :absent}, nil)
+
+  ## Registry: tables
+
+  @type name :: atom
+  @type kind :: :unique | :duplicate_key | :duplicate_pid
+  @type notified :: {:ok, pid} | {:notify, pid, [atom]}
+  @type taken :: {:error, {:already_registered, pid}}
+  @type limit :: {:error, :system_limit}
+
+  # The calling process becomes the owner, or the adopter of a table that lost its owner.
+  @spec registry_start(name, kind, pos_integer, [atom], keyword, timeout) ::
+          :created
+          | :adopted
+          | {:replaced, kind}
+          | {:error, {:already_started, pid}}
+          | limit
+          | nil
+  def registry_start(_name, _kind, _partitions, _listeners, _meta, _adopt_timeout), do: absent()
+
+  # The owner's orderly stop: the table is gone after it.
+  @spec registry_stop(name) :: :ok | nil
+  def registry_stop(_name), do: absent()
+
+  @spec registry_config(name) :: {kind, pos_integer, [atom], pid} | nil
+  def registry_config(_name), do: absent()
+
+  @spec registry_info(name) ::
+          {non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer}
+          | nil
+  def registry_info(_name), do: absent()
+
+  @spec registry_count(name) :: non_neg_integer | nil
+  def registry_count(_name), do: absent()
+
+  @spec registry_names() :: [name]
+  def registry_names, do: absent() || []
+
+  @spec registry_live_counts() :: %{optional(atom) => non_neg_integer} | nil
+  def registry_live_counts, do: absent()
+
+  ## Registry: entries, O(1)
+
+  @spec registry_register(name, term, term) :: notified | taken | limit | nil
+  def registry_register(_name, _key, _value), do: absent()
+
+  # A remote pid is monitored by Foundation.Registry.Monitor before this is called.
+  @spec registry_register_for(name, pid, term, term) ::
+          notified | taken | limit | {:error, :not_alive} | nil
+  def registry_register_for(_name, _pid, _key, _value), do: absent()
+
+  @spec registry_unregister(name, term) :: :ok | {:notify, [atom]} | nil
+  def registry_unregister(_name, _key), do: absent()
+
+  @spec registry_unregister_for(name, pid, term) :: :ok | {:notify, [atom]} | nil
+  def registry_unregister_for(_name, _pid, _key), do: absent()
+
+  @spec registry_whereis(name, term) :: pid | :undefined | :duplicate | nil
+  def registry_whereis(_name, _key), do: absent()
+
+  @spec registry_replace(name, term, pid, term, term) ::
+          :ok | :stale | :error | :duplicate | limit | nil
+  def registry_replace(_name, _key, _pid, _expected, _new), do: absent()
+
+  ## Registry: a key's or a process's entries
+
+  @spec registry_lookup(name, term) :: [{pid, term}] | nil
+  def registry_lookup(_name, _key), do: absent()
+
+  # Answers a bounded prefix of the keys, and the keys that are left.
+  @spec registry_lookup_many(name, [term]) :: {[[{pid, term}]], [term]} | nil
+  def registry_lookup_many(_name, _keys), do: absent()
+
+  @spec registry_values(name, term, pid) :: [term] | nil
+  def registry_values(_name, _key, _pid), do: absent()
+
+  @spec registry_entries(name, term, pid) :: [{non_neg_integer, term}] | nil
+  def registry_entries(_name, _key, _pid), do: absent()
+
+  @spec registry_remove(name, term, pid, [non_neg_integer]) :: non_neg_integer | nil
+  def registry_remove(_name, _key, _pid, _ids), do: absent()
+
+  ## Registry: walks, a bounded chunk a call; the first cursor is 0
+
+  @type cursor :: term
+
+  @spec registry_keys(name, pid, cursor) :: {[term], cursor | :done} | nil
+  def registry_keys(_name, _pid, _cursor), do: absent()
+
+  @spec registry_walk(name, cursor) :: {[{term, pid, term}], cursor | :done} | nil
+  def registry_walk(_name, _cursor), do: absent()
+
+  @spec registry_walk_key(name, term, cursor) :: {[{pid, term}], cursor | :done} | nil
+  def registry_walk_key(_name, _key, _cursor), do: absent()
+
+  @spec registry_broadcast(name, term, term, cursor) ::
+          {non_neg_integer, cursor | :done} | nil
+  def registry_broadcast(_name, _key, _message, _cursor), do: absent()
+
+  ## Registry: metadata
+
+  @spec registry_meta(name, term) :: {:ok, term} | :error | nil
+  def registry_meta(_name, _key), do: absent()
+
+  @spec registry_put_meta(name, term, term) :: :ok | limit | nil
+  def registry_put_meta(_name, _key, _value), do: absent()
+
+  @spec registry_delete_meta(name, term) :: :ok | nil
+  def registry_delete_meta(_name, _key), do: absent()
+
+  ## Registry: remote registrants, and deaths told by edge
+
+  @spec registry_remote_down(name, pid) :: non_neg_integer | nil
+  def registry_remote_down(_name, _pid), do: absent()
+
+  @spec registry_remotes(name) :: [pid] | nil
+  def registry_remotes(_name), do: absent()
+
+  # The process gets `{:foundation_registry, :deaths}`, one outstanding at most.
+  @spec registry_watch(pid) :: :ok | nil
+  def registry_watch(_pid), do: absent()
+
+  # Takes what has died since, and arms the message again.
+  @spec registry_take_deaths() :: [{name, non_neg_integer, non_neg_integer}] | nil
+  def registry_take_deaths, do: absent()
+end
