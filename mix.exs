@@ -34,7 +34,10 @@ defmodule Foundation.MixProject do
 
   defp deps do
     if @offline do
-      [{:telemetry, path: "offline/telemetry"}]
+      [
+        {:telemetry, path: "offline/telemetry"},
+        {:rustler_precompiled, path: "offline/rustler_precompiled", runtime: false}
+      ]
     else
       [
         {:telemetry, "~> 1.0"},

@@ -2,10 +2,13 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
+  alias Foundation.{Config, Engine}
+
   @impl true
   def start(_type, _args) do
-    with {:ok, _engine} <-
-           Foundation.Engine.boot(Application.get_env(:foundation, :engine, :auto)) do
+    :ok = Config.validate!()
+
+    with {:ok, _engine} <- Engine.boot(Config.get(:engine)) do
       # one_for_one: the areas do not depend on each other's processes.
       Supervisor.start_link([], strategy: :one_for_one, name: Foundation.Supervisor)
     end

@@ -5,6 +5,7 @@ defmodule Foundation.Engine do
   require Logger
 
   alias Foundation.Native
+  alias Foundation.Native.Library
 
   @type t :: :native | :ets
   @type choice :: :auto | t
@@ -19,7 +20,7 @@ defmodule Foundation.Engine do
   def boot(:ets), do: select(:ets)
 
   def boot(choice) when choice in [:auto, :native] do
-    case {Native.load(library(), version()), choice} do
+    case {load(), choice} do
       {:ok, _choice} ->
         select(:native)
 
@@ -48,7 +49,9 @@ defmodule Foundation.Engine do
     {:ok, engine}
   end
 
-  defp library, do: Application.app_dir(:foundation, "priv/native/foundation_nif")
+  defp load do
+    with {:ok, path} <- Library.path(), do: Native.load(path, version())
+  end
 
   # What the library must say it is: a stale one has other NIFs under the same names.
   defp version, do: :foundation |> Application.spec(:vsn) |> List.to_string()

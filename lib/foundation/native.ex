@@ -79,24 +79,18 @@ defmodule Foundation.Native do
     end
   end
 
-  # `load_failed` is what the library says of itself, and it refuses one thing only.
-  defp explain(:load_failed, message, path, version) do
-    if File.exists?(path <> ".so") or File.exists?(path <> ".dll"),
-      do: explain_existing(message, path, version),
-      else: "there is no library #{path}.so"
-  end
-
-  defp explain(reason, message, path, _version) do
-    "the library #{path} cannot be used: #{message} (#{reason})"
-  end
-
-  defp explain_existing("Library load-call unsuccessful" <> _, path, version) do
+  defp explain(:load, _message, path, version) do
     "the library #{path} is not of version #{version}: compile :foundation again"
   end
 
-  defp explain_existing(message, path, _version) do
-    "the library #{path} cannot be loaded: #{message}"
+  defp explain(reason, message, path, _version) do
+    if File.exists?(path <> extension()),
+      do: "the library #{path} cannot be used: #{message} (#{reason})",
+      else: "there is no library #{path}#{extension()}"
   end
+
+  # What `:erlang.load_nif/2` appends.
+  defp extension, do: if(match?({:win32, _}, :os.type()), do: ".dll", else: ".so")
 
   # Not the literal `nil`: the type checkers of Elixir and Dialyzer would conclude that
   # no stub ever returns anything else.

@@ -1,0 +1,142 @@
+defmodule Foundation.Config do
+  alias Foundation.Options
+
+  @place "config :foundation"
+
+  @schema [
+    engine: [
+      type: {:in, [:auto, :native, :ets]},
+      default: :auto,
+      doc: """
+      Which engine holds the tables. `:native` is the Rust library, and the application
+      does not start where it cannot be used; `:ets` is pure Elixir, and the library is
+      not even loaded; `:auto` takes the library and, where it cannot be used, ETS, with
+      one warning that names the cause.
+      """
+    ],
+    registry: [
+      doc: "Of every `Foundation.Registry`:",
+      type: [
+        adopt_timeout: [
+          type: :non_neg_integer,
+          default: 60_000,
+          doc: """
+          How many milliseconds a table whose owner crashed is kept for the owner's
+          successor, before it is destroyed.
+          """
+        ],
+        max_entries: [
+          type: {:or, [:pos_integer, {:in, [:infinity]}]},
+          default: :infinity,
+          doc: "How many entries one table holds at most; past it `register/3` raises."
+        ]
+      ]
+    ],
+    feature_flags: [
+      type: {:keyword_of, {:or, [:boolean, {:integer, 0..100}]}},
+      default: [],
+      doc: "Values that feature flags start with, an integer being a percentage."
+    ],
+    "Elixir.Foundation.Telemetry.SampledEvents": [
+      doc: "Deduplicated and batched events, as a whole and where an event sets nothing else:",
+      type: [
+        window: [
+          type: :pos_integer,
+          default: 1_000,
+          doc: "For how many milliseconds the first of equal events suppresses the others."
+        ],
+        max_windows: [
+          type: :pos_integer,
+          default: 100_000,
+          doc: "How many windows are kept at once, over all events; then the oldest goes."
+        ],
+        max_pending: [
+          type: :pos_integer,
+          default: 100_000,
+          doc:
+            "How many batched events wait at once, over all events; then the newest is dropped."
+        ],
+        batch_size: [
+          type: :pos_integer,
+          default: 100,
+          doc: "How many events a batch holds at most."
+        ],
+        batch_timeout: [
+          type: :pos_integer,
+          default: 1_000,
+          doc: "After how many milliseconds a batch is emitted that is not full."
+        ]
+      ]
+    ],
+    native: [
+      type: :boolean,
+      default: true,
+      doc: """
+      Read when `:foundation` is compiled: `false` neither fetches nor builds the library,
+      which leaves the ETS engine.
+      """
+    ],
+    releases_url: [
+      type: {:or, [:string, {:in, [nil]}]},
+      default: nil,
+      doc: """
+      Read when `:foundation` is compiled: where prebuilt libraries are fetched from. With
+      `nil` the library is built by cargo, for which `:rustler` must be among the
+      application's dependencies.
+      """
+    ]
+  ]
+
+  @moduledoc """
+  The settings of `config :foundation, …`.
+
+      config :foundation,
+        engine: :native,
+        registry: [adopt_timeout: :timer.minutes(5)]
+
+      config :foundation, Foundation.Telemetry.SampledEvents, window: 5_000
+
+  They are read and checked at each start of the application. One that is not of its type
+  stops the start with an `ArgumentError`; a key that is unknown is warned of, as it may
+  be somebody else's.
+
+  ## Settings
+
+  #{Options.docs(@schema)}
+  """
+
+  require Logger
+
+  @doc """
+  Returns the value of a setting, or its default. A section is a keyword list with its
+  defaults filled in.
+
+  Reads the application's environment: O(size of the setting), for starts and not for
+  hot paths. Raises `ArgumentError` when the value is not of the setting's type.
+
+      iex> Foundation.Config.get(:registry)[:adopt_timeout]
+      60_000
+  """
+  @doc since: "0.1.0"
+  @spec get(atom) :: term
+  def get(key) do
+    Options.fetch!(environment(), key, Keyword.fetch!(@schema, key), @place)
+  end
+
+  @doc false
+  # At the start of the application: fails there and not at the first use.
+  @spec validate!() :: :ok
+  def validate! do
+    {known, unknown} = Keyword.split(environment(), Keyword.keys(@schema))
+    _settings = Options.validate!(known, @schema, @place)
+
+    for {key, _value} <- unknown,
+        key not in [:included_applications, Foundation.Native.Library] do
+      Logger.warning(Options.unknown(key, @schema, @place))
+    end
+
+    :ok
+  end
+
+  defp environment, do: Application.get_all_env(:foundation)
+end

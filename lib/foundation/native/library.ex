@@ -1,0 +1,55 @@
+defmodule Foundation.Native.Library do
+  @moduledoc false
+  # Gets the native library when this is compiled, fetched or built, and says where it
+  # is. `Foundation.Native` loads it.
+
+  defmodule NotLoadedHere do
+    @moduledoc false
+    # RustlerPrecompiled, and Rustler in its place where the library is built, end in an
+    # `@on_load` that would load the library into the module that uses them, and make
+    # that module unloadable where the library is missing. This takes it out again. It
+    # is registered after theirs, and runs after theirs.
+    defmacro __before_compile__(env) do
+      Module.delete_attribute(env.module, :on_load)
+
+      load_from =
+        Module.get_attribute(env.module, :rustler_precompiled_load_from) ||
+          Module.get_attribute(env.module, :load_from)
+
+      quote do
+        defp load_from, do: unquote(load_from)
+      end
+    end
+  end
+
+  # Compile-time settings, described in `Foundation.Config`.
+  @releases_url Application.compile_env(:foundation, :releases_url)
+
+  if Application.compile_env(:foundation, :native, true) do
+    use RustlerPrecompiled,
+      otp_app: :foundation,
+      crate: "foundation_nif",
+      version: Mix.Project.config()[:version],
+      base_url: @releases_url || "",
+      # No release of this version is published yet: without an address it is built.
+      force_build: @releases_url == nil,
+      # The floor, so that one file serves OTP 24 and all later ones.
+      nif_versions: ["2.15"]
+  end
+
+  @before_compile NotLoadedHere
+
+  @doc """
+  The library's path without extension, as `:erlang.load_nif/2` wants it.
+  """
+  @spec path() :: {:ok, Path.t()} | {:error, String.t()}
+  def path do
+    case load_from() do
+      {app, path} ->
+        {:ok, Application.app_dir(app, path)}
+
+      nil ->
+        {:error, "it was compiled without the native library (config :foundation, native: false)"}
+    end
+  end
+end

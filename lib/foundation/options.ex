@@ -1,0 +1,148 @@
+defmodule Foundation.Options do
+  @moduledoc false
+  # Options as a schema: what checks them, fills in defaults and documents them is one list.
+  #
+  #     [engine: [type: {:in, [:auto, :native, :ets]}, default: :auto, doc: "Which …"]]
+  #
+  # A key whose `:type` is a keyword list is a section with a schema of its own.
+
+  @type type ::
+          :boolean
+          | :string
+          | :pos_integer
+          | :non_neg_integer
+          | {:in, [term]}
+          | {:integer, Range.t()}
+          | {:list_of, type}
+          | {:keyword_of, type}
+          | {:or, [type]}
+          | schema
+  @type schema :: [{atom, [type: type, default: term, doc: String.t()]}]
+
+  @doc """
+  Returns `options` with the schema's defaults filled in.
+
+  Raises `ArgumentError` at the first that is unknown or not of its type. `place` says
+  where the options stand, for the message.
+  """
+  @spec validate!(term, schema, String.t()) :: keyword
+  def validate!(options, schema, place) do
+    unless Keyword.keyword?(options) do
+      raise ArgumentError, "expected #{place} to be a keyword list, got: #{inspect(options)}"
+    end
+
+    for {key, _value} <- options, not Keyword.has_key?(schema, key) do
+      raise ArgumentError, unknown(key, schema, place)
+    end
+
+    for {key, spec} <- schema do
+      {key, fetch!(options, key, spec, place)}
+    end
+  end
+
+  @doc """
+  Says that `key` is none of the schema's, with the one that was probably meant.
+  """
+  @spec unknown(atom, schema, String.t()) :: String.t()
+  def unknown(key, schema, place) do
+    known = Keyword.keys(schema)
+
+    "expected a key of #{place} to be one of #{inspect(known)}, got: #{inspect(key)}" <>
+      suggestion(key, known)
+  end
+
+  @doc """
+  Returns the value of `key` in `options`, or its default; raises as `validate!/3` does.
+  """
+  @spec fetch!(keyword, atom, keyword, String.t()) :: term
+  def fetch!(options, key, spec, place) do
+    case {spec[:type], Keyword.get(options, key, spec[:default])} do
+      {[_ | _] = section, value} ->
+        validate!(value || [], section, "#{inspect(key)} of #{place}")
+
+      {type, value} ->
+        if value == spec[:default] or valid?(value, type) do
+          value
+        else
+          raise ArgumentError,
+                "expected #{inspect(key)} of #{place} to be #{describe(type)}, " <>
+                  "got: #{inspect(value)}" <> suggestion(value, choices(type))
+        end
+    end
+  end
+
+  @doc """
+  The schema as a Markdown list.
+  """
+  @spec docs(schema) :: String.t()
+  def docs(schema), do: docs(schema, "")
+
+  defp docs(schema, indent) do
+    Enum.map_join(schema, "\n", fn {key, spec} ->
+      "#{indent}* `#{inspect(key)}`#{type_docs(spec)} - #{flow(spec[:doc], indent)}" <>
+        section_docs(spec[:type], indent)
+    end)
+  end
+
+  defp type_docs(spec) do
+    case spec[:type] do
+      [_ | _] -> ""
+      type -> " (#{describe(type)}, default `#{inspect(spec[:default])}`)"
+    end
+  end
+
+  defp section_docs([_ | _] = section, indent), do: "\n\n" <> docs(section, indent <> "  ")
+  defp section_docs(_type, _indent), do: ""
+
+  defp flow(doc, indent), do: doc |> String.trim() |> String.replace("\n", "\n#{indent}  ")
+
+  defp valid?(value, :boolean), do: is_boolean(value)
+  defp valid?(value, :string), do: is_binary(value) and String.valid?(value)
+  defp valid?(value, :pos_integer), do: is_integer(value) and value > 0
+  defp valid?(value, :non_neg_integer), do: is_integer(value) and value >= 0
+  defp valid?(value, {:in, choices}), do: value in choices
+  defp valid?(value, {:integer, range}), do: is_integer(value) and value in range
+  defp valid?(value, {:or, types}), do: Enum.any?(types, &valid?(value, &1))
+
+  defp valid?(value, {:list_of, type}) do
+    is_list(value) and not List.improper?(value) and Enum.all?(value, &valid?(&1, type))
+  end
+
+  defp valid?(value, {:keyword_of, type}) do
+    Keyword.keyword?(value) and Enum.all?(value, fn {_key, value} -> valid?(value, type) end)
+  end
+
+  defp describe(:boolean), do: "true or false"
+  defp describe(:string), do: "a string"
+  defp describe(:pos_integer), do: "a positive integer"
+  defp describe(:non_neg_integer), do: "a non-negative integer"
+  defp describe({:in, choices}), do: choices |> Enum.map(&inspect/1) |> either()
+  defp describe({:integer, first..last//_}), do: "an integer from #{first} to #{last}"
+  defp describe({:list_of, type}), do: "a list, each of it #{describe(type)}"
+  defp describe({:keyword_of, type}), do: "a keyword list, each value #{describe(type)}"
+  defp describe({:or, types}), do: types |> Enum.map(&describe/1) |> either()
+
+  defp either([only]), do: only
+
+  defp either(words) do
+    {init, [last]} = Enum.split(words, -1)
+    Enum.join(init, ", ") <> " or " <> last
+  end
+
+  defp choices({:in, choices}), do: choices
+  defp choices({:or, types}), do: Enum.flat_map(types, &choices/1)
+  defp choices(_type), do: []
+
+  defp suggestion(given, known) when is_atom(given) do
+    known
+    |> Enum.filter(&is_atom/1)
+    |> Enum.map(&{String.jaro_distance(Atom.to_string(given), Atom.to_string(&1)), &1})
+    |> Enum.max(fn -> {0.0, nil} end)
+    |> case do
+      {distance, near} when distance > 0.77 -> ", did you mean #{inspect(near)}?"
+      _far -> ""
+    end
+  end
+
+  defp suggestion(_given, _known), do: ""
+end
