@@ -2,15 +2,17 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine}
+  alias Foundation.{Config, Engine, FeatureFlags}
 
   @impl true
   def start(_type, _args) do
     :ok = Config.validate!()
 
-    with {:ok, _engine} <- Engine.boot(Config.get(:engine)) do
+    with {:ok, _engine} <- Engine.boot(Config.get(:engine)),
+         :ok <- FeatureFlags.boot() do
       # one_for_one: the areas do not depend on each other's processes.
-      Supervisor.start_link([], strategy: :one_for_one, name: Foundation.Supervisor)
+      children = [FeatureFlags]
+      Supervisor.start_link(children, strategy: :one_for_one, name: Foundation.Supervisor)
     end
   end
 end

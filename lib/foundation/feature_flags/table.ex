@@ -1,0 +1,99 @@
+defmodule Foundation.FeatureFlags.Table do
+  @moduledoc false
+  # The flags' values, where every process of the VM reads them: one persistent term, so
+  # that a read is one look-up of an atom and one of a small map. It belongs to no process
+  # and so outlives the server that writes it. Each change makes the VM scan all processes
+  # for the old term, which is right for what changes a few times in a system's life.
+
+  alias Foundation.FeatureFlags
+
+  @defaults [
+    use_ets_agent_registry: true,
+    use_logger_error_context: true,
+    use_genserver_telemetry: true,
+    enforce_no_process_dict: false
+  ]
+  @flags Keyword.keys(@defaults)
+
+  # What is held for a flag:
+  #
+  #   * its value as it was set
+  #   * whether it is on for everybody
+  #   * the mode of its area:
+  #       :shared     on, and it was never off since the start: only the shared state exists
+  #       :carrying   on, but it was off: a process may still hold legacy entries, which its
+  #                   next call carries over
+  #       :legacy     off: the process dictionary
+  #       :refused    off, although no process dictionary is allowed
+  @type mode :: :shared | :carrying | :legacy | :refused
+  @type entry :: {FeatureFlags.value(), boolean, mode}
+  @type t :: %{FeatureFlags.flag() => entry}
+
+  @doc "The flags there are, in the order of the stages that turn them on."
+  def flags, do: @flags
+
+  @doc "The values of a new application."
+  def defaults, do: @defaults
+
+  @doc "Takes the defaults with `configured` over them, as if no flag had been set before."
+  @spec reset(keyword) :: :ok | {:error, FeatureFlags.reason()}
+  def reset(configured) do
+    with :ok <- validate(configured) do
+      write(merge(initial(), configured))
+    end
+  end
+
+  @doc "Sets several flags at once: all of them, or none if one is wrong."
+  @spec put(keyword) :: :ok | {:error, FeatureFlags.reason()}
+  def put(changes) do
+    with :ok <- validate(changes), do: write(merge(read(), changes))
+  end
+
+  @spec read() :: t
+  def read, do: :persistent_term.get(FeatureFlags, initial())
+
+  @spec value(entry) :: FeatureFlags.value()
+  def value({value, _enabled, _mode}), do: value
+
+  @spec validate(term) :: :ok | {:error, FeatureFlags.reason()}
+  def validate(changes) do
+    if Keyword.keyword?(changes) do
+      Enum.find_value(changes, :ok, fn {flag, value} -> invalid(flag, value) end)
+    else
+      {:error, {:invalid_value, changes}}
+    end
+  end
+
+  defp invalid(flag, _value) when flag not in @flags, do: {:error, {:unknown_flag, flag}}
+  defp invalid(_flag, value) when is_boolean(value), do: nil
+  defp invalid(_flag, value) when value in 0..100, do: nil
+  defp invalid(_flag, value), do: {:error, {:invalid_value, value}}
+
+  # Also what holds while the application is not started.
+  defp initial do
+    Map.new(@defaults, fn {flag, value} -> {flag, {value, value, :shared}} end)
+  end
+
+  defp merge(entries, changes) do
+    values = Map.new(entries, fn {flag, entry} -> {flag, value(entry)} end)
+    values = Map.merge(values, Map.new(changes))
+    enforced = on?(values.enforce_no_process_dict)
+
+    Map.new(values, fn {flag, value} ->
+      {_value, _enabled, mode} = Map.fetch!(entries, flag)
+      {flag, {value, on?(value), mode(on?(value), enforced, mode)}}
+    end)
+  end
+
+  defp mode(true, _enforced, :shared), do: :shared
+  defp mode(true, _enforced, _was_off), do: :carrying
+  defp mode(false, true, _mode), do: :refused
+  defp mode(false, false, _mode), do: :legacy
+
+  defp on?(value), do: value == true or value == 100
+
+  defp write(entries) do
+    # An equal term is not written again by the VM: no scan for a change that is none.
+    :persistent_term.put(FeatureFlags, entries)
+  end
+end
