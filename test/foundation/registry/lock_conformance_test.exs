@@ -1,0 +1,180 @@
+import Foundation.Conformance.Registry
+
+conformance "Lock",
+  variants: [
+    [keys: :unique, needs: :lock],
+    [keys: :unique, partitions: 4, needs: :lock],
+    [keys: :duplicate, needs: :lock]
+  ] do
+  test "returns what the function returns, and runs it in the caller", %{registry: registry} do
+    assert Registry.lock(registry, :key, fn -> {self(), :result} end) == {self(), :result}
+    assert Registry.lock(registry, :key, fn -> :again end) == :again
+  end
+
+  test "holds others off under the same key", %{registry: registry} do
+    holder = hold(registry, :key)
+    waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
+    # It is the holder that must let go: the waiter is seen waiting, not merely slow.
+    eventually(fn -> Process.info(waiter.pid, :status) == {:status, :waiting} end)
+    assert Task.yield(waiter, 50) == nil
+
+    release(holder)
+    assert Task.await(waiter) == :got_it
+  end
+
+  test "of different keys do not meet; keys are compared by ===", %{registry: registry} do
+    holders = for key <- [:key, "key", 1, {:a, 1}], do: hold(registry, key)
+    assert Registry.lock(registry, 1.0, fn -> :free end) == :free
+    assert Registry.lock(registry, :other, fn -> :free end) == :free
+    Enum.each(holders, &release/1)
+  end
+
+  test "of different registries do not meet", %{registry: registry, options: options} do
+    other = start_registry(Keyword.delete(options, :name))
+    holder = hold(registry, :key)
+    assert Registry.lock(other, :key, fn -> :free end) == :free
+    release(holder)
+  end
+
+  test "is given in the order of asking", %{registry: registry} do
+    holder = hold(registry, :key)
+    parent = self()
+
+    waiters =
+      for index <- 1..10 do
+        task =
+          Task.async(fn ->
+            Registry.lock(registry, :key, fn -> send(parent, {:turn, index}) end)
+          end)
+
+        eventually(fn -> Process.info(task.pid, :status) == {:status, :waiting} end)
+        task
+      end
+
+    release(holder)
+    Task.await_many(waiters)
+    assert for(_ <- 1..10, do: receive_turn()) == Enum.to_list(1..10)
+  end
+
+  test "is free after a raise, a throw and an exit", %{registry: registry} do
+    assert_raise RuntimeError, "oops", fn ->
+      Registry.lock(registry, :key, fn -> raise "oops" end)
+    end
+
+    assert catch_throw(Registry.lock(registry, :key, fn -> throw(:ball) end)) == :ball
+    assert catch_exit(Registry.lock(registry, :key, fn -> exit(:out) end)) == :out
+    assert Registry.lock(registry, :key, fn -> :free end) == :free
+  end
+
+  test "is free after its holder is killed", %{registry: registry} do
+    holder = hold(registry, :key)
+    waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
+    eventually(fn -> Process.info(waiter.pid, :status) == {:status, :waiting} end)
+    kill(holder)
+    assert Task.await(waiter) == :got_it
+  end
+
+  test "goes past a waiter that was killed", %{registry: registry} do
+    holder = hold(registry, :key)
+
+    [doomed, patient] =
+      for _index <- 1..2 do
+        worker = start_worker()
+        parent = self()
+        fun = fn -> Registry.lock(registry, :key, fn -> send(parent, {:got_it, self()}) end) end
+        send(worker, {:run, parent, make_ref(), fun})
+
+        eventually(fn ->
+          Process.info(worker, :current_function) !=
+            {:current_function, {Foundation.Case, :work, 1}}
+        end)
+
+        eventually(fn -> Process.info(worker, :status) == {:status, :waiting} end)
+        worker
+      end
+
+    kill(doomed)
+    release(holder)
+    assert_receive {:got_it, ^patient}
+    assert Registry.lock(registry, :key, fn -> :free end) == :free
+    refute_received {:got_it, ^doomed}
+  end
+
+  test "lets no two in at once, and loses nobody", %{registry: registry} do
+    counter = :counters.new(1, [])
+
+    for _task <- 1..8 do
+      Task.async(fn ->
+        for _round <- 1..50 do
+          Registry.lock(registry, :counter, fn ->
+            # Read and write apart: two at once would lose an increment.
+            value = :counters.get(counter, 1)
+            :erlang.yield()
+            :counters.put(counter, 1, value + 1)
+          end)
+        end
+      end)
+    end
+    |> Task.await_many(30_000)
+
+    assert :counters.get(counter, 1) == 8 * 50
+  end
+
+  test "nests over different keys", %{registry: registry} do
+    assert Registry.lock(registry, :outer, fn ->
+             Registry.lock(registry, :inner, fn -> :both end)
+           end) == :both
+
+    assert Registry.lock(registry, :inner, fn -> :free end) == :free
+  end
+
+  test "has nothing to do with entries", %{registry: registry} do
+    {:ok, _} = Registry.register(registry, :key, :value)
+
+    assert Registry.lock(registry, :key, fn -> Registry.lookup(registry, :key) end) == [
+             {self(), :value}
+           ]
+
+    assert Registry.count(registry) == 1
+  end
+
+  test "of an unknown registry raises", _context do
+    unknown = unique_name("unknown")
+
+    assert_raise ArgumentError, "unknown registry: #{inspect(unknown)}", fn ->
+      Registry.lock(unknown, :key, fn -> :never end)
+    end
+  end
+
+  test "takes a function without arguments", %{registry: registry} do
+    message = "no function clause matching in #{inspect(Registry)}.lock/3"
+
+    assert_raise FunctionClauseError, message, fn ->
+      Registry.lock(registry, :key, fn _ -> 1 end)
+    end
+
+    assert_raise FunctionClauseError, message, fn -> Registry.lock("name", :key, fn -> 1 end) end
+  end
+
+  defp hold(registry, key) do
+    parent = self()
+    worker = start_worker()
+
+    fun = fn ->
+      Registry.lock(registry, key, fn ->
+        send(parent, {:holding, self()})
+        receive do: (:release -> :ok)
+      end)
+    end
+
+    send(worker, {:run, self(), make_ref(), fun})
+    assert_receive {:holding, ^worker}, 5_000
+    worker
+  end
+
+  defp release(holder), do: send(holder, :release)
+
+  defp receive_turn do
+    receive do: ({:turn, index} -> index)
+  end
+end
