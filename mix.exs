@@ -2,6 +2,8 @@ defmodule Foundation.MixProject do
   use Mix.Project
 
   @version "0.1.0"
+
+  # No Hex in reach (script/setup finds out): offline/ stands in for its packages.
   @offline System.get_env("FOUNDATION_OFFLINE") == "1"
 
   if @offline, do: Code.require_file("offline/compile_native.exs", __DIR__)
@@ -9,12 +11,17 @@ defmodule Foundation.MixProject do
   def project do
     [
       app: :foundation,
+      name: "Foundation",
       version: @version,
       elixir: "~> 1.14",
       elixirc_paths: elixirc_paths(Mix.env()),
       start_permanent: Mix.env() == :prod,
       compilers: compilers(),
-      deps: deps()
+      deps: deps(),
+      description: description(),
+      package: package(),
+      docs: docs(),
+      dialyzer: [plt_add_apps: [:mix, :ex_unit]]
     ]
   end
 
@@ -41,9 +48,50 @@ defmodule Foundation.MixProject do
     else
       [
         {:telemetry, "~> 1.0"},
-        {:rustler_precompiled, "~> 0.8"},
-        {:rustler, "~> 0.37", optional: true}
+        {:rustler_precompiled, "~> 0.8", runtime: false},
+        {:rustler, "~> 0.36", optional: true, runtime: false},
+        {:benchee, "~> 1.3", only: :dev, runtime: false},
+        {:dialyxir, "~> 1.4", only: :dev, runtime: false},
+        {:ex_doc, "~> 0.34", only: :dev, runtime: false},
+        {:proper, "~> 1.4", only: :test}
       ]
     end
+  end
+
+  defp description do
+    "Supervised, observable, concurrent state in place of the process dictionary: " <>
+      "registry, context, telemetry, with the hot tables in Rust."
+  end
+
+  defp package do
+    [
+      # The name of the application is taken.
+      name: "foundation_native",
+      licenses: ["Apache-2.0"],
+      links: %{},
+      files:
+        ~w(lib guides mix.exs .formatter.exs Cargo.toml Cargo.lock) ++
+          ~w(native/foundation_core/Cargo.toml native/foundation_core/src) ++
+          ~w(native/foundation_nif/Cargo.toml native/foundation_nif/src) ++
+          ~w(checksum-*.exs *.md LICENSE)
+    ]
+  end
+
+  defp docs do
+    [
+      main: "readme",
+      extras: Path.wildcard("*.md") ++ Path.wildcard("guides/*.{md,livemd}"),
+      groups_for_modules: [
+        Registry: [~r/^Foundation\.(Agent)?Registry/],
+        "Error context": [Foundation.ErrorContext, Foundation.RequestContext],
+        Telemetry: [~r/^Foundation\.Telemetry/],
+        Migration: [Foundation.FeatureFlags, Foundation.Migration],
+        "State and health": [
+          Foundation.StateManager,
+          Foundation.ConcurrentRegistry,
+          Foundation.HealthCheck
+        ]
+      ]
+    ]
   end
 end

@@ -1,33 +1,78 @@
 defmodule Mix.Tasks.Compile.FoundationNative do
   @moduledoc false
-  # Builds the native library with cargo where no Hex, and so no precompiled
-  # library, can be reached (FOUNDATION_OFFLINE=1).
+  # Builds the native library with cargo where no Hex, and so no precompiled library and
+  # no Rustler, can be reached (FOUNDATION_OFFLINE=1). What has to be built again is for
+  # cargo to say.
   use Mix.Task.Compiler
+
+  @root Path.dirname(__DIR__)
+  @crate "foundation_nif"
 
   @impl true
   def run(_args) do
-    root = Path.dirname(__DIR__)
-    args = ["build", "--release", "--locked", "--package", "foundation_nif"]
+    cargo =
+      System.find_executable("cargo") ||
+        Mix.raise("cargo is needed to build the native library: see https://rustup.rs")
 
-    case System.cmd("cargo", args, cd: root, stderr_to_stdout: true) do
-      {_output, 0} -> install(root)
-      {output, status} -> Mix.raise("cargo build failed with status #{status}:\n#{output}")
+    unless File.exists?(destination()) do
+      Mix.shell().info("Building the native library with cargo")
+    end
+
+    args = ["build", "--quiet", "--release", "--locked", "--package", @crate]
+
+    case System.cmd(cargo, args, cd: @root, stderr_to_stdout: true) do
+      {output, 0} ->
+        if output != "", do: Mix.shell().info(output)
+        install(built())
+
+      {output, status} ->
+        Mix.raise("cargo build failed with status #{status}:\n#{output}")
     end
   end
 
-  defp install(root) do
-    target = System.get_env("CARGO_TARGET_DIR") || Path.join(root, "target")
-    source = Path.join(target, "release/libfoundation_nif.so")
-    destination = Path.join(root, "priv/native/foundation_nif.so")
+  @impl true
+  def clean, do: File.rm(destination())
 
-    if File.read(source) == File.read(destination) do
+  defp install(source) do
+    destination = destination()
+
+    if File.read!(source) == read(destination) do
       {:noop, []}
     else
       File.mkdir_p!(Path.dirname(destination))
-      # A library that is mapped must not be written to: replace it by rename.
+      # Another VM may have it mapped: it must not be written to, so it is replaced.
       File.cp!(source, destination <> ".new")
       File.rename!(destination <> ".new", destination)
       {:ok, []}
     end
   end
+
+  defp read(path) do
+    case File.read(path) do
+      {:ok, content} -> content
+      {:error, :enoent} -> nil
+    end
+  end
+
+  # The VM wants `.so` also where the system says `.dylib`.
+  defp destination do
+    Path.join([@root, "priv/native", @crate <> if(windows?(), do: ".dll", else: ".so")])
+  end
+
+  defp built do
+    target = Path.expand(System.get_env("CARGO_TARGET_DIR", "target"), @root)
+    # With a target of its own cargo puts its output one directory deeper.
+    triple = System.get_env("CARGO_BUILD_TARGET", "")
+    Path.join([target, triple, "release", file()])
+  end
+
+  defp file do
+    case :os.type() do
+      {:unix, :darwin} -> "lib#{@crate}.dylib"
+      {:win32, _name} -> "#{@crate}.dll"
+      {:unix, _name} -> "lib#{@crate}.so"
+    end
+  end
+
+  defp windows?, do: match?({:win32, _name}, :os.type())
 end
