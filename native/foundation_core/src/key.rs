@@ -1,0 +1,255 @@
+//! Keys as the table sees them: two words, with what does not fit beside them.
+//!
+//! A key is a *kind* and a byte string, or a *foreign* object whose equality only its owner can
+//! decide. The kind keeps apart byte strings that come from different sorts of things: the word 7
+//! and a string of the same eight bytes are two keys. Up to [`INLINE_MAX`] bytes live in the slot
+//! itself, so that a look-up of a short key follows no pointer.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
+
+use foldhash::{SharedSeed, quality::SeedableRandomState};
+
+/// The longest byte string that is kept inside a slot.
+pub const INLINE_MAX: usize = 15;
+
+/// The number of kinds that a byte string may be of: 0 up to this, exclusive.
+pub const KINDS: u8 = 8;
+
+/// Marks a key whose bytes are in a [`Blob`](crate::table::Blob), in the top byte of the second word.
+pub(crate) const LONG: u64 = 0x80;
+/// Marks a key that is a foreign object, in the top byte of the second word.
+pub(crate) const FOREIGN: u64 = 0xC0;
+
+/// A key whose equality is decided by whoever made it.
+///
+/// Two foreign keys that are equal must be given the same hash.
+pub trait Foreign: Send + Sync + 'static {
+    /// What a caller looks such a key up with, without owning one.
+    type Probe: ?Sized;
+
+    /// The key to keep for `probe`, or `None` when there is no memory for it.
+    fn new(probe: &Self::Probe) -> Option<Box<Self>>;
+
+    /// Whether this is the key that `probe` asks for.
+    fn matches(&self, probe: &Self::Probe) -> bool;
+
+    /// The bytes of memory that this key holds, itself included.
+    fn size(&self) -> usize;
+}
+
+/// The foreign keys of a table that has none.
+#[derive(Debug)]
+pub enum NoForeign {}
+
+impl Foreign for NoForeign {
+    type Probe = ();
+
+    fn new(_probe: &()) -> Option<Box<Self>> {
+        None
+    }
+
+    fn matches(&self, _probe: &()) -> bool {
+        match *self {}
+    }
+
+    fn size(&self) -> usize {
+        match *self {}
+    }
+}
+
+/// A key to look for: borrowed, and already in the form in which it is compared.
+#[derive(Debug)]
+pub enum Key<'a, P: ?Sized> {
+    /// A byte string of up to [`INLINE_MAX`] bytes, with its kind and length in the top byte of
+    /// the second word.
+    Inline(u64, u64),
+    /// A longer byte string.
+    Long(u8, &'a [u8]),
+    /// A foreign key and its unseeded hash.
+    Foreign(u64, &'a P),
+}
+
+impl<P: ?Sized> Clone for Key<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: ?Sized> Copy for Key<'_, P> {}
+
+impl<'a, P: ?Sized> Key<'a, P> {
+    /// The key for a byte string of a kind.
+    ///
+    /// # Panics
+    ///
+    /// When `kind` is not below [`KINDS`].
+    pub fn new(kind: u8, bytes: &'a [u8]) -> Self {
+        assert!(kind < KINDS, "expected a kind below {KINDS}, got: {kind}");
+        if bytes.len() > INLINE_MAX {
+            return Key::Long(kind, bytes);
+        }
+        let mut words = [0u8; 16];
+        words[..bytes.len()].copy_from_slice(bytes);
+        words[15] = (kind << 4) | bytes.len() as u8;
+        let (low, high) = words.split_at(8);
+        Key::Inline(word(low), word(high))
+    }
+
+    /// The key for one word: the same as [`Key::new`] of its eight bytes.
+    #[inline]
+    pub const fn word(kind: u8, word: u64) -> Self {
+        Key::Inline(word, ((kind as u64) << 60) | (8 << 56))
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |word, byte| (word << 8) | u64::from(*byte))
+}
+
+/// What an entry's key is, as a reader finds it.
+#[derive(Debug)]
+pub enum KeyView<'g, F> {
+    /// A byte string of up to [`INLINE_MAX`] bytes.
+    Inline {
+        /// Its kind.
+        kind: u8,
+        /// The bytes, of which the first `len` count.
+        bytes: [u8; 16],
+        /// How many there are.
+        len: usize,
+    },
+    /// A longer byte string and its kind.
+    Long(u8, &'g [u8]),
+    /// A foreign key.
+    Foreign(&'g F),
+}
+
+impl<F> KeyView<'_, F> {
+    pub(crate) fn inline(w0: u64, w1: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&w0.to_le_bytes());
+        bytes[8..].copy_from_slice(&w1.to_le_bytes());
+        let meta = bytes[15];
+        bytes[15] = 0;
+        KeyView::Inline {
+            kind: meta >> 4,
+            bytes,
+            len: usize::from(meta & 0xF),
+        }
+    }
+}
+
+/// The keyed hash of one table.
+///
+/// Keys may be chosen by strangers, so every table has a random seed of its own, beside one that
+/// is drawn once for the process. The function is foldhash (Orson Peters), in the variant whose
+/// output bits are all usable: the table takes its directory index, group and tag from one hash.
+#[derive(Clone, Debug)]
+pub struct Seed(SeedableRandomState);
+
+impl Seed {
+    /// A seed that no one can foresee.
+    pub fn random() -> Self {
+        static SHARED: OnceLock<SharedSeed> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| SharedSeed::from_u64(entropy()));
+        Seed(SeedableRandomState::with_seed(entropy(), shared))
+    }
+
+    /// A seed that is the same in every run, for tests that compare runs.
+    pub fn fixed(seed: u64) -> Self {
+        Seed(SeedableRandomState::with_seed(
+            seed,
+            SharedSeed::global_fixed(),
+        ))
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub fn hash<P: ?Sized>(&self, key: &Key<'_, P>) -> u64 {
+        match *key {
+            Key::Inline(w0, w1) => self.words(w0, w1),
+            Key::Long(kind, bytes) => {
+                let mut hasher = self.0.build_hasher();
+                hasher.write(bytes);
+                hasher.write_u8(kind);
+                hasher.finish()
+            }
+            Key::Foreign(hash, _) => self.words(hash, FOREIGN << 56),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn words(&self, w0: u64, w1: u64) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u128((u128::from(w1) << 64) | u128::from(w0));
+        hasher.finish()
+    }
+}
+
+/// Eight bytes from the operating system, by way of `std`'s own hash seeds.
+fn entropy() -> u64 {
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn inline(kind: u8, bytes: &[u8]) -> (u64, u64) {
+        match Key::<()>::new(kind, bytes) {
+            Key::Inline(w0, w1) => (w0, w1),
+            other => panic!("expected an inline key, got: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_word_is_its_eight_bytes() {
+        let Key::Inline(w0, w1) = Key::<()>::word(3, 0x0102_0304_0506_0708) else {
+            panic!("a word is an inline key");
+        };
+        assert_eq!((w0, w1), inline(3, &0x0102_0304_0506_0708u64.to_le_bytes()));
+    }
+
+    #[test]
+    fn length_and_kind_tell_keys_apart() {
+        assert_ne!(inline(0, b""), inline(0, b"\0"));
+        assert_ne!(inline(0, b"a"), inline(1, b"a"));
+        assert_ne!(inline(0, b"a\0"), inline(0, b"a"));
+    }
+
+    #[test]
+    fn an_inline_key_reads_back() {
+        for len in 0..=INLINE_MAX {
+            let bytes: Vec<u8> = (1..=len as u8).collect();
+            let (w0, w1) = inline(7, &bytes);
+            let view: KeyView<'_, NoForeign> = KeyView::inline(w0, w1);
+            let KeyView::Inline {
+                kind,
+                bytes: read,
+                len: read_len,
+            } = view
+            else {
+                panic!("expected an inline key, got: {view:?}");
+            };
+            assert_eq!((kind, &read[..read_len]), (7, &bytes[..]));
+        }
+    }
+
+    #[test]
+    fn sixteen_bytes_are_long() {
+        assert!(matches!(Key::<()>::new(0, &[0; 16]), Key::Long(0, _)));
+    }
+
+    #[test]
+    fn seeds_differ() {
+        let key = Key::<()>::new(0, b"key");
+        assert_ne!(Seed::random().hash(&key), Seed::random().hash(&key));
+        assert_eq!(Seed::fixed(1).hash(&key), Seed::fixed(1).hash(&key));
+    }
+}

@@ -1,0 +1,55 @@
+//! The synchronisation primitives that everything else is written against: those of `std`, or
+//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly.
+
+#[cfg(not(loom))]
+pub(crate) use std::{
+    hint,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering, fence},
+    },
+};
+
+#[cfg(loom)]
+pub(crate) use loom::{
+    hint,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering, fence},
+    },
+};
+
+/// Locks `mutex`, also one that was poisoned.
+///
+/// Every critical section of this crate leaves its data consistent at each point where it can
+/// panic (it allocates first and changes afterwards), so a poisoned lock protects sound data.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits for another thread that is in the middle of a few stores: spins, and gives the processor
+/// away when that thread seems to have lost its own.
+pub(crate) struct Backoff(u32);
+
+impl Backoff {
+    const SPINS: u32 = 64;
+
+    pub(crate) fn new() -> Self {
+        Backoff(0)
+    }
+
+    #[cold]
+    pub(crate) fn wait(&mut self) {
+        self.0 += 1;
+        if cfg!(loom) || self.0 > Self::SPINS {
+            #[cfg(not(loom))]
+            std::thread::yield_now();
+            #[cfg(loom)]
+            loom::thread::yield_now();
+        } else {
+            hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A registry in which a key has one owner.
+
+use std::sync::atomic::Ordering;
+
+use super::owners::Owners;
+use super::{Figures, Refused, Tally, World};
+use crate::held::IntoIter;
+use crate::key::{Foreign, Key, KeyView, Seed};
+use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
+
+/// A registry in which a key has one owner.
+pub struct Unique<F: Foreign, V: Object> {
+    table: Table<F, V>,
+    owners: Owners<u64>,
+    limit: usize,
+    tally: Tally,
+}
+
+impl<F: Foreign, V: Object> Unique<F, V> {
+    /// An empty registry that takes up to `limit` entries.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn new(seed: Seed, limit: usize) -> Result<Self, OutOfMemory> {
+        Ok(Unique {
+            table: Table::new(seed)?,
+            owners: Owners::new(),
+            limit,
+            tally: Tally::default(),
+        })
+    }
+
+    /// The entry of `key`, also one whose owner is dead.
+    #[inline]
+    pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Entry<'g, V>> {
+        self.table.get(key, self.table.hash(key), guard)
+    }
+
+    /// Registers `key` for `owner`, in place of an owner that is dead.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refused`]; nothing has changed then.
+    pub fn register(
+        &self,
+        owner: u64,
+        key: &Key<'_, F::Probe>,
+        value: Value<V>,
+        world: &impl World,
+    ) -> Result<(), Refused> {
+        if self.limit != usize::MAX && self.table.len() >= self.limit {
+            self.tally.drop_one();
+            return Err(Refused::Full);
+        }
+        let guard = pin();
+        let hash = self.table.hash(key);
+        let watch = || world.watch(owner);
+        self.owners.hold(owner, watch, |held| {
+            let usurp = |entry: &Entry<'_, V>| !world.is_alive(entry.owner);
+            match self
+                .table
+                .insert(key, hash, owner, || value, usurp, &guard)?
+            {
+                Inserted::Taken(entry) => return Err(Refused::Taken(entry.owner)),
+                // The dead owner's death finds this entry no more, so it is counted here.
+                Inserted::Replaced(_) => self.tally.add_cleaned(1),
+                Inserted::New => {}
+            }
+            held.insert(hash);
+            Ok(())
+        })?
+    }
+
+    /// Removes `owner`'s entry of `key`, and says whether there was one.
+    pub fn unregister(&self, owner: u64, key: &Key<'_, F::Probe>) -> bool {
+        let guard = pin();
+        let hash = self.table.hash(key);
+        self.owners
+            .with(owner, |held| {
+                let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
+                let removed = self.table.remove(key, hash, is_own, &guard);
+                if removed {
+                    held.remove(hash, |_| true);
+                }
+                removed
+            })
+            .unwrap_or(false)
+    }
+
+    /// Gives the entry of `key` another value if it is still exactly `expected`.
+    pub fn replace(
+        &self,
+        key: &Key<'_, F::Probe>,
+        expected: &Entry<'_, V>,
+        value: Value<V>,
+        guard: &Guard,
+    ) -> bool {
+        let hash = self.table.hash(key);
+        self.table.replace(key, hash, expected, value, guard)
+    }
+
+    /// Visits the keys that `owner` holds.
+    pub fn keys<'g>(&self, owner: u64, guard: &'g Guard, mut visit: impl FnMut(KeyView<'g, F>)) {
+        let hashes: Vec<u64> = self
+            .owners
+            .with(owner, |held| held.iter().copied().collect())
+            .unwrap_or_default();
+        for hash in hashes {
+            let is_own = |entry: &Entry<'g, V>| entry.owner == owner;
+            if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
+                visit(found.key);
+            }
+        }
+    }
+
+    /// How many keys `owner` holds.
+    pub fn held_by(&self, owner: u64) -> usize {
+        self.owners.with(owner, |held| held.len()).unwrap_or(0)
+    }
+
+    /// Visits entries; see [`Table::walk`].
+    pub fn walk<'g>(
+        &self,
+        from: u64,
+        limit: usize,
+        guard: &'g Guard,
+        visit: impl FnMut(Walked<'g, F, V>),
+    ) -> Option<u64> {
+        self.table.walk(from, limit, guard, visit)
+    }
+
+    /// Declares `owner` dead, and gives what is to be [removed](Unique::remove_dead) of it.
+    pub fn bury(&self, owner: u64) -> IntoIter<u64> {
+        self.owners.bury(owner).into_iter()
+    }
+
+    /// Removes up to `limit` entries of a dead owner, and says whether that was all.
+    pub fn remove_dead(&self, owner: u64, held: &mut IntoIter<u64>, limit: usize) -> bool {
+        let guard = pin();
+        let mut removed = 0;
+        let mut left = limit;
+        let done = loop {
+            if left == 0 {
+                break false;
+            }
+            left -= 1;
+            let Some(hash) = held.next() else {
+                break true;
+            };
+            let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
+            removed += u64::from(self.table.remove_hashed(hash, is_own, &guard));
+        };
+        self.tally.add_cleaned(removed);
+        done
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Takes the count of dead owners' entries that were removed since the last call.
+    pub fn take_cleaned(&self) -> u64 {
+        self.tally.cleaned.swap(0, Ordering::Relaxed)
+    }
+
+    /// The registry's figures.
+    pub fn figures(&self) -> Figures {
+        let entries = self.table.len();
+        Figures {
+            entries,
+            keys: entries,
+            owners: self.owners.holding(),
+            memory: self.table.memory() + self.owners.memory(),
+            drops: self.tally.drops.load(Ordering::Relaxed),
+        }
+    }
+}

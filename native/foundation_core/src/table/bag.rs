@@ -1,0 +1,351 @@
+//! A bag: the entries of one key of a table with duplicate keys, in the order of their insertion.
+//!
+//! ```text
+//!  list of chunks ──► chunk: 4 entries │ chunk: 8 │ … │ chunk: 512 │ chunk: 512 …
+//!                            owner, value, number
+//! ```
+//!
+//! Entries are only ever appended, and given numbers that only grow. A removal marks its entry as
+//! gone; a chunk in which few are left is replaced by a smaller copy, and one in which none is
+//! left goes, so that the order stays and no call copies more than one chunk. Writers hold a lock.
+//! Readers hold none: an entry is complete before it is counted, and then changes once, when its
+//! owner becomes [`GONE`].
+
+use crate::primitive::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, lock};
+
+use super::reclaim::Guard;
+use super::value::{Object, Value, ValueView, ValueWord};
+
+/// The owner of an entry that has been removed.
+const GONE: u64 = 0;
+const MIN_CHUNK: usize = 4;
+const MAX_CHUNK: usize = 512;
+
+struct Place {
+    owner: AtomicU64,
+    value: AtomicU64,
+    number: AtomicU64,
+}
+
+struct Chunk {
+    /// How many places are filled. Places beyond it are not looked at.
+    len: AtomicU64,
+    /// How many of them are not gone. Changed under the bag's lock.
+    live: AtomicU64,
+    places: Box<[Place]>,
+}
+
+struct Chunks(Box<[*mut Chunk]>);
+
+// SAFETY: the pointers are those of boxes, and chunks are made of atomics.
+unsafe impl Send for Chunks {}
+// SAFETY: as above.
+unsafe impl Sync for Chunks {}
+
+struct State {
+    next: u64,
+    live: usize,
+}
+
+/// The entries of one key.
+pub struct Bag<V: Object> {
+    id: u64,
+    chunks: AtomicPtr<Chunks>,
+    state: Mutex<State>,
+    values: std::marker::PhantomData<Box<V>>,
+}
+
+/// An entry of a bag.
+#[derive(Debug)]
+pub struct Member<'g, V> {
+    /// Its owner.
+    pub owner: u64,
+    /// Its number, larger than those of the entries before it.
+    pub number: u64,
+    /// Its value.
+    pub value: ValueView<'g, V>,
+}
+
+/// What a removal did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The bytes of memory that the bag gave back.
+    pub bytes: usize,
+    /// Whether the bag is empty now, and closed for good.
+    pub empty: bool,
+}
+
+impl Chunk {
+    fn new(capacity: usize) -> Self {
+        let place = || Place {
+            owner: AtomicU64::new(GONE),
+            value: AtomicU64::new(0),
+            number: AtomicU64::new(0),
+        };
+        Chunk {
+            len: AtomicU64::new(0),
+            live: AtomicU64::new(0),
+            places: std::iter::repeat_with(place).take(capacity).collect(),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + size_of::<*mut Chunk>() + size_of_val(&*self.places)
+    }
+
+    fn filled(&self) -> &[Place] {
+        &self.places[..self.len.load(Ordering::Acquire) as usize]
+    }
+
+    fn is_full(&self) -> bool {
+        self.filled().len() == self.places.len()
+    }
+
+    /// Appends an entry. For the holder of the bag's lock, who has seen that there is room.
+    fn push(&self, owner: u64, value: u64, number: u64) {
+        let len = self.len.load(Ordering::Relaxed);
+        let place = &self.places[len as usize];
+        place.value.store(value, Ordering::Relaxed);
+        place.number.store(number, Ordering::Relaxed);
+        place.owner.store(owner, Ordering::Relaxed);
+        self.live
+            .store(self.live.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.len.store(len + 1, Ordering::Release);
+    }
+
+    fn first(&self) -> u64 {
+        self.places[0].number.load(Ordering::Relaxed)
+    }
+}
+
+impl<V: Object> Bag<V> {
+    /// A bag with its first entry, whose number is 0. No other bag of the table may be given the
+    /// same `id`.
+    pub fn new(id: u64, owner: u64, value: Value<V>) -> Self {
+        let chunk = Chunk::new(MIN_CHUNK);
+        chunk.push(owner, ValueWord::new(value).0, 0);
+        let chunks = Chunks(Box::new([Box::into_raw(Box::new(chunk))]));
+        Bag {
+            id,
+            chunks: AtomicPtr::new(Box::into_raw(Box::new(chunks))),
+            state: Mutex::new(State { next: 1, live: 1 }),
+            values: std::marker::PhantomData,
+        }
+    }
+
+    /// What tells this bag from the others, also from an earlier one of the same key.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn chunks<'g>(&self, _guard: &'g Guard) -> &'g [*mut Chunk] {
+        // SAFETY: the pointer came from `Box::into_raw`, and what it points to is retired only
+        // after it was replaced, so that the guard keeps it.
+        unsafe { &(*self.chunks.load(Ordering::Acquire)).0 }
+    }
+
+    fn chunk<'g>(&self, chunk: *mut Chunk, _guard: &'g Guard) -> &'g Chunk {
+        // SAFETY: the chunk was in the list under this guard, and is retired only after it has
+        // been taken out of it.
+        unsafe { &*chunk }
+    }
+
+    fn set_chunks(&self, chunks: Box<[*mut Chunk]>, guard: &Guard) {
+        let new = Box::into_raw(Box::new(Chunks(chunks)));
+        let old = self.chunks.swap(new, Ordering::AcqRel);
+        // SAFETY: only the holder of the bag's lock replaces the list, once. The chunks in it are
+        // not freed with it.
+        unsafe { guard.retire(old, size_of::<Chunks>()) }
+    }
+
+    /// Appends an entry and returns its number and the bytes that the bag has grown by; gives the
+    /// value back when the bag has been closed.
+    pub fn push(
+        &self,
+        owner: u64,
+        value: Value<V>,
+        guard: &Guard,
+    ) -> Result<(u64, usize), Value<V>> {
+        debug_assert_ne!(owner, GONE);
+        let mut state = lock(&self.state);
+        if state.live == 0 {
+            return Err(value);
+        }
+        let word = ValueWord::new(value);
+        // SAFETY: the value is still ours.
+        let mut bytes = unsafe { word.size::<V>() };
+        let number = state.next;
+        let chunks = self.chunks(guard);
+        let last = chunks.last().map(|chunk| self.chunk(*chunk, guard));
+        match last {
+            Some(last) if !last.is_full() => last.push(owner, word.0, number),
+            last => {
+                let capacity = last.map_or(0, |last| 2 * last.places.len());
+                let chunk = Chunk::new(capacity.clamp(MIN_CHUNK, MAX_CHUNK));
+                chunk.push(owner, word.0, number);
+                bytes += chunk.size();
+                let chunk = Box::into_raw(Box::new(chunk));
+                self.set_chunks(chunks.iter().copied().chain([chunk]).collect(), guard);
+            }
+        }
+        state.next += 1;
+        state.live += 1;
+        Ok((number, bytes))
+    }
+
+    /// Removes the entry with this number if it is there and its owner's.
+    pub fn remove(&self, number: u64, owner: u64, guard: &Guard) -> Option<Removed> {
+        let mut state = lock(&self.state);
+        let chunks = self.chunks(guard);
+        let index = chunks
+            .partition_point(|chunk| self.chunk(*chunk, guard).first() <= number)
+            .checked_sub(1)?;
+        let chunk = self.chunk(chunks[index], guard);
+        let places = chunk.filled();
+        let place = places
+            .binary_search_by_key(&number, |place| place.number.load(Ordering::Relaxed))
+            .ok()
+            .map(|position| &places[position])
+            .filter(|place| place.owner.load(Ordering::Relaxed) == owner)?;
+        place.owner.store(GONE, Ordering::Release);
+        let word = ValueWord(place.value.load(Ordering::Relaxed));
+        // SAFETY: the entry has just been removed, under the lock.
+        let mut bytes = unsafe { word.size::<V>() };
+        // SAFETY: as above.
+        unsafe { word.retire::<V>(guard) };
+        let live = chunk.live.load(Ordering::Relaxed) - 1;
+        chunk.live.store(live, Ordering::Relaxed);
+        state.live -= 1;
+        if state.live > 0 {
+            bytes += self.tidy(&state, index, guard);
+        }
+        Some(Removed {
+            bytes,
+            empty: state.live == 0,
+        })
+    }
+
+    /// Replaces or drops the chunk at `index` if few or none of its entries are left; returns the
+    /// bytes that gives back. The last chunk stays as long as there is room in it.
+    fn tidy(&self, _locked: &MutexGuard<'_, State>, index: usize, guard: &Guard) -> usize {
+        let chunks = self.chunks(guard);
+        let chunk = self.chunk(chunks[index], guard);
+        let live = chunk.live.load(Ordering::Relaxed) as usize;
+        if !chunk.is_full() || live > chunk.places.len() / 4 {
+            return 0;
+        }
+        let mut bytes = chunk.size();
+        let smaller = (live > 0).then(|| {
+            let smaller = Chunk::new(live);
+            for place in chunk.filled() {
+                let owner = place.owner.load(Ordering::Relaxed);
+                if owner != GONE {
+                    let value = place.value.load(Ordering::Relaxed);
+                    smaller.push(owner, value, place.number.load(Ordering::Relaxed));
+                }
+            }
+            bytes -= smaller.size();
+            Box::into_raw(Box::new(smaller))
+        });
+        let before = chunks[..index].iter().copied();
+        let after = chunks[index + 1..].iter().copied();
+        let old = chunks[index];
+        self.set_chunks(before.chain(smaller).chain(after).collect(), guard);
+        // SAFETY: the chunk is in no list any more, and only the holder of the lock takes it out.
+        unsafe { guard.retire(old, chunk.size()) };
+        bytes
+    }
+
+    /// Visits the entries from the one numbered `from` on, in their order, as long as `visit`
+    /// returns `true`. Returns the number to go on from if it was stopped.
+    pub fn walk<'g>(
+        &self,
+        from: u64,
+        guard: &'g Guard,
+        mut visit: impl FnMut(Member<'g, V>) -> bool,
+    ) -> Option<u64> {
+        let chunks = self.chunks(guard);
+        let start = chunks
+            .partition_point(|chunk| self.chunk(*chunk, guard).first() <= from)
+            .saturating_sub(1);
+        for chunk in &chunks[start..] {
+            for place in self.chunk(*chunk, guard).filled() {
+                let owner = place.owner.load(Ordering::Acquire);
+                let number = place.number.load(Ordering::Relaxed);
+                if owner == GONE || number < from {
+                    continue;
+                }
+                let word = ValueWord(place.value.load(Ordering::Relaxed));
+                // SAFETY: the entry was not gone under this guard.
+                let value = unsafe { word.view() };
+                let member = Member {
+                    owner,
+                    number,
+                    value,
+                };
+                if !visit(member) {
+                    return Some(number + 1);
+                }
+            }
+        }
+        None
+    }
+
+    /// The entry with this number.
+    pub fn get<'g>(&self, number: u64, guard: &'g Guard) -> Option<Member<'g, V>> {
+        let mut found = None;
+        self.walk(number, guard, |member| {
+            if member.number == number {
+                found = Some(member);
+            }
+            false
+        });
+        found
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        lock(&self.state).live
+    }
+
+    /// Whether it has been closed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<V: Object> Object for Bag<V> {
+    fn size(&self) -> usize {
+        let guard = super::reclaim::pin();
+        let mut bytes = size_of::<Self>() + size_of::<Chunks>();
+        for chunk in self.chunks(&guard) {
+            let chunk = self.chunk(*chunk, &guard);
+            bytes += chunk.size();
+            for place in chunk.filled() {
+                if place.owner.load(Ordering::Relaxed) != GONE {
+                    // SAFETY: the entry is in the bag.
+                    bytes += unsafe { ValueWord(place.value.load(Ordering::Relaxed)).size::<V>() };
+                }
+            }
+        }
+        bytes
+    }
+}
+
+impl<V: Object> Drop for Bag<V> {
+    fn drop(&mut self) {
+        let chunks = self.chunks.load(Ordering::Relaxed);
+        // SAFETY: nobody else has the bag any more: what it leads to is freed here, once.
+        unsafe {
+            let chunks = Box::from_raw(chunks);
+            for chunk in &chunks.0 {
+                let chunk = Box::from_raw(*chunk);
+                for place in chunk.filled() {
+                    if place.owner.load(Ordering::Relaxed) != GONE {
+                        drop(ValueWord(place.value.load(Ordering::Relaxed)).take::<V>());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A byte string behind one thin pointer, for keys and values that do not fit a slot.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::{self, NonNull};
+
+/// The length comes first, the bytes right after it.
+#[derive(Debug)]
+pub struct Blob(NonNull<usize>);
+
+// SAFETY: a blob owns its bytes and never changes them.
+unsafe impl Send for Blob {}
+// SAFETY: as above.
+unsafe impl Sync for Blob {}
+
+const HEADER: usize = size_of::<usize>();
+
+fn layout(len: usize) -> Option<Layout> {
+    Layout::from_size_align(HEADER.checked_add(len)?, align_of::<usize>()).ok()
+}
+
+impl Blob {
+    /// A copy of `bytes`, or `None` when there is no memory for it.
+    pub fn new(bytes: &[u8]) -> Option<Blob> {
+        let layout = layout(bytes.len())?;
+        // SAFETY: the layout is not empty: it has the header.
+        let blob = NonNull::new(unsafe { alloc(layout) }.cast::<usize>())?;
+        // SAFETY: the allocation has room for a header and the bytes, and is aligned for the
+        // header. Nobody else has it.
+        unsafe {
+            blob.write(bytes.len());
+            ptr::copy_nonoverlapping(bytes.as_ptr(), blob.add(1).cast().as_ptr(), bytes.len());
+        }
+        Some(Blob(blob))
+    }
+
+    /// Gives up the ownership, for [`Blob::from_raw`] to take it again.
+    pub(super) fn into_raw(self) -> *mut () {
+        std::mem::ManuallyDrop::new(self).0.as_ptr().cast()
+    }
+
+    /// # Safety
+    ///
+    /// `raw` came from [`Blob::into_raw`], and is taken back once.
+    pub(super) unsafe fn from_raw(raw: *mut ()) -> Blob {
+        // SAFETY: asked of the caller; `into_raw` gives no null pointer.
+        Blob(unsafe { NonNull::new_unchecked(raw.cast()) })
+    }
+
+    /// # Safety
+    ///
+    /// As [`Blob::from_raw`].
+    pub(super) unsafe fn free(raw: *mut ()) {
+        // SAFETY: asked of the caller.
+        drop(unsafe { Blob::from_raw(raw) });
+    }
+
+    /// # Safety
+    ///
+    /// `raw` came from [`Blob::into_raw`] and is not taken back during `'a`.
+    pub(super) unsafe fn bytes_of<'a>(raw: *mut ()) -> &'a [u8] {
+        let raw = raw.cast::<usize>();
+        // SAFETY: the header and the bytes after it were written by `new`.
+        unsafe { std::slice::from_raw_parts(raw.add(1).cast(), *raw) }
+    }
+
+    /// What it takes of memory, itself included.
+    pub(super) fn size_of(bytes: &[u8]) -> usize {
+        HEADER + bytes.len()
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `self` keeps the allocation.
+        unsafe { Blob::bytes_of(self.0.as_ptr().cast()) }
+    }
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        let size = HEADER + self.bytes().len();
+        // SAFETY: the layout is the one of `new`, whose size was checked there.
+        unsafe {
+            let layout = Layout::from_size_align_unchecked(size, align_of::<usize>());
+            dealloc(self.0.as_ptr().cast(), layout);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The directory: from the first bits of a hash to the segment that holds its entries.
+//!
+//! Readers follow two pointers, both replaced as a whole and freed when nobody can see them any
+//! more. Whoever changes the structure holds one lock, and takes the locks of segments inside it;
+//! a writer who finds its segment full lets go of that segment first.
+
+use crate::primitive::{AtomicI64, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
+
+use super::OutOfMemory;
+use super::reclaim::Guard;
+use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, Words};
+
+/// More bits than this are not used to tell segments apart: a segment that is full for another
+/// reason than many entries, hashes that collide, is doubled instead.
+const MAX_BITS: u32 = 32;
+
+/// One generation of the directory. A segment that shares fewer than `bits` bits of its entries'
+/// hashes stands in several places.
+struct Places {
+    bits: u32,
+    segments: Box<[AtomicPtr<()>]>,
+}
+
+pub(super) struct Directory {
+    places: AtomicPtr<Places>,
+    structure: Mutex<()>,
+    /// The bytes of the directory and its segments.
+    size: AtomicI64,
+}
+
+impl Places {
+    fn index(&self, hash: u64) -> usize {
+        ((hash >> 32) >> (32 - self.bits)) as usize
+    }
+
+    /// The places of the segments whose hashes share their first `depth` bits with `hash`.
+    fn range(&self, hash: u64, depth: u32) -> std::ops::Range<usize> {
+        let run = 1 << (self.bits - depth);
+        let start = self.index(hash) & !(run - 1);
+        start..start + run
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.segments)
+    }
+}
+
+impl Directory {
+    pub(super) fn new() -> Result<Self, OutOfMemory> {
+        let segment = Segment::new(MIN_GROUPS_LOG2, 0).ok_or(OutOfMemory)?;
+        let places = Box::new(Places {
+            bits: 0,
+            segments: Box::new([AtomicPtr::new(segment.into_raw())]),
+        });
+        let size = segment.size() + places.size();
+        Ok(Directory {
+            places: AtomicPtr::new(Box::into_raw(places)),
+            structure: Mutex::new(()),
+            size: AtomicI64::new(size as i64),
+        })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed).max(0) as usize
+    }
+
+    #[inline]
+    fn places<'g>(&self, _guard: &'g Guard) -> &'g Places {
+        // SAFETY: the pointer came from `Box::into_raw`, and what it points to is retired only
+        // after it was replaced, so that the guard keeps it.
+        unsafe { &*self.places.load(Ordering::Acquire) }
+    }
+
+    /// The segment for `hash`, which may be replaced at any moment, but is then left as it was.
+    #[inline]
+    pub(super) fn segment<'g>(&self, hash: u64, guard: &'g Guard) -> Segment<'g> {
+        let places = self.places(guard);
+        let raw = places.segments[places.index(hash)].load(Ordering::Acquire);
+        // SAFETY: the directory holds segments' pointers only, and a segment is retired after it
+        // was replaced, so that the guard keeps it.
+        unsafe { Segment::from_raw(raw) }
+    }
+
+    /// The segment for `hash` and the first hash after it that belongs to another.
+    pub(super) fn segment_and_end<'g>(
+        &self,
+        hash: u64,
+        guard: &'g Guard,
+    ) -> (Segment<'g>, Option<u64>) {
+        let places = self.places(guard);
+        let index = places.index(hash);
+        let raw = places.segments[index].load(Ordering::Acquire);
+        let run = places.segments[index..]
+            .iter()
+            .take_while(|segment| segment.load(Ordering::Acquire) == raw)
+            .count()
+            .max(1);
+        let end = index + run;
+        // SAFETY: as in `segment`.
+        let segment = unsafe { Segment::from_raw(raw) };
+        if end == places.segments.len() {
+            (segment, None)
+        } else {
+            (segment, Some((end as u64) << (64 - places.bits)))
+        }
+    }
+
+    /// Visits each segment once. For who has the table alone.
+    pub(super) fn for_each_segment(&self, guard: &Guard, mut visit: impl FnMut(Segment<'_>)) {
+        let mut from = Some(0);
+        while let Some(hash) = from {
+            let (segment, end) = self.segment_and_end(hash, guard);
+            visit(segment);
+            from = end;
+        }
+    }
+
+    /// Locks the segment for `hash` against other writers.
+    pub(super) fn lock<'g>(
+        &self,
+        hash: u64,
+        guard: &'g Guard,
+    ) -> (Segment<'g>, MutexGuard<'g, State>) {
+        loop {
+            let segment = self.segment(hash, guard);
+            let state = segment.lock();
+            if !state.replaced {
+                return (segment, state);
+            }
+        }
+    }
+
+    /// Locks the segment for `hash`, with room for another entry in it.
+    pub(super) fn lock_for_insert<'g>(
+        &self,
+        hash: u64,
+        guard: &'g Guard,
+        hash_of: impl Fn(&Words) -> u64,
+    ) -> Result<(Segment<'g>, MutexGuard<'g, State>), OutOfMemory> {
+        loop {
+            let (segment, state) = self.lock(hash, guard);
+            if state.live < segment.capacity() {
+                return Ok((segment, state));
+            }
+            drop(state);
+            self.grow(hash, guard, &hash_of)?;
+        }
+    }
+
+    /// Doubles or splits the segment for `hash` if it is full.
+    #[cold]
+    fn grow(
+        &self,
+        hash: u64,
+        guard: &Guard,
+        hash_of: &impl Fn(&Words) -> u64,
+    ) -> Result<(), OutOfMemory> {
+        let _structure = lock(&self.structure);
+        let (segment, mut state) = self.lock(hash, guard);
+        if state.live < segment.capacity() {
+            return Ok(());
+        }
+        let depth = state.depth;
+        let bit = |hash: u64| (hash >> (63 - depth)) & 1;
+        let groups_log2 = segment.groups_log2();
+        if groups_log2 >= SPLIT_GROUPS_LOG2 && depth < MAX_BITS {
+            let mut ones = 0;
+            segment.for_each(|words| ones += bit(hash_of(&words)) as usize);
+            if ones != 0 && ones != state.live {
+                let counts = [state.live - ones, ones];
+                let mut halves = Halves::new(depth + 1, counts).ok_or(OutOfMemory)?;
+                if depth == self.places(guard).bits {
+                    self.double(guard);
+                }
+                segment.for_each(|words| {
+                    let hash = hash_of(&words);
+                    halves.insert(bit(hash) as usize, hash, words);
+                });
+                let boundary = 1 << (63 - depth);
+                self.publish(hash & !boundary, halves.take(0), guard);
+                self.publish(hash | boundary, halves.take(1), guard);
+                self.replace(segment, &mut state, guard);
+                return Ok(());
+            }
+        }
+        let larger = Segment::new(groups_log2 + 1, depth).ok_or(OutOfMemory)?;
+        self.move_into(larger, segment, hash_of);
+        self.publish(hash, larger, guard);
+        self.replace(segment, &mut state, guard);
+        Ok(())
+    }
+
+    /// Merges the segment for `hash` with its buddy, or makes it smaller, if it is sparse. Where
+    /// there is no memory for that, nothing changes.
+    #[cold]
+    pub(super) fn shrink(&self, hash: u64, guard: &Guard, hash_of: impl Fn(&Words) -> u64) {
+        let _structure = lock(&self.structure);
+        let (segment, mut state) = self.lock(hash, guard);
+        if !segment.is_sparse(&state) {
+            return;
+        }
+        if state.depth > 0 {
+            let (buddy, mut buddy_state) = self.lock(hash ^ (1 << (64 - state.depth)), guard);
+            let live = state.live + buddy_state.live;
+            let groups_log2 = groups_for(live);
+            if buddy_state.depth == state.depth && groups_log2 <= SPLIT_GROUPS_LOG2 {
+                let Some(merged) = Segment::new(groups_log2, state.depth - 1) else {
+                    return;
+                };
+                self.move_into(merged, segment, &hash_of);
+                self.move_into(merged, buddy, &hash_of);
+                self.publish(hash, merged, guard);
+                self.replace(segment, &mut state, guard);
+                self.replace(buddy, &mut buddy_state, guard);
+                self.halve(guard);
+                return;
+            }
+        }
+        let groups_log2 = groups_for(state.live);
+        if groups_log2 < segment.groups_log2()
+            && let Some(smaller) = Segment::new(groups_log2, state.depth)
+        {
+            self.move_into(smaller, segment, &hash_of);
+            self.publish(hash, smaller, guard);
+            self.replace(segment, &mut state, guard);
+        }
+    }
+
+    fn move_into(
+        &self,
+        target: Segment<'_>,
+        source: Segment<'_>,
+        hash_of: &impl Fn(&Words) -> u64,
+    ) {
+        let mut state = target.lock();
+        source.for_each(|words| target.insert(&mut state, hash_of(&words), words));
+    }
+
+    /// Puts a new segment into all places of its depth.
+    fn publish(&self, hash: u64, segment: Segment<'_>, guard: &Guard) {
+        let places = self.places(guard);
+        let depth = segment.lock().depth;
+        self.size
+            .fetch_add(segment.size() as i64, Ordering::Relaxed);
+        for place in &places.segments[places.range(hash, depth)] {
+            place.store(segment.into_raw(), Ordering::Release);
+        }
+    }
+
+    /// Gives up a segment that no place leads to any more.
+    fn replace(&self, segment: Segment<'_>, state: &mut State, guard: &Guard) {
+        state.replaced = true;
+        self.size
+            .fetch_sub(segment.size() as i64, Ordering::Relaxed);
+        // SAFETY: the segment has been replaced in every place, which its lock lets us do once.
+        unsafe { guard.retire_with(segment.into_raw(), Segment::free, segment.size()) }
+    }
+
+    /// Doubles the directory.
+    fn double(&self, guard: &Guard) {
+        let old = self.places(guard);
+        let segments = old
+            .segments
+            .iter()
+            .map(|place| place.load(Ordering::Relaxed))
+            .flat_map(|raw| [AtomicPtr::new(raw), AtomicPtr::new(raw)])
+            .collect();
+        self.set_places(old.bits + 1, segments, guard);
+    }
+
+    /// Halves the directory as long as it holds every segment twice.
+    fn halve(&self, guard: &Guard) {
+        loop {
+            let old = self.places(guard);
+            let raw = |place: &AtomicPtr<()>| place.load(Ordering::Relaxed);
+            let mut pairs = old.segments.chunks_exact(2);
+            if old.bits == 0 || !pairs.all(|pair| raw(&pair[0]) == raw(&pair[1])) {
+                return;
+            }
+            let segments = old
+                .segments
+                .iter()
+                .step_by(2)
+                .map(|place| AtomicPtr::new(raw(place)))
+                .collect();
+            self.set_places(old.bits - 1, segments, guard);
+        }
+    }
+
+    fn set_places(&self, bits: u32, segments: Box<[AtomicPtr<()>]>, guard: &Guard) {
+        let new = Box::new(Places { bits, segments });
+        self.size.fetch_add(new.size() as i64, Ordering::Relaxed);
+        let old = self.places.swap(Box::into_raw(new), Ordering::AcqRel);
+        // SAFETY: nobody but the holder of the structure's lock replaces the places, so that
+        // these are retired once, and no later reader finds them.
+        unsafe {
+            let size = (*old).size();
+            self.size.fetch_sub(size as i64, Ordering::Relaxed);
+            guard.retire(old, size);
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let guard = super::reclaim::pin();
+        self.for_each_segment(&guard, |segment| {
+            let mut state = segment.lock();
+            self.replace(segment, &mut state, &guard);
+        });
+        let places = self.places.load(Ordering::Relaxed);
+        // SAFETY: nobody else has the directory any more.
+        unsafe { guard.retire(places, (*places).size()) }
+    }
+}
+
+/// The smallest segment in which `live` entries fill no more than half of what it takes.
+fn groups_for(live: usize) -> u32 {
+    let mut groups_log2 = MIN_GROUPS_LOG2;
+    while (super::segment::GROUP << groups_log2) / 16 * 13 < 2 * live {
+        groups_log2 += 1;
+    }
+    groups_log2
+}
+
+/// The two halves of a segment while they are being filled; freed if they are not used.
+struct Halves([Option<Segment<'static>>; 2]);
+
+impl Halves {
+    fn new(depth: u32, counts: [usize; 2]) -> Option<Self> {
+        let mut halves = Halves([None, None]);
+        for (half, count) in halves.0.iter_mut().zip(counts) {
+            // A segment that was doubled may hold more than one of the usual size takes.
+            let groups_log2 = groups_for(count / 2 + 1).max(SPLIT_GROUPS_LOG2);
+            *half = Some(Segment::new(groups_log2, depth)?);
+        }
+        Some(halves)
+    }
+
+    fn insert(&mut self, half: usize, hash: u64, words: Words) {
+        if let Some(segment) = self.0[half] {
+            segment.insert(&mut segment.lock(), hash, words);
+        }
+    }
+
+    fn take(&mut self, half: usize) -> Segment<'static> {
+        self.0[half].take().expect("each half is taken once")
+    }
+}
+
+impl Drop for Halves {
+    fn drop(&mut self) {
+        for segment in self.0.iter().flatten() {
+            // SAFETY: a half that was not taken has been seen by nobody.
+            unsafe { Segment::free(segment.into_raw()) }
+        }
+    }
+}

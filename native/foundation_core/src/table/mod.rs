@@ -1,0 +1,500 @@
+//! A concurrent hash table whose readers take no lock and write nothing that they share.
+//!
+//! It is extendible hashing (Fagin et al., 1979), as CCEH (Nam et al., 2019) and Dash (Lu et al.,
+//! 2020) have it: a directory, indexed with the first bits of a key's hash, leads to segments of
+//! bounded size. A full segment is split in two, so that growing never takes longer than a
+//! segment does, whatever the table's size, and never stops a reader: the old segment stays as it
+//! was until nobody can see it. See [`segment`] for what is inside one, and [`reclaim`] for when
+//! memory is freed.
+//!
+//! # Consistency
+//!
+//! Each call that concerns one key takes effect at one moment between its start and its end.
+//! [`Table::walk`] visits an entry that was there throughout exactly once, and one that came or
+//! went meanwhile at most once.
+//!
+//! All the crate's `unsafe` is in this module.
+
+pub(crate) mod bag;
+mod blob;
+pub(crate) mod counter;
+mod directory;
+mod names;
+pub mod reclaim;
+mod segment;
+mod value;
+
+pub use bag::{Bag, Member, Removed};
+pub use blob::Blob;
+pub use names::Names;
+pub use reclaim::{Guard, pin};
+pub use value::{Object, Value, ValueView};
+
+use crate::key::{FOREIGN, Foreign, Key, KeyView, LONG, Seed};
+use counter::Counter;
+use directory::Directory;
+use segment::{Position, Words};
+use value::ValueWord;
+
+/// There was no memory for an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("no memory for another entry of the table")
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// A concurrent table from keys to an owner and a value.
+///
+/// An owner is a word that means something to the user alone.
+pub struct Table<F: Foreign, V: Object> {
+    directory: Directory,
+    seed: Seed,
+    entries: Counter,
+    /// Bytes that keys and values hold beside their slots.
+    heap: Counter,
+    contents: std::marker::PhantomData<(Box<F>, Box<V>)>,
+}
+
+/// An entry as a reader finds it.
+#[derive(Debug)]
+pub struct Entry<'g, V> {
+    /// The owner's word.
+    pub owner: u64,
+    /// The value.
+    pub value: ValueView<'g, V>,
+    word: ValueWord,
+}
+
+impl<V> Clone for Entry<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Entry<'_, V> {}
+
+impl<V> Entry<'_, V> {
+    /// Whether both are the same stored value: not equal ones, but the very same.
+    pub fn same(&self, other: &Self) -> bool {
+        self.owner == other.owner && self.word == other.word
+    }
+}
+
+/// What became of an insertion.
+#[derive(Debug)]
+pub enum Inserted<'g, V> {
+    /// The key was free.
+    New,
+    /// The key was taken by this owner, who was replaced.
+    Replaced(u64),
+    /// The key is taken, by this entry.
+    Taken(Entry<'g, V>),
+}
+
+/// An entry as [`Table::walk`] shows it.
+#[derive(Debug)]
+pub struct Walked<'g, F, V> {
+    /// Its key.
+    pub key: KeyView<'g, F>,
+    /// Its key's hash, in whose order the walk goes.
+    pub hash: u64,
+    /// Its owner and value.
+    pub entry: Entry<'g, V>,
+}
+
+/// The bits of a hash that are used. The others give way to the marks of long and foreign keys,
+/// whose second word holds their hash.
+const HASH: u64 = !0xFF;
+
+impl<F: Foreign, V: Object> Table<F, V> {
+    /// An empty table.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for its first segment.
+    pub fn new(seed: Seed) -> Result<Self, OutOfMemory> {
+        Ok(Table {
+            directory: Directory::new()?,
+            seed,
+            entries: Counter::default(),
+            heap: Counter::default(),
+            contents: std::marker::PhantomData,
+        })
+    }
+
+    /// The hash of a key in this table, which every other call wants.
+    #[inline]
+    pub fn hash(&self, key: &Key<'_, F::Probe>) -> u64 {
+        self.seed.hash(key) & HASH
+    }
+
+    /// How many entries there are. It touches 16 cache lines at most.
+    pub fn len(&self) -> usize {
+        self.entries.sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of memory that the table holds.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.directory.size() + self.heap.sum()
+    }
+
+    /// Counts bytes that an object of this table has come to hold, or to hold no more.
+    pub(crate) fn add_heap(&self, hash: u64, bytes: i64) {
+        self.heap.add(hash, bytes);
+    }
+
+    /// Whether the entry with these words is the one of `key`.
+    ///
+    /// # Safety
+    ///
+    /// The words were in a segment of this table at one moment since the current guard was made,
+    /// or the segment's lock has been held since they were read.
+    #[inline]
+    unsafe fn matches(words: &Words, key: &Key<'_, F::Probe>, hash: u64) -> bool {
+        match *key {
+            Key::Inline(k0, k1) => words.k0 == k0 && words.k1 == k1,
+            Key::Long(kind, bytes) => {
+                words.k1 == long_word(kind, hash)
+                    // SAFETY: the second word says that the first is a blob's pointer, which was
+                    // in the table and so is not freed yet.
+                    && unsafe { Blob::bytes_of(pointer(words.k0)) } == bytes
+            }
+            Key::Foreign(_, probe) => {
+                words.k1 == foreign_word(hash)
+                    // SAFETY: the same for the pointer of a `Box<F>`.
+                    && unsafe { &*pointer::<F>(words.k0) }.matches(probe)
+            }
+        }
+    }
+
+    /// The hash of an entry that is in the table.
+    #[inline]
+    fn hash_of(&self, words: &Words) -> u64 {
+        if words.k1 >> 56 >= LONG {
+            words.k1 << 8
+        } else {
+            self.seed.words(words.k0, words.k1) & HASH
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Table::matches`], with a guard that lives as long as `'g`.
+    #[inline]
+    unsafe fn entry<'g>(words: &Words) -> Entry<'g, V> {
+        let word = ValueWord(words.value);
+        Entry {
+            owner: words.owner,
+            // SAFETY: asked of the caller: the value was in the table under this guard.
+            value: unsafe { word.view() },
+            word,
+        }
+    }
+
+    /// The entry of `key`.
+    #[inline]
+    pub fn get<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        guard: &'g Guard,
+    ) -> Option<Entry<'g, V>> {
+        self.directory
+            .segment(hash, guard)
+            // SAFETY: `find` shows words that were in the table together under this guard.
+            .find(hash, |words| unsafe { Self::matches(words, key, hash) })
+            // SAFETY: as above.
+            .map(|words| unsafe { Self::entry(&words) })
+    }
+
+    /// The key of an entry with this hash that `condition` agrees to.
+    pub fn find_hashed<'g>(
+        &self,
+        hash: u64,
+        mut condition: impl FnMut(&Entry<'g, V>) -> bool,
+        guard: &'g Guard,
+    ) -> Option<Walked<'g, F, V>> {
+        self.directory
+            .segment(hash, guard)
+            .find(hash, |words| {
+                // SAFETY: `find` shows words that were in the table together under this guard.
+                self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
+            })
+            // SAFETY: as above.
+            .map(|words| unsafe { Self::walked(hash, &words) })
+    }
+
+    /// Adds an entry, with the value that `make` makes. When the key is taken, `usurp` is asked
+    /// whether its owner may be replaced, and `make` is not called unless it agrees.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for the key or for a larger segment: nothing has changed then.
+    pub fn insert<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        owner: u64,
+        make: impl FnOnce() -> Value<V>,
+        usurp: impl FnOnce(&Entry<'g, V>) -> bool,
+        guard: &'g Guard,
+    ) -> Result<Inserted<'g, V>, OutOfMemory> {
+        let (segment, mut state) = self
+            .directory
+            .lock_for_insert(hash, guard, |words| self.hash_of(words))?;
+        // SAFETY: the segment's lock is held, and the guard.
+        let found = segment.position(hash, |words| unsafe { Self::matches(words, key, hash) });
+        if let Some(position) = found {
+            // SAFETY: as above.
+            let entry = unsafe { Self::entry(&position.words) };
+            if !usurp(&entry) {
+                return Ok(Inserted::Taken(entry));
+            }
+            self.set(&position, hash, owner, make(), guard);
+            return Ok(Inserted::Replaced(entry.owner));
+        }
+        let (k0, k1, key_size) = match *key {
+            Key::Inline(k0, k1) => (k0, k1, 0),
+            Key::Long(kind, bytes) => {
+                let blob = Blob::new(bytes).ok_or(OutOfMemory)?;
+                let raw = blob.into_raw().expose_provenance() as u64;
+                (raw, long_word(kind, hash), Blob::size_of(bytes))
+            }
+            Key::Foreign(_, probe) => {
+                let foreign = F::new(probe).ok_or(OutOfMemory)?;
+                let size = foreign.size();
+                let raw = Box::into_raw(foreign).expose_provenance() as u64;
+                (raw, foreign_word(hash), size)
+            }
+        };
+        let word = ValueWord::new(make());
+        // SAFETY: the value is still ours.
+        let size = key_size + unsafe { word.size::<V>() };
+        let words = Words {
+            k0,
+            k1,
+            owner,
+            value: word.0,
+        };
+        segment.insert(&mut state, hash, words);
+        self.entries.add(hash, 1);
+        if size != 0 {
+            self.heap.add(hash, size as i64);
+        }
+        Ok(Inserted::New)
+    }
+
+    /// Puts another owner and value into an entry, under the segment's lock.
+    fn set(&self, position: &Position<'_>, hash: u64, owner: u64, value: Value<V>, guard: &Guard) {
+        let old = ValueWord(position.words.value);
+        let new = ValueWord::new(value);
+        // SAFETY: the old value is in the table, the new one is ours.
+        let grown = unsafe { new.size::<V>() as i64 - old.size::<V>() as i64 };
+        position.replace(owner, new.0);
+        if grown != 0 {
+            self.heap.add(hash, grown);
+        }
+        // SAFETY: the value has just been taken out of the table, under the lock.
+        unsafe { old.retire::<V>(guard) }
+    }
+
+    /// Gives the entry of `key` another value, if it is still exactly `expected`.
+    pub fn replace(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        expected: &Entry<'_, V>,
+        value: Value<V>,
+        guard: &Guard,
+    ) -> bool {
+        let (segment, _state) = self.directory.lock(hash, guard);
+        // SAFETY: the segment's lock is held, and the guard.
+        match segment.position(hash, |words| unsafe { Self::matches(words, key, hash) }) {
+            Some(position)
+                if position.words.owner == expected.owner
+                    && position.words.value == expected.word.0 =>
+            {
+                self.set(&position, hash, expected.owner, value, guard);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Removes the entry of `key` if `condition` agrees, and says whether it did.
+    pub fn remove(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        mut condition: impl FnMut(&Entry<'_, V>) -> bool,
+        guard: &Guard,
+    ) -> bool {
+        self.remove_where(hash, guard, |words| {
+            // SAFETY: `remove_where` shows words under the segment's lock and the guard.
+            unsafe { Self::matches(words, key, hash) && condition(&Self::entry(words)) }
+        })
+    }
+
+    /// Removes one entry with this hash that `condition` agrees to, and says whether there was
+    /// one: for who has kept a key's hash and not the key.
+    pub fn remove_hashed(
+        &self,
+        hash: u64,
+        mut condition: impl FnMut(&Entry<'_, V>) -> bool,
+        guard: &Guard,
+    ) -> bool {
+        self.remove_where(hash, guard, |words| {
+            // SAFETY: as in `remove`.
+            self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
+        })
+    }
+
+    fn remove_where(&self, hash: u64, guard: &Guard, matches: impl FnMut(&Words) -> bool) -> bool {
+        let (segment, mut state) = self.directory.lock(hash, guard);
+        let Some(position) = segment.position(hash, matches) else {
+            return false;
+        };
+        let words = position.words;
+        position.remove(&mut state, hash);
+        let sparse = segment.is_sparse(&state);
+        drop(state);
+        self.entries.add(hash, -1);
+        // SAFETY: the entry has just been taken out of the table by us, under the lock.
+        let size = unsafe { Self::retire(&words, guard) };
+        if size != 0 {
+            self.heap.add(hash, -(size as i64));
+        }
+        if sparse {
+            self.directory
+                .shrink(hash, guard, |words| self.hash_of(words));
+        }
+        true
+    }
+
+    /// Frees what an entry's words lead to once no reader sees it; returns its bytes.
+    ///
+    /// # Safety
+    ///
+    /// The entry has been taken out of the table, and this is called once for it.
+    unsafe fn retire(words: &Words, guard: &Guard) -> usize {
+        let value = ValueWord(words.value);
+        // SAFETY: the words' marks say what the pointers are, and the caller is their only user.
+        unsafe {
+            let value_size = value.size::<V>();
+            value.retire::<V>(guard);
+            let key_size = match words.k1 >> 56 {
+                FOREIGN => {
+                    let foreign = pointer::<F>(words.k0);
+                    let size = (*foreign).size();
+                    guard.retire(foreign, size);
+                    size
+                }
+                LONG.. => {
+                    let size = Blob::size_of(Blob::bytes_of(pointer(words.k0)));
+                    guard.retire_with(pointer(words.k0), Blob::free, size);
+                    size
+                }
+                _ => 0,
+            };
+            key_size + value_size
+        }
+    }
+
+    /// Visits entries in the order of their hashes, from the hash `from` on, and returns where to
+    /// go on: `None` at the end.
+    ///
+    /// It stops after `limit` entries, or a few more: entries with the same hash stay together,
+    /// so that a walk that goes on later visits none twice. Between calls it holds nothing.
+    pub fn walk<'g>(
+        &self,
+        from: u64,
+        limit: usize,
+        guard: &'g Guard,
+        mut visit: impl FnMut(Walked<'g, F, V>),
+    ) -> Option<u64> {
+        let mut from = from;
+        let mut visited = 0;
+        let mut found = Vec::new();
+        loop {
+            let (segment, end) = self.directory.segment_and_end(from, guard);
+            let last = end.map_or(u64::MAX, |end| end - 1);
+            found.clear();
+            segment.for_each(|words| {
+                let hash = self.hash_of(&words);
+                if (from..=last).contains(&hash) {
+                    found.push((hash, words));
+                }
+            });
+            found.sort_unstable_by_key(|(hash, _)| *hash);
+            let mut previous = None;
+            for (hash, words) in &found {
+                if visited >= limit && previous != Some(*hash) {
+                    return Some(*hash);
+                }
+                // SAFETY: the words were in a segment together under this guard.
+                visit(unsafe { Self::walked(*hash, words) });
+                visited += 1;
+                previous = Some(*hash);
+            }
+            from = end?;
+            if visited >= limit {
+                return Some(from);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Table::matches`], with a guard that lives as long as `'g`.
+    unsafe fn walked<'g>(hash: u64, words: &Words) -> Walked<'g, F, V> {
+        // SAFETY: the words' marks say what the pointers are, and the guard keeps them alive.
+        unsafe {
+            let key = match words.k1 >> 56 {
+                FOREIGN => KeyView::Foreign(&*pointer::<F>(words.k0)),
+                kind @ LONG.. => {
+                    KeyView::Long((kind - LONG) as u8, Blob::bytes_of(pointer(words.k0)))
+                }
+                _ => KeyView::inline(words.k0, words.k1),
+            };
+            Walked {
+                key,
+                hash,
+                entry: Self::entry(words),
+            }
+        }
+    }
+}
+
+impl<F: Foreign, V: Object> Drop for Table<F, V> {
+    fn drop(&mut self) {
+        let guard = pin();
+        self.directory.for_each_segment(&guard, |segment| {
+            // SAFETY: nobody else has the table any more, so this is the only call for each entry.
+            segment.for_each(|words| unsafe {
+                Self::retire(&words, &guard);
+            });
+        });
+    }
+}
+
+fn long_word(kind: u8, hash: u64) -> u64 {
+    ((LONG | u64::from(kind)) << 56) | hash >> 8
+}
+
+fn foreign_word(hash: u64) -> u64 {
+    (FOREIGN << 56) | hash >> 8
+}
+
+fn pointer<T>(word: u64) -> *mut T {
+    std::ptr::with_exposed_provenance_mut(word as usize)
+}

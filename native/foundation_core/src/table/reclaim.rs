@@ -1,0 +1,446 @@
+//! When memory that readers may still see can be freed.
+//!
+//! A reader writes nothing but a counter of its own thread: it makes it odd when it starts
+//! ([`pin`]) and even when it ends. A writer that has unlinked an object hands it to
+//! [`Guard::retire`]; when enough of them have come together it issues one process-wide barrier,
+//! notes which threads are inside a read, and frees the batch once each of those has left it. That
+//! is the grace period of read-copy-update (McKenney and Slingwine, 1998) with the asymmetric
+//! barrier of `membarrier(2)`: the reader's store and its next load are kept in order by the
+//! writer, who pays for it once a batch, and so the read path has no fence and no locked
+//! instruction. Where that system call is missing the reader issues a fence of its own.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
+
+/// How many retired objects a thread collects before it looks for what can be freed.
+const BATCH_LEN: usize = 128;
+/// The same in bytes, so that a few large objects do not wait for many small ones.
+const BATCH_BYTES: usize = 256 * 1024;
+
+struct Garbage {
+    object: *mut (),
+    free: unsafe fn(*mut ()),
+}
+
+// SAFETY: what is retired has no other user left once it is freed, and `Guard::retire` asks for
+// objects that may be freed on any thread.
+unsafe impl Send for Garbage {}
+
+#[derive(Default)]
+struct Retired {
+    garbage: Vec<Garbage>,
+    bytes: usize,
+}
+
+/// What one thread shows to the others. Two cache lines, since processors fetch lines in pairs.
+#[repr(align(128))]
+struct Participant {
+    /// Odd while the thread is inside a read.
+    reads: AtomicU64,
+    retired: Mutex<Retired>,
+    /// Whether a living thread uses it: participants outlive threads and are used again.
+    taken: Mutex<bool>,
+}
+
+struct Batch {
+    garbage: Vec<Garbage>,
+    /// The threads that were inside a read when the batch was closed, with their counters then.
+    readers: Vec<(&'static Participant, u64)>,
+}
+
+struct Collector {
+    participants: Mutex<Vec<&'static Participant>>,
+    waiting: Mutex<Vec<Batch>>,
+}
+
+impl Collector {
+    #[cfg(not(loom))]
+    const fn new() -> Self {
+        Collector {
+            participants: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
+        }
+    }
+
+    #[cfg(loom)]
+    fn new() -> Self {
+        Collector {
+            participants: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Vec::new()),
+        }
+    }
+
+    fn join(&self) -> &'static Participant {
+        barrier::detect();
+        let mut participants = lock(&self.participants);
+        let free = participants.iter().find(|participant| {
+            let mut taken = lock(&participant.taken);
+            !std::mem::replace(&mut *taken, true)
+        });
+        if let Some(participant) = free {
+            return participant;
+        }
+        let participant: &'static Participant = Box::leak(Box::new(Participant {
+            reads: AtomicU64::new(0),
+            retired: Mutex::new(Retired::default()),
+            taken: Mutex::new(true),
+        }));
+        participants.push(participant);
+        participant
+    }
+
+    /// Closes the batch of `retired` and frees every batch that no reader can still see.
+    fn collect(&self, retired: Retired) {
+        if !retired.garbage.is_empty() {
+            // Everything in the batch was unlinked before this barrier. A thread whose counter is
+            // even after it will, when it next starts a read, find nothing of the batch.
+            barrier::heavy();
+            let readers = lock(&self.participants)
+                .iter()
+                .map(|participant| (*participant, participant.reads.load(Ordering::Acquire)))
+                .filter(|(_, reads)| reads & 1 == 1)
+                .collect();
+            lock(&self.waiting).push(Batch {
+                garbage: retired.garbage,
+                readers,
+            });
+        }
+        let mut done = Vec::new();
+        lock(&self.waiting).retain_mut(|batch| {
+            batch
+                .readers
+                .retain(|(participant, reads)| participant.reads.load(Ordering::Acquire) == *reads);
+            if batch.readers.is_empty() {
+                done.append(&mut batch.garbage);
+            }
+            !batch.readers.is_empty()
+        });
+        for Garbage { object, free } in done {
+            // SAFETY: `retire` was promised that `free` may be called with `object` once no
+            // reader is left that could have found it, and that is now.
+            unsafe { free(object) }
+        }
+    }
+
+    /// Takes what every thread has retired, also the idle ones, and collects it.
+    fn flush(&self) {
+        let participants = lock(&self.participants).clone();
+        for participant in participants {
+            let retired = std::mem::take(&mut *lock(&participant.retired));
+            self.collect(retired);
+        }
+        self.collect(Retired::default());
+    }
+
+    fn outstanding(&self) -> usize {
+        let retired: usize = lock(&self.participants)
+            .iter()
+            .map(|participant| lock(&participant.retired).garbage.len())
+            .sum();
+        let waiting: usize = lock(&self.waiting)
+            .iter()
+            .map(|batch| batch.garbage.len())
+            .sum();
+        retired + waiting
+    }
+}
+
+#[cfg(not(loom))]
+static COLLECTOR: Collector = Collector::new();
+
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref COLLECTOR: Collector = Collector::new();
+}
+
+/// Gives a thread's participant back when the thread ends.
+#[cfg(not(loom))]
+struct Membership(&'static Participant);
+
+#[cfg(not(loom))]
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // A guard after this point, in the destructor of another thread-local, joins anew.
+        PARTICIPANT.set(None);
+        *lock(&self.0.taken) = false;
+    }
+}
+
+#[cfg(not(loom))]
+thread_local! {
+    // Two variables, since one that needs no destructor is reached without asking whether that
+    // has been registered: the second is touched once a thread.
+    static PARTICIPANT: Cell<Option<&'static Participant>> = const { Cell::new(None) };
+    static MEMBERSHIP: Cell<Option<Membership>> = const { Cell::new(None) };
+}
+
+#[cfg(loom)]
+loom::thread_local! {
+    static PARTICIPANT: Cell<Option<&'static Participant>> = Cell::new(None);
+}
+
+#[cfg(not(loom))]
+#[inline]
+fn participant() -> &'static Participant {
+    PARTICIPANT.get().unwrap_or_else(join)
+}
+
+#[cfg(not(loom))]
+#[cold]
+fn join() -> &'static Participant {
+    let participant = COLLECTOR.join();
+    // While the thread's variables are being destroyed there is nothing left to give the
+    // participant back, and it stays taken.
+    if MEMBERSHIP
+        .try_with(|membership| membership.set(Some(Membership(participant))))
+        .is_ok()
+    {
+        PARTICIPANT.set(Some(participant));
+    }
+    participant
+}
+
+#[cfg(loom)]
+fn participant() -> &'static Participant {
+    PARTICIPANT.with(|cell| {
+        cell.get().unwrap_or_else(|| {
+            let participant = COLLECTOR.join();
+            cell.set(Some(participant));
+            participant
+        })
+    })
+}
+
+/// A read in progress: nothing that was reachable while it lives is freed.
+///
+/// Guards may be nested; the inner ones cost nothing and the outermost counts. Holding one only
+/// delays the freeing of memory.
+pub struct Guard {
+    participant: &'static Participant,
+    outermost: bool,
+    /// The counter belongs to the thread that made the guard.
+    _thread: PhantomData<*mut ()>,
+}
+
+/// Starts a read on this thread.
+#[inline]
+pub fn pin() -> Guard {
+    let participant = participant();
+    let reads = participant.reads.load(Ordering::Relaxed);
+    let outermost = reads & 1 == 0;
+    if outermost {
+        participant.reads.store(reads + 1, Ordering::Relaxed);
+        barrier::light();
+    }
+    Guard {
+        participant,
+        outermost,
+        _thread: PhantomData,
+    }
+}
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        if self.outermost {
+            let reads = self.participant.reads.load(Ordering::Relaxed);
+            self.participant.reads.store(reads + 1, Ordering::Release);
+        }
+    }
+}
+
+impl Guard {
+    /// Frees `object` once no reader can still see it. `bytes` is about what that gives back.
+    ///
+    /// # Safety
+    ///
+    /// `object` came from `Box::into_raw`, no reader that starts from now on can find it, and
+    /// nobody else retires or frees it.
+    pub(crate) unsafe fn retire<T: Send>(&self, object: *mut T, bytes: usize) {
+        unsafe fn free<T>(object: *mut ()) {
+            // SAFETY: the caller of `retire` gave a pointer that `Box::into_raw` had returned.
+            drop(unsafe { Box::from_raw(object.cast::<T>()) });
+        }
+        // SAFETY: `free` undoes `Box::into_raw`, and the rest is asked of our own caller.
+        unsafe { self.retire_with(object.cast(), free::<T>, bytes) }
+    }
+
+    /// As [`Guard::retire`], for an object that `free` frees, on whichever thread.
+    ///
+    /// # Safety
+    ///
+    /// No reader that starts from now on can find `object`, nobody else retires or frees it, and
+    /// `free` may be called with it, once, on any thread.
+    pub(crate) unsafe fn retire_with(
+        &self,
+        object: *mut (),
+        free: unsafe fn(*mut ()),
+        bytes: usize,
+    ) {
+        let full = {
+            let mut retired = lock(&self.participant.retired);
+            retired.garbage.push(Garbage { object, free });
+            retired.bytes += bytes;
+            if retired.garbage.len() >= BATCH_LEN || retired.bytes >= BATCH_BYTES {
+                Some(std::mem::take(&mut *retired))
+            } else {
+                None
+            }
+        };
+        if let Some(retired) = full {
+            COLLECTOR.collect(retired);
+        }
+    }
+}
+
+/// Frees what can be freed of all that any thread has retired.
+///
+/// For a background thread to call when work has been done and no more comes: without it the last
+/// few retired objects of an idle thread would stay.
+pub fn flush() {
+    COLLECTOR.flush();
+}
+
+/// How many retired objects have not been freed yet.
+pub fn outstanding() -> usize {
+    COLLECTOR.outstanding()
+}
+
+#[cfg(all(target_os = "linux", not(loom), not(miri)))]
+mod barrier {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
+
+    /// Whether the kernel puts the readers' stores in order for us. Until a participant has
+    /// joined, which asks the kernel first, readers issue fences.
+    static ASYMMETRIC: AtomicBool = AtomicBool::new(false);
+
+    fn membarrier(command: libc::c_int) -> libc::c_long {
+        // SAFETY: membarrier(2) takes integers and touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+    }
+
+    pub(super) fn detect() {
+        static DETECTED: OnceLock<()> = OnceLock::new();
+        DETECTED.get_or_init(|| {
+            let registered = membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0
+                && membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
+            ASYMMETRIC.store(registered, Ordering::SeqCst);
+        });
+    }
+
+    #[inline]
+    pub(super) fn light() {
+        if ASYMMETRIC.load(Ordering::Relaxed) {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn heavy() {
+        detect();
+        fence(Ordering::SeqCst);
+        if ASYMMETRIC.load(Ordering::Relaxed) {
+            // It was accepted when it was detected, and the kernel knows no other failure of a
+            // registered process.
+            let status = membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+            assert_eq!(
+                status, 0,
+                "membarrier(2) failed after it had been registered"
+            );
+        }
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), loom, miri))]
+mod barrier {
+    use crate::primitive::{Ordering, fence};
+
+    pub(super) fn detect() {}
+
+    #[inline]
+    pub(super) fn light() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn heavy() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn retire(freed: &Arc<AtomicUsize>) {
+        let object = Box::into_raw(Box::new(Counted(freed.clone())));
+        // SAFETY: nobody else has the object.
+        unsafe { pin().retire(object, 1) }
+    }
+
+    /// Other tests run on other threads and hold guards: flush until theirs are gone.
+    fn flush_until(freed: &AtomicUsize, count: usize) {
+        while freed.load(Ordering::SeqCst) < count {
+            flush();
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_object_is_freed_once_nobody_reads() {
+        let freed = Arc::default();
+        retire(&freed);
+        flush_until(&freed, 1);
+        flush();
+        assert_eq!(freed.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_reader_that_started_before_keeps_an_object() {
+        let freed = Arc::default();
+        let guard = pin();
+        std::thread::scope(|scope| {
+            scope.spawn(|| retire(&freed)).join().expect("retires");
+            scope.spawn(flush).join().expect("flushes");
+        });
+        assert_eq!(freed.load(Ordering::SeqCst), 0);
+        drop(guard);
+        flush_until(&freed, 1);
+    }
+
+    #[test]
+    fn an_inner_guard_does_not_end_the_read() {
+        let freed = Arc::default();
+        let outer = pin();
+        drop(pin());
+        std::thread::scope(|scope| {
+            scope.spawn(|| retire(&freed)).join().expect("retires");
+            scope.spawn(flush).join().expect("flushes");
+        });
+        assert_eq!(freed.load(Ordering::SeqCst), 0);
+        drop(outer);
+        flush_until(&freed, 1);
+    }
+
+    #[test]
+    fn participants_of_ended_threads_are_used_again() {
+        for _ in 0..1_000 {
+            std::thread::spawn(|| drop(pin())).join().expect("pins");
+        }
+        assert!(lock(&COLLECTOR.participants).len() < 500);
+    }
+}

@@ -1,0 +1,510 @@
+//! A segment: the part of a table that one directory entry leads to.
+//!
+//! ```text
+//!  header │ group 0 │ group 1 │ … │ slot 0 … 7 │ slot 8 … 15 │ …
+//!           16 bytes                 32 bytes each
+//!           version, overflow, 8 tags
+//! ```
+//!
+//! Groups of eight slots are probed linearly. A group's tags tell with one comparison which of its
+//! slots can hold a key, and its overflow counter how many entries that belong here were put
+//! further on, so that a search ends at a group that nothing went past and a removal leaves no
+//! tombstone (both as in F14, Bronson and Shi, 2019). The tags of all groups lie together: they
+//! stay in the cache when the slots no longer do, and then a look-up misses it once.
+//!
+//! Writers hold the segment's lock. Readers hold nothing: a group's version is odd while a writer
+//! is in it, and who sees it change reads again (a sequence lock whose data are atomics, as in
+//! Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use crate::primitive::{AtomicU64, Backoff, Mutex, MutexGuard, Ordering, fence, lock};
+
+/// Slots in a group: as many as tags fit a word.
+pub(super) const GROUP: usize = 8;
+/// The smallest segment, as a power of two of groups: what an empty table costs.
+pub(super) const MIN_GROUPS_LOG2: u32 = 1;
+/// The size from which a segment is split instead of doubled: 1,024 slots. It bounds the work of
+/// one call that grows the table: some ten microseconds, whatever the table's size.
+pub(super) const SPLIT_GROUPS_LOG2: u32 = 7;
+
+const VERSION_MASK: u64 = 0xFFFF_FFFF;
+const OVERFLOW_ONE: u64 = 1 << 32;
+
+/// The state of eight slots.
+struct Group {
+    /// The version in the low half, odd while a writer changes the group or its slots; the
+    /// overflow counter in the high half.
+    meta: AtomicU64,
+    /// A byte a slot: 0 when it is free, else the top bit and seven bits of the hash.
+    tags: AtomicU64,
+}
+
+/// One entry: two words of key, its owner's word, and its value's word.
+#[derive(Default)]
+struct Slot {
+    words: [AtomicU64; 4],
+}
+
+/// The words of one entry, read together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Words {
+    pub(super) k0: u64,
+    pub(super) k1: u64,
+    pub(super) owner: u64,
+    pub(super) value: u64,
+}
+
+/// What the lock of a segment protects beside its groups.
+pub(super) struct State {
+    /// How many slots are taken.
+    pub(super) live: usize,
+    /// How many bits of the hash its entries share.
+    pub(super) depth: u32,
+    /// Whether it has been replaced: a writer that waited for the lock starts again.
+    pub(super) replaced: bool,
+}
+
+#[repr(C, align(64))]
+struct Header {
+    lock: Mutex<State>,
+    allocation: *mut u8,
+    layout: Layout,
+}
+
+/// A segment, for as long as `'g`: a guard's life for readers.
+///
+/// In the directory it is a pointer whose low bits say how many groups there are, so that finding
+/// a group takes no look at the header.
+#[derive(Clone, Copy)]
+pub(super) struct Segment<'g> {
+    header: NonNull<Header>,
+    groups_log2: u32,
+    life: PhantomData<&'g Header>,
+}
+
+struct Geometry {
+    layout: Layout,
+    groups: usize,
+    slots: usize,
+}
+
+const fn geometry(groups_log2: u32) -> Geometry {
+    let count = 1 << groups_log2;
+    let groups = size_of::<Header>();
+    let slots = groups + count * size_of::<Group>();
+    let size = slots + count * GROUP * size_of::<Slot>();
+    // The allocator of the virtual machine aligns to a word only: there is room to align by hand.
+    let padded = size + align_of::<Header>() - align_of::<u64>();
+    match Layout::from_size_align(padded, align_of::<u64>()) {
+        Ok(layout) => Geometry {
+            layout,
+            groups,
+            slots,
+        },
+        Err(_) => panic!("a segment's size fits an isize"),
+    }
+}
+
+/// Where a hash belongs in a segment: its tag.
+#[inline]
+fn tag(hash: u64) -> u64 {
+    (hash >> 24) & 0x7F | 0x80
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// The top bit of each byte of `tags` that equals `tag`. A byte above an equal one may be claimed
+/// wrongly; the keys are compared anyhow.
+#[inline]
+fn matching(tags: u64, tag: u64) -> u64 {
+    let difference = tags ^ (tag * ONES);
+    difference.wrapping_sub(ONES) & !difference & (ONES << 7)
+}
+
+/// The top bit of each byte of `tags` whose slot is taken.
+#[inline]
+fn taken(tags: u64) -> u64 {
+    tags & (ONES << 7)
+}
+
+/// The slots that a mask of top bits stands for, lowest first.
+#[inline]
+fn positions(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
+        let position = (mask.trailing_zeros() / 8) as usize;
+        mask &= mask - 1;
+        Some(position)
+    })
+}
+
+impl<'g> Segment<'g> {
+    /// An empty segment, or `None` when there is no memory for it.
+    pub(super) fn new(groups_log2: u32, depth: u32) -> Option<Segment<'static>> {
+        let Geometry {
+            layout,
+            groups,
+            slots,
+        } = geometry(groups_log2);
+        // SAFETY: the layout is not empty.
+        let allocation = NonNull::new(unsafe { alloc(layout) })?.as_ptr();
+        let padding = allocation.align_offset(align_of::<Header>());
+        let count = 1 << groups_log2;
+        // SAFETY: the layout has room for the padding, the header, the groups and the slots, at
+        // the offsets that `geometry` computed for them; each is aligned, and nobody else has the
+        // allocation. Slots need no other value than zero, but must have one: readers may look at
+        // them while a writer fills them.
+        unsafe {
+            let start = allocation.add(padding);
+            let header = start.cast::<Header>();
+            header.write(Header {
+                lock: Mutex::new(State {
+                    live: 0,
+                    depth,
+                    replaced: false,
+                }),
+                allocation,
+                layout,
+            });
+            for index in 0..count {
+                start.add(groups).cast::<Group>().add(index).write(Group {
+                    meta: AtomicU64::new(0),
+                    tags: AtomicU64::new(0),
+                });
+            }
+            for index in 0..count * GROUP {
+                start
+                    .add(slots)
+                    .cast::<Slot>()
+                    .add(index)
+                    .write(Slot::default());
+            }
+            Some(Segment {
+                header: NonNull::new_unchecked(header),
+                groups_log2,
+                life: PhantomData,
+            })
+        }
+    }
+
+    /// The pointer for the directory.
+    pub(super) fn into_raw(self) -> *mut () {
+        let groups_log2 = self.groups_log2 as usize;
+        self.header
+            .as_ptr()
+            .map_addr(|address| address | groups_log2)
+            .cast()
+    }
+
+    /// # Safety
+    ///
+    /// `raw` came from [`Segment::into_raw`], and the segment is not freed during `'g`.
+    #[inline]
+    pub(super) unsafe fn from_raw(raw: *mut ()) -> Segment<'g> {
+        const MASK: usize = align_of::<Header>() - 1;
+        let header = raw.cast::<Header>().map_addr(|address| address & !MASK);
+        Segment {
+            // SAFETY: the caller gives the pointer of a segment.
+            header: unsafe { NonNull::new_unchecked(header) },
+            groups_log2: (raw.addr() & MASK) as u32,
+            life: PhantomData,
+        }
+    }
+
+    /// Frees the segment's memory, not what its words lead to.
+    ///
+    /// # Safety
+    ///
+    /// As [`Segment::from_raw`], and nobody uses the segment any more.
+    pub(super) unsafe fn free(raw: *mut ()) {
+        // SAFETY: asked of the caller.
+        let segment = unsafe { Segment::from_raw(raw) };
+        let Geometry { groups, slots, .. } = geometry(segment.groups_log2);
+        let count = 1 << segment.groups_log2;
+        // SAFETY: everything was written by `new` at these offsets, and is used by nobody.
+        unsafe {
+            let start = segment.header.as_ptr().cast::<u8>();
+            for index in 0..count * GROUP {
+                ptr::drop_in_place(start.add(slots).cast::<Slot>().add(index));
+            }
+            for index in 0..count {
+                ptr::drop_in_place(start.add(groups).cast::<Group>().add(index));
+            }
+            let Header {
+                allocation, layout, ..
+            } = segment.header.read();
+            dealloc(allocation, layout);
+        }
+    }
+
+    pub(super) fn groups_log2(self) -> u32 {
+        self.groups_log2
+    }
+
+    pub(super) fn slots(self) -> usize {
+        GROUP << self.groups_log2
+    }
+
+    /// How many entries it takes before it grows: 13 of 16.
+    pub(super) fn capacity(self) -> usize {
+        self.slots() / 16 * 13
+    }
+
+    /// Whether it is worth less memory: one entry in eight slots.
+    pub(super) fn is_sparse(self, state: &State) -> bool {
+        state.live < self.slots() / 8 && (state.depth > 0 || self.groups_log2 > MIN_GROUPS_LOG2)
+    }
+
+    /// Its bytes.
+    pub(super) fn size(self) -> usize {
+        geometry(self.groups_log2).layout.size()
+    }
+
+    pub(super) fn lock(self) -> MutexGuard<'g, State> {
+        // SAFETY: the header lives for `'g`.
+        lock(unsafe { &self.header.as_ref().lock })
+    }
+
+    #[inline]
+    fn mask(self) -> usize {
+        (1 << self.groups_log2) - 1
+    }
+
+    #[inline]
+    fn home(self, hash: u64) -> usize {
+        (hash >> 8) as usize & self.mask()
+    }
+
+    #[inline]
+    fn group(self, index: usize) -> &'g Group {
+        debug_assert!(index <= self.mask());
+        // SAFETY: there are `mask() + 1` groups behind the header, in the same allocation, and
+        // every index is masked.
+        unsafe { &*self.header.as_ptr().add(1).cast::<Group>().add(index) }
+    }
+
+    #[inline]
+    fn slot(self, group: usize, position: usize) -> &'g Slot {
+        debug_assert!(group <= self.mask() && position < GROUP);
+        // SAFETY: the slots lie behind the `mask() + 1` groups, eight for each.
+        unsafe {
+            let groups = self.header.as_ptr().add(1).cast::<Group>();
+            let slots = groups.add(self.mask() + 1).cast::<Slot>();
+            &*slots.add(group * GROUP + position)
+        }
+    }
+
+    /// Looks for an entry without a lock. `matches` is asked about the words of an entry, read
+    /// together, whose tag is that of `hash`.
+    #[inline]
+    pub(super) fn find(self, hash: u64, mut matches: impl FnMut(&Words) -> bool) -> Option<Words> {
+        let tag = tag(hash);
+        let mut index = self.home(hash);
+        for _ in 0..=self.mask() {
+            let group = self.group(index);
+            let mut backoff = Backoff::new();
+            let meta = 'again: loop {
+                let meta = group.meta.load(Ordering::Acquire);
+                if meta & 1 == 1 {
+                    backoff.wait();
+                    continue;
+                }
+                let tags = group.tags.load(Ordering::Relaxed);
+                for position in positions(matching(tags, tag)) {
+                    let words = self.slot(index, position).load();
+                    if !group.unchanged(meta) {
+                        continue 'again;
+                    }
+                    if matches(&words) {
+                        return Some(words);
+                    }
+                }
+                if group.unchanged(meta) {
+                    break meta;
+                }
+            };
+            if meta < OVERFLOW_ONE {
+                return None;
+            }
+            index = (index + 1) & self.mask();
+        }
+        None
+    }
+
+    /// Calls `visit` with every entry, group by group, each group read at one moment.
+    pub(super) fn for_each(self, mut visit: impl FnMut(Words)) {
+        for index in 0..=self.mask() {
+            let group = self.group(index);
+            let mut backoff = Backoff::new();
+            let (words, count) = 'again: loop {
+                let meta = group.meta.load(Ordering::Acquire);
+                if meta & 1 == 1 {
+                    backoff.wait();
+                    continue;
+                }
+                let tags = group.tags.load(Ordering::Relaxed);
+                let mut words = [Words::FREE; GROUP];
+                let mut count = 0;
+                for position in positions(taken(tags)) {
+                    words[count] = self.slot(index, position).load();
+                    count += 1;
+                }
+                if group.unchanged(meta) {
+                    break 'again (words, count);
+                }
+            };
+            words[..count].iter().copied().for_each(&mut visit);
+        }
+    }
+
+    /// Where the entry is that `find` would find. For the holder of the lock.
+    pub(super) fn position(
+        self,
+        hash: u64,
+        mut matches: impl FnMut(&Words) -> bool,
+    ) -> Option<Position<'g>> {
+        let tag = tag(hash);
+        let mut index = self.home(hash);
+        for _ in 0..=self.mask() {
+            let group = self.group(index);
+            let tags = group.tags.load(Ordering::Relaxed);
+            for position in positions(matching(tags, tag)) {
+                let words = self.slot(index, position).load();
+                if matches(&words) {
+                    return Some(Position {
+                        segment: self,
+                        group: index,
+                        position,
+                        words,
+                    });
+                }
+            }
+            if group.meta.load(Ordering::Relaxed) < OVERFLOW_ONE {
+                return None;
+            }
+            index = (index + 1) & self.mask();
+        }
+        None
+    }
+
+    /// Puts an entry into a free slot. For the holder of the lock, who has seen that there is one
+    /// and that the key is not there.
+    pub(super) fn insert(self, state: &mut State, hash: u64, words: Words) {
+        let mut index = self.home(hash);
+        loop {
+            let group = self.group(index);
+            let tags = group.tags.load(Ordering::Relaxed);
+            if let Some(position) = positions(!tags & (ONES << 7)).next() {
+                group.change(|| {
+                    self.slot(index, position).store(words);
+                    let tags = tags | tag(hash) << (8 * position);
+                    group.tags.store(tags, Ordering::Relaxed);
+                });
+                state.live += 1;
+                return;
+            }
+            group.add_overflow(OVERFLOW_ONE);
+            index = (index + 1) & self.mask();
+        }
+    }
+}
+
+/// An entry's place, found under the segment's lock.
+pub(super) struct Position<'g> {
+    segment: Segment<'g>,
+    group: usize,
+    position: usize,
+    pub(super) words: Words,
+}
+
+impl Position<'_> {
+    /// Gives the entry another owner and value.
+    pub(super) fn replace(&self, owner: u64, value: u64) {
+        let slot = self.segment.slot(self.group, self.position);
+        self.segment.group(self.group).change(|| {
+            slot.store(Words {
+                owner,
+                value,
+                ..self.words
+            });
+        });
+    }
+
+    /// Frees the slot.
+    pub(super) fn remove(self, state: &mut State, hash: u64) {
+        let group = self.segment.group(self.group);
+        let tags = group.tags.load(Ordering::Relaxed) & !(0xFF << (8 * self.position));
+        group.change(|| group.tags.store(tags, Ordering::Relaxed));
+        state.live -= 1;
+        let mut index = self.segment.home(hash);
+        while index != self.group {
+            self.segment
+                .group(index)
+                .add_overflow(OVERFLOW_ONE.wrapping_neg());
+            index = (index + 1) & self.segment.mask();
+        }
+    }
+}
+
+impl Group {
+    /// Whether no writer has been here since `meta` was read.
+    #[inline]
+    fn unchanged(&self, meta: u64) -> bool {
+        fence(Ordering::Acquire);
+        self.meta.load(Ordering::Relaxed) == meta
+    }
+
+    /// Makes a change that readers see whole or not at all.
+    fn change(&self, change: impl FnOnce()) {
+        let meta = self.meta.load(Ordering::Relaxed);
+        self.meta.store(meta | 1, Ordering::Relaxed);
+        // The stores of the change come after that of the odd version.
+        fence(Ordering::Release);
+        change();
+        let version = (meta + 2) & VERSION_MASK;
+        self.meta
+            .store(meta & !VERSION_MASK | version, Ordering::Release);
+    }
+
+    fn add_overflow(&self, amount: u64) {
+        let meta = self.meta.load(Ordering::Relaxed).wrapping_add(amount);
+        let version = (meta + 2) & VERSION_MASK;
+        self.meta
+            .store(meta & !VERSION_MASK | version, Ordering::Release);
+    }
+}
+
+impl Words {
+    const FREE: Words = Words {
+        k0: 0,
+        k1: 0,
+        owner: 0,
+        value: 0,
+    };
+}
+
+impl Slot {
+    #[inline]
+    fn load(&self) -> Words {
+        let [k0, k1, owner, value] = &self.words;
+        Words {
+            k0: k0.load(Ordering::Relaxed),
+            k1: k1.load(Ordering::Relaxed),
+            owner: owner.load(Ordering::Relaxed),
+            value: value.load(Ordering::Relaxed),
+        }
+    }
+
+    fn store(&self, words: Words) {
+        let [k0, k1, owner, value] = &self.words;
+        k0.store(words.k0, Ordering::Relaxed);
+        k1.store(words.k1, Ordering::Relaxed);
+        owner.store(words.owner, Ordering::Relaxed);
+        value.store(words.value, Ordering::Relaxed);
+    }
+}

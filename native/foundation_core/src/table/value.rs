@@ -1,0 +1,146 @@
+//! Values: one word of the slot, which is the value itself or leads to it.
+
+use super::blob::Blob;
+use super::reclaim::Guard;
+
+/// What a table keeps for its user beside byte strings and words.
+pub trait Object: Send + Sync + 'static {
+    /// The bytes of memory that it holds, itself included.
+    fn size(&self) -> usize;
+}
+
+/// A value to put into a table.
+#[derive(Debug)]
+pub enum Value<V> {
+    /// An odd word, kept in the slot.
+    Word(u64),
+    /// A byte string, kept beside the table.
+    Blob(Blob),
+    /// An object, kept beside the table.
+    Object(Box<V>),
+}
+
+/// A value as a reader sees it while its guard lives.
+#[derive(Debug)]
+pub enum ValueView<'g, V> {
+    /// An odd word.
+    Word(u64),
+    /// A byte string.
+    Bytes(&'g [u8]),
+    /// An object.
+    Object(&'g V),
+}
+
+impl<V> Clone for ValueView<'_, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for ValueView<'_, V> {}
+
+const POINTER_TAG: usize = 3;
+const OBJECT: usize = 2;
+
+/// A value's word in a slot: odd for a word, else a pointer whose second bit is set for an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueWord(pub(super) u64);
+
+impl ValueWord {
+    pub(super) fn new<V: Object>(value: Value<V>) -> Self {
+        const { assert!(align_of::<V>() > POINTER_TAG) };
+        match value {
+            Value::Word(word) => {
+                assert!(word & 1 == 1, "expected an odd word, got: {word:#x}");
+                ValueWord(word)
+            }
+            Value::Blob(blob) => ValueWord(blob.into_raw().expose_provenance() as u64),
+            Value::Object(object) => {
+                ValueWord((Box::into_raw(object).expose_provenance() | OBJECT) as u64)
+            }
+        }
+    }
+
+    fn pointer(self) -> *mut () {
+        std::ptr::with_exposed_provenance_mut(self.0 as usize & !POINTER_TAG)
+    }
+
+    fn is_object(self) -> bool {
+        self.0 as usize & POINTER_TAG == OBJECT
+    }
+
+    /// # Safety
+    ///
+    /// The word came from [`ValueWord::new`] of a `Value<V>`, and what it leads to is not freed
+    /// during `'g`.
+    #[inline]
+    pub(super) unsafe fn view<'g, V>(self) -> ValueView<'g, V> {
+        if self.0 & 1 == 1 {
+            ValueView::Word(self.0)
+        } else if self.is_object() {
+            // SAFETY: the pointer is the one of a `Box<V>` that the caller keeps alive.
+            ValueView::Object(unsafe { &*self.pointer().cast::<V>() })
+        } else {
+            // SAFETY: the pointer is the one of a blob that the caller keeps alive.
+            ValueView::Bytes(unsafe { Blob::bytes_of(self.pointer()) })
+        }
+    }
+
+    /// Takes the value back.
+    ///
+    /// # Safety
+    ///
+    /// As [`ValueWord::view`], nobody else can reach the value, and it is taken once.
+    pub(super) unsafe fn take<V>(self) -> Value<V> {
+        if self.0 & 1 == 1 {
+            Value::Word(self.0)
+        } else if self.is_object() {
+            // SAFETY: the pointer came from `Box::into_raw`, and the caller is its only user.
+            Value::Object(unsafe { Box::from_raw(self.pointer().cast()) })
+        } else {
+            // SAFETY: the same for a blob.
+            Value::Blob(unsafe { Blob::from_raw(self.pointer()) })
+        }
+    }
+
+    /// The bytes that the value holds beside its slot.
+    ///
+    /// # Safety
+    ///
+    /// As [`ValueWord::view`].
+    pub(super) unsafe fn size<V: Object>(self) -> usize {
+        // SAFETY: asked of the caller.
+        match unsafe { self.view::<V>() } {
+            ValueView::Word(_) => 0,
+            ValueView::Bytes(bytes) => Blob::size_of(bytes),
+            ValueView::Object(object) => object.size(),
+        }
+    }
+
+    /// Frees the value once no reader can see it any more.
+    ///
+    /// # Safety
+    ///
+    /// As [`ValueWord::take`], but readers that started before may still see the value.
+    pub(super) unsafe fn retire<V: Object>(self, guard: &Guard) {
+        if self.0 & 1 == 1 {
+            return;
+        }
+        // SAFETY: the value is alive until it is retired, which the caller lets us do once.
+        unsafe {
+            let size = self.size::<V>();
+            if self.is_object() {
+                guard.retire(self.pointer().cast::<V>(), size);
+            } else {
+                guard.retire_with(self.pointer(), Blob::free, size);
+            }
+        }
+    }
+}
+
+impl<V> Value<V> {
+    /// The value for `bytes`, or `None` when there is no memory for them.
+    pub fn bytes(bytes: &[u8]) -> Option<Self> {
+        Blob::new(bytes).map(Value::Blob)
+    }
+}
