@@ -149,11 +149,9 @@ conformance "Lock",
   test "takes a function without arguments", %{registry: registry} do
     message = "no function clause matching in #{inspect(Registry)}.lock/3"
 
-    assert_raise FunctionClauseError, message, fn ->
-      Registry.lock(registry, :key, fn _ -> 1 end)
-    end
-
-    assert_raise FunctionClauseError, message, fn -> Registry.lock("name", :key, fn -> 1 end) end
+    for arguments <- [[registry, :key, fn _ -> 1 end], ["name", :key, fn -> 1 end]],
+        do:
+          assert_raise(FunctionClauseError, message, fn -> apply(Registry, :lock, arguments) end)
   end
 
   defp hold(registry, key) do

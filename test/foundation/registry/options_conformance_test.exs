@@ -126,7 +126,7 @@ conformance "Options" do
     end
 
     test "wants a keyword list", _context do
-      assert_raise FunctionClauseError, fn -> Registry.start_link(:unique) end
+      assert_raise FunctionClauseError, fn -> apply(Registry, :start_link, [:unique]) end
     end
   end
 

@@ -98,7 +98,10 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
       Registry.register_name({registry, :name, :value}, worker)
     end
 
-    assert_raise FunctionClauseError, fn -> Registry.register_name({registry, :name}, :worker) end
+    assert_raise FunctionClauseError, fn ->
+      apply(Registry, :register_name, [{registry, :name}, :worker])
+    end
+
     assert Registry.lookup(registry, :name) == []
   end
 
