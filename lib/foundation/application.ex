@@ -2,7 +2,7 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine, FeatureFlags}
+  alias Foundation.{Config, Engine, FeatureFlags, TelemetrySupervisor}
 
   @impl true
   def start(_type, _args) do
@@ -11,7 +11,7 @@ defmodule Foundation.Application do
     with {:ok, _engine} <- Engine.boot(Config.get(:engine)),
          :ok <- FeatureFlags.boot() do
       # one_for_one: the areas do not depend on each other's processes.
-      children = [FeatureFlags]
+      children = [FeatureFlags, TelemetrySupervisor]
       Supervisor.start_link(children, strategy: :one_for_one, name: Foundation.Supervisor)
     end
   end

@@ -39,34 +39,7 @@ defmodule Foundation.Config do
     ],
     "Elixir.Foundation.Telemetry.SampledEvents": [
       doc: "Deduplicated and batched events, as a whole and where an event sets nothing else:",
-      type: [
-        window: [
-          type: :pos_integer,
-          default: 1_000,
-          doc: "For how many milliseconds the first of equal events suppresses the others."
-        ],
-        max_windows: [
-          type: :pos_integer,
-          default: 100_000,
-          doc: "How many windows are kept at once, over all events; then the oldest goes."
-        ],
-        max_pending: [
-          type: :pos_integer,
-          default: 100_000,
-          doc:
-            "How many batched events wait at once, over all events; then the newest is dropped."
-        ],
-        batch_size: [
-          type: :pos_integer,
-          default: 100,
-          doc: "How many events a batch holds at most."
-        ],
-        batch_timeout: [
-          type: :pos_integer,
-          default: 1_000,
-          doc: "After how many milliseconds a batch is emitted that is not full."
-        ]
-      ]
+      type: Foundation.Telemetry.Events.Settings.schema()
     ],
     native: [
       type: :boolean,

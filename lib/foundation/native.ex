@@ -219,4 +219,94 @@ defmodule Foundation.Native do
   # Takes what has died since, and arms the message again.
   @spec registry_take_deaths() :: [{name, non_neg_integer, non_neg_integer}] | nil
   def registry_take_deaths, do: absent()
+
+  ## Telemetry: one set of tables for the application
+
+  @type event :: term
+  @type event_totals ::
+          {emitted :: non_neg_integer, suppressed :: non_neg_integer,
+           sampled_out :: non_neg_integer, dropped :: non_neg_integer, pending :: non_neg_integer}
+
+  # Opens the tables, or takes over those that a predecessor left behind. O(1).
+  @spec telemetry_start(pos_integer, pos_integer, pos_integer, pos_integer, pos_integer) ::
+          :created | :adopted | nil
+  def telemetry_start(_max_windows, _max_pending, _window, _batch_size, _batch_timeout),
+    do: absent()
+
+  # The owner's orderly stop: everything in the tables is gone after it.
+  @spec telemetry_stop() :: :ok | nil
+  def telemetry_stop, do: absent()
+
+  @spec telemetry_started() :: boolean | nil
+  def telemetry_started, do: absent()
+
+  # While on, the hot functions below answer nil, and the caller looks for its backend.
+  @spec telemetry_divert(boolean) :: :ok | nil
+  def telemetry_divert(_on), do: absent()
+
+  ## Telemetry: events. Cost: the encoding of what is passed, and O(1).
+
+  # Decides one event: the window of `{event, key}`, then the event's strategy.
+  @spec telemetry_admit(event, term, non_neg_integer | nil) :: :emit | :ok | nil
+  def telemetry_admit(_event, _key, _window), do: absent()
+
+  # `:first` made a batch begin, `:full` filled one: the caller tells the batch processor.
+  @spec telemetry_append(event, map, map) :: :ok | :first | :full | nil
+  def telemetry_append(_event, _measurements, _metadata), do: absent()
+
+  # Counts a decision that was made elsewhere.
+  @spec telemetry_count(event, :emitted | :suppressed) :: :ok | nil
+  def telemetry_count(_event, _outcome), do: absent()
+
+  @spec telemetry_configure(event, integer | nil, integer | nil, integer | nil) :: :ok | nil
+  def telemetry_configure(_event, _window, _batch_size, _batch_timeout), do: absent()
+
+  # `{window, batch_size, batch_timeout}`, the event's own or the application's.
+  @spec telemetry_settings(event) :: {non_neg_integer, pos_integer, pos_integer} | nil
+  def telemetry_settings(_event), do: absent()
+
+  @spec telemetry_totals(event) :: event_totals | nil
+  def telemetry_totals(_event), do: absent()
+
+  # A bounded number of events a call: name and totals; the first cursor is 0.
+  @spec telemetry_events(non_neg_integer) ::
+          {[{event, event_totals}], non_neg_integer | :done} | nil
+  def telemetry_events(_cursor), do: absent()
+
+  # `{windows, evicted}`
+  @spec telemetry_windows() :: {non_neg_integer, non_neg_integer} | nil
+  def telemetry_windows, do: absent()
+
+  # Closes expired windows, a bounded number a call; true while there are more.
+  @spec telemetry_sweep() :: boolean | nil
+  def telemetry_sweep, do: absent()
+
+  # The events of a queue from `offset` on, oldest first, and how many are behind them: a
+  # bounded number a call. Each with its age in nanoseconds.
+  @spec telemetry_peek(event, non_neg_integer, pos_integer) ::
+          {[{non_neg_integer, map, map}], non_neg_integer} | nil
+  def telemetry_peek(_event, _offset, _limit), do: absent()
+
+  # Takes `count` events off the front of a queue, as emitted; answers how many are left.
+  @spec telemetry_ack(event, non_neg_integer) :: non_neg_integer | nil
+  def telemetry_ack(_event, _count), do: absent()
+
+  ## Telemetry: strategies. O(1) a decision.
+
+  @spec sampler_configure(event, term) :: :ok | nil
+  def sampler_configure(_event, _strategy), do: absent()
+
+  @spec sampler_decide(event) :: boolean | nil
+  def sampler_decide(_event), do: absent()
+
+  # `{sampled, sampled_out, strategy}`
+  @spec sampler_stats(event) :: {non_neg_integer, non_neg_integer, term} | nil
+  def sampler_stats(_event), do: absent()
+
+  @spec sampler_events(non_neg_integer) ::
+          {[{event, {non_neg_integer, non_neg_integer, term}}], non_neg_integer | :done} | nil
+  def sampler_events(_cursor), do: absent()
+
+  @spec sampler_reset() :: :ok | nil
+  def sampler_reset, do: absent()
 end

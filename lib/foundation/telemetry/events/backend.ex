@@ -1,0 +1,109 @@
+defmodule Foundation.Telemetry.Events.Backend do
+  @moduledoc false
+  # What `Foundation.Telemetry.SampledEvents` and `Foundation.Telemetry.Sampler` run on.
+  #
+  # Counts are kept of decisions (emitted, suppressed, sampled out, dropped) and of what
+  # waits; what was offered is their sum, so the sum is right in every answer.
+
+  alias Foundation.Telemetry.Events.{Backends, Settings}
+  alias Foundation.Telemetry.Sampler.Strategy
+
+  @type name :: [atom, ...]
+  @type totals :: %{
+          emitted: non_neg_integer,
+          suppressed: non_neg_integer,
+          sampled_out: non_neg_integer,
+          dropped: non_neg_integer,
+          pending: non_neg_integer
+        }
+  @type sampled :: %{
+          sampled: non_neg_integer,
+          sampled_out: non_neg_integer,
+          strategy: Strategy.t()
+        }
+
+  @doc "Makes the tables, or takes over what a crashed predecessor left. Called by their owner."
+  @callback open(Settings.t()) :: :created | :adopted
+
+  @doc "Destroys the tables."
+  @callback close() :: :ok
+
+  @doc """
+  Decides one event: its window, then its strategy, atomically. `:emit` to exactly one caller
+  a window. O(1); at the bound the oldest window is evicted.
+  """
+  @callback admit(name, key :: term, window :: non_neg_integer | nil) :: :emit | :ok
+
+  @doc """
+  Appends to the event's batch. `:first` when a batch begins with it, `:full` when it fills
+  one: the batch processor is to be told. `:ok` also for an event that was dropped. O(1).
+  """
+  @callback append(name, measurements :: map, metadata :: map) :: :ok | :first | :full
+
+  @doc "Counts a decision that a legacy backend made."
+  @callback count(name, :emitted | :suppressed) :: :ok
+
+  @callback configure(name, keyword) :: :ok
+  @callback settings(name) :: %{
+              window: non_neg_integer,
+              batch_size: pos_integer,
+              batch_timeout: pos_integer
+            }
+
+  @callback totals(name) :: totals
+  @doc "The totals of each event. O(events)."
+  @callback totals() :: [{name, totals}]
+  @callback windows() :: %{windows: non_neg_integer, evicted: non_neg_integer}
+
+  @doc "Closes what has expired, in bounded steps."
+  @callback sweep() :: :ok
+
+  @doc """
+  The oldest events of a batch, up to `limit`, which stay where they are until `ack/2` gets
+  the token: a processor that dies in between leaves them to its successor. Only the batch
+  processor calls these two.
+  """
+  @callback peek(name, limit :: pos_integer) ::
+              {[{at :: integer, measurements :: map, metadata :: map}], token :: term}
+  @callback ack(name, token :: term) :: :ok
+
+  @callback configure_strategy(name :: term, Strategy.t()) :: :ok
+  @callback sample?(name :: term) :: boolean
+  @callback sampled(name :: term) :: sampled
+  @callback sampled() :: [{name :: term, sampled}]
+  @callback reset_sampled() :: :ok
+
+  @doc """
+  The backend whose tables exist, `nil` when there are none.
+  """
+  @spec running() :: module | nil
+  def running do
+    cond do
+      Foundation.Native.telemetry_started() -> Backends.Native
+      Backends.ETS.exists?() -> Backends.ETS
+      true -> nil
+    end
+  end
+
+  @doc """
+  The backend whose tables exist, or a raise that says what is missing.
+  """
+  @spec running!() :: module
+  def running! do
+    running() ||
+      raise "Foundation's telemetry tables do not exist: start the :foundation application"
+  end
+
+  @doc """
+  The backend of a table's engine.
+  """
+  @spec of_engine(Foundation.Engine.t()) :: module
+  def of_engine(:native), do: Backends.ETS
+  def of_engine(:ets), do: Backends.ETS
+
+  @doc """
+  Counts of nothing.
+  """
+  @spec zero() :: totals
+  def zero, do: %{emitted: 0, suppressed: 0, sampled_out: 0, dropped: 0, pending: 0}
+end

@@ -1,0 +1,23 @@
+defmodule Foundation.Telemetry.Events.Backends.ProcessDictionary do
+  @moduledoc false
+  # Windows as they were before: each process has its own, in its dictionary. For migration
+  # only (`use_genserver_telemetry` off); nothing bounds them and they die with the process.
+
+  @doc """
+  Whether a window of this process opens with this event.
+  """
+  @spec opens?(term, non_neg_integer) :: boolean
+  def opens?(key, window) do
+    now = System.monotonic_time(:millisecond)
+    windows = Process.get(:event_cache, %{})
+
+    case windows do
+      %{^key => expires} when now < expires ->
+        false
+
+      _windows ->
+        Process.put(:event_cache, Map.put(windows, key, now + window))
+        true
+    end
+  end
+end

@@ -1,0 +1,158 @@
+defmodule Foundation.Telemetry.Events.BatchProcessor do
+  @moduledoc false
+  # Emits batches: the process named `Foundation.Telemetry.SampledEvents`.
+  #
+  # Callers append on their own and tell this process by edge: of the event that begins a
+  # batch, which arms the batch's timer, and of the one that fills it. A batch stays in its
+  # table until it has been emitted; so what this process knows is only its timers, and a
+  # successor finds out everything from the tables. An edge that was lost (told while this
+  # process was away, or by a caller killed in between) is found by the tick.
+
+  use GenServer
+
+  alias Foundation.Telemetry.Events.{Backend, Batch}
+
+  # How often expired windows are closed and lost edges looked for, in milliseconds.
+  @tick 1_000
+
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(options) do
+    GenServer.start_link(__MODULE__, nil, name: Keyword.fetch!(options, :name))
+  end
+
+  @doc """
+  Tells the processor that an event began (`:first`) or filled (`:full`) a batch.
+  """
+  @spec tell(GenServer.name(), [atom, ...], :first | :full) :: :ok
+  def tell(server, name, edge), do: GenServer.cast(server, {edge, name})
+
+  @doc """
+  Emits what is pending of one event, or of all.
+  """
+  @spec flush(GenServer.name(), [atom, ...] | :all) :: :ok
+  # As long as it takes: a timeout would leave the caller with a batch half known.
+  def flush(server, name), do: GenServer.call(server, {:flush, name}, :infinity)
+
+  @impl true
+  def init(nil) do
+    # So that an orderly stop runs terminate/2, which emits what is pending.
+    Process.flag(:trap_exit, true)
+    Process.send_after(self(), :tick, @tick)
+    {:ok, %{backend: Backend.running!(), timers: %{}}, {:continue, :arm}}
+  end
+
+  @impl true
+  def handle_continue(:arm, state), do: {:noreply, settle_all(state)}
+
+  @impl true
+  def handle_cast({:first, name}, state), do: {:noreply, arm(name, state)}
+  def handle_cast({:full, name}, state), do: {:noreply, settle(name, state)}
+
+  @impl true
+  def handle_call({:flush, :all}, _from, state) do
+    {:reply, :ok, Enum.reduce(pending(state), state, &flush_one/2)}
+  end
+
+  def handle_call({:flush, name}, _from, state), do: {:reply, :ok, flush_one(name, state)}
+
+  @impl true
+  def handle_info({:timeout, timer, name}, state) do
+    case state.timers do
+      %{^name => ^timer} -> {:noreply, flush_one(name, state)}
+      # It fired while its batch was being emitted.
+      _timers -> {:noreply, state}
+    end
+  end
+
+  def handle_info(:tick, state) do
+    state.backend.sweep()
+    Process.send_after(self(), :tick, @tick)
+    {:noreply, settle_all(state)}
+  end
+
+  # Exits of whoever linked to this process, and messages that a handler's code left behind.
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(reason, state) do
+    # A crash leaves everything to the successor; an orderly stop may have none.
+    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
+      do: Enum.each(pending(state), &flush_one(&1, state))
+  end
+
+  defp settle_all(state), do: Enum.reduce(pending(state), state, &settle/2)
+
+  defp pending(state),
+    do: for({name, %{pending: n}} when n > 0 <- state.backend.totals(), do: name)
+
+  # Emits the batches that are full now, and has a timer run for the rest.
+  defp settle(name, state) do
+    {size, pending} = size_and_pending(name, state)
+    full = div(pending, size)
+
+    if full > 0,
+      do: rest(name, emit_times(full, name, size, disarm(name, state))),
+      else: rest(name, state)
+  end
+
+  defp flush_one(name, state) do
+    {size, pending} = size_and_pending(name, state)
+    rest(name, emit_times(div(pending + size - 1, size), name, size, disarm(name, state)))
+  end
+
+  defp size_and_pending(name, state) do
+    {state.backend.settings(name).batch_size, state.backend.totals(name).pending}
+  end
+
+  # Only what was pending is emitted in one go: a handler that appends to the event it
+  # handles must not keep this process from its mailbox.
+  defp rest(name, state) do
+    case size_and_pending(name, state) do
+      {_size, 0} ->
+        disarm(name, state)
+
+      {size, pending} when pending < size ->
+        arm(name, state)
+
+      _full ->
+        tell(self(), name, :full)
+        state
+    end
+  end
+
+  defp emit_times(0, _name, _size, state), do: state
+
+  defp emit_times(n, name, size, state),
+    do: emit_times(n - 1, name, size, emit(name, size, state))
+
+  defp emit(name, size, state) do
+    case state.backend.peek(name, size) do
+      {[], _token} ->
+        state
+
+      {events, token} ->
+        Batch.execute(name, events)
+        state.backend.ack(name, token)
+        state
+    end
+  end
+
+  defp arm(name, %{timers: timers} = state) when is_map_key(timers, name), do: state
+
+  defp arm(name, state) do
+    timeout = state.backend.settings(name).batch_timeout
+    timer = :erlang.start_timer(timeout, self(), name)
+    %{state | timers: Map.put(state.timers, name, timer)}
+  end
+
+  defp disarm(name, state) do
+    case Map.pop(state.timers, name) do
+      {nil, _timers} ->
+        state
+
+      {timer, timers} ->
+        :erlang.cancel_timer(timer)
+        %{state | timers: timers}
+    end
+  end
+end

@@ -1,0 +1,61 @@
+defmodule Foundation.Telemetry.Events.Fallback do
+  @moduledoc false
+  # Where an event goes when the native engine does not take it: to the ETS engine, or, while
+  # there is no table at all (before the application's start, or in the moment in which the ETS
+  # engine's tables are made anew), straight on. Telemetry never breaks what it measures.
+
+  alias Foundation.Telemetry.Events.{Backend, Batch, BatchProcessor}
+
+  @spec emit_event([atom, ...], map, map, term, non_neg_integer | nil) :: :ok
+  def emit_event(name, measurements, metadata, key, window) do
+    name!(name)
+
+    case decide(:emit, & &1.admit(name, key, window)) do
+      :emit -> :telemetry.execute(name, measurements, metadata)
+      :ok -> :ok
+    end
+  end
+
+  @spec emit_batched(GenServer.name(), [atom, ...], map, map) :: :ok
+  def emit_batched(server, name, measurements, metadata) do
+    name!(name)
+
+    case decide(:alone, & &1.append(name, measurements, metadata)) do
+      :ok -> :ok
+      :alone -> Batch.execute(name, [{System.system_time(), measurements, metadata}])
+      edge -> BatchProcessor.tell(server, name, edge)
+    end
+  end
+
+  @doc """
+  An event's name, or an `ArgumentError`.
+  """
+  @spec name!(term) :: [atom, ...]
+  def name!(name) do
+    unless match?([_ | _], name) and List.improper?(name) == false and
+             Enum.all?(name, &is_atom/1) do
+      raise ArgumentError,
+            "expected an event name to be a non-empty list of atoms, got: #{inspect(name)}"
+    end
+
+    name
+  end
+
+  defp decide(without_tables, fun) do
+    case Backend.running() do
+      nil -> without_tables
+      backend -> decide(without_tables, backend, fun)
+    end
+  end
+
+  # A table that goes away in the middle is no fault of the caller; everything else is.
+  defp decide(without_tables, backend, fun) do
+    fun.(backend)
+  rescue
+    error in ArgumentError ->
+      case __STACKTRACE__ do
+        [{:ets, _function, _arguments, _location} | _] -> without_tables
+        stacktrace -> reraise(error, stacktrace)
+      end
+  end
+end

@@ -1,0 +1,84 @@
+defmodule Foundation.Telemetry.Events.Settings do
+  @moduledoc false
+  # The bounds and defaults of `Foundation.Telemetry.SampledEvents`: one schema, from which
+  # the check, the configuration and the documentation come.
+
+  alias Foundation.{Config, Options}
+
+  # Times go up to 30 years, so that they fit into 64 bits as nanoseconds.
+  @longest 1_000_000_000_000
+  @largest 0xFFFF_FFFF
+
+  @schema [
+    window: [
+      type: {:integer, 0..@longest},
+      default: 1_000,
+      doc: "For how many milliseconds the first of equal events suppresses the others."
+    ],
+    max_windows: [
+      type: {:integer, 1..@largest},
+      default: 100_000,
+      doc: "How many windows are kept at once, over all events; then the oldest goes."
+    ],
+    max_pending: [
+      type: {:integer, 1..@largest},
+      default: 100_000,
+      doc: "How many batched events wait at once, over all events; then the newest is dropped."
+    ],
+    batch_size: [
+      type: {:integer, 1..@largest},
+      default: 100,
+      doc: "How many events a batch holds at most."
+    ],
+    batch_timeout: [
+      type: {:integer, 1..0xFFFF_FFFF},
+      default: 1_000,
+      doc: "After how many milliseconds a batch is emitted that is not full."
+    ]
+  ]
+
+  # What one event may have of its own.
+  @of_event Keyword.take(@schema, [:window, :batch_size, :batch_timeout])
+
+  defstruct for {key, spec} <- @schema, do: {key, spec[:default]}
+
+  @type t :: %__MODULE__{
+          window: non_neg_integer,
+          max_windows: pos_integer,
+          max_pending: pos_integer,
+          batch_size: pos_integer,
+          batch_timeout: pos_integer
+        }
+
+  @spec schema() :: Options.schema()
+  def schema, do: @schema
+
+  @doc """
+  The settings in the application's environment, or an `ArgumentError`.
+  """
+  @spec read!() :: t
+  def read!, do: struct!(__MODULE__, Config.get(Foundation.Telemetry.SampledEvents))
+
+  @doc """
+  One event's own settings, checked: those of the options.
+  """
+  @spec event!(keyword) :: keyword
+  def event!(options) do
+    valid = Options.validate!(options, @of_event, "the options of configure_event/2")
+    Keyword.take(valid, Keyword.keys(options))
+  end
+
+  @doc """
+  A window in milliseconds, checked.
+  """
+  @spec window!(term) :: non_neg_integer
+  def window!(window) do
+    Options.fetch!([window: window], :window, @schema[:window], "the options of emit_event/4")
+  end
+
+  @doc """
+  The list of settings for the documentation.
+  """
+  @spec docs() :: String.t()
+  def docs, do: Options.docs(@schema)
+end

@@ -1,0 +1,269 @@
+defmodule Foundation.Telemetry.SampledEvents do
+  @moduledoc """
+  Telemetry events that are deduplicated, sampled and batched, and whose every fate is counted.
+
+      # Once a second for each user, however often it happens:
+      SampledEvents.emit_event([:app, :login, :failed], %{count: 1}, %{user: id}, dedup_key: id)
+
+      # One event for a hundred:
+      SampledEvents.emit_batched([:app, :query], %{duration: 1_234}, %{source: "users"})
+
+  A module of an application's own events:
+
+      defmodule MyApp.Events do
+        use Foundation.Telemetry.SampledEvents, prefix: [:my_app]
+      end
+
+  See `__using__/1` for what it gets.
+
+  ## What becomes of an event
+
+  `emit_event/4` asks the event's *window* first: the first event of a name and key opens one,
+  and its repeats are suppressed until it has lasted its time. Then the event's *strategy*,
+  where `Foundation.Telemetry.Sampler` has one for its name: suppressed repeats use up no rate.
+  `emit_batched/3` asks the strategy, and then whether there is room.
+
+  Each event is counted as exactly one of these (`stats/0`):
+
+    * `:emitted` - passed to `:telemetry.execute/3`; of a batch, once its handlers have returned
+    * `:suppressed` - a repeat within its window
+    * `:sampled_out` - not chosen by its strategy
+    * `:dropped` - a batched event for which there was no room
+    * `:pending` - in a batch that has not been emitted
+
+  ## Settings and bounds
+
+      config :foundation, Foundation.Telemetry.SampledEvents,
+        window: 1_000,
+        max_windows: 100_000
+
+  #{Foundation.Telemetry.Events.Settings.docs()}
+
+  `configure_event/2` gives one event a `:window`, `:batch_size` or `:batch_timeout` of its own.
+  The settings are read at the start of the application.
+
+  Dedup keys of up to 256 bytes (in the engine's encoding) are kept as they are, longer ones as
+  a 128 bit digest: the bound on windows bounds their memory too. Beyond 10,000 names of
+  events the native engine counts and batches the rest under the one name `[:foundation, :other_events]`.
+
+  ## Consistency
+
+    * Everything here runs in the calling process, on tables that all processes share. Of any
+      number of callers that race for a window exactly one emits.
+    * A window is measured in monotonic time, from its first event. Repeats do not extend it.
+    * `stats/0` reads each count at a moment of its own. What was offered is derived from the
+      outcomes, so that `offered == emitted + suppressed + sampled_out + dropped + pending` in every answer.
+    * The events of one process are in their order within a batch and from batch to batch.
+    * Batches are emitted by one process. A handler that blocks delays the batches behind it, up to the bound
+      on what is pending, and no caller.
+    * When that process is killed nothing is lost: the tables outlive it, and callers go on using
+      them. A batch that was being emitted is emitted again by its successor (at least once) and counted once.
+      An orderly stop emits what is pending first.
+    * In the native engine the tables also outlive `Foundation.Telemetry.Tables`; in the ETS engine
+      they do not, and until they are back events are passed on as they come, uncounted.
+
+  ## Telemetry events
+
+  | event | measurements | metadata |
+  |---|---|---|
+  | the name given to `emit_event/4` | as given | as given |
+  | `[:batched \\| name]` | `:count` (events), `:sum`, `:min`, `:max` (maps from each measurement that is a number, in its own unit) | `:events` (`[%{measurements:, metadata:}]`, oldest first), `:first_at`, `:last_at` (system time, native unit) |
+  """
+
+  alias Foundation.Native
+  alias Foundation.Telemetry.Events.{Backend, BatchProcessor, Fallback, Settings}
+
+  @type name :: [atom, ...]
+  @type stats :: %{
+          offered: non_neg_integer,
+          emitted: non_neg_integer,
+          suppressed: non_neg_integer,
+          sampled_out: non_neg_integer,
+          dropped: non_neg_integer,
+          pending: non_neg_integer,
+          windows: non_neg_integer,
+          evicted: non_neg_integer
+        }
+
+  @doc false
+  def child_spec(options) do
+    # A worker's five seconds are short for a large backlog of batches and slow handlers.
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [options]}, shutdown: 30_000}
+  end
+
+  @doc false
+  def start_link(_options), do: BatchProcessor.start_link(name: __MODULE__)
+
+  @doc """
+  Defines functions for the events below a prefix, in the module that uses this one.
+
+  With `prefix: p`:
+
+    * `emit_start(op, metadata)` - emits `p ++ [op, :start]` with `%{system_time:, monotonic_time:}` (native units)
+    * `emit_stop(op, measurements, metadata)` - emits `p ++ [op, :stop]`
+    * `emit_event(op, measurements, metadata)` - `emit_event/4` of `p ++ [op]`
+    * `emit_if(condition, op, measurements, metadata)` - the same when `condition` is neither `false` nor `nil`
+    * `emit_once_per(op, window, measurements, metadata)` - the same with its own window, in milliseconds
+    * `batch_events(op, measurements, metadata)` - `emit_batched/3` of `p ++ [op]`
+    * `span(op, metadata, do: block)` - a macro: `emit_start`, the block, `emit_stop` with its `:duration`
+      (native unit), or `p ++ [op, :exception]` with `:kind`, `:reason` and `:stacktrace`; the block's value
+
+  All but `span` return `:ok`. Starts and stops are neither deduplicated nor counted: each belongs
+  to one operation.
+  """
+  defmacro __using__(options) do
+    quote do
+      require Foundation.Telemetry.Events.Emitter
+      Foundation.Telemetry.Events.Emitter.define(unquote(options))
+    end
+  end
+
+  @doc """
+  Emits an event unless it is a repeat within its window, or its strategy decides against it.
+
+  Returns `:ok` in each case. What is a repeat is decided by the name and `opts[:dedup_key]`, else
+  `metadata[:dedup_key]`, else the whole metadata. `opts[:window]`, in milliseconds, is for the
+  window that this event opens.
+
+  O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError` for a
+  name that is not a list of atoms or a window that is not a whole number.
+
+      iex> Foundation.Telemetry.SampledEvents.emit_event([:doc, :event], %{count: 1}, %{id: 7})
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec emit_event(name, map, map, keyword) :: :ok
+  def emit_event(name, measurements, metadata, opts \\ [])
+
+  def emit_event([_ | _] = name, measurements, metadata, [])
+      when is_map(measurements) and is_map(metadata) do
+    admit(name, measurements, metadata, dedup_key(metadata), nil)
+  end
+
+  def emit_event([_ | _] = name, measurements, metadata, opts)
+      when is_map(measurements) and is_map(metadata) and is_list(opts) do
+    window = opts[:window]
+    if window, do: Settings.window!(window)
+    admit(name, measurements, metadata, opts[:dedup_key] || dedup_key(metadata), window)
+  end
+
+  def emit_event(name, measurements, metadata, _opts), do: refuse!(name, measurements, metadata)
+
+  defp dedup_key(%{dedup_key: key}) when key not in [nil, false], do: key
+  defp dedup_key(metadata), do: metadata
+
+  defp admit(name, measurements, metadata, key, window) do
+    case Native.telemetry_admit(name, key, window) do
+      :emit -> :telemetry.execute(name, measurements, metadata)
+      :ok -> :ok
+      nil -> Fallback.emit_event(name, measurements, metadata, key, window)
+    end
+  end
+
+  @doc """
+  Appends an event to the batch of its name.
+
+  The batch is emitted as `[:batched | name]` when it is full or has waited for its timeout.
+  Returns `:ok`, also when the event was sampled out, or dropped because there is no room.
+
+  O(size of the event), in the caller. Raises `ArgumentError` for a name that is not a list of atoms.
+
+      iex> Foundation.Telemetry.SampledEvents.emit_batched([:doc, :batch], %{bytes: 10}, %{})
+      :ok
+      iex> Foundation.Telemetry.SampledEvents.flush([:doc, :batch])
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec emit_batched(name, map, map) :: :ok
+  def emit_batched([_ | _] = name, measurements, metadata)
+      when is_map(measurements) and is_map(metadata) do
+    case Native.telemetry_append(name, measurements, metadata) do
+      :ok -> :ok
+      nil -> Fallback.emit_batched(__MODULE__, name, measurements, metadata)
+      edge -> BatchProcessor.tell(__MODULE__, name, edge)
+    end
+  end
+
+  def emit_batched(name, measurements, metadata), do: refuse!(name, measurements, metadata)
+
+  @doc """
+  Emits what was pending in all batches when it was called, and returns `:ok` after that.
+
+  Takes as long as the handlers do. Exits when the batch processor is not running.
+  """
+  @doc since: "0.1.0"
+  @spec flush() :: :ok
+  def flush, do: BatchProcessor.flush(__MODULE__, :all)
+
+  @doc """
+  `flush/0` of one event.
+  """
+  @doc since: "0.1.0"
+  @spec flush(name) :: :ok
+  def flush(name), do: BatchProcessor.flush(__MODULE__, Fallback.name!(name))
+
+  @doc """
+  The counts of all events since the application was started: a map of
+
+    * `:offered` - events passed to `emit_event/4` and `emit_batched/3`, the sum of the next five
+    * `:emitted`, `:suppressed`, `:sampled_out`, `:dropped`, `:pending` - see above
+    * `:windows` - windows kept, of which expired ones are closed within about a second
+    * `:evicted` - windows that were closed early, at the bound
+
+  O(names of events), in the caller.
+  """
+  @doc since: "0.1.0"
+  @spec stats() :: stats
+  def stats do
+    backend = Backend.running!()
+
+    backend.totals()
+    |> Enum.reduce(Backend.zero(), fn {_name, totals}, sum ->
+      Map.merge(sum, totals, fn _outcome, a, b -> a + b end)
+    end)
+    |> complete(backend)
+  end
+
+  @doc """
+  The counts of one event. `:windows` and `:evicted` are those of the whole table.
+
+  O(1), in the caller.
+
+      iex> Foundation.Telemetry.SampledEvents.stats([:doc, :never_emitted]).offered
+      0
+  """
+  @doc since: "0.1.0"
+  @spec stats(name) :: stats
+  def stats(name) do
+    backend = Backend.running!()
+    name |> Fallback.name!() |> backend.totals() |> complete(backend)
+  end
+
+  defp complete(totals, backend) do
+    offered = totals |> Map.values() |> Enum.sum()
+    totals |> Map.put(:offered, offered) |> Map.merge(backend.windows())
+  end
+
+  @doc """
+  Gives one event settings of its own: `:window`, `:batch_size`, `:batch_timeout`.
+
+  Those that are not named stay. They hold for windows and batches that begin from now on, until the
+  application stops. Returns `:ok`; raises `ArgumentError` for what is not such a setting.
+
+      iex> Foundation.Telemetry.SampledEvents.configure_event([:doc, :slow], window: 60_000)
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec configure_event(name, keyword) :: :ok
+  def configure_event(name, options) do
+    Backend.running!().configure(Fallback.name!(name), Settings.event!(options))
+  end
+
+  defp refuse!(name, measurements, metadata) do
+    Fallback.name!(name)
+
+    raise ArgumentError,
+          "expected measurements and metadata to be maps and options to be a keyword list, " <>
+            "got: #{inspect(measurements)} and #{inspect(metadata)}"
+  end
+end

@@ -1,0 +1,109 @@
+defmodule Foundation.Telemetry.Sampler do
+  @moduledoc """
+  Decides which events of a name are kept, by a strategy for each name.
+
+      Sampler.configure_event([:app, :query], {:rate_limited, 100})
+      if Sampler.should_sample?([:app, :query]), do: trace(query)
+
+  `Foundation.Telemetry.SampledEvents` asks the strategy of an event's name by itself.
+
+  | strategy | keeps |
+  |---|---|
+  | `:always` | every event; so does a name without a strategy |
+  | `:never` | none |
+  | `{:random, rate}` | each with probability `rate`, from 0 to 1 |
+  | `{:rate_limited, n}` | at most `n` in any second, all `n` at once if they come at once |
+  | `{:adaptive, n}` | all while the load is below `n` a second, and `n` a second, evenly spread, above |
+  | `{:reservoir, n}` | the k-th with probability n/k, since it was configured or reset (Vitter's Algorithm R) |
+
+  A limit of `{:rate_limited, n}` holds for a sliding second, which is measured in slices of 4 ms: a
+  sample counts for at least 1,000 and at most 1,004 ms. `{:adaptive, n}` saves up one
+  second's worth when the load is below `n`: a burst of up to `n` is kept whole.
+
+  ## Consistency
+
+  Decisions are made in the caller, on a state that all processes share, one after another:
+  a rate of 100 is 100, not 100 for each process or scheduler. A new strategy holds for every
+  decision after `configure_event/2` has returned, and starts with nothing remembered. Strategies
+  and counts outlive a crash of any telemetry process, and end with the application.
+
+  ## Bounds
+
+  What a strategy remembers is bounded whatever its numbers: 1 kB for `{:rate_limited, n}`, a few words
+  for the others. Numbers go up to 4,294,967,295.
+  """
+
+  alias Foundation.Native
+  alias Foundation.Telemetry.Events.Backend
+  alias Foundation.Telemetry.Sampler.Strategy
+
+  @type name :: term
+  @type strategy :: Strategy.t()
+  @type stats :: %{
+          offered: non_neg_integer,
+          sampled: non_neg_integer,
+          sampled_out: non_neg_integer,
+          strategy: strategy
+        }
+
+  @doc """
+  Gives the events of a name a strategy, in place of the one they have.
+
+  O(1). Returns `:ok`; raises `ArgumentError` for what is not a strategy.
+
+      iex> Foundation.Telemetry.Sampler.configure_event([:doc, :sampled], {:random, 0.5})
+      :ok
+      iex> Foundation.Telemetry.Sampler.configure_event([:doc, :sampled], {:random, 2})
+      ** (ArgumentError) expected a strategy to be :always, :never, {:random, rate} with a rate from 0 to 1, {:rate_limited, per_second}, {:adaptive, per_second} or {:reservoir, size}, got: {:random, 2}
+  """
+  @doc since: "0.1.0"
+  @spec configure_event(name, strategy) :: :ok
+  def configure_event(name, strategy) do
+    Backend.running!().configure_strategy(name, Strategy.validate!(strategy))
+  end
+
+  @doc """
+  Whether this event of `name` is to be kept. `true` where no strategy is set.
+
+  The decision counts. O(1), in the caller. `metadata` is the event's; no strategy looks at it.
+
+      iex> Foundation.Telemetry.Sampler.configure_event([:doc, :muted], :never)
+      iex> Foundation.Telemetry.Sampler.should_sample?([:doc, :muted], %{})
+      false
+  """
+  @doc since: "0.1.0"
+  @spec should_sample?(name, map) :: boolean
+  def should_sample?(name, metadata \\ %{}) when is_map(metadata) do
+    case Native.sampler_decide(name) do
+      nil -> Backend.running!().sample?(name)
+      sample? -> sample?
+    end
+  end
+
+  @doc """
+  How often the strategy of `name` decided, and how. O(1).
+
+  `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two.
+  """
+  @doc since: "0.1.0"
+  @spec get_stats(name) :: stats
+  def get_stats(name), do: offered(Backend.running!().sampled(name))
+
+  @doc """
+  `get_stats/1` of each name that has been given a strategy, by name. O(names).
+  """
+  @doc since: "0.1.0"
+  @spec get_stats() :: %{optional(name) => stats}
+  def get_stats do
+    Map.new(Backend.running!().sampled(), fn {name, stats} -> {name, offered(stats)} end)
+  end
+
+  @doc """
+  Sets all counts to 0 and lets every strategy forget what it remembers. The strategies stay.
+  """
+  @doc since: "0.1.0"
+  @spec reset_stats() :: :ok
+  def reset_stats, do: Backend.running!().reset_sampled()
+
+  defp offered(stats), do: Map.put(stats, :offered, stats.sampled + stats.sampled_out)
+end

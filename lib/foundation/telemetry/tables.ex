@@ -1,0 +1,37 @@
+defmodule Foundation.Telemetry.Tables do
+  @moduledoc false
+  # Owns the tables of spans and events, and does nothing else: so nothing that is done with
+  # them can bring it down. Its orderly stop destroys them. When it is killed those of the
+  # native engine stay as they are, and its successor takes them over.
+
+  use GenServer
+
+  alias Foundation.Telemetry.Events
+
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
+
+  @doc """
+  Whether the tables exist, by name.
+  """
+  @spec exist?() :: %{span_contexts: boolean, sampled_events_state: boolean}
+  def exist?, do: %{sampled_events_state: Events.Backend.running() != nil}
+
+  @impl true
+  def init(options) do
+    # So that terminate/2 runs when the supervisor stops it.
+    Process.flag(:trap_exit, true)
+    engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
+    events = Events.Backend.of_engine(engine)
+    events.open(Events.Settings.read!())
+    {:ok, %{events: events}}
+  end
+
+  @impl true
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(reason, state) do
+    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason), do: state.events.close()
+  end
+end

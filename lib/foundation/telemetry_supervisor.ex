@@ -1,0 +1,29 @@
+defmodule Foundation.TelemetrySupervisor do
+  @moduledoc """
+  Supervises the telemetry area: its tables, the span process, the batch processor.
+  """
+
+  use Supervisor
+
+  alias Foundation.Telemetry.{SampledEvents, Tables}
+
+  @doc false
+  def start_link(options) do
+    Supervisor.start_link(__MODULE__, options, name: __MODULE__)
+  end
+
+  @impl true
+  def init(options) do
+    children = [
+      {Tables, Keyword.take(options, [:engine])},
+      {SampledEvents, []}
+    ]
+
+    # rest_for_one: what comes later works on the tables of the first, and finds out anew what
+    # is in them when they may have changed. The batch processor comes last: it knows nothing that
+    # spans need, and when it stops in order, as the first, tables and spans are still there.
+    # A restart costs microseconds and loses nothing, as the state is in the tables; giving up
+    # would take everything that emits events down with it. So only a crash loop ends it.
+    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 100, max_seconds: 5)
+  end
+end

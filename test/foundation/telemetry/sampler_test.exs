@@ -1,0 +1,185 @@
+defmodule Foundation.Telemetry.SamplerTest do
+  # Not async: there is one set of telemetry tables.
+  use Foundation.TelemetryCase, async: false
+
+  alias Foundation.Telemetry.Sampler
+
+  doctest Sampler
+
+  @event [:suite, :sampled]
+
+  defp kept(n), do: Enum.count(1..n//1, fn _ -> Sampler.should_sample?(@event) end)
+
+  # Calls at about `rate` a second for `ms` milliseconds; how many were kept.
+  defp load(rate, ms) do
+    started = System.monotonic_time(:millisecond)
+    load(rate, ms, started, 0, 0)
+  end
+
+  defp load(rate, ms, started, done, kept) do
+    elapsed = System.monotonic_time(:millisecond) - started
+
+    if elapsed >= ms do
+      kept
+    else
+      due = div(elapsed * rate, 1_000) - done
+      Process.sleep(1)
+      load(rate, ms, started, done + max(due, 0), kept + kept(due))
+    end
+  end
+
+  for engine <- [:ets] do
+    describe "strategies on the #{engine} engine:" do
+      @describetag engine: engine
+
+      test "a name without a strategy keeps all" do
+        assert kept(10) == 10
+        assert %{strategy: :always} = Sampler.get_stats(@event)
+      end
+
+      test ":always keeps all, :never none" do
+        :ok = Sampler.configure_event(@event, :always)
+        assert kept(100) == 100
+        :ok = Sampler.configure_event(@event, :never)
+        assert kept(100) == 0
+
+        assert %{offered: 200, sampled: 100, sampled_out: 100, strategy: :never} =
+                 Sampler.get_stats(@event)
+      end
+
+      test "{:random, rate} keeps its share, within five standard deviations" do
+        :ok = Sampler.configure_event(@event, {:random, 0.1})
+        kept = together(4, fn _ -> kept(5_000) end) |> Enum.sum()
+        assert_in_delta kept, 2_000, 5 * :math.sqrt(20_000 * 0.1 * 0.9)
+        :ok = Sampler.configure_event(@event, {:random, 0})
+        assert kept(1_000) == 0
+        :ok = Sampler.configure_event(@event, {:random, 1})
+        assert kept(1_000) == 1_000
+      end
+
+      test "{:rate_limited, n} keeps n at once, and n in any second with many callers" do
+        :ok = Sampler.configure_event(@event, {:rate_limited, 100})
+        assert kept(150) == 100
+        :ok = Sampler.configure_event(@event, {:rate_limited, 100})
+        stop = System.monotonic_time(:millisecond) + 3_000
+
+        times = together(8, fn _ -> until(stop, []) end) |> List.flatten() |> Enum.sort()
+        assert_in_delta length(times), 300, 15
+
+        for {first, last} <- Enum.zip(times, Enum.drop(times, 100)),
+            # Times are taken before the decisions, and a process may be held up in between.
+            do: assert(last - first >= 950_000)
+      end
+
+      test "{:rate_limited, 0} keeps none" do
+        :ok = Sampler.configure_event(@event, {:rate_limited, 0})
+        assert kept(100) == 0
+      end
+
+      test "{:adaptive, n} keeps all below n, and settles at n when the load changes tenfold" do
+        :ok = Sampler.configure_event(@event, {:adaptive, 500})
+        assert kept(400) == 400
+        %{sampled_out: 0} = Sampler.get_stats(@event)
+        load(5_000, 1_500)
+        assert_in_delta load(5_000, 1_000), 500, 25
+        assert_in_delta load(400, 1_000), 400, 20
+      end
+
+      test "{:reservoir, n} takes the k-th with n/k, by a chi-square test" do
+        rounds = 400
+
+        taken =
+          for _ <- 1..rounds, reduce: List.duplicate(0, 60) do
+            sums ->
+              :ok = Sampler.configure_event(@event, {:reservoir, 10})
+              row = for _ <- 1..60, do: Sampler.should_sample?(@event)
+              assert row |> Enum.take(10) |> Enum.all?()
+              Enum.zip_with(sums, row, fn sum, taken -> if taken, do: sum + 1, else: sum end)
+          end
+
+        # 50 independent binomials: the sum of squares is chi-square with 50 degrees of
+        # freedom, beyond 98 less than once in 20,000.
+        chi_square =
+          for {count, k} <- Enum.zip(taken, 1..60), k > 10, reduce: 0 do
+            sum ->
+              p = 10 / k
+              sum + (count - rounds * p) ** 2 / (rounds * p * (1 - p))
+          end
+
+        assert chi_square < 98
+        assert chi_square > 18
+      end
+
+      test "counts are exact with many callers, and a reset keeps strategies" do
+        :ok = Sampler.configure_event(@event, {:reservoir, 5})
+        kept = together(8, fn _ -> kept(1_000) end) |> Enum.sum()
+        assert %{offered: 8_000, sampled: ^kept} = Sampler.get_stats(@event)
+        assert %{@event => %{offered: 8_000}} = Sampler.get_stats()
+        assert :ok = Sampler.reset_stats()
+
+        assert Sampler.get_stats(@event) == %{
+                 offered: 0,
+                 sampled: 0,
+                 sampled_out: 0,
+                 strategy: {:reservoir, 5}
+               }
+
+        assert kept(5) == 5
+      end
+
+      test "a new strategy holds at once, in every process" do
+        :ok = Sampler.configure_event(@event, :never)
+        task = Task.async(fn -> receive(do: (:go -> kept(100))) end)
+        :ok = Sampler.configure_event(@event, :always)
+        send(task.pid, :go)
+        assert Task.await(task) == 100
+      end
+
+      test "what is no strategy is refused and changes nothing" do
+        :ok = Sampler.configure_event(@event, :never)
+
+        for wrong <- [
+              nil,
+              :sometimes,
+              :random,
+              {:random, -0.1},
+              {:random, 1.1},
+              {:random, :half},
+              {:random, nil},
+              {:rate_limited, -1},
+              {:rate_limited, 1.5},
+              {:adaptive, -1},
+              {:adaptive, nil},
+              {:reservoir, 0},
+              {:reservoir, -1},
+              {:reservoir, 1.0},
+              {:unknown, 1},
+              {:random, 0.1, 0.2},
+              "always",
+              []
+            ] do
+          assert_raise ArgumentError, ~r/expected a strategy to be/, fn ->
+            Sampler.configure_event(@event, wrong)
+          end
+        end
+
+        assert Sampler.get_stats(@event).strategy == :never
+      end
+
+      test "strategies outlive the batch processor" do
+        :ok = Sampler.configure_event(@event, :never)
+        kill_server(Foundation.Telemetry.SampledEvents)
+        refute Sampler.should_sample?(@event)
+      end
+    end
+  end
+
+  defp until(stop, times) do
+    if System.monotonic_time(:millisecond) >= stop do
+      times
+    else
+      now = System.monotonic_time(:microsecond)
+      if Sampler.should_sample?(@event), do: until(stop, [now | times]), else: until(stop, times)
+    end
+  end
+end

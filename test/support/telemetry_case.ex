@@ -1,0 +1,78 @@
+defmodule Foundation.TelemetryCase do
+  @moduledoc false
+  # Tests over the telemetry tables. There is one set of them for the application, so these
+  # are not async: each starts its own tree, on the engine that its `:engine` tag names and
+  # with the settings of its `:settings` tag, in place of the application's.
+
+  use ExUnit.CaseTemplate
+
+  import Foundation.Eventually
+
+  alias Foundation.TelemetrySupervisor, as: Tree
+
+  using do
+    quote do
+      import Foundation.Eventually
+      import Foundation.TelemetryCase
+    end
+  end
+
+  setup context do
+    start_tree(context[:engine] || Foundation.engine(), context[:settings] || [])
+  end
+
+  @doc "Starts the telemetry tree on an engine, in place of the application's."
+  def start_tree(engine, settings \\ []) do
+    :ok = Supervisor.terminate_child(Foundation.Supervisor, Tree)
+    before = Application.get_env(:foundation, Foundation.Telemetry.SampledEvents, [])
+    Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, settings)
+
+    on_exit(fn ->
+      Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, before)
+      {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, Tree)
+    end)
+
+    start_supervised!({Tree, engine: engine})
+    :ok
+  end
+
+  @doc "Sends `{name, measurements, metadata}` to the test for each event of these names."
+  def listen(names) do
+    test = self()
+    id = {__MODULE__, make_ref()}
+    :ok = :telemetry.attach_many(id, names, &__MODULE__.forward/4, test)
+    on_exit(fn -> :telemetry.detach(id) end)
+  end
+
+  @doc false
+  def forward(name, measurements, metadata, test), do: send(test, {name, measurements, metadata})
+
+  @doc "Runs `fun` with 1 to `n` in as many processes, which start together; their results."
+  def together(n, fun) do
+    tasks = for i <- 1..n, do: Task.async(fn -> receive(do: (:go -> fun.(i))) end)
+    Enum.each(tasks, &send(&1.pid, :go))
+    Task.await_many(tasks, 60_000)
+  end
+
+  @doc "Kills a registered process and waits for its successor, which it returns."
+  def kill_server(name) do
+    old = Process.whereis(name)
+    ref = Process.monitor(old)
+    Process.exit(old, :kill)
+    receive do: ({:DOWN, ^ref, :process, ^old, _reason} -> :ok)
+
+    eventually(fn ->
+      new = Process.whereis(name)
+      new != old && new
+    end)
+  end
+
+  @doc "Events left in the test's mailbox, of one name, oldest first."
+  def received(name) do
+    receive do
+      {^name, measurements, metadata} -> [{measurements, metadata} | received(name)]
+    after
+      0 -> []
+    end
+  end
+end
