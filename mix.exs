@@ -49,13 +49,18 @@ defmodule Foundation.MixProject do
       [
         {:telemetry, "~> 1.0"},
         {:rustler_precompiled, "~> 0.8", runtime: false},
-        {:rustler, "~> 0.36", optional: true, runtime: false},
+        {:rustler, rustler(), optional: true, runtime: false},
         {:benchee, "~> 1.3", only: :dev, runtime: false},
         {:dialyxir, "~> 1.4", only: :dev, runtime: false},
         {:ex_doc, "~> 0.34", only: :dev, runtime: false},
         {:proper, "~> 1.4", only: :test}
       ]
     end
+  end
+
+  # Its later versions do not run on Elixir 1.14, and Hex does not look at that.
+  defp rustler do
+    if Version.match?(System.version(), "~> 1.15"), do: "~> 0.36", else: "~> 0.36.0"
   end
 
   defp description do

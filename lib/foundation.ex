@@ -2,6 +2,26 @@ defmodule Foundation do
   @moduledoc """
   Supervised, observable, concurrent state in place of the process dictionary, with the
   hot tables in Rust.
+
+  Where to start reading:
+
+    * `Foundation.Registry` - names for processes: Elixir's `Registry`, faster, and its
+      entries outlive a crash of its owner
+    * `Foundation.AgentRegistry` - agents by id, with metadata and telemetry
+    * `Foundation.ErrorContext` - what a request was doing when it failed
+    * `Foundation.Telemetry.Span` and `Foundation.Telemetry.SampledEvents` - spans, and
+      events deduplicated and batched
+    * `Foundation.FeatureFlags` and `Foundation.Migration` - the way from the process
+      dictionary to all of it, and back
+    * `Foundation.HealthCheck` - whether all of it is well
+    * `Foundation.Config` - the settings
+
+  ## Engines
+
+  Every hot table has two engines that keep one contract. `:native` is a Rust library;
+  `:ets` is pure Elixir, and runs where the library cannot be loaded. Which of them new
+  tables get is decided once, at the start of the application: see `:engine` in
+  `Foundation.Config`, and `engine/0`.
   """
 
   @doc """

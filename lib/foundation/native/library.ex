@@ -22,10 +22,10 @@ defmodule Foundation.Native.Library do
     end
   end
 
-  # Compile-time settings, described in `Foundation.Config`.
-  @releases_url Application.compile_env(:foundation, :releases_url)
-
+  # `Foundation.Config` describes these settings.
   if Application.compile_env(:foundation, :native, true) do
+    @releases_url Application.compile_env(:foundation, :releases_url)
+
     use RustlerPrecompiled,
       otp_app: :foundation,
       crate: "foundation_nif",
