@@ -2,7 +2,7 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine, FeatureFlags, TelemetrySupervisor}
+  alias Foundation.{Config, Engine, FeatureFlags, RegistrySupervisor, TelemetrySupervisor}
 
   @impl true
   def start(_type, _args) do
@@ -10,9 +10,17 @@ defmodule Foundation.Application do
 
     with {:ok, _engine} <- Engine.boot(Config.get(:engine)),
          :ok <- FeatureFlags.boot() do
-      # one_for_one: the areas do not depend on each other's processes.
-      children = [FeatureFlags, TelemetrySupervisor]
-      Supervisor.start_link(children, strategy: :one_for_one, name: Foundation.Supervisor)
+      children = [FeatureFlags, RegistrySupervisor, TelemetrySupervisor]
+
+      # one_for_one: the areas do not depend on each other's processes. They keep what they
+      # know in tables, so starting one again costs little, while giving up would stop the
+      # application: it does so only where a restart plainly helps nothing.
+      Supervisor.start_link(children,
+        strategy: :one_for_one,
+        max_restarts: 100,
+        max_seconds: 5,
+        name: Foundation.Supervisor
+      )
     end
   end
 end

@@ -1,0 +1,214 @@
+defmodule Foundation.AgentRegistry do
+  @moduledoc """
+  The agents of the system: any term for an id, a process, and a map of metadata.
+
+      :ok = Foundation.AgentRegistry.register_agent("agent-1", pid, %{role: :planner})
+      {:ok, ^pid} = Foundation.AgentRegistry.get_agent("agent-1")
+
+  An agent may be on another node. Nobody has to unregister: an agent that dies, or whose
+  node goes, is removed.
+
+  The table is an ordinary unique `Foundation.Registry` named `:foundation_agent_registry`,
+  started with the application; `Foundation.Registry` reads it as any other, for example
+  `Foundation.Registry.info(:foundation_agent_registry)`.
+
+  ## Consistency
+
+  Registering is atomic: one process has an id, whoever races. A dead agent is found by no
+  function, from the moment that `Process.alive?/1` says so, and its id is free. Only `count/0`
+  may run behind deaths by milliseconds. `update_metadata/2` is atomic. The table outlives a
+  crash of the process that owns it.
+
+  ## Telemetry
+
+  | event | measurements | metadata | when |
+  |---|---|---|---|
+  | `[:foundation, :registry, :register]` | `%{count: 1}` | `%{agent_id: id}` | in the caller of `register_agent`, after the registration |
+  | `[:foundation, :registry, :unregister]` | `%{count: 1}` | `%{agent_id: id}` | in the caller of `unregister_agent`, after the removal |
+  | `[:foundation, :registry, :cleanup]` | `%{count: n}`, agents removed because they died | `%{}` | in a process of its own, soon after the deaths; the counts add up to the deaths |
+
+  A handler of `:cleanup` that blocks delays later `:cleanup` events, which then come as one,
+  and nothing else.
+  """
+
+  alias Foundation.Registry
+  alias Foundation.Registry.Backend
+
+  @table :foundation_agent_registry
+
+  @type id :: term
+  @type metadata :: map
+
+  @doc false
+  def child_spec(_options), do: Registry.child_spec(keys: :unique, name: @table)
+
+  @doc false
+  def table, do: @table
+
+  @doc """
+  Registers an agent, without metadata.
+
+  The same id and process again is `:ok` and changes nothing. `{:error, :not_alive}` for a dead
+  process, `{:error, {:already_registered, pid}}` for an id that another process has. O(1).
+
+      iex> Foundation.AgentRegistry.register_agent("doc-1", self())
+      :ok
+      iex> Foundation.AgentRegistry.register_agent("doc-1", self())
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec register_agent(id, pid) :: :ok | {:error, {:already_registered, pid} | :not_alive}
+  def register_agent(id, pid) when is_pid(pid) do
+    case register(id, pid, %{}) do
+      :again -> :ok
+      result -> result
+    end
+  end
+
+  @doc """
+  Registers an agent with metadata, a map.
+
+  As `register_agent/2`; the same id and process again replaces the metadata.
+
+      iex> Foundation.AgentRegistry.register_agent("doc-2", self(), %{role: :planner})
+      :ok
+      iex> Foundation.AgentRegistry.get_agent_with_metadata("doc-2")
+      {:ok, {self(), %{role: :planner}}}
+  """
+  @doc since: "0.1.0"
+  @spec register_agent(id, pid, metadata) ::
+          :ok | {:error, {:already_registered, pid} | :not_alive}
+  def register_agent(id, pid, metadata) when is_pid(pid) do
+    with :again <- register(id, pid, map!(metadata)),
+         {:error, :not_found} <- swap(id, pid, fn _old -> metadata end) do
+      # Gone between the two.
+      register_agent(id, pid, metadata)
+    end
+  end
+
+  defp register(id, pid, metadata) do
+    case Registry.register_for(@table, pid, id, metadata) do
+      {:ok, _owner} -> announce(:register, id)
+      {:error, {:already_registered, ^pid}} -> :again
+      {:error, _reason} = error -> error
+    end
+  end
+
+  @doc """
+  Returns `{:ok, pid}` of an agent that is alive, or `{:error, :not_found}`. O(1), in the caller.
+
+      iex> Foundation.AgentRegistry.get_agent("nobody")
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec get_agent(id) :: {:ok, pid} | {:error, :not_found}
+  def get_agent(id) do
+    case Registry.whereis_name({@table, id}) do
+      :undefined -> {:error, :not_found}
+      pid -> {:ok, pid}
+    end
+  end
+
+  @doc """
+  Returns `{:ok, {pid, metadata}}` of an agent that is alive, or `{:error, :not_found}`. O(1).
+
+      iex> Foundation.AgentRegistry.get_agent_with_metadata("nobody")
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec get_agent_with_metadata(id) :: {:ok, {pid, metadata}} | {:error, :not_found}
+  def get_agent_with_metadata(id) do
+    case Registry.lookup(@table, id) do
+      [agent] -> {:ok, agent}
+      [] -> {:error, :not_found}
+    end
+  end
+
+  @doc """
+  Sets an agent's metadata to a map, or to what a function makes of it. For any process.
+
+  `:ok` or `{:error, :not_found}`. Functions that race lose no update: one that was overtaken is
+  called again with the newer metadata, so it should do nothing but compute, and not update the
+  same agent itself. If it raises, nothing has changed.
+
+      iex> Foundation.AgentRegistry.register_agent("doc-3", self(), %{calls: 1})
+      iex> Foundation.AgentRegistry.update_metadata("doc-3", &Map.update!(&1, :calls, fn n -> n + 1 end))
+      :ok
+      iex> Foundation.AgentRegistry.get_agent_with_metadata("doc-3")
+      {:ok, {self(), %{calls: 2}}}
+  """
+  @doc since: "0.1.0"
+  @spec update_metadata(id, metadata | (metadata -> metadata)) :: :ok | {:error, :not_found}
+  def update_metadata(id, fun) when is_function(fun, 1) do
+    with {:ok, {pid, _metadata}} <- get_agent_with_metadata(id), do: swap(id, pid, fun)
+  end
+
+  def update_metadata(id, metadata) do
+    map!(metadata)
+    update_metadata(id, fn _old -> metadata end)
+  end
+
+  defp swap(id, pid, fun) do
+    with {:ok, {^pid, old}} <- get_agent_with_metadata(id),
+         :stale <- Backend.of!(@table).replace(@table, id, pid, old, map!(fun.(old))) do
+      swap(id, pid, fun)
+    else
+      :ok -> :ok
+      _gone_or_anothers -> {:error, :not_found}
+    end
+  end
+
+  @doc """
+  Returns `{id, pid}` of all agents that are alive, in no particular order. O(agents), by chunks:
+  no snapshot (see `Foundation.Registry.stream/1`).
+
+      iex> Foundation.AgentRegistry.register_agent("doc-4", self())
+      iex> {"doc-4", self()} in Foundation.AgentRegistry.list_agents()
+      true
+  """
+  @doc since: "0.1.0"
+  @spec list_agents() :: [{id, pid}]
+  def list_agents, do: for({id, pid, _metadata} <- Registry.stream(@table), do: {id, pid})
+
+  @doc """
+  Removes an agent: `:ok`, or `{:error, :not_found}`. For any process. O(1).
+
+      iex> Foundation.AgentRegistry.register_agent("doc-5", self())
+      iex> Foundation.AgentRegistry.unregister_agent("doc-5")
+      :ok
+      iex> Foundation.AgentRegistry.unregister_agent("doc-5")
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec unregister_agent(id) :: :ok | {:error, :not_found}
+  def unregister_agent(id) do
+    backend = Backend.of!(@table)
+
+    # By its own number, so that of two callers one has removed it.
+    with {:ok, pid} <- get_agent(id),
+         [{entry, _metadata}] <- backend.entries(@table, id, pid),
+         1 <- backend.remove(@table, id, pid, [entry]) do
+      announce(:unregister, id)
+    else
+      _gone -> {:error, :not_found}
+    end
+  end
+
+  @doc """
+  Returns the number of agents. O(1); may run behind deaths by milliseconds.
+
+      iex> Foundation.AgentRegistry.count() >= 0
+      true
+  """
+  @doc since: "0.1.0"
+  @spec count() :: non_neg_integer
+  def count, do: Registry.count(@table)
+
+  defp announce(event, id),
+    do: :telemetry.execute([:foundation, :registry, event], %{count: 1}, %{agent_id: id})
+
+  defp map!(metadata) when is_map(metadata), do: metadata
+
+  defp map!(other),
+    do: raise(ArgumentError, "expected metadata to be a map, got: #{inspect(other)}")
+end

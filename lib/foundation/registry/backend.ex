@@ -1,0 +1,136 @@
+defmodule Foundation.Registry.Backend do
+  @moduledoc false
+  # What an engine of the registry does. `Foundation.Registry` calls the stubs of
+  # `Foundation.Native` itself where a nanosecond counts (`register`, `unregister`,
+  # `lookup`, `whereis`, `values`, `count`, `meta`) and falls through to the ETS engine;
+  # everything else asks `of!/1` once and goes through these callbacks.
+  #
+  # All of them raise `ArgumentError` for a registry that is not there. None returns an
+  # entry of a process that is dead when it looks.
+
+  alias Foundation.Native
+  alias Foundation.Registry.Backends
+  alias Foundation.Registry.Options
+
+  @type name :: atom
+  @type key :: term
+  @type value :: term
+  @type id :: integer
+  @type cursor :: term
+  @type notify :: {:notify, [atom]}
+
+  @doc """
+  Creates the table, or takes over the one that lost its owner. The caller is the owner.
+
+  `{:replaced, kind}`: there was one of another kind, which is gone.
+  """
+  @callback start(Options.t()) ::
+              {:ok, :created | :adopted | {:replaced, Options.kind()}, owner_state :: term}
+              | {:error, term}
+
+  @doc "Destroys the table. Called by its owner, in an orderly stop."
+  @callback stop(name, owner_state :: term) :: :ok
+
+  @doc "What the table is. O(1)."
+  @callback config(name) :: {Options.kind(), pos_integer, [atom], owner :: pid}
+
+  @doc "Adds an entry of `pid`, atomically; a dead owner's unique entry gives way. O(log n) or better."
+  @callback register(name, pid, key, value) ::
+              {:ok, pid}
+              | {:notify, pid, [atom]}
+              | {:error, {:already_registered, pid} | :not_alive | :system_limit}
+
+  @doc "Removes what `pid` has under `key`. Costs what it removes, not what else is there."
+  @callback unregister(name, pid, key) :: :ok | notify
+
+  @doc "The entries under `key`, in the order of their registration. O(entries under the key)."
+  @callback lookup(name, key) :: [{pid, value}]
+
+  @doc "`lookup/2` of each of `keys`."
+  @callback lookup_many(name, [key]) :: [[{pid, value}]]
+
+  @doc "The process under a unique `key`; `:duplicate` where keys are not unique. O(1)."
+  @callback whereis(name, key) :: pid | :undefined | :duplicate
+
+  @doc "What `pid` registered under `key`, in order. O(own entries under the key)."
+  @callback values(name, key, pid) :: [value]
+
+  @doc "The keys of `pid`, one an entry; none once it is dead. O(own entries)."
+  @callback keys(name, pid) :: [key]
+
+  @doc "The entries of `pid` under `key`, each with an id that `remove/4` takes."
+  @callback entries(name, key, pid) :: [{id, value}]
+
+  @doc "Removes entries by id; says how many it removed itself. Each is removed by one caller only."
+  @callback remove(name, key, pid, [id]) :: non_neg_integer
+
+  @doc """
+  Sets the value of a unique entry of `pid`, if it still is `expected` (`===`). Atomic.
+
+  `:stale`: it is another by now. `:error`: `pid` has no entry there.
+  """
+  @callback replace(name, key, pid, expected :: value, new :: value) ::
+              :ok | :stale | :error | :duplicate
+
+  @doc "How many entries there are. O(1); the dead may be counted for some milliseconds."
+  @callback count(name) :: non_neg_integer
+
+  @doc "Size, distinct keys, registrants, bytes, refused registrations."
+  @callback info(name) :: %{
+              size: non_neg_integer,
+              keys: non_neg_integer,
+              processes: non_neg_integer,
+              memory: non_neg_integer,
+              drops: non_neg_integer
+            }
+
+  @doc "The next chunk of all entries; the first cursor is 0. What stays throughout appears once."
+  @callback walk(name, cursor) :: {[{key, pid, value}], cursor | :done}
+
+  @doc "`lookup/2` by chunks."
+  @callback walk_key(name, key, cursor) :: {[{pid, value}], cursor | :done}
+
+  @doc "Sends `message` once for each entry under `key`; how many were sent."
+  @callback broadcast(name, key, message :: term) :: non_neg_integer
+
+  @doc "Metadata. O(1)."
+  @callback meta(name, term) :: {:ok, term} | :error
+  @callback put_meta(name, term, term) :: :ok
+  @callback delete_meta(name, term) :: :ok
+
+  @doc """
+  The engine that runs `registry`; raises where none does.
+  """
+  @spec of!(term) :: module
+  def of!(registry) when is_atom(registry) do
+    if Native.registry_config(registry) == nil do
+      # Raises for one that is not there either.
+      Backends.ETS.config(registry)
+      Backends.ETS
+    else
+      Backends.Native
+    end
+  end
+
+  def of!(other), do: unknown!(other)
+
+  @doc """
+  The engine by its public name.
+  """
+  @spec module(Foundation.Engine.t()) :: module
+  def module(:native), do: Backends.Native
+  def module(:ets), do: Backends.ETS
+
+  @doc """
+  Whether an entry of `pid` may be returned. Of a remote process its monitor decides.
+  """
+  @spec alive?(pid) :: boolean
+  def alive?(pid) when node(pid) == node(), do: Process.alive?(pid)
+  def alive?(_remote), do: true
+
+  @doc """
+  Raises what Elixir's `Registry` raises for a registry that is not there.
+  """
+  @spec unknown!(term) :: no_return
+  def unknown!(registry), do: raise(ArgumentError, "unknown registry: #{inspect(registry)}")
+end

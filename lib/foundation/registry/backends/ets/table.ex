@@ -1,0 +1,187 @@
+defmodule Foundation.Registry.Backends.ETS.Table do
+  @moduledoc false
+  # A registry of the ETS engine: four tables, and the directory where they are found by name.
+  #
+  #   entries      unique:    set          {key, pid, id, value}
+  #                duplicate: ordered_set  {{hash of key, id}, key, pid, value}
+  #   index        ordered_set             {{pid, slot, id}, key}
+  #   registrants  set                     {pid, monitoring process | nil, monitor | nil}
+  #   meta         set                     {key, value}
+  #
+  # Ids grow, so the entries of a duplicate key lie beside each other in the order of their
+  # registration, and one of them is found by its id alone: removing one of 100,000 entries
+  # of a key, or of a process, costs a step down a tree. The hash stands for the key in
+  # there because an ordered_set compares by `==`, and a pattern can bind an integer but
+  # not every key; `=:=` on the key itself then decides. `slot` is that hash, and 0 in a
+  # unique registry, whose entries name their id.
+  #
+  # An entry's index row is there from before the entry until after it. So whoever cleans
+  # up after a process finds everything by its index rows, whatever was interrupted where;
+  # and an entry is removed by whoever's deletion of the entry itself succeeds.
+
+  import Foundation.Registry.MatchSpec, only: [exact?: 1]
+
+  @directory Foundation.Registry.Directory
+
+  # phash2's largest range.
+  @hashes 4_294_967_296
+
+  @enforce_keys [:name, :kind, :entries, :index, :registrants, :meta]
+  defstruct [
+    :name,
+    :kind,
+    :owner,
+    :entries,
+    :index,
+    :registrants,
+    :meta,
+    :adopt_timeout,
+    :max_entries,
+    :drops,
+    partitions: 1,
+    listeners: []
+  ]
+
+  @type t :: %__MODULE__{}
+
+  @doc """
+  Creates the directory. It belongs to the caller, the registry's supervisor.
+  """
+  def open_directory do
+    @directory = :ets.new(@directory, [:named_table, :public, read_concurrency: true])
+    :ok
+  end
+
+  @doc "The table of that name, or `:error`. O(1)."
+  @spec fetch(atom) :: {:ok, t} | :error
+  def fetch(name) do
+    case :ets.lookup(@directory, name) do
+      [{_name, table}] -> {:ok, table}
+      [] -> :error
+    end
+  rescue
+    # No directory: the registry's supervisor is not running, and neither is any table.
+    ArgumentError -> :error
+  end
+
+  @doc "All tables of this engine."
+  @spec all() :: [t]
+  def all, do: :ets.select(@directory, [{{:_, :"$1"}, [], [:"$1"]}])
+
+  @doc "Makes the table findable by its name."
+  @spec publish(t) :: true
+  def publish(table), do: :ets.insert(@directory, {table.name, table})
+
+  @doc "Takes it out of the directory, unless another incarnation is there by now."
+  @spec withdraw(t) :: :ok
+  def withdraw(%{name: name, entries: entries}) do
+    case fetch(name) do
+      {:ok, %{entries: ^entries}} -> :ets.delete(@directory, name)
+      _another_or_none -> true
+    end
+
+    :ok
+  end
+
+  @doc "Four new tables with the caller as their owner and their heir."
+  @spec create(Foundation.Registry.Options.t()) :: t
+  def create(options) do
+    heir = {:heir, self(), options.name}
+
+    %__MODULE__{
+      name: options.name,
+      kind: options.kind,
+      entries: new_entries(options, heir),
+      index: :ets.new(:foundation_registry_index, tree(heir)),
+      registrants: :ets.new(:foundation_registry_registrants, [:set | concurrent(heir)]),
+      meta: :ets.new(:foundation_registry_meta, [:set, :public, heir, read_concurrency: true]),
+      drops: :counters.new(1, [])
+    }
+    |> configure(options)
+  end
+
+  @doc "What a new owner may change. Metadata that is there wins over the owner's."
+  @spec configure(t, Foundation.Registry.Options.t()) :: t
+  def configure(table, options) do
+    for {key, value} <- options.meta, do: :ets.insert_new(table.meta, {key, value})
+
+    %{
+      table
+      | partitions: options.partitions,
+        listeners: options.listeners,
+        adopt_timeout: options.adopt_timeout,
+        max_entries: options.max_entries
+    }
+  end
+
+  @doc "The ETS tables of a table."
+  @spec parts(t) :: [:ets.tid()]
+  def parts(table), do: [table.entries, table.index, table.registrants, table.meta]
+
+  @doc "Whether its ETS tables are still there."
+  @spec there?(t) :: boolean
+  def there?(table), do: :ets.info(table.entries, :id) != :undefined
+
+  @doc "Deletes the ETS tables that are still there."
+  @spec destroy(t) :: :ok
+  def destroy(table) do
+    for part <- parts(table), :ets.info(part, :id) != :undefined, do: :ets.delete(part)
+    :ok
+  end
+
+  defp new_entries(%{kind: :unique} = options, heir),
+    do: :ets.new(:foundation_registry_entries, [:set | compressible(options, concurrent(heir))])
+
+  defp new_entries(options, heir),
+    do: :ets.new(:foundation_registry_entries, compressible(options, tree(heir)))
+
+  defp compressible(%{compressed: true}, ets_options), do: [:compressed | ets_options]
+  defp compressible(_options, ets_options), do: ets_options
+
+  defp tree(heir), do: [:ordered_set | concurrent(heir)]
+  defp concurrent(heir), do: [:public, heir, read_concurrency: true, write_concurrency: true]
+
+  ## Rows
+
+  @doc "What stands for `key` in an index row, and before the id of a duplicate entry."
+  @spec slot(t, term) :: non_neg_integer
+  def slot(%{kind: :unique}, _key), do: 0
+  def slot(_table, key), do: :erlang.phash2(key, @hashes)
+
+  @doc """
+  Deletes one entry; true for the one caller who did. The index row is left to the caller.
+  """
+  @spec drop(t, term, integer) :: boolean
+  def drop(%{kind: :unique, entries: entries}, key, id) do
+    head = if exact?(key), do: {key, :_, id, :_}, else: {:"$1", :_, id, :_}
+    :ets.select_delete(entries, [{head, same_key(key), [true]}]) == 1
+  end
+
+  def drop(%{entries: entries} = table, key, id) do
+    spec = [{{{slot(table, key), id}, :_, :_, :_}, [], [true]}]
+    :ets.select_delete(entries, spec) == 1
+  end
+
+  @doc "Removes all entries of `pid`; how many this call removed itself."
+  @spec clean(t, pid) :: non_neg_integer
+  def clean(table, pid) do
+    # First the registrant: a registration that is under way looks for it last.
+    :ets.delete(table.registrants, pid)
+
+    for {{_pid, _slot, id} = row, key} <- own_rows(table, pid), reduce: 0 do
+      count ->
+        dropped = if drop(table, key, id), do: 1, else: 0
+        :ets.delete(table.index, row)
+        count + dropped
+    end
+  end
+
+  @doc "The index rows of `pid`, by key and registration."
+  @spec own_rows(t, pid) :: [{{pid, non_neg_integer, integer}, term}]
+  def own_rows(table, pid), do: :ets.select(table.index, [{{{pid, :_, :_}, :_}, [], [:"$_"]}])
+
+  @doc """
+  A guard for the key, where a pattern does not bind it. `:"$1"` must be the key.
+  """
+  def same_key(key), do: if(exact?(key), do: [], else: [{:"=:=", :"$1", {:const, key}}])
+end

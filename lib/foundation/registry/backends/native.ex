@@ -1,0 +1,135 @@
+defmodule Foundation.Registry.Backends.Native do
+  @moduledoc false
+  # The registry's calls on the native library: loops over its chunks, and one place
+  # (`known!/2`) where its answers become returns or raises.
+
+  @behaviour Foundation.Registry.Backend
+
+  alias Foundation.Native
+  alias Foundation.Registry.{Backend, Monitor, Options}
+
+  @impl true
+  def start(%Options{} = options) do
+    started =
+      Native.registry_start(
+        options.name,
+        options.kind,
+        options.partitions,
+        options.listeners,
+        options.meta,
+        options.adopt_timeout
+      )
+
+    case started do
+      {:error, :system_limit} -> :erlang.error(:system_limit)
+      {:error, _} = error -> error
+      how -> {:ok, how, nil}
+    end
+  end
+
+  @impl true
+  def stop(name, _state) do
+    # Gone already is what was wanted.
+    _ = Native.registry_stop(name)
+    Monitor.forget(name)
+  end
+
+  @impl true
+  def config(name), do: known!(Native.registry_config(name), name)
+
+  @impl true
+  def register(name, pid, key, value) when pid == self(),
+    do: known!(Native.registry_register(name, key, value), name)
+
+  def register(name, pid, key, value) when node(pid) == node(),
+    do: known!(Native.registry_register_for(name, pid, key, value), name)
+
+  # Watched before, so that a caller killed in here leaves no entry unwatched; and after, for
+  # a process whose death was told before its entry was there.
+  def register(name, pid, key, value) do
+    Monitor.watch(name, pid)
+    registered = known!(Native.registry_register_for(name, pid, key, value), name)
+    Monitor.watch(name, pid)
+    registered
+  end
+
+  @impl true
+  def unregister(name, pid, key),
+    do: known!(Native.registry_unregister_for(name, pid, key), name)
+
+  @impl true
+  def lookup(name, key), do: known!(Native.registry_lookup(name, key), name)
+
+  @impl true
+  def lookup_many(name, keys) do
+    case known!(Native.registry_lookup_many(name, keys), name) do
+      {results, []} -> results
+      {results, rest} -> results ++ lookup_many(name, rest)
+    end
+  end
+
+  @impl true
+  def whereis(name, key), do: known!(Native.registry_whereis(name, key), name)
+
+  @impl true
+  def values(name, key, pid), do: known!(Native.registry_values(name, key, pid), name)
+
+  @impl true
+  def keys(name, pid), do: collect(&known!(Native.registry_keys(name, pid, &1), name))
+
+  @impl true
+  def entries(name, key, pid), do: known!(Native.registry_entries(name, key, pid), name)
+
+  @impl true
+  def remove(name, key, pid, ids), do: known!(Native.registry_remove(name, key, pid, ids), name)
+
+  @impl true
+  def replace(name, key, pid, expected, new),
+    do: known!(Native.registry_replace(name, key, pid, expected, new), name)
+
+  @impl true
+  def count(name), do: known!(Native.registry_count(name), name)
+
+  @impl true
+  def info(name) do
+    {size, keys, processes, memory, drops} = known!(Native.registry_info(name), name)
+    %{size: size, keys: keys, processes: processes, memory: memory, drops: drops}
+  end
+
+  @impl true
+  def walk(name, cursor), do: known!(Native.registry_walk(name, cursor), name)
+
+  @impl true
+  def walk_key(name, key, cursor), do: known!(Native.registry_walk_key(name, key, cursor), name)
+
+  @impl true
+  def broadcast(name, key, message), do: broadcast(name, key, message, 0, 0)
+
+  defp broadcast(_name, _key, _message, :done, sent), do: sent
+
+  defp broadcast(name, key, message, cursor, sent) do
+    {more, cursor} = known!(Native.registry_broadcast(name, key, message, cursor), name)
+    broadcast(name, key, message, cursor, sent + more)
+  end
+
+  @impl true
+  def meta(name, key), do: known!(Native.registry_meta(name, key), name)
+
+  @impl true
+  def put_meta(name, key, value), do: known!(Native.registry_put_meta(name, key, value), name)
+
+  @impl true
+  def delete_meta(name, key), do: known!(Native.registry_delete_meta(name, key), name)
+
+  defp collect(chunk, cursor \\ 0) do
+    case chunk.(cursor) do
+      {items, :done} -> items
+      {items, cursor} -> items ++ collect(chunk, cursor)
+    end
+  end
+
+  # `nil`: there was such a table when the caller asked for its engine, and there is none now.
+  defp known!(nil, name), do: Backend.unknown!(name)
+  defp known!({:error, :system_limit}, _name), do: :erlang.error(:system_limit)
+  defp known!(result, _name), do: result
+end

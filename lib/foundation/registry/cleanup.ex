@@ -1,0 +1,76 @@
+defmodule Foundation.Registry.Cleanup do
+  @moduledoc false
+  # Emits `[:foundation, :registry, :cleanup]`: how many agents were removed because they died.
+  #
+  # Handlers of events may block or raise, so they run here, in a process that nothing waits
+  # for. What is counted meanwhile adds up in one integer, and at most one message is
+  # outstanding: a handler that blocks for ever costs a number, not a mailbox. The number is
+  # taken off after the event, so a kill in between repeats one rather than losing it.
+
+  use GenServer
+
+  @event [:foundation, :registry, :cleanup]
+  @agents :foundation_agent_registry
+
+  @count 1
+  @told 2
+
+  def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @doc """
+  Counts removed entries of the dead; those of other registries than the agents' are nobody's
+  news. For any process, also while this one is away.
+  """
+  @spec count(atom, non_neg_integer) :: :ok
+  def count(@agents, number) when number > 0 do
+    cells = cells()
+    :atomics.add(cells, @count, number)
+
+    if :atomics.exchange(cells, @told, 1) == 0, do: GenServer.cast(__MODULE__, :counted)
+    :ok
+  end
+
+  def count(_registry, _number), do: :ok
+
+  @doc "Makes the counter, unless an earlier start of the application has."
+  @spec open_counter() :: :ok
+  def open_counter do
+    if :persistent_term.get(__MODULE__, nil) == nil,
+      do: :persistent_term.put(__MODULE__, :atomics.new(2, []))
+
+    :ok
+  end
+
+  defp cells, do: :persistent_term.get(__MODULE__)
+
+  @impl true
+  # A message may have been lost with the predecessor.
+  def init(nil), do: {:ok, nil, {:continue, :emit}}
+
+  @impl true
+  def handle_continue(:emit, state) do
+    emit()
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_cast(:counted, state) do
+    emit()
+    {:noreply, state}
+  end
+
+  @impl true
+  # What a handler sent to the process it runs in.
+  def handle_info(_message, state), do: {:noreply, state}
+
+  defp emit do
+    cells = cells()
+    :atomics.put(cells, @told, 0)
+    number = :atomics.get(cells, @count)
+
+    if number > 0 do
+      :telemetry.execute(@event, %{count: number}, %{})
+      :atomics.sub(cells, @count, number)
+    end
+  end
+end

@@ -1,0 +1,48 @@
+defmodule Foundation.Registry.Dispatch do
+  @moduledoc false
+  # Calls a dispatcher with a key's entries, by partition where the registry has partitions.
+  # The tables have none: what Elixir's Registry promises to a caller who set
+  # `:partitions`, one call a partition, in parallel if asked for, is kept by grouping the
+  # registrants as it groups them.
+
+  @type dispatcher :: ([{pid, term}] -> term) | {module, atom, [term]}
+
+  @doc "Calls `dispatcher` once for each partition that has entries."
+  @spec run([{pid, term}], tuple, dispatcher, keyword) :: :ok
+  def run([], _config, _dispatcher, _options), do: :ok
+
+  def run(entries, {:duplicate_pid, partitions, _listeners, _owner}, dispatcher, options)
+      when partitions > 1 do
+    groups = Enum.group_by(entries, fn {pid, _value} -> :erlang.phash2(pid, partitions) end)
+
+    if Keyword.get(options, :parallel, false),
+      do: parallel(groups, dispatcher),
+      else: for({_partition, entries} <- groups, do: apply_to(dispatcher, entries))
+
+    :ok
+  end
+
+  def run(entries, _config, dispatcher, _options) do
+    apply_to(dispatcher, entries)
+    :ok
+  end
+
+  defp parallel(groups, dispatcher) do
+    parent = self()
+
+    groups
+    |> Enum.map(fn {_partition, entries} ->
+      Task.async(fn ->
+        apply_to(dispatcher, entries)
+        # A caller that traps exits is not to find one of ours in its mailbox.
+        Process.unlink(parent)
+      end)
+    end)
+    |> Enum.each(&Task.await(&1, :infinity))
+  end
+
+  defp apply_to({module, function, arguments}, entries),
+    do: apply(module, function, [entries | arguments])
+
+  defp apply_to(fun, entries), do: fun.(entries)
+end

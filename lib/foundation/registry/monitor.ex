@@ -1,0 +1,166 @@
+defmodule Foundation.Registry.Monitor do
+  @moduledoc false
+  # Watches the registrants that nobody else watches: all of the ETS engine, and those on
+  # other nodes of the native engine, whose local ones the library itself watches. Of
+  # these it takes the number of deaths, for which it is told by edge.
+  #
+  # A request to watch may get lost when this process dies; it is always made after the table
+  # has a trace of the registrant, and a new monitor watches all that the tables have.
+
+  use GenServer
+
+  alias Foundation.Native
+  alias Foundation.Registry.Backends.ETS.Table
+  alias Foundation.Registry.Cleanup
+
+  @chunk 1_000
+
+  def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @doc "Cleans up after `pid` in the table of that name when it dies, or its node goes."
+  @spec watch(atom, pid) :: :ok
+  def watch(name, pid), do: GenServer.cast(__MODULE__, {:watch, name, pid})
+
+  @doc "Watches all registrants of an ETS table that are not watched yet."
+  @spec watch_all(atom) :: :ok
+  def watch_all(name), do: GenServer.cast(__MODULE__, {:watch_all, name})
+
+  @doc """
+  Ends the watch over a table, by its name (native) or itself (ETS), that is about to go.
+  """
+  @spec forget(atom | Table.t()) :: :ok
+  def forget(%Table{registrants: registrants}) do
+    spec = [{{:_, :"$1", :"$2"}, [{:is_pid, :"$1"}], [{{:"$1", :"$2"}}]}]
+    each_chunk(registrants, spec, &GenServer.cast(__MODULE__, {:forget, &1}))
+  end
+
+  def forget(name), do: GenServer.cast(__MODULE__, {:forget, name})
+
+  @impl true
+  # State: the monitors of the native engine's remote registrants. Those of the ETS engine
+  # are in its tables, where a million of them need no map.
+  def init(nil), do: {:ok, %{}, {:continue, :take_over}}
+
+  @impl true
+  def handle_continue(:take_over, remotes) do
+    Native.registry_watch(self())
+    take_deaths()
+    for table <- Table.all(), do: watch_all_of(table)
+
+    {:noreply,
+     for(
+       name <- Native.registry_names(),
+       pid <- Native.registry_remotes(name) || [],
+       reduce: remotes,
+       do: (remotes -> watch_remote(remotes, name, pid))
+     )}
+  end
+
+  @impl true
+  def handle_cast({:watch, name, pid}, remotes) do
+    case Table.fetch(name) do
+      {:ok, table} ->
+        watch_registrant(table, pid)
+        {:noreply, remotes}
+
+      :error ->
+        {:noreply, watch_remote(remotes, name, pid)}
+    end
+  end
+
+  def handle_cast({:watch_all, name}, remotes) do
+    with {:ok, table} <- Table.fetch(name), do: watch_all_of(table)
+    {:noreply, remotes}
+  end
+
+  def handle_cast({:forget, monitors}, remotes) when is_list(monitors) do
+    for {monitoring, ref} <- monitors, monitoring == self(), do: Process.demonitor(ref)
+    {:noreply, remotes}
+  end
+
+  def handle_cast({:forget, name}, remotes) do
+    {forgotten, kept} = Enum.split_with(remotes, &match?({{^name, _pid}, _ref}, &1))
+    for {_registrant, ref} <- forgotten, do: Process.demonitor(ref)
+    {:noreply, Map.new(kept)}
+  end
+
+  @impl true
+  def handle_info({{:down, name, registrants}, _ref, :process, pid, _reason}, remotes) do
+    # Of another incarnation, or none, nothing is left to clean.
+    with {:ok, %{registrants: ^registrants} = table} <- Table.fetch(name), do: clean(table, pid)
+    {:noreply, remotes}
+  end
+
+  def handle_info({{:remote_down, name}, _ref, :process, pid, _reason}, remotes) do
+    # `nil`: the table is gone.
+    Cleanup.count(name, Native.registry_remote_down(name, pid) || 0)
+    {:noreply, Map.delete(remotes, {name, pid})}
+  end
+
+  def handle_info({:foundation_registry, :deaths}, remotes) do
+    take_deaths()
+    {:noreply, remotes}
+  end
+
+  defp take_deaths do
+    for {name, _processes, entries} <- Native.registry_take_deaths() || [],
+        do: Cleanup.count(name, entries)
+  end
+
+  ## ETS
+
+  defp watch_registrant(table, pid) do
+    case :ets.lookup(table.registrants, pid) do
+      [{_pid, monitoring, _ref}] when monitoring == self() -> :ok
+      _not_by_me -> monitor_registrant(table, pid)
+    end
+  rescue
+    # The table went meanwhile. Any other mistake is one of this module.
+    error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
+  end
+
+  # The table's name travels in the message's tag: a death needs nothing but the message.
+  defp monitor_registrant(table, pid) do
+    ref = :erlang.monitor(:process, pid, tag: {:down, table.name, table.registrants})
+    :ets.insert(table.registrants, {pid, self(), ref})
+  end
+
+  defp watch_all_of(table) do
+    spec = [{{:"$1", :"$2", :_}, [{:"=/=", :"$2", self()}], [:"$1"]}]
+    for pid <- :ets.select(table.registrants, spec), do: watch_registrant(table, pid)
+  rescue
+    error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
+  end
+
+  defp clean(table, pid) do
+    Cleanup.count(table.name, Table.clean(table, pid))
+  rescue
+    error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
+  end
+
+  ## Native
+
+  defp watch_remote(remotes, name, pid) do
+    if is_map_key(remotes, {name, pid}) or Native.registry_config(name) == nil do
+      remotes
+    else
+      Map.put(remotes, {name, pid}, :erlang.monitor(:process, pid, tag: {:remote_down, name}))
+    end
+  end
+
+  defp each_chunk(tid, spec, fun) do
+    # Never released: the table is about to be deleted.
+    :ets.safe_fixtable(tid, true)
+    tid |> :ets.select(spec, @chunk) |> next_chunk(fun)
+  end
+
+  defp next_chunk(:"$end_of_table", _fun), do: :ok
+
+  defp next_chunk({rows, continuation}, fun) do
+    fun.(rows)
+
+    if continuation == :"$end_of_table",
+      do: :ok,
+      else: continuation |> :ets.select() |> next_chunk(fun)
+  end
+end

@@ -1,0 +1,133 @@
+defmodule Foundation.Registry.Options do
+  @moduledoc false
+  # The options of `Foundation.Registry.start_link/1`, checked once, here. The texts of the
+  # errors are those of Elixir's `Registry`, which likewise ignores options it does not know.
+
+  alias Foundation.{Config, Engine}
+
+  @enforce_keys [:name, :kind, :engine]
+  defstruct [
+    :name,
+    :kind,
+    :engine,
+    :adopt_timeout,
+    :max_entries,
+    partitions: 1,
+    listeners: [],
+    meta: [],
+    compressed: false
+  ]
+
+  @type kind :: :unique | :duplicate_key | :duplicate_pid
+  @type t :: %__MODULE__{
+          name: atom,
+          kind: kind,
+          engine: Engine.t(),
+          adopt_timeout: non_neg_integer,
+          max_entries: pos_integer | :infinity,
+          partitions: pos_integer,
+          listeners: [atom],
+          meta: keyword,
+          compressed: boolean
+        }
+
+  @doc """
+  The options as a struct. Raises `ArgumentError` for what is missing or wrong.
+  """
+  @spec validate!(keyword) :: t
+  def validate!(options) do
+    # In the order in which Elixir's Registry checks them: of two errors the first is raised.
+    kind = kind!(Keyword.get(options, :keys))
+    name = name!(Keyword.fetch(options, :name))
+    meta = meta!(Keyword.get(options, :meta, []))
+    partitions = partitions!(Keyword.get(options, :partitions, 1))
+    listeners = listeners!(Keyword.get(options, :listeners, []))
+    compressed = compressed!(Keyword.get(options, :compressed, false))
+    settings = Config.get(:registry)
+
+    %__MODULE__{
+      name: name,
+      kind: kind,
+      meta: meta,
+      partitions: partitions,
+      listeners: listeners,
+      compressed: compressed,
+      # What follows is for this library's own tests.
+      engine: engine!(Keyword.get_lazy(options, :engine, &default_engine/0)),
+      adopt_timeout: Keyword.get(options, :adopt_timeout, settings[:adopt_timeout]),
+      max_entries: Keyword.get(options, :max_entries, settings[:max_entries])
+    }
+  end
+
+  @doc """
+  A kind as `start_link/1` and the error messages spell it.
+  """
+  @spec keys(kind) :: Foundation.Registry.keys()
+  def keys(:unique), do: :unique
+  def keys(:duplicate_key), do: {:duplicate, :key}
+  def keys(:duplicate_pid), do: {:duplicate, :pid}
+
+  defp kind!(:unique), do: :unique
+  defp kind!(:duplicate), do: :duplicate_pid
+  defp kind!({:duplicate, :pid}), do: :duplicate_pid
+  defp kind!({:duplicate, :key}), do: :duplicate_key
+
+  defp kind!(other) do
+    raise ArgumentError,
+          "expected :keys to be given and be one of :unique, :duplicate, {:duplicate, :key}, " <>
+            "or {:duplicate, :pid}, got: #{inspect(other)}"
+  end
+
+  defp name!({:ok, name}) when is_atom(name), do: name
+
+  defp name!({:ok, other}),
+    do: raise(ArgumentError, "expected :name to be an atom, got: #{inspect(other)}")
+
+  defp name!(:error), do: raise(ArgumentError, "expected :name option to be present")
+
+  defp meta!(meta) do
+    # Of a key that is given twice the last counts.
+    if Keyword.keyword?(meta),
+      do: meta |> Map.new() |> Map.to_list(),
+      else: raise(ArgumentError, "expected :meta to be a keyword list, got: #{inspect(meta)}")
+  end
+
+  defp partitions!(partitions) when is_integer(partitions) and partitions >= 1, do: partitions
+
+  defp partitions!(other) do
+    raise ArgumentError,
+          "expected :partitions to be a positive integer, got: #{inspect(other)}"
+  end
+
+  defp listeners!(listeners) do
+    if is_list(listeners) and Enum.all?(listeners, &is_atom/1) do
+      listeners
+    else
+      raise ArgumentError,
+            "expected :listeners to be a list of named processes, got: #{inspect(listeners)}"
+    end
+  end
+
+  defp compressed!(compressed) when is_boolean(compressed), do: compressed
+
+  defp compressed!(other),
+    do: raise(ArgumentError, "expected :compressed to be a boolean, got: #{inspect(other)}")
+
+  # A library that has no registry yet leaves the ETS engine.
+  defp default_engine do
+    if Foundation.Native.registry_live_counts() == nil, do: :ets, else: Engine.selected()
+  end
+
+  defp engine!(:ets), do: :ets
+
+  # Asked for by name where the library is missing, it fails here and not at the first call.
+  defp engine!(:native) do
+    if Foundation.Native.registry_live_counts() == nil,
+      do: raise(ArgumentError, "expected :engine to be :ets, for no native library is loaded")
+
+    :native
+  end
+
+  defp engine!(other),
+    do: raise(ArgumentError, "expected :engine to be :native or :ets, got: #{inspect(other)}")
+end

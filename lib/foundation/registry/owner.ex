@@ -1,0 +1,106 @@
+defmodule Foundation.Registry.Owner do
+  @moduledoc false
+  # The process that stands for a table in its supervision tree and bears its name. It does
+  # nothing: when it stops in order the table goes, when it dies otherwise the table stays
+  # for its successor.
+
+  use GenServer
+
+  require Logger
+
+  alias Foundation.Native
+  alias Foundation.Registry.{Backend, Monitor, Options, Steady, TableHolder}
+  alias Foundation.Registry.Backends.ETS.Table
+
+  @republish_ms 10
+
+  @spec start_link(Options.t()) :: GenServer.on_start()
+  def start_link(%Options{} = options),
+    do: GenServer.start_link(__MODULE__, options, name: options.name)
+
+  @impl true
+  def init(options) do
+    # So that terminate/2 runs when the supervisor says :shutdown.
+    Process.flag(:trap_exit, true)
+    clear_other_engine(options)
+    backend = Backend.module(options.engine)
+
+    case backend.start(options) do
+      {:ok, how, table} ->
+        report(how, options)
+        {:ok, %{name: options.name, backend: backend, table: table, holder: watch_holder(table)}}
+
+      {:error, reason} ->
+        {:stop, reason}
+    end
+  end
+
+  # A table of this name that a crash left behind in the other engine, before a change of
+  # configuration: nobody could reach it any more, or it would hide this one.
+  defp clear_other_engine(%{engine: :ets, name: name}) do
+    if Native.registry_config(name), do: Native.registry_stop(name)
+  end
+
+  defp clear_other_engine(%{engine: :native, name: name}) do
+    with {:ok, table} <- Table.fetch(name) do
+      Table.withdraw(table)
+      Monitor.forget(table)
+    end
+  end
+
+  defp report({:replaced, kind}, options) do
+    Logger.warning(
+      "registry #{inspect(options.name)} was started with keys: " <>
+        "#{inspect(Options.keys(options.kind))}, but the table that its predecessor left has " <>
+        "keys: #{inspect(Options.keys(kind))}: that table and its entries are gone"
+    )
+  end
+
+  defp report(_created_or_adopted, _options), do: :ok
+
+  @impl true
+  # A table has no children, but callers of Supervisor.which_children/1 and
+  # count_children/1 are used to a registry that answers.
+  def handle_call(:which_children, _from, state), do: {:reply, [], state}
+
+  def handle_call(:count_children, _from, state),
+    do: {:reply, [specs: 0, active: 0, supervisors: 0, workers: 0], state}
+
+  @impl true
+  # Linked to nobody but the parent, whose exit never comes here: somebody sent this signal,
+  # and an owner that did not trap exits would obey it.
+  def handle_info({:EXIT, _from, :normal}, state), do: {:noreply, state}
+  def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
+
+  # The heir of the ETS tables is gone, and perhaps the directory with it.
+  def handle_info({:DOWN, ref, :process, _pid, _reason}, %{holder: ref} = state),
+    do: {:noreply, republish(state)}
+
+  def handle_info(:republish, state), do: {:noreply, republish(state)}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(reason, state) do
+    if orderly?(reason), do: state.backend.stop(state.name, state.table)
+  end
+
+  defp orderly?(:normal), do: true
+  defp orderly?(:shutdown), do: true
+  defp orderly?({:shutdown, _reason}), do: true
+  defp orderly?(_crash), do: false
+
+  defp watch_holder(nil), do: nil
+  defp watch_holder(%Table{}), do: Process.monitor(TableHolder)
+
+  defp republish(%{table: table} = state) do
+    case Process.whereis(TableHolder) && Steady.call(TableHolder, {:publish, table}) do
+      nil ->
+        Process.send_after(self(), :republish, @republish_ms)
+        state
+
+      holder ->
+        for part <- Table.parts(table), do: :ets.setopts(part, {:heir, holder, table.name})
+        %{state | holder: Process.monitor(holder)}
+    end
+  end
+end

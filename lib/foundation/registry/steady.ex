@@ -1,0 +1,33 @@
+defmodule Foundation.Registry.Steady do
+  @moduledoc false
+  # Calls to the registry's own processes that outlast a restart of the one called.
+  #
+  # Such a process may be killed between a request and its answer. What it knows is in
+  # tables, and every request made this way can be made twice, so the caller asks its
+  # successor instead of crashing for it.
+
+  # A restart takes microseconds. A process away for longer will not come back: the
+  # application has been stopped.
+  @patience_ms 5_000
+  @pause_ms 2
+
+  @doc """
+  `GenServer.call/3` without a timeout, repeated while `server` is being restarted.
+  """
+  @spec call(atom, term) :: term
+  def call(server, request), do: call(server, request, deadline())
+
+  defp call(server, request, deadline) do
+    GenServer.call(server, request, :infinity)
+  catch
+    # Only the server's absence or death, whatever it died of, ends a call that never times out.
+    :exit, {_reason, {GenServer, :call, _arguments}} = reason ->
+      if now() > deadline, do: exit(reason)
+      Process.sleep(@pause_ms)
+      # While it is up it may keep its caller waiting; only the time without it is bounded.
+      call(server, request, if(Process.whereis(server), do: deadline(), else: deadline))
+  end
+
+  defp deadline, do: now() + @patience_ms
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,6 @@
+defmodule Foundation.RegistryTest do
+  use ExUnit.Case, async: true
+  doctest Foundation.Registry
+  doctest Foundation.AgentRegistry
+  doctest Foundation.HealthCheck
+end
