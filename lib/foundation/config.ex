@@ -41,6 +41,16 @@ defmodule Foundation.Config do
       doc: "Deduplicated and batched events, as a whole and where an event sets nothing else:",
       type: Foundation.Telemetry.Events.Settings.schema()
     ],
+    audit: [
+      doc: "Of `mix foundation.audit`:",
+      type: [
+        allow: [
+          type: {:list_of, :string},
+          default: [],
+          doc: "Globs of files in which the process dictionary may be used."
+        ]
+      ]
+    ],
     native: [
       type: :boolean,
       default: true,

@@ -1,0 +1,137 @@
+defmodule Foundation.Audit do
+  @moduledoc """
+  Finds the use of the process dictionary in source code.
+
+  This is what `mix foundation.audit` runs; call it where an answer is wanted as a term, such as
+  in a test that keeps a code base free of it:
+
+      test "no state hides in the process dictionary" do
+        assert Foundation.Audit.run(["lib"]).findings == []
+      end
+
+  ## What is found
+
+  Calls of `Process.put`, `get`, `delete`, `get_keys` and `erase`, and of `:erlang.put`, `get`,
+  `erase` and `get_keys`, in every arity. Source is read as a syntax tree in which aliases and
+  imports are followed as the compiler follows them, by lexical scope. So these are found:
+
+    * through `alias` (also `as:`, `A.{B, C}`, `require ..., as:` and an alias of an alias) and
+      `import` (with its `:only` and `:except`);
+    * written `Elixir.Process` or `:"Elixir.Process"`;
+    * through `apply/3` (also `Kernel.apply` and `:erlang.apply`), `Function.capture/3` and
+      `:erlang.make_fun/3`, where module and function are literals;
+    * as a capture (`&Process.put/2`), in a pipe, inside `quote`, by `defdelegate`.
+
+  And these are not, since they are not the process dictionary: a module of your own called
+  `Process`, whether by `alias My.Process` or as a module nested in the one at hand; a function
+  or a variable called `put`; typespecs; strings and comments.
+
+  ## What is not found
+
+  A module or function that is known only at run time: `module.put(:key, 1)` with a variable or
+  a module attribute, a `{Process, :put, args}` tuple that something applies later, and what the
+  macros of another module (`use Other`) bring into a file.
+  """
+
+  alias Foundation.Audit.{AllowList, Calls, Files, Source, Walker}
+  alias Foundation.Options
+
+  @schema [
+    allow: [
+      type: {:list_of, :string},
+      default: [],
+      doc: """
+      Globs of files in which the process dictionary may be used; they are not read. `*` and
+      `?` match within one segment of a path, `**` across segments, `{a,b}` either; a glob
+      without any of them also stands for everything below it. Relative ones are seen from the
+      working directory.
+      """
+    ]
+  ]
+
+  @typedoc """
+  One call: the file as it was named or found, the line of the call, the call itself
+  (`"Process.put/2"`, without the arity where it cannot be read off), and what to use instead.
+  """
+  @type finding :: %{
+          file: Path.t(),
+          line: pos_integer,
+          call: String.t(),
+          suggestion: String.t()
+        }
+
+  @typedoc "A path that could not be audited, the line (where there is one), and why."
+  @type problem :: %{file: Path.t(), line: pos_integer | nil, message: String.t()}
+
+  @typedoc "The findings by file and line, what could not be read, and how many files were read."
+  @type result :: %{findings: [finding], problems: [problem], files: non_neg_integer}
+
+  @doc """
+  Audits the `.ex` and `.exs` files at and below `paths`.
+
+  Below a directory, files and directories whose name begins with a dot are left out, and so are
+  `deps` and `_build` beside a `mix.exs`. A file that cannot be read or parsed is a problem in the
+  result, never a raise. Costs one parse of each file; creates no atoms.
+
+  Options:
+
+  #{Options.docs(@schema)}
+
+  Raises `ArgumentError` for any other option.
+
+      iex> Foundation.Audit.run(["lib/foundation/audit.ex"])
+      %{findings: [], problems: [], files: 1}
+
+      iex> %{problems: [problem]} = Foundation.Audit.run(["no/such/path"])
+      iex> problem
+      %{file: "no/such/path", line: nil, message: "no such file or directory"}
+  """
+  @doc since: "0.1.0"
+  @spec run([Path.t()], allow: [String.t()]) :: result
+  def run(paths, options \\ []) when is_list(paths) do
+    options = Options.validate!(options, @schema, "the audit's options")
+    allowed = AllowList.compile(options[:allow])
+    {files, problems} = Files.find(paths)
+    files = Enum.reject(files, &AllowList.allows?(allowed, &1))
+
+    {findings, unread} =
+      files
+      |> Enum.map(fn file ->
+        case Source.read(file) do
+          {:ok, source} -> scan(source, file)
+          {:error, problem} -> {:error, problem}
+        end
+      end)
+      |> Enum.reduce({[], []}, fn
+        {:ok, found}, {findings, problems} -> {[found | findings], problems}
+        {:error, problem}, {findings, problems} -> {findings, [problem | problems]}
+      end)
+
+    %{
+      findings: findings |> Enum.reverse() |> Enum.concat(),
+      problems: problems ++ Enum.reverse(unread),
+      files: length(files)
+    }
+  end
+
+  @doc """
+  Audits source text, of which `file` is the name to report. Touches no file; creates no atoms.
+
+      iex> {:ok, [finding]} = Foundation.Audit.scan("alias Process, as: P\\nP.put(:user, 1)", "a.ex")
+      iex> {finding.file, finding.line, finding.call}
+      {"a.ex", 2, "Process.put/2"}
+
+      iex> Foundation.Audit.scan("def f(", "a.ex")
+      {:error, %{file: "a.ex", line: 1, message: "missing terminator: ) (for \\"(\\" starting at line 1)"}}
+  """
+  @doc since: "0.1.0"
+  @spec scan(String.t(), Path.t()) :: {:ok, [finding]} | {:error, problem}
+  def scan(source, file) when is_binary(source) do
+    with {:ok, tree} <- Source.parse(source, file) do
+      {:ok,
+       for {line, call, function} <- Walker.calls(tree) do
+         %{file: file, line: line, call: call, suggestion: Calls.suggestion(function)}
+       end}
+    end
+  end
+end
