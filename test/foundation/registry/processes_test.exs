@@ -1,0 +1,181 @@
+defmodule Foundation.Registry.ProcessesTest do
+  import Foundation.Conformance.Registry
+
+  # Not async: kills processes that the whole application shares.
+  conformance "Processes",
+    subjects: :ours,
+    async: false,
+    variants: [[keys: :unique], [keys: :duplicate]] do
+    alias Foundation.Registry.{Cleanup, Locks, Monitor, TableHolder}
+
+    defp kill_named(name) do
+      pid = Process.whereis(name)
+      kill(pid)
+      eventually(fn -> match?(new when is_pid(new) and new != pid, Process.whereis(name)) end)
+    end
+
+    # Registers a key of its own in each of so many new processes.
+    defp registrants(registry, count) do
+      for n <- 1..count do
+        worker = start_worker()
+        {:ok, _owner} = run(worker, fn -> Registry.register(registry, {:key, worker}, n) end)
+        worker
+      end
+    end
+
+    test "registrants from before a kill of the monitor are cleaned up after", %{
+      registry: registry
+    } do
+      workers = registrants(registry, 50)
+      kill_named(Monitor)
+      for worker <- workers, do: kill(worker)
+      eventually(fn -> Registry.count(registry) == 0 end)
+    end
+
+    test "registrants that die while the monitor is away are cleaned up", %{registry: registry} do
+      workers = registrants(registry, 50)
+      :ok = Supervisor.terminate_child(Foundation.RegistrySupervisor, Monitor)
+      late = registrants(registry, 50)
+      for worker <- workers ++ late, do: kill(worker)
+      assert Registry.lookup(registry, {:key, hd(workers)}) == []
+      {:ok, _pid} = Supervisor.restart_child(Foundation.RegistrySupervisor, Monitor)
+      eventually(fn -> Registry.count(registry) == 0 end)
+    end
+
+    test "a kill of the tables' holder takes nothing, and a kill of the owner after it neither",
+         %{
+           registry: registry,
+           owner: owner
+         } do
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      kill_named(TableHolder)
+      assert Registry.lookup(registry, "key") == [{self(), 1}]
+      # The owner has made out the new holder once it answers.
+      eventually(fn -> heir_known?(registry) end)
+      :sys.get_state(owner)
+      kill(owner)
+      eventually(fn -> Process.whereis(registry) not in [nil, owner] end)
+      assert Registry.lookup(registry, "key") == [{self(), 1}]
+    end
+
+    defp heir_known?(registry) do
+      case Foundation.Registry.Backends.ETS.Table.fetch(registry) do
+        {:ok, table} -> :ets.info(table.entries, :heir) == Process.whereis(TableHolder)
+        # The native engine needs no heir.
+        :error -> true
+      end
+    end
+
+    # The agents' owner says that its parent was killed.
+    @tag :capture_log
+    test "a table outlives a kill of the registry's whole supervisor", %{registry: registry} do
+      workers = registrants(registry, 20)
+      kill_named(Foundation.RegistrySupervisor)
+
+      eventually(fn ->
+        Foundation.HealthCheck.check_registry().processes |> Map.values() |> Enum.all?()
+      end)
+
+      eventually(fn -> known?(registry) end)
+      assert Registry.count(registry) == 20
+      for worker <- workers, do: kill(worker)
+      eventually(fn -> Registry.count(registry) == 0 end)
+      eventually(fn -> Process.whereis(:foundation_agent_registry) end)
+    end
+
+    defp known?(registry) do
+      Registry.count(registry) >= 0
+    rescue
+      ArgumentError -> false
+    end
+
+    test "each process of the area comes back, and the registry is whole", %{registry: registry} do
+      for name <- [TableHolder, Cleanup, Monitor, Locks], do: kill_named(name)
+
+      assert {:ok, _owner} = Registry.register(registry, "key", 1)
+      assert Registry.lock(registry, :lock, fn -> :locked end) == :locked
+      [worker] = registrants(registry, 1)
+      kill(worker)
+      eventually(fn -> Registry.count(registry) == 1 end)
+      assert %{table_exists: true, owner_alive: true} = Foundation.HealthCheck.check_registry()
+    end
+
+    test "a lock stays its holder's over a kill of the lock server, and the order too", %{
+      registry: registry
+    } do
+      test = self()
+
+      [holder | waiting] =
+        for n <- 1..4 do
+          pid =
+            spawn_link(fn ->
+              Registry.lock(registry, :key, fn ->
+                send(test, {:locked, n})
+                receive do: (:go -> :ok)
+              end)
+            end)
+
+          # In the queue before the next one comes.
+          eventually(fn -> queued(registry) == n end)
+          pid
+        end
+
+      assert_receive {:locked, 1}
+      kill_named(Locks)
+      send(holder, :go)
+
+      for {pid, n} <- Enum.with_index(waiting, 2) do
+        assert_receive {:locked, locked}, 2_000
+        assert locked == n
+        send(pid, :go)
+      end
+
+      eventually(fn -> queued(registry) == 0 end)
+    end
+
+    defp queued(registry),
+      do: Enum.count(:ets.tab2list(Locks), &match?({_, {^registry, _}, _, _}, &1))
+
+    test "after a kill of the lock server nobody gets a lock that is held", %{registry: registry} do
+      test = self()
+
+      holder =
+        spawn_link(fn ->
+          Registry.lock(registry, :key, fn ->
+            send(test, :locked)
+            receive do: (:go -> :ok)
+          end)
+        end)
+
+      assert_receive :locked
+      kill_named(Locks)
+      waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :mine end) end)
+      assert Task.yield(waiter, 50) == nil
+      send(holder, :go)
+      assert Task.await(waiter) == :mine
+    end
+
+    test "a lock whose holder dies while the lock server is away is free", %{registry: registry} do
+      test = self()
+      worker = start_worker()
+
+      send(
+        worker,
+        {:run, test, make_ref(),
+         fn ->
+           Registry.lock(registry, :key, fn ->
+             send(test, :locked)
+             receive do: (:never -> :ok)
+           end)
+         end}
+      )
+
+      assert_receive :locked
+
+      :ok = Supervisor.terminate_child(Foundation.RegistrySupervisor, Locks)
+      kill(worker)
+      {:ok, _pid} = Supervisor.restart_child(Foundation.RegistrySupervisor, Locks)
+      assert Registry.lock(registry, :key, fn -> :mine end) == :mine
+    end
+  end
+end

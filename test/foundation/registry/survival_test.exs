@@ -1,0 +1,185 @@
+defmodule Foundation.Registry.SurvivalTest do
+  import Foundation.Conformance.Registry
+
+  # Not async: captures the log, and asks the application's processes to be idle.
+  conformance "Survival",
+    subjects: :ours,
+    async: false,
+    variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
+    import ExUnit.CaptureLog
+
+    # As the supervisor starts it again.
+    defp await_successor(registry, owner) do
+      eventually(fn ->
+        match?(pid when is_pid(pid) and pid != owner, Process.whereis(registry))
+      end)
+
+      Process.whereis(registry)
+    end
+
+    # An owner that nobody starts again.
+    defp start_temporary(options) do
+      name = unique_name("temporary")
+      options = options ++ [name: name] ++ @subject.options
+      spec = Supervisor.child_spec({Registry, options}, restart: :temporary, id: name)
+      {name, start_supervised!(spec)}
+    end
+
+    test "a killed owner's successor has the entries", %{registry: registry, owner: owner} do
+      worker = start_worker()
+      {:ok, ^owner} = run(worker, fn -> Registry.register(registry, "theirs", 1) end)
+      {:ok, ^owner} = Registry.register(registry, "ours", 2)
+
+      kill(owner)
+      successor = await_successor(registry, owner)
+
+      assert Registry.lookup(registry, "theirs") == [{worker, 1}]
+      assert Registry.keys(registry, self()) == ["ours"]
+      assert Registry.count(registry) == 2
+      assert {:ok, ^successor} = Registry.register(registry, "more", 3)
+    end
+
+    test "an owner that crashes leaves the table to its successor", %{
+      registry: registry,
+      owner: owner
+    } do
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      capture_log(fn -> GenServer.stop(owner, :crash) end)
+      await_successor(registry, owner)
+      assert Registry.lookup(registry, "key") == [{self(), 1}]
+    end
+
+    test "without an owner the table is read and written, and the dead are removed" do
+      {registry, owner} = start_temporary(@variant)
+      worker = start_worker()
+      {:ok, _owner} = run(worker, fn -> Registry.register(registry, "theirs", 1) end)
+      kill(owner)
+
+      assert Registry.lookup(registry, "theirs") == [{worker, 1}]
+      assert {:ok, ^owner} = Registry.register(registry, "ours", 2)
+      assert Registry.put_meta(registry, :meta, 1) == :ok
+      assert Registry.unregister(registry, "ours") == :ok
+      kill(worker)
+      assert Registry.lookup(registry, "theirs") == []
+      eventually(fn -> Registry.count(registry) == 0 end)
+    end
+
+    for reason <- [:normal, :shutdown, {:shutdown, :done}] do
+      test "the table ends with an owner that stops with #{inspect(reason)}" do
+        {registry, owner} = start_temporary(@variant)
+        {:ok, _owner} = Registry.register(registry, "key", 1)
+        GenServer.stop(owner, unquote(Macro.escape(reason)))
+
+        assert_raise ArgumentError, "unknown registry: #{inspect(registry)}", fn ->
+          Registry.lookup(registry, "key")
+        end
+      end
+    end
+
+    test "a signal stops the owner as it would stop any process" do
+      {registry, owner} = start_temporary(@variant)
+      Process.exit(owner, :normal)
+      assert Registry.count(registry) == 0
+      kill(owner, :shutdown)
+      assert_raise ArgumentError, fn -> Registry.count(registry) end
+    end
+
+    test "a table that nobody adopts in time is destroyed" do
+      {registry, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      kill(owner)
+
+      eventually(fn ->
+        match?({:error, %ArgumentError{}}, attempt(fn -> Registry.count(registry) end))
+      end)
+    end
+
+    test "a table that was adopted in time stays past that time" do
+      {registry, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      kill(owner)
+      {:ok, _pid} = Registry.start_link([name: registry] ++ @variant ++ @subject.options)
+
+      # Another that is orphaned later expires later: once it is gone, the time is over.
+      {other, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
+      kill(owner)
+
+      eventually(fn ->
+        match?({:error, %ArgumentError{}}, attempt(fn -> Registry.count(other) end))
+      end)
+
+      assert Registry.lookup(registry, "key") == [{self(), 1}]
+    end
+
+    defp attempt(fun) do
+      {:ok, fun.()}
+    rescue
+      error -> {:error, error}
+    end
+
+    @tag registry: [meta: [given: 1, changed: 1]]
+    test "metadata survives, and wins over the successor's", %{registry: registry, owner: owner} do
+      Registry.put_meta(registry, :changed, 2)
+      Registry.put_meta(registry, {:added, 1}, 3)
+      Registry.delete_meta(registry, :given)
+      kill(owner)
+      await_successor(registry, owner)
+
+      assert Registry.meta(registry, :changed) == {:ok, 2}
+      assert Registry.meta(registry, {:added, 1}) == {:ok, 3}
+      # Absent: the start's applies again.
+      assert Registry.meta(registry, :given) == {:ok, 1}
+    end
+
+    test "listeners hear also while there is no owner, and after" do
+      listener = unique_name("listener")
+      Process.register(self(), listener)
+      {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
+      kill(owner)
+      me = self()
+
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      assert_received {:register, ^registry, "key", ^me, 1}
+
+      {:ok, _pid} =
+        Registry.start_link(
+          [name: registry, listeners: [listener]] ++ @variant ++ @subject.options
+        )
+
+      Registry.unregister(registry, "key")
+      assert_received {:unregister, ^registry, "key", ^me}
+    end
+
+    test "a successor with other keys starts over, and says so" do
+      {registry, owner} = start_temporary(@variant)
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      kill(owner)
+      other = if @variant[:keys] == :unique, do: :duplicate, else: :unique
+
+      log =
+        capture_log(fn ->
+          {:ok, _pid} = Registry.start_link([keys: other, name: registry] ++ @subject.options)
+        end)
+
+      assert log =~ "registry #{inspect(registry)} was started with keys:"
+      assert Registry.lookup(registry, "key") == []
+      assert Registry.count(registry) == 0
+    end
+
+    test "a second start finds the first", %{registry: registry, owner: owner} do
+      assert Registry.start_link([name: registry] ++ @variant ++ @subject.options) ==
+               {:error, {:already_started, owner}}
+    end
+
+    test "no registrant is linked to the owner", %{registry: registry, owner: owner} do
+      {:links, before} = Process.info(self(), :links)
+      {:ok, ^owner} = Registry.register(registry, "key", 1)
+      assert Process.info(self(), :links) == {:links, before}
+    end
+
+    test "callers who take a registry for a supervisor get an answer", %{registry: registry} do
+      assert Supervisor.which_children(registry) == []
+      assert Supervisor.count_children(registry).active == 0
+    end
+  end
+end
