@@ -16,8 +16,20 @@ defmodule Foundation.Native.Library do
         Module.get_attribute(env.module, :rustler_precompiled_load_from) ||
           Module.get_attribute(env.module, :load_from)
 
-      quote do
-        defp load_from, do: unquote(load_from)
+      # Two functions and not one that asks: which of them it is, is settled here.
+      case load_from do
+        {app, path} ->
+          quote do
+            def path, do: {:ok, Application.app_dir(unquote(app), unquote(path))}
+          end
+
+        nil ->
+          quote do
+            def path do
+              {:error,
+               "it was compiled without the native library (config :foundation, native: false)"}
+            end
+          end
       end
     end
   end
@@ -43,13 +55,4 @@ defmodule Foundation.Native.Library do
   The library's path without extension, as `:erlang.load_nif/2` wants it.
   """
   @spec path() :: {:ok, Path.t()} | {:error, String.t()}
-  def path do
-    case load_from() do
-      {app, path} ->
-        {:ok, Application.app_dir(app, path)}
-
-      nil ->
-        {:error, "it was compiled without the native library (config :foundation, native: false)"}
-    end
-  end
 end
