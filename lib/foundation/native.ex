@@ -255,7 +255,7 @@ defmodule Foundation.Native do
   def telemetry_append(_event, _measurements, _metadata), do: absent()
 
   # Counts a decision that was made elsewhere.
-  @spec telemetry_count(event, :emitted | :suppressed) :: :ok | nil
+  @spec telemetry_count(event, :emitted | :suppressed | :sampled_out) :: :ok | nil
   def telemetry_count(_event, _outcome), do: absent()
 
   @spec telemetry_configure(event, integer | nil, integer | nil, integer | nil) :: :ok | nil
