@@ -182,9 +182,13 @@ defmodule Foundation.Registry.Backends.ETS do
   def whereis(name, key) do
     on(name, fn
       %{kind: :unique} = table ->
-        case holder(table, key) do
-          {pid, _id} -> if alive?(pid), do: pid, else: :undefined
-          :none -> :undefined
+        # One element is all that is copied: values may be large.
+        try do
+          :ets.lookup_element(table.entries, key, 2)
+        catch
+          :error, :badarg -> if Table.there?(table), do: :undefined, else: Backend.unknown!(name)
+        else
+          pid -> if alive?(pid), do: pid, else: :undefined
         end
 
       _duplicate ->
