@@ -36,11 +36,21 @@ defmodule Foundation.RegistrySystem do
     end)
   end
 
+  @doc """
+  `{:ok_of_dead, generation}`: registered, and its process was dead by the time this was known.
+  """
   def register_for(system, slot, key, value) do
-    case Registry.register_for(system.registry, pid(system, slot), key, value) do
-      {:ok, owner} when is_pid(owner) -> :ok
-      {:error, {:already_registered, pid}} -> {:error, {:already_registered, name(system, pid)}}
-      {:error, :not_alive} -> :died
+    [{_slot, pid, generation}] = :ets.lookup(system.slots, {:slot, slot})
+
+    case Registry.register_for(system.registry, pid, key, value) do
+      {:ok, owner} when is_pid(owner) ->
+        if Process.alive?(pid), do: :ok, else: {:ok_of_dead, generation}
+
+      {:error, {:already_registered, pid}} ->
+        {:error, {:already_registered, name(system, pid)}}
+
+      {:error, :not_alive} ->
+        :died
     end
   end
 
