@@ -2,7 +2,8 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine, FeatureFlags, RegistrySupervisor, TelemetrySupervisor}
+  alias Foundation.{Config, Engine, ErrorContext, FeatureFlags}
+  alias Foundation.{RegistrySupervisor, TelemetrySupervisor}
 
   @impl true
   def start(_type, _args) do
@@ -10,7 +11,7 @@ defmodule Foundation.Application do
 
     with {:ok, _engine} <- Engine.boot(Config.get(:engine)),
          :ok <- FeatureFlags.boot() do
-      children = [FeatureFlags, RegistrySupervisor, TelemetrySupervisor]
+      children = [FeatureFlags, ErrorContext.Raised, RegistrySupervisor, TelemetrySupervisor]
 
       # one_for_one: the areas do not depend on each other's processes. They keep what they
       # know in tables, so starting one again costs little, while giving up would stop the

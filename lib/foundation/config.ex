@@ -37,6 +37,10 @@ defmodule Foundation.Config do
       default: [],
       doc: "Values that feature flags start with, an integer being a percentage."
     ],
+    error_context: [
+      doc: "Bounds of every context of `Foundation.ErrorContext`:",
+      type: Foundation.ErrorContext.Limits.schema()
+    ],
     "Elixir.Foundation.Telemetry.SampledEvents": [
       doc: "Deduplicated and batched events, as a whole and where an event sets nothing else:",
       type: Foundation.Telemetry.Events.Settings.schema()

@@ -186,6 +186,18 @@ defmodule Foundation.FeatureFlags do
     end
   end
 
+  @doc false
+  # For the backends that exist for migration only, before each use of the process dictionary.
+  @spec allow_process_dictionary!(flag) :: :ok
+  def allow_process_dictionary!(flag) do
+    if enabled?(:enforce_no_process_dict) do
+      raise "expected no use of the process dictionary while :enforce_no_process_dict is on, " <>
+              "got one because #{inspect(flag)} is off"
+    end
+
+    :ok
+  end
+
   defp configured, do: Application.get_env(:foundation, :feature_flags, [])
 
   defp entry!(flag) do

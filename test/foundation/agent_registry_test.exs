@@ -244,8 +244,6 @@ defmodule Foundation.AgentRegistryTest do
     kill(pid)
     eventually(fn -> AgentRegistry.count() == 0 end)
     eventually(fn -> :telemetry.list_handlers([:foundation, :registry, :cleanup]) == [] end)
-    # It answers when it has logged the handler's end.
-    :sys.get_state(reporter)
     assert Process.whereis(Cleanup) == reporter
   end
 

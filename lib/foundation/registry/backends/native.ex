@@ -17,8 +17,7 @@ defmodule Foundation.Registry.Backends.Native do
         options.partitions,
         options.listeners,
         options.meta,
-        options.adopt_timeout,
-        options.max_entries
+        options.adopt_timeout
       )
 
     case started do
@@ -109,9 +108,8 @@ defmodule Foundation.Registry.Backends.Native do
   defp broadcast(_name, _key, _message, :done, sent), do: sent
 
   defp broadcast(name, key, message, cursor, sent) do
-    {local, remote, cursor} = known!(Native.registry_broadcast(name, key, message, cursor), name)
-    Enum.each(remote, &send(&1, message))
-    broadcast(name, key, message, cursor, sent + local + length(remote))
+    {more, cursor} = known!(Native.registry_broadcast(name, key, message, cursor), name)
+    broadcast(name, key, message, cursor, sent + more)
   end
 
   @impl true

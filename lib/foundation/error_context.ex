@@ -1,0 +1,581 @@
+defmodule Foundation.ErrorContext do
+  @moduledoc """
+  What a process is working on, in Logger metadata, so that every line that it logs says so.
+
+      iex> alias Foundation.ErrorContext
+      iex> ErrorContext.with_context(%{request_id: 123}, fn ->
+      ...>   ErrorContext.with_context(%{user: "ada"}, fn -> ErrorContext.get_context() end)
+      ...> end)
+      %{request_id: 123, user: "ada"}
+      iex> ErrorContext.get_context()
+      %{}
+
+  A context is a map of the application's own, or a struct from `new/3`, which also has an
+  operation, a correlation id and breadcrumbs. It belongs to one process.
+
+  ## In the log
+
+  The context is in the metadata as it is, under `:error_context`. What a formatter can print
+  of it stands beside it, each key on its own, so that with
+
+      config :logger, :console, metadata: [:request_id]
+
+  a line says `request_id=123`. Numbers, atoms and valid strings stand there as they are,
+  anything else as text; a struct from `new/3` gives its `:operation_id`, `:correlation_id`
+  and the keys of its `:metadata`. A value that is too long is cut and ends in `…`. Keys that
+  are not atoms, breadcrumbs, and keys that Logger uses itself (`:pid`, `:time`, `:mfa`,
+  `:module`, …) are under `:error_context` only. No value makes logging fail.
+
+  A value of the application's own under one of these keys is hidden by the context and
+  comes back when the context goes.
+
+  ## When something is raised
+
+  `with_context/2` puts back exactly the metadata that was there before, however its function
+  ends, and so also what the function itself has changed in it. The exception goes on as it
+  is. `enrich_error/1` of it, in a `rescue` further out and before another context is set
+  there, gives the context at the point of the raise. The report of a process that crashes
+  has that context too: of one that reports for itself (`GenServer`, `Task`, `:proc_lib`) or was
+  started by a function of this module, whatever context it had; of one started by `spawn/1`, what
+  it had in the `with_context/2` that it crashed in.
+
+  ## To other processes
+
+  Nothing is inherited. `async/1`, `async_stream/3`, `spawn_with_context/1` and
+  `spawn_link_with_context/1` start a process with the context of the caller, and `propagate/1`
+  wraps a function that some other code will run elsewhere. `get_context(callers: true)` looks in
+  the processes that a `Task` was started for.
+
+  ## Consistency
+
+  A context is the process's own: no other process changes it, and it is gone with the
+  process. All functions work while the application `:foundation` is not running, except
+  that exceptions are then enriched with the current context instead of that of the raise.
+  When `:use_logger_error_context` (`Foundation.FeatureFlags`) changes, the context of a process
+  moves with its next call of a function here.
+
+  ## Events
+
+  | event | measurements | metadata | when |
+  |---|---|---|---|
+  | `[:foundation, :error_context, :set]` | `depth`: levels around it | | on each set, and each entry of a level |
+
+  The depth is 0 for `set_context/1` outside of everything, 1 in the first `with_context/2`.
+
+  ## Bounds
+
+  See `:error_context` of `Foundation.Config`: the depth of nesting, the number of breadcrumbs,
+  the bytes of a printed value and of all of them.
+  """
+
+  require Logger
+
+  alias Foundation.ErrorContext.{Limits, Raised, Store}
+  alias Foundation.RequestContext
+
+  @set [:foundation, :error_context, :set]
+
+  @enforce_keys [:operation_id, :correlation_id, :module, :function, :start_time]
+  defstruct [
+    :operation_id,
+    :correlation_id,
+    :module,
+    :function,
+    :start_time,
+    :parent_context,
+    depth: 0,
+    metadata: %{},
+    breadcrumbs: []
+  ]
+
+  @typedoc "Where a context has been, and when (monotonic time, native unit)."
+  @type breadcrumb :: %{
+          module: module,
+          function: atom,
+          timestamp: integer,
+          metadata: map
+        }
+
+  @typedoc """
+  An operation: `:operation_id` is unique in this VM, `:correlation_id` is handed on to children,
+  `:start_time` is monotonic time in native units, breadcrumbs are oldest first.
+  """
+  @type operation :: %__MODULE__{
+          operation_id: pos_integer,
+          correlation_id: String.t(),
+          module: module,
+          function: atom,
+          start_time: integer,
+          parent_context: t | nil,
+          depth: non_neg_integer,
+          metadata: map,
+          breadcrumbs: [breadcrumb]
+        }
+
+  @type t :: operation | %{optional(term) => term}
+
+  @doc """
+  Replaces the context of this process. What the earlier one had put into the metadata goes.
+
+  O(printed size of both). Raises `FunctionClauseError` if `context` is not a map.
+
+      iex> Foundation.ErrorContext.set_context(%{request_id: 1})
+      :ok
+      iex> Logger.metadata()[:request_id]
+      1
+  """
+  @doc since: "0.1.0"
+  @spec set_context(t) :: :ok
+  def set_context(context) when is_map(context) do
+    depth = Store.set(context)
+    :telemetry.execute(@set, %{depth: depth}, %{})
+  end
+
+  @doc """
+  The context of this process, exactly as it was set; `%{}` if there is none. O(1).
+
+  With `callers: true`, where this process has none, that of the nearest of the processes
+  that it was started for (`$callers`, as `Task` keeps them) that has one, as it is now; a
+  process that is dead or on another node is passed over. O(size of their dictionaries).
+
+      iex> Foundation.ErrorContext.get_context()
+      %{}
+  """
+  @doc since: "0.1.0"
+  @spec get_context(callers: boolean) :: t
+  def get_context(options \\ [])
+
+  def get_context([]), do: Store.get() || %{}
+
+  def get_context(options) do
+    [callers: callers] = Keyword.validate!(options, callers: false)
+    own = get_context()
+
+    if callers and own == %{} do
+      Enum.find_value(callers(), own, &Store.get_of/1)
+    else
+      own
+    end
+  end
+
+  @doc """
+  Removes the context of this process from the metadata. Everything else there stays.
+
+      iex> Logger.metadata(user: "ada")
+      iex> Foundation.ErrorContext.set_context(%{request_id: 1})
+      iex> Foundation.ErrorContext.clear_context()
+      :ok
+      iex> Logger.metadata()
+      [user: "ada"]
+  """
+  @doc since: "0.1.0"
+  @spec clear_context() :: :ok
+  def clear_context do
+    Store.clear()
+    :ok
+  end
+
+  @doc """
+  Runs `fun` with `context` merged into the one there is, and returns what it returns.
+
+  However it ends, the metadata is then exactly what it was before. O(printed size of
+  `context`), while there are few keys with plain values; else of the merged context. Past the
+  limit of depth `fun` runs in the context there is.
+
+      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn -> Logger.metadata()[:request_id] end)
+      1
+      iex> Logger.metadata()
+      []
+  """
+  @doc since: "0.1.0"
+  @spec with_context(t, (() -> result)) :: result when result: var
+  def with_context(context, fun) when is_map(context) and is_function(fun, 0) do
+    nest(context, :merge, fun)
+  end
+
+  @doc """
+  Runs `fun` with `context` in place of the one there is; else as `with_context/2`.
+
+      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
+      ...>   Foundation.ErrorContext.with_temporary_context(%{job: 2}, fn ->
+      ...>     Foundation.ErrorContext.get_context()
+      ...>   end)
+      ...> end)
+      %{job: 2}
+  """
+  @doc since: "0.1.0"
+  @spec with_temporary_context(t, (() -> result)) :: result when result: var
+  def with_temporary_context(context, fun) when is_map(context) and is_function(fun, 0) do
+    nest(context, :replace, fun)
+  end
+
+  @doc """
+  A context for the operation `module.function`.
+
+  The third argument is its metadata, a map, or a keyword list of `:metadata`, `:correlation_id`
+  (by default a new one) and `:parent_context`.
+
+      iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place, metadata: %{order: 7})
+      iex> {context.module, context.function, context.metadata}
+      {MyApp.Orders, :place, %{order: 7}}
+      iex> Foundation.ErrorContext.format_breadcrumbs(context) =~ "MyApp.Orders.place"
+      true
+  """
+  @doc since: "0.1.0"
+  @spec new(module, atom, map | keyword) :: operation
+  def new(module, function, options \\ [])
+
+  def new(module, function, metadata) when is_map(metadata) do
+    new(module, function, metadata: metadata)
+  end
+
+  def new(module, function, options) when is_atom(module) and is_atom(function) do
+    options = Keyword.validate!(options, [:correlation_id, :parent_context, metadata: %{}])
+    now = System.monotonic_time()
+
+    %__MODULE__{
+      operation_id: System.unique_integer([:positive]),
+      correlation_id: options[:correlation_id] || RequestContext.new_request_id(),
+      module: module,
+      function: function,
+      start_time: now,
+      parent_context: options[:parent_context],
+      metadata: Map.new(options[:metadata]),
+      breadcrumbs: [breadcrumb(module, function, %{}, now)]
+    }
+  end
+
+  @doc """
+  A context for an operation that is part of `parent`'s: with its correlation id, its metadata,
+  with `metadata` merged in, and its breadcrumbs, with one more.
+
+      iex> parent = Foundation.ErrorContext.new(MyApp.Orders, :place, %{order: 7})
+      iex> child = Foundation.ErrorContext.child_context(parent, MyApp.Stock, :take, %{item: 1})
+      iex> {child.correlation_id == parent.correlation_id, child.metadata}
+      {true, %{item: 1, order: 7}}
+  """
+  @doc since: "0.1.0"
+  @spec child_context(t, module, atom, map) :: operation
+  def child_context(parent, module, function, metadata \\ %{})
+
+  def child_context(%__MODULE__{} = parent, module, function, metadata)
+      when is_map(metadata) do
+    child =
+      new(module, function,
+        correlation_id: parent.correlation_id,
+        metadata: Map.merge(parent.metadata, metadata)
+      )
+
+    # The chain of parents is cut where it is as long as it may be, so that a context that
+    # is handed on for ever does not grow for ever.
+    {parent, depth} =
+      if parent.depth < Limits.max_depth(),
+        do: {parent, parent.depth + 1},
+        else: {%{parent | parent_context: nil}, 1}
+
+    crumbs = parent.breadcrumbs ++ [breadcrumb(module, function, metadata, child.start_time)]
+    %{child | parent_context: parent, depth: depth, breadcrumbs: newest(crumbs)}
+  end
+
+  def child_context(parent, module, function, metadata) when is_map(parent) do
+    child = new(module, function, metadata: Map.merge(parent, metadata))
+    %{child | parent_context: parent, depth: 1}
+  end
+
+  @doc """
+  `context` with one more breadcrumb, and without the oldest if there would be too many.
+
+  O(breadcrumbs kept). In a context that is a plain map they are under `:breadcrumbs`.
+
+      iex> context = Foundation.ErrorContext.add_breadcrumb(%{}, MyApp.Stock, :take, %{item: 1})
+      iex> [%{module: MyApp.Stock, function: :take, metadata: %{item: 1}}] = context.breadcrumbs
+  """
+  @doc since: "0.1.0"
+  @spec add_breadcrumb(t, module, atom, map) :: t
+  def add_breadcrumb(context, module, function, metadata \\ %{})
+      when is_map(context) and is_atom(module) and is_atom(function) and is_map(metadata) do
+    crumb = breadcrumb(module, function, metadata, System.monotonic_time())
+    Map.put(context, :breadcrumbs, newest(Map.get(context, :breadcrumbs, []) ++ [crumb]))
+  end
+
+  @doc """
+  `context` with `metadata` merged in: into its `:metadata` if it is from `new/3`, else into itself.
+
+      iex> Foundation.ErrorContext.add_metadata(%{request_id: 1}, %{user: "ada"})
+      %{request_id: 1, user: "ada"}
+  """
+  @doc since: "0.1.0"
+  @spec add_metadata(t, map) :: t
+  def add_metadata(context, metadata) when is_map(context) and is_map(metadata) do
+    merge(context, metadata)
+  end
+
+  @doc """
+  An exception, or any reason, with the context that it belongs to.
+
+  That is the context it was raised in, if it has left a `with_context/2` of this process
+  on its way here, else the current one. An `{:error, reason}` stays one.
+
+      iex> try do
+      ...>   Foundation.ErrorContext.with_context(%{request_id: 1}, fn -> raise "no" end)
+      ...> rescue
+      ...>   exception -> Foundation.ErrorContext.enrich_error(exception)
+      ...> end
+      %{error: %RuntimeError{message: "no"}, context: %{request_id: 1}}
+      iex> Foundation.ErrorContext.enrich_error({:error, :not_found})
+      {:error, %{reason: :not_found, context: %{}}}
+  """
+  @doc since: "0.1.0"
+  @spec enrich_error({:error, reason}) :: {:error, %{reason: reason, context: t}}
+        when reason: var
+  @spec enrich_error(error) :: %{error: error, context: t} when error: var
+  def enrich_error({:error, reason} = error), do: enhance_error(error, context_of(reason))
+  def enrich_error(error), do: enhance_error(error, context_of(error))
+
+  @doc """
+  An exception, a reason or an `{:error, reason}` with the context that is given.
+
+  One that has a context already has `context` merged into it.
+
+      iex> Foundation.ErrorContext.enhance_error(:timeout, %{request_id: 1})
+      %{error: :timeout, context: %{request_id: 1}}
+      iex> Foundation.ErrorContext.enhance_error({:error, :timeout}, %{request_id: 1})
+      {:error, %{reason: :timeout, context: %{request_id: 1}}}
+  """
+  @doc since: "0.1.0"
+  @spec enhance_error(term, t) :: map | {:error, map}
+  def enhance_error({:error, %{reason: _reason, context: inner} = error}, context)
+      when map_size(error) == 2 and is_map(inner) and is_map(context) do
+    {:error, %{error | context: merge(inner, context)}}
+  end
+
+  def enhance_error({:error, reason}, context) when is_map(context) do
+    {:error, %{reason: reason, context: context}}
+  end
+
+  def enhance_error(%{error: _error, context: inner} = enriched, context)
+      when map_size(enriched) == 2 and is_map(inner) and is_map(context) do
+    %{enriched | context: merge(inner, context)}
+  end
+
+  def enhance_error(error, context) when is_map(context), do: %{error: error, context: context}
+
+  @doc """
+  `result` as it is, except that an `{:error, reason}` gets `context`, with `more` merged in.
+
+      iex> Foundation.ErrorContext.add_context({:ok, 1}, %{request_id: 1})
+      {:ok, 1}
+      iex> Foundation.ErrorContext.add_context({:error, :full}, %{request_id: 1}, %{queue: :mail})
+      {:error, %{reason: :full, context: %{request_id: 1, queue: :mail}}}
+  """
+  @doc since: "0.1.0"
+  @spec add_context(result, t, map) :: result | {:error, map} when result: var
+  def add_context(result, context, more \\ %{})
+
+  def add_context({:error, _reason} = error, context, more) when is_map(more) do
+    enhance_error(error, merge(context, more))
+  end
+
+  def add_context(result, context, more) when is_map(context) and is_map(more), do: result
+
+  @doc """
+  The breadcrumbs of `context` as text, oldest first, with how long ago each was; `""` for none.
+
+      iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
+      iex> context = Foundation.ErrorContext.add_breadcrumb(context, MyApp.Stock, :take)
+      iex> Foundation.ErrorContext.format_breadcrumbs(context)
+      "MyApp.Orders.place (0 ms ago) -> MyApp.Stock.take (0 ms ago)"
+  """
+  @doc since: "0.1.0"
+  @spec format_breadcrumbs(t) :: String.t()
+  def format_breadcrumbs(context) when is_map(context) do
+    now = System.monotonic_time()
+
+    context
+    |> Map.get(:breadcrumbs, [])
+    |> Enum.map_join(" -> ", fn crumb ->
+      "#{inspect(crumb.module)}.#{crumb.function} (#{milliseconds(now - crumb.timestamp)} ms ago)"
+    end)
+  end
+
+  @doc """
+  How many milliseconds ago the operation of `context` began; `nil` for a plain map without a
+  `:start_time`.
+
+      iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
+      iex> Foundation.ErrorContext.get_operation_duration(context) in 0..60_000
+      true
+  """
+  @doc since: "0.1.0"
+  @spec get_operation_duration(t) :: non_neg_integer | nil
+  def get_operation_duration(%{start_time: start_time}) when is_integer(start_time) do
+    milliseconds(System.monotonic_time() - start_time)
+  end
+
+  def get_operation_duration(context) when is_map(context), do: nil
+
+  @doc """
+  Spawns a process that runs `fun` in the context that the caller has now. Returns its pid.
+  """
+  @doc since: "0.1.0"
+  @spec spawn_with_context((() -> term)) :: pid
+  def spawn_with_context(fun) when is_function(fun, 0) do
+    spawn(reporting(starting_with(get_context(), fun)))
+  end
+
+  @doc """
+  As `spawn_with_context/1`, linked to the caller.
+  """
+  @doc since: "0.1.0"
+  @spec spawn_link_with_context((() -> term)) :: pid
+  def spawn_link_with_context(fun) when is_function(fun, 0) do
+    spawn_link(reporting(starting_with(get_context(), fun)))
+  end
+
+  @doc """
+  `Task.async/1` of `fun` in the context that the caller has now.
+
+      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
+      ...>   Task.await(Foundation.ErrorContext.async(&Foundation.ErrorContext.get_context/0))
+      ...> end)
+      %{request_id: 1}
+  """
+  @doc since: "0.1.0"
+  @spec async((() -> term)) :: Task.t()
+  def async(fun) when is_function(fun, 0), do: Task.async(starting_with(get_context(), fun))
+
+  @doc """
+  `Task.async_stream/3`, with its options, of `fun` in the context that the caller has now, also
+  if the stream is consumed in another one.
+
+      iex> Foundation.ErrorContext.with_context(%{base: 10}, fn ->
+      ...>   1..3
+      ...>   |> Foundation.ErrorContext.async_stream(&(Foundation.ErrorContext.get_context().base + &1))
+      ...>   |> Enum.to_list()
+      ...> end)
+      [ok: 11, ok: 12, ok: 13]
+  """
+  @doc since: "0.1.0"
+  @spec async_stream(Enumerable.t(), (term -> term), keyword) :: Enumerable.t()
+  def async_stream(enumerable, fun, options \\ []) when is_function(fun, 1) do
+    context = get_context()
+
+    Task.async_stream(enumerable, &run_with(context, fn -> fun.(&1) end), options)
+  end
+
+  @doc """
+  A function that runs `fun`, of up to 20 arguments, in the context that the caller has now, in
+  whatever process it is called. That process's own context is put back after it.
+
+      iex> fun = Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
+      ...>   Foundation.ErrorContext.propagate(fn x -> {x, Foundation.ErrorContext.get_context()} end)
+      ...> end)
+      iex> fun.(:x)
+      {:x, %{request_id: 1}}
+  """
+  @doc since: "0.1.0"
+  @spec propagate(fun) :: fun when fun: fun
+  def propagate(fun) when is_function(fun), do: propagate(fun, get_context())
+
+  for arity <- 0..20 do
+    arguments = Macro.generate_arguments(arity, __MODULE__)
+
+    defp propagate(fun, context) when is_function(fun, unquote(arity)) do
+      fn unquote_splicing(arguments) ->
+        nest(context, :replace, fn -> fun.(unquote_splicing(arguments)) end)
+      end
+    end
+  end
+
+  @doc false
+  # `new` over `old`. A struct stays one, whichever of the two it is.
+  @spec merge(t, t) :: t
+  def merge(%__MODULE__{} = old, %__MODULE__{} = new) do
+    %{new | metadata: Map.merge(old.metadata, new.metadata)}
+  end
+
+  def merge(%__MODULE__{} = old, new), do: %{old | metadata: Map.merge(old.metadata, new)}
+  def merge(old, %__MODULE__{} = new), do: %{new | metadata: Map.merge(old, new.metadata)}
+  def merge(old, new), do: :maps.merge(old, new)
+
+  defp nest(context, how, fun) do
+    case Store.enter(context, how) do
+      {depth, saved} when is_integer(depth) ->
+        try do
+          :telemetry.execute(@set, %{depth: depth}, %{})
+          fun.()
+        catch
+          kind, reason ->
+            inner = {Store.get(), :logger.get_process_metadata()}
+            Store.leave(saved)
+            Raised.keep(kind, reason, __STACKTRACE__, depth, inner)
+            :erlang.raise(kind, reason, __STACKTRACE__)
+        else
+          result ->
+            Store.leave(saved)
+            result
+        end
+
+      {:over, saved} ->
+        Logger.warning(
+          "expected at most #{Limits.max_depth()} contexts around each other, got one more, " <>
+            "which is left out: is there a recursion through with_context/2?"
+        )
+
+        try do
+          fun.()
+        after
+          Store.leave(saved)
+        end
+
+      :full ->
+        fun.()
+    end
+  end
+
+  defp context_of(error) do
+    current = Store.get()
+    Raised.context_of(error, current) || %{}
+  end
+
+  # For a process of its own, whose metadata is left as it is: so a report of its crash has it.
+  defp starting_with(context, fun), do: fn -> run_with(context, fun) end
+
+  # A bare process does not report its own crash: the VM does, which knows no metadata.
+  defp reporting(fun) do
+    fn ->
+      try do
+        fun.()
+      catch
+        kind, reason ->
+          inner = {Store.get(), :logger.get_process_metadata()}
+          Raised.keep(kind, reason, __STACKTRACE__, 0, inner)
+          :erlang.raise(kind, reason, __STACKTRACE__)
+      end
+    end
+  end
+
+  defp run_with(context, fun) do
+    if context != %{}, do: set_context(context)
+    fun.()
+  end
+
+  # `Process.info/2` because this library reads no process dictionary by way of `Process.get/1`,
+  # which the check that it offers (`mix foundation.audit`) would rightly find.
+  defp callers do
+    {:dictionary, dictionary} = Process.info(self(), :dictionary)
+
+    case List.keyfind(dictionary, :"$callers", 0) do
+      {_key, callers} when is_list(callers) -> callers
+      _none -> []
+    end
+  end
+
+  defp breadcrumb(module, function, metadata, now) do
+    %{module: module, function: function, timestamp: now, metadata: metadata}
+  end
+
+  defp newest(breadcrumbs), do: Enum.take(breadcrumbs, -Limits.max_breadcrumbs())
+
+  defp milliseconds(native), do: System.convert_time_unit(native, :native, :millisecond)
+end

@@ -1,0 +1,244 @@
+defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
+  @moduledoc false
+  # The context under `:error_context` in Logger's metadata of the process, and what can be
+  # printed of it (`Printable.flatten/1`) beside it.
+  #
+  # A third key, `:error_context_frame`, says what the context itself does not: `{depth, flat,
+  # shadowed}`, the number of `enter/2` around it, what was put beside it, and the values that
+  # were there before under the same keys, which come back with `clear/0`. It is left out where it
+  # would say `{0, the context, %{}}`. It is a tuple, which Logger's formatter leaves out
+  # when asked for all metadata.
+  #
+  # The clauses for the usual case (few keys with plain values) are the longer half of this
+  # module. They save building the flattened map: a plain context is its own.
+  @behaviour Foundation.ErrorContext.Backend
+
+  alias Foundation.ErrorContext
+  alias Foundation.ErrorContext.{Limits, Printable}
+
+  # Below this many levels the limit of depth, which cannot be less, is not read.
+  @depth_unread 500
+
+  @impl true
+  def get do
+    case :logger.get_process_metadata() do
+      %{error_context: context} when is_map(context) -> context
+      _none -> nil
+    end
+  end
+
+  @impl true
+  def set(context) do
+    case :logger.get_process_metadata() do
+      %{error_context_frame: {depth, _flat, _shadowed}} = metadata ->
+        replace(metadata, context, depth)
+
+      %{error_context: old} = metadata
+      when map_size(metadata) == map_size(context) + 1 and map_size(old) == map_size(context) and
+             map_size(context) <= 8 ->
+        # Often the same keys with other values: then there is nothing else in the metadata.
+        if same_keys?(:maps.to_list(context), metadata, old) do
+          :logger.set_process_metadata(Map.put(context, :error_context, context))
+          0
+        else
+          replace(metadata, context, 0)
+        end
+
+      metadata when metadata == :undefined or metadata == %{} ->
+        if Printable.plain?(context) do
+          :logger.set_process_metadata(Map.put(context, :error_context, context))
+          0
+        else
+          replace(%{}, context, 0)
+        end
+
+      metadata ->
+        replace(metadata, context, 0)
+    end
+  end
+
+  @impl true
+  def clear do
+    case :logger.get_process_metadata() do
+      %{error_context_frame: {depth, _flat, _shadowed}} = metadata when depth > 0 ->
+        # The depth is not the context's: what is around it is still there.
+        own = without_context(metadata)
+        :logger.set_process_metadata(Map.put(own, :error_context_frame, {depth, %{}, %{}}))
+
+      %{error_context: _context} = metadata ->
+        put(without_context(metadata))
+
+      _none ->
+        :ok
+    end
+  end
+
+  @impl true
+  def enter(context, how) do
+    case :logger.get_process_metadata() do
+      :undefined ->
+        enter(:undefined, %{}, nil, {0, :itself, %{}}, context, how)
+
+      %{error_context_frame: frame} = metadata ->
+        enter(metadata, metadata, context_of(metadata), frame, context, how)
+
+      metadata ->
+        enter(metadata, metadata, context_of(metadata), {0, :itself, %{}}, context, how)
+    end
+  end
+
+  @impl true
+  def leave(:undefined), do: :logger.unset_process_metadata()
+  def leave(metadata), do: :logger.set_process_metadata(metadata)
+
+  @doc """
+  Takes a context over from elsewhere, at a depth it has there.
+  """
+  @spec adopt(ErrorContext.t(), non_neg_integer) :: :ok
+  def adopt(context, depth) do
+    write(own_metadata(), context, depth)
+    :ok
+  end
+
+  @doc """
+  Takes the context out, with its depth, for elsewhere; `nil` if there is none.
+  """
+  @spec take() :: {ErrorContext.t() | nil, non_neg_integer} | nil
+  def take do
+    case :logger.get_process_metadata() do
+      %{error_context_frame: {depth, _flat, _shadowed}} = metadata ->
+        put(without_context(metadata))
+        {context_of(metadata), depth}
+
+      %{error_context: context} = metadata when is_map(context) ->
+        put(without_context(metadata))
+        {context, 0}
+
+      _none ->
+        nil
+    end
+  end
+
+  @doc """
+  The context in metadata that was read elsewhere, or `nil`.
+  """
+  @spec context_of(map) :: ErrorContext.t() | nil
+  def context_of(%{error_context: context}) when is_map(context), do: context
+  def context_of(_metadata), do: nil
+
+  defp same_keys?([{key, value} | rest], metadata, old)
+       when is_map_key(metadata, key) and :erlang.map_get(key, old) != nil do
+    Printable.plain?(key, value) and same_keys?(rest, metadata, old)
+  end
+
+  defp same_keys?([], _metadata, _old), do: true
+  defp same_keys?(_pairs, _metadata, _old), do: false
+
+  defp enter(saved, metadata, old, {depth, flat, shadowed}, context, how) do
+    if depth < @depth_unread or depth < Limits.max_depth() do
+      merged = merge(old, context, how)
+
+      case beside(metadata, old, merged, context, flat, how) do
+        nil ->
+          write(without_context(metadata), merged, depth + 1)
+
+        beside ->
+          beside
+          |> Map.put(:error_context, merged)
+          |> Map.put(:error_context_frame, {depth + 1, :itself, shadowed})
+          |> :logger.set_process_metadata()
+      end
+
+      {depth + 1, saved}
+    else
+      over(saved, metadata, {depth, flat, shadowed})
+    end
+  end
+
+  # One level more is noted, so that only the first that is over is told of.
+  defp over(saved, metadata, {depth, flat, shadowed}) do
+    if depth == Limits.max_depth() do
+      frame = {depth + 1, flat, shadowed}
+      :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
+      {:over, saved}
+    else
+      :full
+    end
+  end
+
+  defp merge(nil, context, _how), do: context
+  defp merge(_old, context, :replace), do: context
+  defp merge(old, context, :merge), do: ErrorContext.merge(old, context)
+
+  # The metadata with the context's keys in it, in the usual case: plain all through, and no
+  # key that somebody else has put there. Else nil.
+  defp beside(metadata, nil, _merged, context, :itself, _how) do
+    if Printable.plain?(context) do
+      new = :maps.merge(metadata, context)
+      if map_size(new) == map_size(metadata) + map_size(context), do: new
+    end
+  end
+
+  defp beside(metadata, old, merged, context, :itself, :merge) when map_size(merged) <= 8 do
+    if Printable.plain?(context) do
+      new = :maps.merge(metadata, context)
+      if map_size(new) - map_size(metadata) == map_size(merged) - map_size(old), do: new
+    end
+  end
+
+  defp beside(_metadata, _old, _merged, _context, _flat, _how), do: nil
+
+  defp replace(metadata, context, depth) do
+    metadata |> without_context() |> write(context, depth)
+  end
+
+  # `own` is the metadata without any context.
+  defp write(own, context, depth) do
+    flat = Printable.flatten(context)
+    shadowed = Map.take(own, Map.keys(flat))
+    metadata = own |> Map.merge(flat) |> Map.put(:error_context, context)
+
+    if depth == 0 and flat == context and shadowed == %{} do
+      :logger.set_process_metadata(metadata)
+    else
+      flat = if flat == context, do: :itself, else: flat
+      frame = {depth, flat, shadowed}
+      :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
+    end
+
+    depth
+  end
+
+  # What is not the context's. A value that was put under one of its keys later is not.
+  defp without_context(metadata) do
+    {flat, shadowed} =
+      case metadata do
+        %{error_context_frame: {_depth, :itself, shadowed}} -> {metadata.error_context, shadowed}
+        %{error_context_frame: {_depth, flat, shadowed}} -> {flat, shadowed}
+        %{error_context: context} when is_map(context) -> {context, %{}}
+        _none -> {%{}, %{}}
+      end
+
+    without = Map.drop(metadata, [:error_context, :error_context_frame])
+
+    own =
+      Enum.reduce(flat, without, fn {key, value}, own ->
+        case own do
+          %{^key => ^value} -> Map.delete(own, key)
+          _changed -> own
+        end
+      end)
+
+    Map.merge(shadowed, own)
+  end
+
+  defp own_metadata do
+    case :logger.get_process_metadata() do
+      :undefined -> %{}
+      metadata -> without_context(metadata)
+    end
+  end
+
+  defp put(metadata) when metadata == %{}, do: :logger.unset_process_metadata()
+  defp put(metadata), do: :logger.set_process_metadata(metadata)
+end

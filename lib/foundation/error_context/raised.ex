@@ -1,0 +1,146 @@
+defmodule Foundation.ErrorContext.Raised do
+  @moduledoc false
+  # The context at the point of a raise that has left a `with_context/2`. The metadata has been
+  # restored when somebody further out rescues the exception, or when the process crashes of it
+  # and reports that: both find here what it was.
+  #
+  # One row a process, the latest, in a table that any process writes to; nothing at all is
+  # done where nothing is raised. This process owns the table, and removes the rows of those that
+  # die. When it is killed the rows go with it, and what asks for one finds the context
+  # that it has itself.
+  use GenServer
+
+  alias Foundation.ErrorContext
+  alias Foundation.ErrorContext.{CrashReports, Store}
+
+  # Of a row: {pid, raise, reason, exception, depth, restored, context, metadata}, where
+  #   raise      a hash of reason and stacktrace: this raise and no other
+  #   reason     a hash of the reason as the VM has it
+  #   exception  a hash of it as `rescue` gives it
+  #   depth      of the outermost `with_context/2` that it has left
+  #   restored   a hash of the context that was put back there
+  # Hashes, because an exception may hold anything, and would be kept as long as its process.
+  @table __MODULE__
+  @hashes 4_294_967_296
+
+  # A process that was spawned without proc_lib is reported by the VM, in another process, some
+  # time after its death.
+  @report_ms 200
+
+  def start_link(_options), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
+
+  @doc """
+  Keeps what the context and metadata were, after the level `depth` has been left with a raise.
+  """
+  @spec keep(atom, term, list, non_neg_integer, {ErrorContext.t() | nil, map | :undefined}) :: :ok
+  def keep(kind, reason, stacktrace, depth, {context, metadata}) do
+    reason = if kind == :throw, do: {:nocatch, reason}, else: reason
+    raise_hash = hash({reason, stacktrace})
+    restored = hash(Store.get())
+
+    case :ets.lookup(@table, self()) do
+      # The same raise, from the level below: what was kept there is what it was.
+      [{_pid, ^raise_hash, _reason, _exception, below, _restored, _context, _metadata}]
+      when below == depth + 1 ->
+        :ets.update_element(@table, self(), [{5, depth}, {6, restored}])
+
+      rows ->
+        exception = if kind == :error, do: Exception.normalize(:error, reason, stacktrace)
+
+        row =
+          {self(), raise_hash, hash(reason), hash(exception || reason), depth, restored, context,
+           metadata}
+
+        :ets.insert(@table, row)
+        if rows == [], do: GenServer.cast(__MODULE__, {:watch, self()})
+    end
+
+    :ok
+  rescue
+    # There is no table: the application is not running, or its owner is being restarted. The
+    # exception goes on its way all the same.
+    ArgumentError -> :ok
+  end
+
+  @doc """
+  The context that `error` was raised in, if it has left a `with_context/2` of this process since
+  the context `current` was entered or set; else `current`.
+  """
+  @spec context_of(term, ErrorContext.t() | nil) :: ErrorContext.t() | nil
+  def context_of(error, current) do
+    error_hash = hash(error)
+
+    case row(self()) do
+      {_pid, _raise, reason, exception, _depth, restored, context, _metadata}
+      when error_hash == exception or error_hash == reason ->
+        # Another context than the one that was put back: something has begun since then, to
+        # which an equal exception may belong.
+        if restored == hash(current), do: context, else: current
+
+      _other ->
+        current
+    end
+  end
+
+  @doc """
+  The metadata that the process `pid` had where it raised what it crashes of, or `nil`.
+  """
+  @spec metadata_of(pid, {term, list} | term) :: map | nil
+  def metadata_of(pid, crash) do
+    case row(pid) do
+      {_pid, raise_hash, reason, _exception, _depth, _restored, _context, metadata}
+      when is_map(metadata) ->
+        if hash(crash) in [raise_hash, reason], do: metadata
+
+      _none ->
+        nil
+    end
+  end
+
+  defp row(pid) do
+    case :ets.lookup(@table, pid) do
+      [row] -> row
+      [] -> nil
+    end
+  rescue
+    # As in `keep/5`.
+    ArgumentError -> nil
+  end
+
+  defp hash(term), do: :erlang.phash2(term, @hashes)
+
+  @impl true
+  def init([]) do
+    Process.flag(:trap_exit, true)
+    :ets.new(@table, [:named_table, :public, write_concurrency: true])
+    CrashReports.attach()
+    {:ok, []}
+  end
+
+  @impl true
+  def handle_cast({:watch, pid}, state) do
+    # Also of a process that is dead already: then it is heard of at once.
+    Process.monitor(pid)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
+    # It is `:noproc` of a process that had died before it was watched, be it of what it raised.
+    if reason in [:normal, :shutdown],
+      do: :ets.delete(@table, pid),
+      else: Process.send_after(self(), {:remove, pid}, @report_ms)
+
+    {:noreply, state}
+  end
+
+  def handle_info({:remove, pid}, state) do
+    :ets.delete(@table, pid)
+    {:noreply, state}
+  end
+
+  def handle_info(_unknown, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, _state), do: CrashReports.detach()
+end

@@ -1,0 +1,100 @@
+defmodule Foundation.ErrorContext.Store do
+  @moduledoc false
+  # The context of the calling process, wherever the flags say that it is. When a process calls
+  # for the first time after the flags have changed, its context moves over first: so none is
+  # lost on a change, in either direction and however deep the process is in `with_context/2`.
+
+  alias Foundation.{ErrorContext, FeatureFlags}
+  alias Foundation.ErrorContext.Backends.{LoggerMetadata, ProcessDictionary}
+
+  @flag :use_logger_error_context
+
+  @spec get() :: ErrorContext.t() | nil
+  def get do
+    case FeatureFlags.mode(@flag) do
+      :shared -> LoggerMetadata.get()
+      mode -> moved(mode).get()
+    end
+  end
+
+  @spec set(ErrorContext.t()) :: non_neg_integer
+  def set(context) do
+    case FeatureFlags.mode(@flag) do
+      :shared -> LoggerMetadata.set(context)
+      mode -> moved(mode).set(context)
+    end
+  end
+
+  @spec clear() :: :ok
+  def clear do
+    case FeatureFlags.mode(@flag) do
+      :shared -> LoggerMetadata.clear()
+      mode -> moved(mode).clear()
+    end
+  end
+
+  @spec enter(ErrorContext.t(), :merge | :replace) :: {pos_integer | :over, term} | :full
+  def enter(context, how) do
+    case FeatureFlags.mode(@flag) do
+      :shared ->
+        LoggerMetadata.enter(context, how)
+
+      mode ->
+        backend = moved(mode)
+        # Both, as the context may move while the function runs.
+        both = {:both, :logger.get_process_metadata(), ProcessDictionary.entry()}
+        with {depth, _saved} <- backend.enter(context, how), do: {depth, both}
+    end
+  end
+
+  @spec leave(term) :: :ok
+  def leave({:both, metadata, entry}) do
+    LoggerMetadata.leave(metadata)
+    ProcessDictionary.put(entry)
+  end
+
+  def leave(saved) do
+    LoggerMetadata.leave(saved)
+
+    # What moved meanwhile belongs to the level that ends.
+    if FeatureFlags.mode(@flag) != :shared, do: ProcessDictionary.take()
+    :ok
+  end
+
+  @doc "Moves what the calling process has to where the flags say that it is."
+  @spec carry_over() :: :ok
+  def carry_over do
+    with mode when mode != :shared <- FeatureFlags.mode(@flag), do: moved(mode)
+    :ok
+  end
+
+  @doc "The context of another process of this node, or `nil`."
+  @spec get_of(pid) :: ErrorContext.t() | nil
+  def get_of(pid) when node(pid) == node() do
+    case Process.info(pid, :dictionary) do
+      {:dictionary, dictionary} ->
+        # The one thing that `:logger` has no function for: metadata of another process. Where
+        # it should move, no context is found here, and nothing else happens.
+        metadata = List.keyfind(dictionary, :"$logger_metadata$", 0, {nil, %{}})
+        {_key, metadata} = metadata
+        LoggerMetadata.context_of(metadata) || ProcessDictionary.context_of_dictionary(dictionary)
+
+      nil ->
+        nil
+    end
+  end
+
+  def get_of(_remote), do: nil
+
+  defp moved(:carrying) do
+    with {context, depth} <- ProcessDictionary.take(), do: LoggerMetadata.adopt(context, depth)
+    LoggerMetadata
+  end
+
+  defp moved(:legacy) do
+    with {context, depth} <- LoggerMetadata.take(), do: ProcessDictionary.put({context, depth})
+    ProcessDictionary
+  end
+
+  defp moved(:refused), do: ProcessDictionary
+end

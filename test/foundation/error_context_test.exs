@@ -1,0 +1,512 @@
+defmodule Foundation.ErrorContextTest do
+  # Not async: the flags, which choose the backend, are the VM's.
+  use Foundation.Case, async: false
+  use Foundation.Conformance.ErrorContext, flag: true
+
+  alias Foundation.ErrorContext.Raised
+
+  require Logger
+
+  setup do
+    # As at a start: no process has anything to carry over.
+    :ok = FeatureFlags.boot()
+  end
+
+  doctest ErrorContext
+  doctest Foundation.RequestContext
+
+  describe "Logger metadata" do
+    test "has the context as it is, and beside it what can be printed" do
+      context = %{request_id: 123, user: "ada", nested: %{a: 1}, nothing: nil, pid: :forged}
+      ErrorContext.set_context(context)
+
+      metadata = Map.new(Logger.metadata())
+      assert metadata.error_context === context
+      assert metadata.request_id === 123
+      assert metadata.user === "ada"
+      assert metadata.nested === "%{a: 1}"
+      refute Map.has_key?(metadata, :nothing)
+      refute Map.has_key?(metadata, :pid)
+    end
+
+    test "has nothing of the context before, and keeps the user's own" do
+      for {before, context} <- [
+            {%{a: 1, b: 1}, %{b: 2, c: 2}},
+            {%{a: 1}, %{a: 2}},
+            {%{a: [1]}, %{b: [2]}},
+            {%{a: 1}, %{"a" => 1}}
+          ] do
+        Logger.reset_metadata(own: "mine")
+        ErrorContext.set_context(before)
+        ErrorContext.set_context(context)
+
+        printed = for {key, value} <- context, is_atom(key), do: {key, value}
+        metadata = Logger.metadata() |> Keyword.drop([:error_context, :error_context_frame])
+
+        assert Enum.sort(Keyword.keys(metadata)) ==
+                 Enum.sort([:own | Keyword.keys(printed)])
+
+        assert metadata[:own] == "mine"
+        ErrorContext.clear_context()
+        assert Logger.metadata() == [own: "mine"]
+      end
+    end
+
+    test "has the user's own value again when the context hid it" do
+      for hiding <- [%{user: "context"}, %{user: "context", list: [1]}] do
+        Logger.reset_metadata(user: "mine")
+        ErrorContext.set_context(hiding)
+        ErrorContext.set_context(hiding)
+        assert Logger.metadata()[:user] == "context"
+        ErrorContext.set_context(%{other: 1})
+        assert Logger.metadata()[:user] == "mine"
+
+        ErrorContext.with_context(hiding, fn ->
+          assert Logger.metadata()[:user] == "context"
+          ErrorContext.clear_context()
+          assert Logger.metadata()[:user] == "mine"
+        end)
+
+        ErrorContext.clear_context()
+        assert Logger.metadata() == [user: "mine"]
+      end
+    end
+
+    test "keeps what the user sets over a key of the context" do
+      ErrorContext.set_context(%{user: "context", a: 1})
+      Logger.metadata(user: "later")
+      ErrorContext.clear_context()
+      assert Logger.metadata() == [user: "later"]
+    end
+
+    test "is exactly what it was after with_context, be it nothing" do
+      for own <- [[], [own: 1], [request_id: "mine", own: 1], [error_context: "text"]] do
+        Logger.reset_metadata(own)
+        before = :logger.get_process_metadata()
+
+        for context <- [%{request_id: 1}, %{request_id: [1]}, %{own: nil}, %{}],
+            nest <- [&ErrorContext.with_context/2, &ErrorContext.with_temporary_context/2] do
+          nest.(context, fn ->
+            Logger.metadata(inside: 1, own: 2)
+            ErrorContext.with_context(%{own: 3}, fn -> :ok end)
+          end)
+
+          assert :logger.get_process_metadata() === before
+        end
+      end
+
+      :logger.unset_process_metadata()
+      ErrorContext.with_context(%{request_id: 1}, fn -> :ok end)
+      assert :logger.get_process_metadata() == :undefined
+    end
+
+    test "follows each level, also where it takes a value away" do
+      ErrorContext.with_context(%{a: 1, b: [1]}, fn ->
+        ErrorContext.with_context(%{a: nil, c: {3}}, fn ->
+          metadata = Map.new(Logger.metadata())
+          refute Map.has_key?(metadata, :a)
+          assert %{b: "[1]", c: "{3}"} = metadata
+        end)
+
+        ErrorContext.with_temporary_context(%{d: 4}, fn ->
+          assert [:d] == Keyword.keys(Logger.metadata()) -- [:error_context, :error_context_frame]
+        end)
+
+        assert Logger.metadata()[:a] == 1
+      end)
+    end
+
+    test "of an operation has its ids and its metadata" do
+      context = ErrorContext.new(__MODULE__, :test, metadata: %{user: "ada", module: :forged})
+      ErrorContext.set_context(context)
+
+      metadata = Logger.metadata()
+      assert metadata[:operation_id] == context.operation_id
+      assert metadata[:correlation_id] == context.correlation_id
+      assert metadata[:user] == "ada"
+      assert metadata[:module] == nil
+      assert metadata[:breadcrumbs] == nil
+    end
+
+    test "is at each step what a plain model says" do
+      # A small model: own metadata, and a stack of contexts over it.
+      keys = [:a, :b, :c, :d]
+      values = [1, "two", nil, [3], %{four: 4}, :five]
+      :rand.seed(:exsss, {1, 2, 3})
+
+      for _round <- 1..300 do
+        :logger.unset_process_metadata()
+        own = Map.new(Enum.take_random(keys, 2), &{&1, {:own, &1}})
+        Logger.reset_metadata(Map.to_list(own))
+
+        random = fn ->
+          Map.new(Enum.take_random(keys, Enum.random(0..3)), &{&1, Enum.random(values)})
+        end
+
+        check = fn context ->
+          assert ErrorContext.get_context() === context
+          metadata = Map.new(Logger.metadata())
+
+          for key <- keys do
+            expected = if context[key] != nil, do: printed(context[key]), else: own[key]
+            assert Map.get(metadata, key) === expected
+          end
+        end
+
+        outer = random.()
+        ErrorContext.set_context(outer)
+        check.(outer)
+
+        {inner, innermost, set} = {random.(), random.(), random.()}
+
+        ErrorContext.with_context(inner, fn ->
+          check.(Map.merge(outer, inner))
+
+          ErrorContext.with_context(innermost, fn ->
+            check.(outer |> Map.merge(inner) |> Map.merge(innermost))
+          end)
+
+          ErrorContext.set_context(set)
+          check.(set)
+          ErrorContext.clear_context()
+          check.(%{})
+        end)
+
+        check.(outer)
+        ErrorContext.set_context(again = random.())
+        check.(again)
+        ErrorContext.clear_context()
+        assert Map.new(Logger.metadata()) == own
+      end
+    end
+  end
+
+  describe "what is kept of a raise" do
+    test "is the context of that raise, and not of one before that was rescued" do
+      for id <- 1..3 do
+        enriched =
+          try do
+            ErrorContext.with_context(%{id: id}, fn -> raise "always the same" end)
+          rescue
+            exception -> ErrorContext.enrich_error(exception)
+          end
+
+        assert enriched.context == %{id: id}
+      end
+    end
+
+    test "does not stand for an equal exception that is rescued in a later context" do
+      rescued = fn fun ->
+        try do
+          fun.()
+        rescue
+          exception -> ErrorContext.enrich_error(exception).context
+        end
+      end
+
+      raising = fn -> raise "timeout" end
+
+      assert rescued.(fn -> ErrorContext.with_context(%{request: 1}, raising) end) == %{
+               request: 1
+             }
+
+      ErrorContext.with_context(%{request: 2}, fn ->
+        assert rescued.(raising) == %{request: 2}
+      end)
+
+      ErrorContext.set_context(%{request: 3})
+      assert rescued.(raising) == %{request: 3}
+    end
+
+    test "is that of the innermost level that it left, also where it is raised again" do
+      context =
+        try do
+          ErrorContext.with_context(%{outer: 1}, fn ->
+            try do
+              ErrorContext.with_context(%{inner: 2}, fn -> raise ArgumentError, "again" end)
+            rescue
+              exception -> reraise exception, __STACKTRACE__
+            end
+          end)
+        rescue
+          exception -> ErrorContext.enrich_error(exception).context
+        end
+
+      assert context == %{outer: 1, inner: 2}
+    end
+
+    test "is that of errors of the VM, throws and exits too" do
+      for {raise, kind} <- [
+            {fn -> :erlang.error(:badarith) end, :error},
+            {fn -> apply(String, :to_atom, [1]) end, :error},
+            {fn -> exit({:because, 1}) end, :exit},
+            {fn -> apply(Map, :fetch!, [%{}, :a]) end, :error}
+          ] do
+        error =
+          try do
+            ErrorContext.with_context(%{a: 1}, raise)
+          rescue
+            exception -> exception
+          catch
+            ^kind, reason -> reason
+          end
+
+        assert ErrorContext.enrich_error(error) == %{error: error, context: %{a: 1}}
+      end
+    end
+
+    test "is the current context for any other reason" do
+      ErrorContext.set_context(%{now: 1})
+      catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "one" end))
+
+      assert ErrorContext.enrich_error(%RuntimeError{message: "two"}).context == %{now: 1}
+      assert ErrorContext.enrich_error(:reason).context == %{now: 1}
+
+      assert ErrorContext.enrich_error({:error, :r}) ==
+               {:error, %{reason: :r, context: %{now: 1}}}
+    end
+
+    test "is another process's own" do
+      worker = start_worker()
+
+      raising = fn ->
+        catch_error(ErrorContext.with_context(%{at: self()}, fn -> raise "x" end))
+      end
+
+      exception = raising.()
+      run(worker, raising)
+
+      assert ErrorContext.enrich_error(exception).context == %{at: self()}
+      assert run(worker, fn -> ErrorContext.enrich_error(exception).context end) == %{at: worker}
+    end
+
+    test "is one row a process, gone with it, however it ends" do
+      for reason <- [:kill, :crash] do
+        worker = start_worker()
+
+        run(worker, fn ->
+          for n <- 1..100 do
+            catch_error(ErrorContext.with_context(%{n: n}, fn -> raise "#{n}" end))
+          end
+        end)
+
+        assert [_one] = :ets.lookup(Raised, worker)
+        kill(worker, reason)
+        eventually(fn -> :ets.lookup(Raised, worker) == [] end)
+      end
+
+      task =
+        Task.async(fn ->
+          catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "a" end))
+          self()
+        end)
+
+      pid = Task.await(task)
+      eventually(fn -> :ets.lookup(Raised, pid) == [] end)
+    end
+
+    test "is nothing where nothing is raised, and none of it is in the process dictionary" do
+      keys = Process.get_keys() -- [:"$logger_metadata$"]
+      ErrorContext.with_context(%{a: 1}, fn -> :ok end)
+      assert :ets.lookup(Raised, self()) == []
+
+      catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "a" end))
+      assert Enum.sort(Process.get_keys() -- [:"$logger_metadata$"]) == Enum.sort(keys)
+    end
+
+    test "is less, but nothing fails, while no process of Foundation runs" do
+      :ok = Supervisor.terminate_child(Foundation.Supervisor, Raised)
+      on_exit(fn -> Supervisor.restart_child(Foundation.Supervisor, Raised) end)
+
+      exception =
+        catch_error(
+          ErrorContext.with_context(%{a: 1}, fn -> raise ArgumentError, "still this" end)
+        )
+
+      assert exception == %ArgumentError{message: "still this"}
+      assert ErrorContext.enrich_error(exception) == %{error: exception, context: %{}}
+      assert ErrorContext.get_context() == %{}
+      {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, Raised)
+
+      catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise ArgumentError, "still this" end))
+      assert ErrorContext.enrich_error(exception).context == %{a: 1}
+    end
+
+    test "begins anew when its owner was killed" do
+      catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "x" end))
+      owner = Process.whereis(Raised)
+      kill(owner)
+      eventually(fn -> Process.whereis(Raised) not in [nil, owner] end)
+
+      assert catch_error(ErrorContext.with_context(%{a: 2}, fn -> raise "x" end))
+      assert ErrorContext.enrich_error(%RuntimeError{message: "x"}).context == %{a: 2}
+      assert {_id, _filter} = List.keyfind(:logger.get_primary_config().filters, ErrorContext, 0)
+    end
+  end
+
+  describe "bounds" do
+    test "a value is cut where it is too long, and ends in …" do
+      ErrorContext.set_context(%{
+        long: String.duplicate("x", 1_000_000),
+        wide: String.duplicate("ä€😀", 10_000),
+        list: Enum.to_list(1..100_000),
+        number: Integer.pow(7, 200_000),
+        deep: Enum.reduce(1..10_000, [], fn _, inner -> [inner, inner] end),
+        short: "short"
+      })
+
+      metadata = Logger.metadata()
+      assert metadata[:short] == "short"
+
+      for key <- [:long, :wide, :list, :number, :deep] do
+        assert String.valid?(metadata[key])
+        assert String.ends_with?(metadata[key], "…"), "#{key}: #{metadata[key]}"
+        assert byte_size(metadata[key]) <= 1_024 + byte_size("…")
+      end
+    end
+
+    test "a value that just fits is not cut" do
+      for value <- [
+            String.duplicate("x", 1_024),
+            String.duplicate("ä", 512),
+            Enum.to_list(1..200)
+          ] do
+        ErrorContext.set_context(%{value: value})
+        refute String.ends_with?(Logger.metadata()[:value], "…")
+      end
+    end
+
+    test "all values together are cut, and how many keys are left out is told" do
+      context = Map.new(1..10_000, &{:"bounded_#{&1}", "value #{&1}"})
+      ErrorContext.set_context(context)
+
+      metadata = Keyword.drop(Logger.metadata(), [:error_context, :error_context_frame])
+      {cut, printed} = Keyword.pop!(metadata, :error_context_cut)
+      assert cut + length(printed) == 10_000
+      assert :erlang.external_size(printed) < 20_000
+      assert ErrorContext.get_context() === context
+      ErrorContext.clear_context()
+      assert Logger.metadata() == []
+    end
+
+    test "the oldest of too many breadcrumbs goes" do
+      for context <- [%{request_id: 1}, ErrorContext.new(__MODULE__, :test)] do
+        context =
+          Enum.reduce(
+            1..10_000,
+            context,
+            &ErrorContext.add_breadcrumb(&2, __MODULE__, :step, %{n: &1})
+          )
+
+        assert Enum.map(context.breadcrumbs, & &1.metadata.n) == Enum.to_list(9_901..10_000)
+      end
+    end
+
+    test "of too many levels the function still runs, the context stays, and a warning says so once" do
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          context = deep(1_010, &ErrorContext.get_context/0)
+          assert context == %{level: 11}
+          assert ErrorContext.get_context() == %{}
+        end)
+
+      assert [_before, _after] = String.split(log, "expected at most 1000 contexts")
+    end
+
+    test "a chain of child contexts does not grow for ever" do
+      context =
+        Enum.reduce(1..5_000, ErrorContext.new(__MODULE__, :test), fn _, parent ->
+          ErrorContext.child_context(parent, __MODULE__, :test)
+        end)
+
+      assert length(parents(context)) <= 1_001
+      assert context.correlation_id == List.last(parents(context)).correlation_id
+    end
+
+    defp deep(0, fun), do: fun.()
+    defp deep(n, fun), do: ErrorContext.with_context(%{level: n}, fn -> deep(n - 1, fun) end)
+
+    defp parents(nil), do: []
+    defp parents(context), do: [context | parents(context.parent_context)]
+  end
+
+  describe "errors" do
+    test "with a context already get more of it" do
+      assert ErrorContext.enhance_error(%{error: :e, context: %{a: 1}}, %{b: 2}) ==
+               %{error: :e, context: %{a: 1, b: 2}}
+
+      assert {:error, :r}
+             |> ErrorContext.add_context(%{a: 1})
+             |> ErrorContext.add_context(%{b: 2}, %{c: 3}) ==
+               {:error, %{reason: :r, context: %{a: 1, b: 2, c: 3}}}
+    end
+
+    test "a result that is none is left as it is" do
+      for result <- [:ok, {:ok, 1}, :error, nil, {:error, 1, 2}] do
+        assert ErrorContext.add_context(result, %{a: 1}) == result
+      end
+    end
+
+    test "what is no map is refused before anything changes" do
+      for wrong <- [nil, [], [a: 1], "context", :context] do
+        assert_raise FunctionClauseError, fn -> ErrorContext.set_context(wrong) end
+        assert_raise FunctionClauseError, fn -> ErrorContext.with_context(wrong, fn -> 1 end) end
+      end
+
+      assert_raise FunctionClauseError, fn ->
+        ErrorContext.with_context(%{a: 1}, fn _ -> 1 end)
+      end
+
+      assert_raise ArgumentError, fn -> ErrorContext.get_context(caller: true) end
+      assert ErrorContext.get_context() == %{}
+      assert_raise ArgumentError, fn -> ErrorContext.new(A, :b, metadat: %{}) end
+    end
+  end
+
+  describe "a request id" do
+    alias Foundation.RequestContext
+
+    test "is the context's, beside what else there is, and goes with it" do
+      ErrorContext.set_context(%{user: "ada"})
+
+      assert RequestContext.with_request_id("r-1", fn ->
+               assert Logger.metadata()[:request_id] == "r-1"
+               assert ErrorContext.get_context() == %{user: "ada", request_id: "r-1"}
+               RequestContext.put_request_id("r-2")
+               RequestContext.request_id()
+             end) == "r-2"
+
+      assert RequestContext.request_id() == nil
+      assert ErrorContext.get_context() == %{user: "ada"}
+    end
+
+    test "is found in an operation" do
+      ErrorContext.set_context(ErrorContext.new(__MODULE__, :test))
+      assert RequestContext.request_id() == nil
+      RequestContext.put_request_id("r-1")
+      assert RequestContext.request_id() == "r-1"
+      assert Logger.metadata()[:request_id] == "r-1"
+      assert %ErrorContext{metadata: %{request_id: "r-1"}} = ErrorContext.get_context()
+    end
+
+    test "is none with nil" do
+      assert_raise ArgumentError, fn -> RequestContext.put_request_id(nil) end
+      assert_raise ArgumentError, fn -> RequestContext.with_request_id(nil, fn -> 1 end) end
+    end
+
+    test "is new each time, in many processes at once" do
+      ids =
+        1..8
+        |> Enum.map(fn _ ->
+          Task.async(fn -> for _ <- 1..1_000, do: RequestContext.new_request_id() end)
+        end)
+        |> Task.await_many()
+        |> List.flatten()
+
+      assert length(Enum.uniq(ids)) == 8_000
+    end
+  end
+
+  defp printed(value) when is_list(value) or is_map(value), do: inspect(value)
+  defp printed(value), do: value
+end
