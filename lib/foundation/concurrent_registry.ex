@@ -1,0 +1,196 @@
+defmodule Foundation.ConcurrentRegistry do
+  alias Foundation.ConcurrentRegistry.Backends
+  alias Foundation.Options
+
+  @backends [ets: Backends.ETS]
+  @schema [
+    engine: [
+      type: {:in, Keyword.keys(@backends)},
+      default: :ets,
+      doc: "What holds the table."
+    ]
+  ]
+
+  @moduledoc """
+  A plain table from keys to values that any number of processes read and write at once.
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.put(table, :visits, 1)
+      :ok
+      iex> Foundation.ConcurrentRegistry.update(table, :visits, 1, &(&1 + 1))
+      2
+      iex> Foundation.ConcurrentRegistry.get(table, :visits)
+      2
+
+  It knows nothing of processes: an entry stays when the process that put it there ends. For a name
+  that belongs to a process there is `Foundation.Registry`; for state that outlives the node,
+  `Foundation.StateManager`.
+
+  ## Whose it is
+
+  A table belongs to the process that called `new/1` and goes when that process ends, as an ETS
+  table does. Any process may use it. To keep one, make it in a process that is supervised and
+  does nothing else, and hand it on:
+
+      defmodule MyApp.Cache do
+        use GenServer
+
+        def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+        def table, do: :persistent_term.get(__MODULE__)
+
+        @impl true
+        def init(_) do
+          :persistent_term.put(__MODULE__, Foundation.ConcurrentRegistry.new())
+          {:ok, nil}
+        end
+      end
+
+  Every function raises `ArgumentError` once the table is gone.
+
+  ## Consistency
+
+  Keys compare by `===`: `1` and `1.0` are two keys. Each function but `stream/1` is atomic, and what it
+  wrote is seen by every read that begins after it returned, in any process. Values are copied in
+  and out, as messages are; binaries of more than 64 bytes are shared.
+  """
+
+  @enforce_keys [:backend, :table]
+  defstruct [:backend, :table]
+
+  @opaque t :: %__MODULE__{backend: module, table: term}
+  @type key :: term
+  @type value :: term
+
+  @doc """
+  Returns a new, empty table that belongs to the caller.
+
+  Options:
+
+  #{Options.docs(@schema)}
+
+  Raises `ArgumentError` for any other option.
+
+      iex> Foundation.ConcurrentRegistry.size(Foundation.ConcurrentRegistry.new())
+      0
+  """
+  @doc since: "0.1.0"
+  @spec new(keyword) :: t
+  def new(options \\ []) do
+    options = Options.validate!(options, @schema, "the options of Foundation.ConcurrentRegistry")
+    backend = Keyword.fetch!(@backends, options[:engine])
+    %__MODULE__{backend: backend, table: backend.new()}
+  end
+
+  @doc """
+  Sets `key` to `value`, whether it was there or not. O(1).
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.put(table, "key", :value)
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec put(t, key, value) :: :ok
+  def put(%__MODULE__{} = registry, key, value) do
+    registry.backend.put(registry.table, key, value)
+  end
+
+  @doc """
+  Sets `key` to `value` if it is not there, and returns whether it did. Of callers that race for a
+  key, exactly one gets `true`. O(1).
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.put_new(table, :key, 1)
+      true
+      iex> Foundation.ConcurrentRegistry.put_new(table, :key, 2)
+      false
+      iex> Foundation.ConcurrentRegistry.get(table, :key)
+      1
+  """
+  @doc since: "0.1.0"
+  @spec put_new(t, key, value) :: boolean
+  def put_new(%__MODULE__{} = registry, key, value) do
+    registry.backend.put_new(registry.table, key, value)
+  end
+
+  @doc """
+  Returns the value of `key`, or `default` if there is none. O(1); waits for no other caller.
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.get(table, :key)
+      nil
+      iex> Foundation.ConcurrentRegistry.get(table, :key, 0)
+      0
+  """
+  @doc since: "0.1.0"
+  @spec get(t, key, default) :: value | default when default: term
+  def get(%__MODULE__{} = registry, key, default \\ nil) do
+    registry.backend.get(registry.table, key, default)
+  end
+
+  @doc """
+  Sets `key` to what `fun` makes of its value, and returns that. A key that is not there is set to
+  `default` as it is, as `Map.update/4` does.
+
+  Atomic: the value that `fun` was given is the one that its result replaces, so of any number of
+  concurrent updates none is lost. `fun` runs in the caller and under no lock: one that is slow, raises or
+  never returns changes nothing and holds up nobody. The price is that `fun` is run again each time
+  another write of the same key came between, so it should have no effects of its own, and be short
+  where a key is contended.
+
+  O(1) besides `fun`; O(size of the table) for a key that is or contains the atom `:_` or one whose
+  name begins with `$`.
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.update(table, :key, 1, &(&1 + 10))
+      1
+      iex> Foundation.ConcurrentRegistry.update(table, :key, 1, &(&1 + 10))
+      11
+  """
+  @doc since: "0.1.0"
+  @spec update(t, key, default :: value, (value -> value)) :: value
+  def update(%__MODULE__{} = registry, key, default, fun) when is_function(fun, 1) do
+    registry.backend.update(registry.table, key, default, fun)
+  end
+
+  @doc """
+  Removes `key`, if it is there. O(1).
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.delete(table, :key)
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec delete(t, key) :: :ok
+  def delete(%__MODULE__{} = registry, key) do
+    registry.backend.delete(registry.table, key)
+  end
+
+  @doc """
+  Returns how many keys there are. O(1).
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> Foundation.ConcurrentRegistry.put(table, :key, 1)
+      iex> Foundation.ConcurrentRegistry.size(table)
+      1
+  """
+  @doc since: "0.1.0"
+  @spec size(t) :: non_neg_integer
+  def size(%__MODULE__{} = registry), do: registry.backend.size(registry.table)
+
+  @doc """
+  Returns a lazy stream of `{key, value}` pairs, in no order.
+
+  The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that was
+  there throughout appears exactly once, with a value that it had during the walk; one that came or
+  went meanwhile appears at most once. What is deleted during a walk is freed at its end, so a stream
+  is to be consumed or halted, not suspended and kept.
+
+      iex> table = Foundation.ConcurrentRegistry.new()
+      iex> for n <- 1..3, do: Foundation.ConcurrentRegistry.put(table, n, n * n)
+      iex> table |> Foundation.ConcurrentRegistry.stream() |> Enum.sort()
+      [{1, 1}, {2, 4}, {3, 9}]
+  """
+  @doc since: "0.1.0"
+  @spec stream(t) :: Enumerable.t()
+  def stream(%__MODULE__{} = registry), do: registry.backend.stream(registry.table)
+end
