@@ -1,0 +1,244 @@
+Code.require_file("support/tables.exs", __DIR__)
+
+defmodule Bench.RegistryConcurrency do
+  @moduledoc false
+  # Many processes at once. The figure is time on the clock for each read of any of them, so
+  # with two schedulers it is half of what a read takes.
+
+  alias Bench.{Row, Tables}
+
+  def rows do
+    [
+      %Row{
+        name: :reads_8p,
+        sizes: [100_000],
+        quick: [1_000],
+        target: {:at_least, 5},
+        run: &reads_8p/2
+      },
+      %Row{
+        name: :reads_while_writing,
+        sizes: [100_000],
+        quick: [1_000],
+        target: {:at_least, 4},
+        run: &reads_while_writing/2
+      },
+      %Row{
+        name: :dispatch,
+        sizes: [1_000],
+        quick: [100],
+        target: %{"dispatch" => {:at_least, 1.2}, "broadcast" => {:at_least, 2.5}},
+        run: &dispatch/2
+      }
+    ]
+  end
+
+  defp reads_8p(size, context) do
+    reads(size, context, 8, fn _side, measure -> measure.() end)
+  end
+
+  # The writers register keys of their own and take them back, for as long as the readers read.
+  defp reads_while_writing(size, context) do
+    reads(size, context, 4, fn side, measure ->
+      writers = for n <- 1..2, do: spawn(fn -> write(side, size + n * 1_000, 0) end)
+
+      try do
+        measure.()
+      after
+        Tables.stop(writers)
+      end
+    end)
+  end
+
+  defp reads(size, context, readers, around) do
+    keys = Bench.keys(:integer, size)
+
+    Tables.with_entries([:ours, :theirs], keys, nil, fn owner ->
+      Bench.with_rounds(keys, context, fn keys_of ->
+        for key <- Enum.take(keys, 100), side <- [:ours, :theirs] do
+          Bench.check!("lookup", lookup(side, key), [{owner, nil}])
+        end
+
+        cost = fn side, round ->
+          around.(side, fn -> together(side, keys_of.(round), readers) end)
+        end
+
+        Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1))
+      end)
+    end)
+  end
+
+  # The readers begin at different places, so that they do not read the same key together.
+  defp together(side, keys, readers) do
+    length = length(keys)
+    run = fn fun -> in_processes(readers, &rotated(keys, div(length * &1, readers)), fun) end
+    loop = run.(fn keys -> walk_nothing(keys) end)
+    (run.(fn keys -> walk(side, keys) end) - loop) / (length * readers)
+  end
+
+  defp rotated(keys, n) do
+    {first, rest} = Enum.split(keys, n)
+    rest ++ first
+  end
+
+  # From the signal to begin until the last has finished.
+  defp in_processes(count, prepare, fun) do
+    caller = self()
+
+    pids =
+      for n <- 1..count do
+        :erlang.spawn_opt(
+          fn ->
+            keys = prepare.(n)
+            send(caller, {:ready, self()})
+
+            receive do
+              :begin -> fun.(keys)
+            end
+
+            send(caller, {:done, self()})
+          end,
+          [:link, {:min_heap_size, 500_000}]
+        )
+      end
+
+    for pid <- pids, do: await({:ready, pid})
+
+    Bench.time(fn ->
+      for pid <- pids, do: send(pid, :begin)
+      for pid <- pids, do: await({:done, pid})
+    end)
+  end
+
+  defp await(message) do
+    receive do
+      ^message -> :ok
+    end
+  end
+
+  defp walk(_side, []), do: :ok
+
+  defp walk(:ours, [key | rest]) do
+    Foundation.Registry.lookup(Tables.ours(), key)
+    walk(:ours, rest)
+  end
+
+  defp walk(:theirs, [key | rest]) do
+    Registry.lookup(Tables.theirs(), key)
+    walk(:theirs, rest)
+  end
+
+  defp walk_nothing([]), do: :ok
+  defp walk_nothing([_key | rest]), do: walk_nothing(rest)
+
+  defp write(side, first, n) do
+    key = first + rem(n, 1_000)
+    Tables.register(side, key, nil)
+    unregister(side, key)
+    write(side, first, n + 1)
+  end
+
+  defp unregister(:ours, key), do: Foundation.Registry.unregister(Tables.ours(), key)
+  defp unregister(:theirs, key), do: Registry.unregister(Tables.theirs(), key)
+
+  defp lookup(:ours, key), do: Foundation.Registry.lookup(Tables.ours(), key)
+  defp lookup(:theirs, key), do: Registry.lookup(Tables.theirs(), key)
+
+  # The cost of one call of `dispatch/3` that is handed the entries, and of one message of a
+  # fan-out. Subscribers take their messages on another scheduler, and have taken all of a side's before
+  # the other's turn.
+  defp dispatch(size, context) do
+    Tables.with_tables([:ours, :theirs], :duplicate, fn ->
+      subscribers = for _n <- 1..size, do: subscriber()
+      for pid <- subscribers, do: call(pid, :subscribe)
+
+      for side <- [:ours, :theirs] do
+        Bench.check!("entries", entries(side), for(pid <- subscribers, do: {pid, nil}))
+      end
+
+      Bench.check!("broadcast", broadcast(:ours), size)
+      times = if context.quick?, do: 5, else: 50
+
+      results =
+        Bench.pinned(fn ->
+          dispatched = fn side ->
+            Bench.time(fn -> for _time <- 1..times, do: dispatch(side) end) / times
+          end
+
+          sent = fn side ->
+            taken = Bench.time(fn -> for _time <- 1..5, do: broadcast(side) end) / 5 / size
+            for pid <- subscribers, do: call(pid, :sync)
+            taken
+          end
+
+          [
+            Bench.pair(
+              context,
+              fn _n -> dispatched.(:ours) end,
+              fn _n -> dispatched.(:theirs) end,
+              variant: "dispatch"
+            ),
+            Bench.pair(context, fn _n -> sent.(:ours) end, fn _n -> sent.(:theirs) end,
+              variant: "broadcast"
+            )
+          ]
+        end)
+
+      Tables.stop(subscribers)
+      results
+    end)
+  end
+
+  defp dispatch(:ours),
+    do: Foundation.Registry.dispatch(Tables.ours(), :topic, fn _entries -> :ok end)
+
+  defp dispatch(:theirs), do: Registry.dispatch(Tables.theirs(), :topic, fn _entries -> :ok end)
+
+  defp broadcast(:ours), do: Foundation.Registry.broadcast(Tables.ours(), :topic, :message)
+
+  defp broadcast(:theirs) do
+    Registry.dispatch(Tables.theirs(), :topic, fn entries ->
+      for {pid, _value} <- entries, do: send(pid, :message)
+    end)
+  end
+
+  defp entries(side) do
+    caller = self()
+    collect = fn entries -> send(caller, {:entries, entries}) end
+
+    case side do
+      :ours -> Foundation.Registry.dispatch(Tables.ours(), :topic, collect)
+      :theirs -> Registry.dispatch(Tables.theirs(), :topic, collect)
+    end
+
+    receive do
+      {:entries, entries} -> Enum.sort(entries)
+    end
+  end
+
+  defp subscriber do
+    scheduler = min(2, System.schedulers_online())
+    :erlang.spawn_opt(&subscribed/0, scheduler: scheduler)
+  end
+
+  defp subscribed do
+    receive do
+      :message ->
+        subscribed()
+
+      {:subscribe, from} ->
+        for side <- [:ours, :theirs], do: Tables.register(side, :topic, nil)
+        send(from, {:done, self()})
+        subscribed()
+
+      {:sync, from} ->
+        send(from, {:done, self()})
+        subscribed()
+    end
+  end
+
+  defp call(pid, request) do
+    send(pid, {request, self()})
+    await({:done, pid})
+  end
+end

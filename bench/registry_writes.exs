@@ -1,0 +1,238 @@
+Code.require_file("support/tables.exs", __DIR__)
+
+defmodule Bench.RegistryWrites do
+  @moduledoc false
+  # Registrations, their end, and the end of their processes.
+
+  alias Bench.{Row, Tables}
+
+  def rows do
+    [
+      %Row{
+        name: :register_fresh,
+        sizes: [100_000],
+        quick: [1_000],
+        target: at_least(3),
+        run: &register_fresh/2
+      },
+      %Row{
+        name: :register_bulk,
+        sizes: [100_000],
+        quick: [1_000],
+        target: at_least(6),
+        run: &register_bulk/2
+      },
+      %Row{
+        name: :unregister_many_keys,
+        sizes: [100_000, 1_000_000],
+        quick: [1_000, 10_000],
+        target: %{100_000 => at_least(5_000), 1_000_000 => at_most(6)},
+        run: &unregister_many_keys/2
+      },
+      %Row{
+        name: :mass_exit,
+        sizes: [20_000],
+        quick: [1_000],
+        target: at_least(4),
+        run: &mass_exit/2
+      },
+      %Row{
+        name: :owner_of_many_exit,
+        sizes: [100_000],
+        quick: [1_000],
+        target: at_least(6),
+        run: &owner_of_many_exit/2
+      }
+    ]
+  end
+
+  defp at_least(times), do: {:at_least, times}
+  defp at_most(times), do: {:at_most, times}
+
+  # Into a table that has `size` entries, new processes register one key each. Each
+  # times its one call; the clock's own cost, timed in the same way, is subtracted.
+  defp register_fresh(size, context) do
+    processes = if context.quick?, do: 100, else: 2_000
+
+    Tables.with_entries([:ours, :theirs], Bench.keys(:integer, size), nil, fn _owner ->
+      Bench.pinned(fn ->
+        cost = fn side, round ->
+          first = size + round * processes
+          clock = fresh(processes, fn _n -> :ok end)
+          taken = fresh(processes, &Tables.register(side, first + &1, nil))
+          await_count(side, size)
+          (taken - clock) / processes
+        end
+
+        Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1))
+      end)
+    end)
+  end
+
+  # All live until the last has registered, so that no clean-up runs meanwhile.
+  defp fresh(processes, fun) do
+    caller = self()
+
+    {pids, total} =
+      Enum.map_reduce(1..processes, 0, fn n, total ->
+        # Where the caller is pinned, that is where its children belong.
+        pid =
+          :erlang.spawn_opt(
+            fn ->
+              started = :erlang.monotonic_time()
+              fun.(n)
+              send(caller, {:taken, self(), :erlang.monotonic_time() - started})
+              Process.sleep(:infinity)
+            end,
+            scheduler: 1
+          )
+
+        receive do
+          {:taken, ^pid, taken} -> {pid, total + taken}
+        end
+      end)
+
+    Tables.stop(pids)
+    System.convert_time_unit(total, :native, :nanosecond)
+  end
+
+  # A new process registers all keys, in a table that has just been started.
+  defp register_bulk(size, context) do
+    keys = Bench.keys(:integer, size)
+
+    cost = fn side, _round ->
+      Tables.with_tables([side], fn ->
+        Bench.pinned(fn ->
+          taken = Bench.each(keys, &Tables.register(side, &1, nil))
+          Bench.check!("count", count(side), size)
+          taken
+        end)
+      end)
+    end
+
+    Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1))
+  end
+
+  # One process holds `size` keys of a duplicate registry, and takes back one of them. What
+  # it took back it registers again, untimed.
+  defp unregister_many_keys(size, context) when size in [1_000, 100_000] do
+    Tables.with_tables([:ours, :theirs], :duplicate, fn ->
+      Bench.pinned(fn ->
+        for side <- [:ours, :theirs], key <- 1..size, do: Tables.register(side, key, nil)
+
+        # Theirs takes milliseconds each.
+        Bench.pair(context, &unregister(:ours, size, 500, &1), &unregister(:theirs, size, 3, &1))
+      end)
+    end)
+  end
+
+  # Ours alone, against itself with a thousandth of the keys.
+  defp unregister_many_keys(size, context) do
+    small = div(size, 1_000)
+
+    Tables.with_tables([:ours], :duplicate, fn ->
+      many = holder(size)
+      few = holder(small)
+
+      result = Bench.pair(context, &unregister_in(many, &1), &unregister_in(few, &1), lower: true)
+
+      Tables.stop([many, few])
+      %{result | variant: "1/1000"}
+    end)
+  end
+
+  defp unregister(side, size, times, round) do
+    keys = for n <- 1..times, do: rem((round * times + n) * 7_919, size) + 1
+    Bench.check!("count", count(side), size)
+    taken = Bench.each(keys, &unregister(side, &1))
+    Bench.check!("count", count(side), size - times)
+    for key <- keys, do: Tables.register(side, key, nil)
+    taken
+  end
+
+  defp unregister(:ours, key), do: :ok = Foundation.Registry.unregister(Tables.ours(), key)
+  defp unregister(:theirs, key), do: :ok = Registry.unregister(Tables.theirs(), key)
+
+  defp holder(size) do
+    caller = self()
+
+    pid =
+      :erlang.spawn_opt(
+        fn ->
+          me = self()
+          for key <- 1..size, do: Tables.register(:ours, {me, key}, nil)
+          send(caller, {:ready, me})
+          serve(size)
+        end,
+        scheduler: 1,
+        min_heap_size: 1_000_000
+      )
+
+    receive do
+      {:ready, ^pid} -> pid
+    end
+  end
+
+  defp serve(size) do
+    receive do
+      {:round, caller, round} ->
+        keys = for n <- 1..500, do: {self(), rem((round * 500 + n) * 7_919, size) + 1}
+        keys = Enum.uniq(keys)
+        taken = Bench.each(keys, &unregister(:ours, &1))
+
+        for key <- keys do
+          Bench.check!("unregistered", Foundation.Registry.values(Tables.ours(), key, self()), [])
+          Tables.register(:ours, key, nil)
+        end
+
+        send(caller, {:taken, taken})
+        serve(size)
+    end
+  end
+
+  defp unregister_in(holder, round) do
+    send(holder, {:round, self(), round})
+
+    receive do
+      {:taken, taken} -> taken
+    end
+  end
+
+  # From the first kill until the registry is empty.
+  defp mass_exit(size, context) do
+    exits(size, context, fn side ->
+      Tables.owners(for n <- 1..size, do: fn -> Tables.register(side, n, nil) end)
+    end)
+  end
+
+  defp owner_of_many_exit(size, context) do
+    exits(size, context, fn side ->
+      [Tables.owner(fn -> for n <- 1..size, do: Tables.register(side, n, nil) end)]
+    end)
+  end
+
+  defp exits(size, context, start) do
+    Tables.with_tables([:ours, :theirs], fn ->
+      cost = fn side, _round ->
+        pids = start.(side)
+        Bench.check!("count", count(side), size)
+
+        taken =
+          Bench.time(fn ->
+            Enum.each(pids, &Process.exit(&1, :kill))
+            await_count(side, 0)
+          end)
+
+        Tables.stop(pids)
+        taken / size
+      end
+
+      Bench.pinned(fn -> Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1)) end)
+    end)
+  end
+
+  defp await_count(side, count), do: Bench.spin_until(fn -> count(side) == count end)
+
+  defp count(:ours), do: Foundation.Registry.count(Tables.ours())
+  defp count(:theirs), do: Registry.count(Tables.theirs())
+end

@@ -1,0 +1,191 @@
+defmodule Bench do
+  @moduledoc false
+  # How a row is measured: ours and theirs take turns in every round, in one process on one
+  # scheduler, and the row's figure is the ratio of the two medians.
+
+  defmodule Row do
+    @moduledoc false
+    # `run` is called with a size and a `Bench.Context` and returns the row's results: one, or one
+    # a variant. `target` is `{:at_least, number}`, `{:at_most, number}`, or a map of
+    # those by size, variant or `{size, variant}`.
+    @enforce_keys [:name, :sizes, :target, :run]
+    defstruct [:name, :sizes, :quick, :target, :run, :theirs]
+  end
+
+  defmodule Context do
+    @moduledoc false
+    # `rounds` and `per_round` say how long to measure, `quick?` that it is only to be shown
+    # that everything runs.
+    defstruct quick?: false, rounds: 21, per_round: 20_000
+  end
+
+  defmodule Result do
+    @moduledoc false
+    # `ratio` is what the target is about: how many times theirs costs ours for
+    # `{:at_least, _}`, how many times ours costs theirs for `{:at_most, _}`.
+    @enforce_keys [:ours, :theirs]
+    defstruct [:variant, :ours, :theirs, :ratio, :spread, unit: :ns]
+  end
+
+  @doc """
+  Runs `ours` and `theirs` in turn and returns a `Result`.
+
+  Each is a function of the round's number that returns the cost of one operation in ns. A
+  round that is not counted goes first. The one that begins changes from round to
+  round.
+  """
+  def pair(%Context{rounds: rounds}, ours, theirs, options \\ []) do
+    both = fn round ->
+      if rem(round, 2) == 0 do
+        ours = ours.(round)
+        {ours, theirs.(round)}
+      else
+        theirs = theirs.(round)
+        {ours.(round), theirs}
+      end
+    end
+
+    both.(0)
+    {ours, theirs} = 1..rounds |> Enum.map(both) |> Enum.unzip()
+    result(ours, theirs, options)
+  end
+
+  @doc "Makes a `Result` of what the rounds measured, ours and theirs in the same order."
+  def result(ours, theirs, options \\ []) do
+    %Result{
+      variant: options[:variant],
+      unit: Keyword.get(options, :unit, :ns),
+      ours: median(ours),
+      theirs: median(theirs),
+      ratio: ratio(median(ours), median(theirs), options),
+      spread: spread(Enum.zip_with(ours, theirs, &ratio(&1, &2, options)))
+    }
+  end
+
+  # A round in which the loop alone took longer than the loop with the call in it says
+  # nothing about the call.
+  defp ratio(ours, theirs, options) do
+    {ours, theirs} = {max(ours, 0.1), max(theirs, 0.1)}
+    if options[:lower], do: ours / theirs, else: theirs / ours
+  end
+
+  # The tenth and the ninetieth of a hundred.
+  defp spread(ratios) do
+    sorted = Enum.sort(ratios)
+    at = fn share -> Enum.at(sorted, round((length(sorted) - 1) * share)) end
+    [at.(0.1), at.(0.9)]
+  end
+
+  def median(samples), do: samples |> Enum.sort() |> Enum.at(div(length(samples), 2))
+
+  @doc """
+  Returns what `fun` costs for one of `keys`, in ns, less what walking over the keys costs.
+  """
+  def each(keys, fun) do
+    length = length(keys)
+    loop = time(fn -> walk(keys, &same/1) end)
+    (time(fn -> walk(keys, fun) end) - loop) / length
+  end
+
+  @doc "Returns how long `fun` takes, in ns. What garbage there was is collected before."
+  def time(fun) do
+    :erlang.garbage_collect()
+    started = :erlang.monotonic_time()
+    fun.()
+    System.convert_time_unit(:erlang.monotonic_time() - started, :native, :nanosecond)
+  end
+
+  defp walk([], _fun), do: :ok
+
+  defp walk([key | rest], fun) do
+    fun.(key)
+    walk(rest, fun)
+  end
+
+  defp same(key), do: key
+
+  @doc """
+  Runs `fun` in a process of its own on the first scheduler and returns its result.
+
+  Unpinned, the same code differs by up to 1.45 between two runs. The option is not
+  documented; where it is gone, this is an ordinary process.
+  """
+  def pinned(fun, scheduler \\ 1) do
+    caller = self()
+    reply = make_ref()
+
+    {pid, monitor} =
+      :erlang.spawn_opt(
+        fn -> send(caller, {reply, fun.()}) end,
+        # Room enough that a round seldom collects garbage.
+        [:monitor, {:scheduler, scheduler}, {:min_heap_size, 4_000_000}]
+      )
+
+    receive do
+      {^reply, result} ->
+        Process.demonitor(monitor, [:flush])
+        result
+
+      {:DOWN, ^monitor, :process, ^pid, reason} ->
+        raise "a benchmark failed: " <> Exception.format_exit(reason)
+    end
+  end
+
+  @doc "Raises unless both are the same: what is timed must be right."
+  def check!(what, ours, expected) do
+    unless ours === expected do
+      raise "#{what}: expected #{inspect(expected)}, got: #{inspect(ours)}"
+    end
+
+    :ok
+  end
+
+  @doc "Returns when `condition` holds. It is asked all the time: what is waited for is being timed."
+  def spin_until(condition) do
+    unless condition.() do
+      :erlang.yield()
+      spin_until(condition)
+    end
+  end
+
+  @doc """
+  Calls `fun` with a function that returns the keys of a round: `per_round` of `keys`, in random
+  order, other ones in each round as far as there are enough.
+
+  They are constants, so that no process has to collect or copy them as garbage. The
+  order is the same in every run.
+  """
+  def with_rounds(keys, %Context{rounds: rounds, per_round: per_round}, fun) do
+    chunks =
+      keys
+      |> shuffle()
+      |> Stream.cycle()
+      |> Stream.chunk_every(per_round)
+      |> Enum.take(rounds + 1)
+      |> List.to_tuple()
+
+    name = {__MODULE__, make_ref()}
+    :persistent_term.put(name, chunks)
+
+    try do
+      fun.(fn round -> elem(:persistent_term.get(name), round) end)
+    after
+      :persistent_term.erase(name)
+    end
+  end
+
+  def shuffle(terms) do
+    {tagged, _state} =
+      Enum.map_reduce(terms, :rand.seed_s(:exsss, 20), fn term, state ->
+        {number, state} = :rand.uniform_s(state)
+        {{number, term}, state}
+      end)
+
+    tagged |> Enum.sort() |> Enum.map(&elem(&1, 1))
+  end
+
+  @doc "`n` keys of a kind."
+  def keys(:integer, n), do: Enum.to_list(1..n)
+  def keys(:binary, n), do: Enum.map(1..n, &"user:#{&1}")
+  def keys(:tuple, n), do: Enum.map(1..n, &{:agent, "id-#{&1}"})
+end

@@ -1,0 +1,162 @@
+# Run by bench/registry_memory.exs in a VM of its own, so that nothing that ran before is in
+# the figures. Prints what it measured as one Erlang term.
+#
+#     elixir -pa ... memory_probe.exs ENGINE fill SIDE KIND SIZE
+#     elixir -pa ... memory_probe.exs ENGINE back SIZE TIMES
+
+defmodule Bench.MemoryProbe do
+  @moduledoc false
+
+  @table Bench.Probed
+
+  def main([engine | arguments]) do
+    Application.put_env(:foundation, :engine, String.to_atom(engine))
+    {:ok, _started} = Application.ensure_all_started(:foundation)
+    IO.write(:io_lib.format("~w.~n", [measure(arguments)]))
+  end
+
+  # Bytes an entry: {what the VM says, what the system says}.
+  defp measure(["fill", side, kind, size]) do
+    size = String.to_integer(size)
+    side = String.to_atom(side)
+    {:ok, _pid} = start(side)
+
+    # The first registrations make what exists once a table or a process.
+    {fill, count} = filler(side, kind, size)
+    before = now()
+    fill.()
+    after_ = now()
+    ^size = count.()
+
+    for {before, after_} <- Enum.zip(before, after_), do: (after_ - before) / size
+  end
+
+  # Bytes {before, when full first, when empty first, when empty last}, each {VM, system}.
+  defp measure(["back", size, times]) do
+    size = String.to_integer(size)
+    {:ok, _pid} = start(:ours)
+    before = now()
+
+    [{full, empty} | rest] =
+      for _time <- 1..String.to_integer(times) do
+        {owner, done} = owner(fn -> fill(:ours, "integer", 1..size) end)
+        done.()
+        full = now()
+        stop(owner)
+        await(fn -> Foundation.Registry.count(@table) == 0 end)
+        {full, settled()}
+      end
+
+    {_full, last} = List.last(rest)
+    {before, full, empty, last}
+  end
+
+  defp start(:ours), do: Foundation.Registry.start_link(keys: :unique, name: @table)
+  defp start(:theirs), do: Registry.start_link(keys: :unique, name: @table)
+
+  # One process a key: they exist before the measurement starts.
+  defp filler(side, "process", size) do
+    waiting =
+      for n <- 1..size do
+        owner(fn ->
+          receive do
+            :register -> :ok
+          end
+
+          register(side, n)
+          :erlang.garbage_collect()
+        end)
+      end
+
+    fill = fn ->
+      for {pid, _done} <- waiting, do: send(pid, :register)
+      for {_pid, done} <- waiting, do: done.()
+    end
+
+    {fill, fn -> count(side) end}
+  end
+
+  defp filler(side, kind, size) do
+    {pid, done} =
+      owner(fn ->
+        receive do
+          :register -> :ok
+        end
+
+        fill(side, kind, 1..size)
+      end)
+
+    fill = fn ->
+      send(pid, :register)
+      done.()
+    end
+
+    {fill, fn -> count(side) end}
+  end
+
+  defp owner(fun) do
+    caller = self()
+
+    pid =
+      spawn(fn ->
+        fun.()
+        send(caller, {:done, self()})
+        Process.sleep(:infinity)
+      end)
+
+    done = fn ->
+      receive do
+        {:done, ^pid} -> :ok
+      end
+    end
+
+    {pid, done}
+  end
+
+  defp stop(pid) do
+    monitor = Process.monitor(pid)
+    Process.exit(pid, :kill)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, _reason} -> :ok
+    end
+  end
+
+  defp fill(side, "integer", range), do: for(n <- range, do: register(side, n))
+  defp fill(side, "binary", range), do: for(n <- range, do: register(side, "user:#{n}"))
+
+  defp register(:ours, key), do: {:ok, _owner} = Foundation.Registry.register(@table, key, nil)
+  defp register(:theirs, key), do: {:ok, _owner} = Registry.register(@table, key, nil)
+
+  defp count(:ours), do: Foundation.Registry.count(@table)
+  defp count(:theirs), do: Registry.count(@table)
+
+  defp now do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    [:erlang.memory(:total), resident()]
+  end
+
+  # What a background thread gives back comes a little later: the least of a second.
+  defp settled do
+    1..10
+    |> Enum.map(fn _turn ->
+      Process.sleep(100)
+      now()
+    end)
+    |> Enum.zip_with(&Enum.min/1)
+  end
+
+  defp await(condition) do
+    unless condition.() do
+      Process.sleep(1)
+      await(condition)
+    end
+  end
+
+  defp resident do
+    [_line, kilobytes] = Regex.run(~r/^VmRSS:\s*(\d+) kB$/m, File.read!("/proc/self/status"))
+    String.to_integer(kilobytes) * 1024
+  end
+end
+
+Bench.MemoryProbe.main(System.argv())

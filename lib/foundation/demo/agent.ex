@@ -1,0 +1,206 @@
+defmodule Foundation.Demo.Agent do
+  @moduledoc false
+  # Stands for one module. It finds the agent of each module that its own calls, and
+  # tells it about each call; and it keeps what it is told.
+  #
+  # An agent may be killed at any moment, and then two things are lost: what it had
+  # told, and what it was told. The first its successor does again, from the start; a
+  # call is an element of a set, so whoever hears of it twice keeps it once. The
+  # second is done again by those who told it: each has it confirmed by the process
+  # that it told, and watches that process; when it goes, it looks the module up
+  # again and tells the successor everything.
+
+  use GenServer
+
+  alias Foundation.AgentRegistry
+  alias Foundation.Demo.{Input, Tally}
+  alias Foundation.Registry
+
+  defmodule Scope do
+    @moduledoc false
+    # What all agents of one run share. `gate` is 0 until all of them are there.
+    @enforce_keys [:registry, :tally, :gate]
+    defstruct @enforce_keys
+  end
+
+  # How long a module whose agent is being restarted is let be before it is looked
+  # up again: its supervisor has to get its turn among all agents at work.
+  @retry_ms 10
+
+  @spec start_link({Scope.t(), Input.Source.t()}) :: GenServer.on_start()
+  def start_link({scope, source}) do
+    info = %{application: source.application}
+    name = {:via, Registry, {scope.registry, {:module, source.module}, info}}
+    GenServer.start_link(__MODULE__, {scope, source}, name: name)
+  end
+
+  @doc "Starts the work of an agent that was started before the gate was opened."
+  @spec go(pid) :: :ok
+  def go(agent), do: GenServer.cast(agent, :go)
+
+  @doc """
+  Returns `{:settled, told, outside}` when each call was told and confirmed: the process that
+  confirmed for each called module, and how many calls lead to modules without an agent. `:busy` otherwise.
+  """
+  @spec progress(pid) :: {:settled, %{module => pid}, non_neg_integer} | :busy
+  def progress(agent), do: GenServer.call(agent, :progress, :infinity)
+
+  @doc "Returns the calls that the agent was told of: `{caller, function, arity, site}`."
+  @spec callers(pid) :: MapSet.t({module, atom, arity, pos_integer})
+  def callers(agent), do: GenServer.call(agent, :callers, :infinity)
+
+  @doc "Has the agent register its module in Elixir's own `Registry` too."
+  @spec join(pid, atom) :: :ok
+  def join(agent, registry), do: GenServer.call(agent, {:join, registry}, :infinity)
+
+  @impl true
+  def init({scope, source}) do
+    metadata = %{application: source.application}
+
+    case AgentRegistry.register_agent({:module, source.module}, self(), metadata) do
+      :ok ->
+        Tally.add(scope.tally, :starts)
+
+        state = %{
+          scope: scope,
+          source: source,
+          calls: %{},
+          told: %{},
+          watched: %{},
+          callers: MapSet.new()
+        }
+
+        if :atomics.get(scope.gate, 1) == 1,
+          do: {:ok, state, {:continue, :work}},
+          else: {:ok, state}
+
+      {:error, reason} ->
+        {:stop, reason}
+    end
+  end
+
+  @impl true
+  def handle_continue(:work, state), do: {:noreply, work(state)}
+
+  @impl true
+  def handle_cast(:go, state), do: {:noreply, work(state)}
+
+  @impl true
+  def handle_call(:progress, _from, state), do: {:reply, answer(state), state}
+  def handle_call(:callers, _from, state), do: {:reply, state.callers, state}
+
+  def handle_call({:join, registry}, _from, state) do
+    {:ok, _owner} =
+      Elixir.Registry.register(registry, {:module, state.source.module}, %{
+        application: state.source.application
+      })
+
+    {:reply, :ok, state}
+  end
+
+  @impl true
+  def handle_info({:called, call}, state) do
+    {:noreply, %{state | callers: MapSet.put(state.callers, call)}}
+  end
+
+  # Signals of one process arrive in order: whoever asks has all its calls here.
+  def handle_info({:confirm, teller, callee}, state) do
+    send(teller, {:confirmed, callee, self()})
+    {:noreply, state}
+  end
+
+  def handle_info({:confirmed, callee, agent}, state) do
+    case state.told do
+      %{^callee => {:asked, ^agent}} ->
+        {:noreply, put_in(state.told[callee], {:confirmed, agent})}
+
+      # An earlier process of that module confirmed, and was killed after that.
+      %{} ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:tell, callee}, state), do: {:noreply, tell(callee, state)}
+
+  def handle_info({:DOWN, monitor, :process, _agent, _reason}, state) do
+    {callee, watched} = Map.pop!(state.watched, monitor)
+    {:noreply, tell(callee, %{state | watched: watched})}
+  end
+
+  defp work(%{source: source} = state) do
+    calls = Enum.group_by(Input.calls(source), &elem(&1, 0))
+    state = Enum.reduce(Map.keys(calls), %{state | calls: calls}, &tell/2)
+    Tally.add(state.scope.tally, :passes)
+    state
+  end
+
+  defp tell(callee, state) do
+    case tell_each(Map.fetch!(state.calls, callee), nil, state) do
+      {:told, agent} ->
+        monitor = Process.monitor(agent)
+        send(agent, {:confirm, self(), callee})
+        told = Map.put(state.told, callee, {:asked, agent})
+        %{state | told: told, watched: Map.put(state.watched, monitor, callee)}
+
+      :absent ->
+        if Registry.meta(state.scope.registry, {:taking_part, callee}) == :error do
+          put_in(state.told[callee], :outside)
+        else
+          Tally.add(state.scope.tally, :missed)
+          retry(callee, @retry_ms, state)
+        end
+
+      # Killed and restarted between two of these calls: its successor missed some.
+      :moved ->
+        retry(callee, 0, state)
+    end
+  end
+
+  defp retry(callee, after_ms, state) do
+    Process.send_after(self(), {:tell, callee}, after_ms)
+    put_in(state.told[callee], :waiting)
+  end
+
+  defp tell_each([], agent, _state), do: {:told, agent}
+
+  defp tell_each([{callee, function, arity, site} | rest], before, state) do
+    case find(callee, state.scope) do
+      nil ->
+        :absent
+
+      agent when before in [nil, agent] ->
+        send(agent, {:called, {state.source.module, function, arity, site}})
+        Tally.add(state.scope.tally, :told)
+        tell_each(rest, agent, state)
+
+      _successor ->
+        :moved
+    end
+  end
+
+  defp find(module, scope) do
+    started = :erlang.monotonic_time()
+    entries = Registry.lookup(scope.registry, {:module, module})
+    Tally.lookup(scope.tally, :erlang.monotonic_time() - started)
+
+    case entries do
+      [{agent, _info}] -> agent
+      [] -> nil
+    end
+  end
+
+  defp answer(%{calls: calls, told: told}) when map_size(told) < map_size(calls), do: :busy
+
+  defp answer(state) do
+    Enum.reduce_while(state.told, {:settled, %{}, 0}, fn
+      {callee, {:confirmed, agent}}, {:settled, told, outside} ->
+        {:cont, {:settled, Map.put(told, callee, agent), outside}}
+
+      {callee, :outside}, {:settled, told, outside} ->
+        {:cont, {:settled, told, outside + length(state.calls[callee])}}
+
+      {_callee, _asked_or_waiting}, _settled ->
+        {:halt, :busy}
+    end)
+  end
+end
