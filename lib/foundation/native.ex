@@ -105,14 +105,15 @@ defmodule Foundation.Native do
   @type limit :: {:error, :system_limit}
 
   # The calling process becomes the owner, or the adopter of a table that lost its owner.
-  @spec registry_start(name, kind, pos_integer, [atom], keyword, timeout) ::
+  @spec registry_start(name, kind, pos_integer, [atom], keyword, timeout, pos_integer | :infinity) ::
           :created
           | :adopted
           | {:replaced, kind}
           | {:error, {:already_started, pid}}
           | limit
           | nil
-  def registry_start(_name, _kind, _partitions, _listeners, _meta, _adopt_timeout), do: absent()
+  def registry_start(_name, _kind, _partitions, _listeners, _meta, _adopt_timeout, _max_entries),
+    do: absent()
 
   # The owner's orderly stop: the table is gone after it.
   @spec registry_stop(name) :: :ok | nil
@@ -189,8 +190,9 @@ defmodule Foundation.Native do
   @spec registry_walk_key(name, term, cursor) :: {[{pid, term}], cursor | :done} | nil
   def registry_walk_key(_name, _key, _cursor), do: absent()
 
+  # How many local processes were sent to, and the remote ones, which the caller sends to.
   @spec registry_broadcast(name, term, term, cursor) ::
-          {non_neg_integer, cursor | :done} | nil
+          {non_neg_integer, [pid], cursor | :done} | nil
   def registry_broadcast(_name, _key, _message, _cursor), do: absent()
 
   ## Registry: metadata
@@ -255,7 +257,7 @@ defmodule Foundation.Native do
   def telemetry_append(_event, _measurements, _metadata), do: absent()
 
   # Counts a decision that was made elsewhere.
-  @spec telemetry_count(event, :emitted | :suppressed) :: :ok | nil
+  @spec telemetry_count(event, :emitted | :suppressed | :sampled_out) :: :ok | nil
   def telemetry_count(_event, _outcome), do: absent()
 
   @spec telemetry_configure(event, integer | nil, integer | nil, integer | nil) :: :ok | nil

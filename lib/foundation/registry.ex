@@ -132,7 +132,7 @@ defmodule Foundation.Registry do
 
   Returns `{:ok, owner}` or, where keys are unique and another process that is alive, or the
   caller itself, has this one, `{:error, {:already_registered, pid}}`. O(1). Raises
-  `ErlangError` `:system_limit` when the table is full.
+  `SystemLimitError` when the table is full.
 
       iex> {:ok, owner} = Foundation.Registry.start_link(keys: :unique, name: Docs.Register)
       iex> {:ok, ^owner} = Foundation.Registry.register(Docs.Register, "key", :value)

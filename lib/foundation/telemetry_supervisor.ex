@@ -5,7 +5,7 @@ defmodule Foundation.TelemetrySupervisor do
 
   use Supervisor
 
-  alias Foundation.Telemetry.{SampledEvents, Tables}
+  alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc false
   def start_link(options) do
@@ -16,6 +16,7 @@ defmodule Foundation.TelemetrySupervisor do
   def init(options) do
     children = [
       {Tables, Keyword.take(options, [:engine])},
+      {Span, []},
       {SampledEvents, []}
     ]
 

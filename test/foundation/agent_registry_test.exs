@@ -244,6 +244,8 @@ defmodule Foundation.AgentRegistryTest do
     kill(pid)
     eventually(fn -> AgentRegistry.count() == 0 end)
     eventually(fn -> :telemetry.list_handlers([:foundation, :registry, :cleanup]) == [] end)
+    # It answers when it has logged the handler's end.
+    :sys.get_state(reporter)
     assert Process.whereis(Cleanup) == reporter
   end
 

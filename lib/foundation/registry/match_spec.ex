@@ -73,7 +73,7 @@ defmodule Foundation.Registry.MatchSpec do
     # As a whole first, for the error that it may be.
     compiled = compile(spec)
 
-    if Enum.all?(spec, fn {{key, _entry}, _guards, _body} -> exact?(key) end) do
+    if Enum.all?(spec, fn {{key, _entry}, _guards, _body} -> bound?(key) end) do
       for {key, parts} <- by_key(spec), do: {key_chunks(backend, name, key), compile(parts)}
     else
       [{chunks(&table_chunk(backend, name, &1)), compiled}]
@@ -119,15 +119,15 @@ defmodule Foundation.Registry.MatchSpec do
     end)
   end
 
-  @doc """
-  Whether `term`, in a pattern, means itself: no atom in it reads as a variable.
-  """
-  @spec exact?(term) :: boolean
-  def exact?(atom) when is_atom(atom),
-    do: atom != :_ and not match?("$" <> _, Atom.to_string(atom))
+  # Whether `term`, as the key in a pattern, means itself: no atom in it reads as a variable.
+  defp bound?(atom) when is_atom(atom), do: not variable?(atom)
+  defp bound?([head | tail]), do: bound?(head) and bound?(tail)
+  defp bound?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> bound?()
+  defp bound?(map) when is_map(map), do: map |> :maps.to_list() |> bound?()
+  defp bound?(_other), do: true
 
-  def exact?([head | tail]), do: exact?(head) and exact?(tail)
-  def exact?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> exact?()
-  def exact?(map) when is_map(map), do: map |> :maps.to_list() |> exact?()
-  def exact?(_other), do: true
+  @doc "Whether a match specification may take `atom` for something else than itself."
+  @spec variable?(atom) :: boolean
+  def variable?(:_), do: true
+  def variable?(atom), do: match?("$" <> _, Atom.to_string(atom))
 end

@@ -6,7 +6,7 @@ defmodule Foundation.Telemetry.Tables do
 
   use GenServer
 
-  alias Foundation.Telemetry.Events
+  alias Foundation.Telemetry.{Events, Span}
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
@@ -15,16 +15,23 @@ defmodule Foundation.Telemetry.Tables do
   Whether the tables exist, by name.
   """
   @spec exist?() :: %{span_contexts: boolean, sampled_events_state: boolean}
-  def exist?, do: %{sampled_events_state: Events.Backend.running() != nil}
+  def exist? do
+    %{
+      span_contexts: Span.Backend.running() != nil,
+      sampled_events_state: Events.Backend.running() != nil
+    }
+  end
 
   @impl true
   def init(options) do
     # So that terminate/2 runs when the supervisor stops it.
     Process.flag(:trap_exit, true)
     engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
-    events = Events.Backend.of_engine(engine)
-    events.open(Events.Settings.read!())
-    {:ok, %{events: events}}
+    {events, spans} = {Events.Backend.of_engine(engine), Span.Backend.of_engine(engine)}
+    settings = Events.Settings.read!()
+    events.open(settings)
+    spans.open()
+    {:ok, %{events: events, spans: spans}}
   end
 
   @impl true
@@ -32,6 +39,9 @@ defmodule Foundation.Telemetry.Tables do
 
   @impl true
   def terminate(reason, state) do
-    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason), do: state.events.close()
+    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason) do
+      state.events.close()
+      state.spans.close()
+    end
   end
 end

@@ -1,8 +1,17 @@
 //! Foundation's NIFs: terms in, terms out, resources, scheduling.
 
+mod background;
 mod pin;
+mod process;
+mod raw;
+mod registry;
+mod term;
 
 use rustler::{Env, Term};
+
+// What the tables allocate is the VM's memory, and `:erlang.memory/0` counts it.
+#[global_allocator]
+static ALLOCATOR: rustler::EnifAllocator = rustler::EnifAllocator;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -10,8 +19,13 @@ rustler::init!("Elixir.Foundation.Native", load = load);
 
 /// Refuses to be the library of another version: one that was left behind by an upgrade
 /// would have other functions under the same names.
-fn load(_env: Env, version: Term) -> bool {
-    matches!(version.decode::<&str>(), Ok(VERSION)) && pin::pin()
+fn load(env: Env, version: Term) -> bool {
+    let fits = matches!(version.decode::<&str>(), Ok(VERSION)) && term::words_are_as_assumed(env);
+    if !fits || !pin::pin() {
+        return false;
+    }
+    background::start();
+    true
 }
 
 /// The version of this library; also how a caller knows that one is loaded.

@@ -7,7 +7,6 @@ defmodule Foundation.Registry.Backends.ETS do
   @behaviour Foundation.Registry.Backend
 
   import Foundation.Registry.Backend, only: [alive?: 1]
-  import Foundation.Registry.MatchSpec, only: [exact?: 1]
 
   alias Foundation.Registry.{Backend, Cleanup, Monitor, Steady, TableHolder}
   alias Foundation.Registry.Backends.ETS.{Scan, Table}
@@ -63,7 +62,7 @@ defmodule Foundation.Registry.Backends.ETS do
     if :ets.insert_new(table.entries, {key, pid, id, value}) do
       :ok
     else
-      case holder(table, key) do
+      case Table.holder(table, key) do
         :none ->
           put_entry(table, pid, key, id, value)
 
@@ -152,8 +151,8 @@ defmodule Foundation.Registry.Backends.ETS do
     on(name, fn
       %{kind: :unique} = table ->
         cond do
-          swap(table, key, pid, expected, new) -> :ok
-          match?({^pid, _id}, holder(table, key)) -> :stale
+          Table.swap(table, key, pid, expected, new) -> :ok
+          match?({^pid, _id}, Table.holder(table, key)) -> :stale
           true -> :error
         end
 
@@ -162,29 +161,29 @@ defmodule Foundation.Registry.Backends.ETS do
     end)
   end
 
-  defp swap(table, key, pid, expected, new) do
-    head = if exact?(key), do: {key, pid, :"$2", :"$3"}, else: {:"$1", pid, :"$2", :"$3"}
-    guards = [{:"=:=", :"$3", {:const, expected}} | Table.same_key(key)]
-    body = [{{{:element, 1, :"$_"}, pid, :"$2", {:const, new}}}]
-    :ets.select_replace(table.entries, [{head, guards, body}]) == 1
-  end
-
   ## Reading
 
   @impl true
   def lookup(name, key), do: on(name, &entries_of(&1, key))
 
   @impl true
-  def lookup_many(name, keys),
-    do: on(name, fn table -> Enum.map(keys, &entries_of(table, &1)) end)
+  def lookup_many(name, keys) do
+    # Raises for an improper list what the native engine does.
+    _proper = length(keys)
+    on(name, fn table -> Enum.map(keys, &entries_of(table, &1)) end)
+  end
 
   @impl true
   def whereis(name, key) do
     on(name, fn
       %{kind: :unique} = table ->
-        case holder(table, key) do
-          {pid, _id} -> if alive?(pid), do: pid, else: :undefined
-          :none -> :undefined
+        # One element is all that is copied: values may be large.
+        try do
+          :ets.lookup_element(table.entries, key, 2)
+        catch
+          :error, :badarg -> if Table.there?(table), do: :undefined, else: Backend.unknown!(name)
+        else
+          pid -> if alive?(pid), do: pid, else: :undefined
         end
 
       _duplicate ->
@@ -278,7 +277,7 @@ defmodule Foundation.Registry.Backends.ETS do
   end
 
   defp own_ids(%{kind: :unique} = table, key, pid) do
-    case holder(table, key) do
+    case Table.holder(table, key) do
       {^pid, id} -> [id]
       _another_or_none -> []
     end
@@ -287,16 +286,6 @@ defmodule Foundation.Registry.Backends.ETS do
   defp own_ids(table, key, pid) do
     head = {{pid, Table.slot(table, key), :"$2"}, :"$1"}
     :ets.select(table.index, [{head, [{:"=:=", :"$1", {:const, key}}], [:"$2"]}])
-  end
-
-  # Who has a unique key, without copying the value, which may be large.
-  defp holder(table, key) do
-    head = if exact?(key), do: {key, :"$2", :"$3", :_}, else: {:"$1", :"$2", :"$3", :_}
-
-    case :ets.select(table.entries, [{head, Table.same_key(key), [{{:"$2", :"$3"}}]}]) do
-      [holder] -> holder
-      [] -> :none
-    end
   end
 
   ## Finding the table

@@ -17,7 +17,8 @@ defmodule Foundation.Registry.Backends.Native do
         options.partitions,
         options.listeners,
         options.meta,
-        options.adopt_timeout
+        options.adopt_timeout,
+        options.max_entries
       )
 
     case started do
@@ -108,8 +109,9 @@ defmodule Foundation.Registry.Backends.Native do
   defp broadcast(_name, _key, _message, :done, sent), do: sent
 
   defp broadcast(name, key, message, cursor, sent) do
-    {more, cursor} = known!(Native.registry_broadcast(name, key, message, cursor), name)
-    broadcast(name, key, message, cursor, sent + more)
+    {local, remote, cursor} = known!(Native.registry_broadcast(name, key, message, cursor), name)
+    Enum.each(remote, &send(&1, message))
+    broadcast(name, key, message, cursor, sent + local + length(remote))
   end
 
   @impl true

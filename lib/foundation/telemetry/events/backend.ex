@@ -41,7 +41,7 @@ defmodule Foundation.Telemetry.Events.Backend do
   @callback append(name, measurements :: map, metadata :: map) :: :ok | :first | :full
 
   @doc "Counts a decision that a legacy backend made."
-  @callback count(name, :emitted | :suppressed) :: :ok
+  @callback count(name, :emitted | :suppressed | :sampled_out) :: :ok
 
   @callback configure(name, keyword) :: :ok
   @callback settings(name) :: %{

@@ -75,8 +75,11 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   @impl true
   def terminate(reason, state) do
-    # A crash leaves everything to the successor; an orderly stop may have none.
-    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
+    # A crash leaves everything to the successor; an orderly stop may have none. It is also
+    # how this process goes when the tables' owner was killed, and the tables with it.
+    orderly? = reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
+
+    if orderly? and Backend.running() == state.backend,
       do: Enum.each(pending(state), &flush_one(&1, state))
   end
 

@@ -4,17 +4,37 @@ defmodule Foundation.Telemetry.Events.Fallback do
   # there is no table at all (before the application's start, or in the moment in which the ETS
   # engine's tables are made anew), straight on. Telemetry never breaks what it measures.
 
-  alias Foundation.Telemetry.Events.{Backend, Batch, BatchProcessor}
+  alias Foundation.Telemetry.Events.{Backend, Backends, Batch, BatchProcessor}
+  alias Foundation.Telemetry.Legacy
 
   @spec emit_event([atom, ...], map, map, term, non_neg_integer | nil) :: :ok
   def emit_event(name, measurements, metadata, key, window) do
     name!(name)
 
-    case decide(:emit, & &1.admit(name, key, window)) do
+    case decide(:emit, &admit(Legacy.on?(), &1, name, key, window)) do
       :emit -> :telemetry.execute(name, measurements, metadata)
       :ok -> :ok
     end
   end
+
+  # Legacy windows, and counts and strategies where they always are.
+  defp admit(_legacy = true, backend, name, key, window) do
+    window = window || backend.settings(name).window
+
+    cond do
+      not Backends.ProcessDictionary.opens?({name, key}, window) ->
+        backend.count(name, :suppressed)
+
+      not backend.sample?(name) ->
+        backend.count(name, :sampled_out)
+
+      true ->
+        backend.count(name, :emitted)
+        :emit
+    end
+  end
+
+  defp admit(_legacy = false, backend, name, key, window), do: backend.admit(name, key, window)
 
   @spec emit_batched(GenServer.name(), [atom, ...], map, map) :: :ok
   def emit_batched(server, name, measurements, metadata) do

@@ -270,6 +270,21 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             .unwrap_or(0)
     }
 
+    /// How many entries of `key` `owner` has.
+    pub fn count_of(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
+        let guard = pin();
+        let hash = self.table.hash(key);
+        let Some(bag) = self.bag(key, hash, &guard) else {
+            return 0;
+        };
+        self.owners
+            .with(owner, |held| {
+                let group = held.get_mut(hash, |group| group.bag == bag.id());
+                group.map_or(0, |group| group.numbers.as_slice().len())
+            })
+            .unwrap_or(0)
+    }
+
     /// Visits `owner`'s entries of `key`, in the order of their registration.
     pub fn entries<'g>(
         &self,

@@ -8,7 +8,7 @@ mod duplicate;
 mod owners;
 mod unique;
 
-pub use duplicate::{Duplicate, Group};
+pub use duplicate::{Duplicate, Estate, Group};
 pub use unique::Unique;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,7 +4,6 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
   # traversal passes what stays exactly once without fixing the table.
 
   import Foundation.Registry.Backend, only: [alive?: 1]
-  import Foundation.Registry.MatchSpec, only: [exact?: 1]
 
   alias Foundation.Registry.Backends.ETS.Table
 
@@ -15,10 +14,8 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
     do: for({row, key} <- Table.own_rows(table, pid), there?(table, row, key), do: key)
 
   # An index row is there a moment longer than its entry.
-  defp there?(%{kind: :unique} = table, {pid, _slot, id}, key) do
-    head = if exact?(key), do: {key, pid, id, :_}, else: {:"$1", pid, id, :_}
-    :ets.select_count(table.entries, [{head, Table.same_key(key), [true]}]) == 1
-  end
+  defp there?(%{kind: :unique} = table, {pid, _slot, id}, key),
+    do: Table.holder(table, key) == {pid, id}
 
   defp there?(table, {_pid, slot, id}, _key), do: :ets.member(table.entries, {slot, id})
 

@@ -1,12 +1,13 @@
 defmodule Foundation.Registry.Backends.ETS.Table do
   @moduledoc false
-  # A registry of the ETS engine: four tables, and the directory where they are found by name.
+  # A registry of the ETS engine: five tables, and the directory where they are found by name.
   #
   #   entries      unique:    set          {key, pid, id, value}
   #                duplicate: ordered_set  {{hash of key, id}, key, pid, value}
   #   index        ordered_set             {{pid, slot, id}, key}
   #   registrants  set                     {pid, monitoring process | nil, monitor | nil}
   #   meta         set                     {key, value}
+  #   claims       set                     {hash of key, claiming process}
   #
   # Ids grow, so the entries of a duplicate key lie beside each other in the order of their
   # registration, and one of them is found by its id alone: removing one of 100,000 entries
@@ -18,15 +19,19 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   # An entry's index row is there from before the entry until after it. So whoever cleans
   # up after a process finds everything by its index rows, whatever was interrupted where;
   # and an entry is removed by whoever's deletion of the entry itself succeeds.
+  #
+  # Taking a unique entry away, or changing it, depends on its id, and ETS does that in one
+  # step for a key that a pattern can bind. Maps and atoms like `:_` it cannot: those few keys
+  # are changed under a claim on their hash, which is void when its process is dead.
 
-  import Foundation.Registry.MatchSpec, only: [exact?: 1]
+  import Foundation.Registry.MatchSpec, only: [variable?: 1]
 
   @directory Foundation.Registry.Directory
 
   # phash2's largest range.
   @hashes 4_294_967_296
 
-  @enforce_keys [:name, :kind, :entries, :index, :registrants, :meta]
+  @enforce_keys [:name, :kind, :entries, :index, :registrants, :meta, :claims]
   defstruct [
     :name,
     :kind,
@@ -35,6 +40,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     :index,
     :registrants,
     :meta,
+    :claims,
     :adopt_timeout,
     :max_entries,
     :drops,
@@ -83,7 +89,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     :ok
   end
 
-  @doc "Four new tables with the caller as their owner and their heir."
+  @doc "New tables with the caller as their owner and their heir."
   @spec create(Foundation.Registry.Options.t()) :: t
   def create(options) do
     heir = {:heir, self(), options.name}
@@ -95,6 +101,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
       index: :ets.new(:foundation_registry_index, tree(heir)),
       registrants: :ets.new(:foundation_registry_registrants, [:set | concurrent(heir)]),
       meta: :ets.new(:foundation_registry_meta, [:set, :public, heir, read_concurrency: true]),
+      claims: :ets.new(:foundation_registry_claims, [:set | concurrent(heir)]),
       drops: :counters.new(1, [])
     }
     |> configure(options)
@@ -116,7 +123,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
 
   @doc "The ETS tables of a table."
   @spec parts(t) :: [:ets.tid()]
-  def parts(table), do: [table.entries, table.index, table.registrants, table.meta]
+  def parts(table),
+    do: [table.entries, table.index, table.registrants, table.meta, table.claims]
 
   @doc "Whether its ETS tables are still there."
   @spec there?(t) :: boolean
@@ -152,9 +160,15 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   Deletes one entry; true for the one caller who did. The index row is left to the caller.
   """
   @spec drop(t, term, integer) :: boolean
-  def drop(%{kind: :unique, entries: entries}, key, id) do
-    head = if exact?(key), do: {key, :_, id, :_}, else: {:"$1", :_, id, :_}
-    :ets.select_delete(entries, [{head, same_key(key), [true]}]) == 1
+  def drop(%{kind: :unique, entries: entries} = table, key, id) do
+    if plain?(key) do
+      :ets.select_delete(entries, [{{key, :_, id, :_}, [], [true]}]) == 1
+    else
+      claiming(table, key, fn ->
+        match?([{_key, _pid, ^id, _value}], :ets.lookup(entries, key)) and
+          :ets.delete(entries, key)
+      end)
+    end
   end
 
   def drop(%{entries: entries} = table, key, id) do
@@ -180,8 +194,64 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   @spec own_rows(t, pid) :: [{{pid, non_neg_integer, integer}, term}]
   def own_rows(table, pid), do: :ets.select(table.index, [{{{pid, :_, :_}, :_}, [], [:"$_"]}])
 
-  @doc """
-  A guard for the key, where a pattern does not bind it. `:"$1"` must be the key.
-  """
-  def same_key(key), do: if(exact?(key), do: [], else: [{:"=:=", :"$1", {:const, key}}])
+  @doc "Sets the value of a unique entry of `pid` if it still is `expected`; true if it did."
+  @spec swap(t, term, pid, term, term) :: boolean
+  def swap(%{kind: :unique, entries: entries} = table, key, pid, expected, new) do
+    if plain?(key) do
+      guard = {:"=:=", :"$2", {:const, expected}}
+      body = {{{:element, 1, :"$_"}, pid, :"$1", {:const, new}}}
+      :ets.select_replace(entries, [{{key, pid, :"$1", :"$2"}, [guard], [body]}]) == 1
+    else
+      claiming(table, key, fn ->
+        case :ets.lookup(entries, key) do
+          [{key, ^pid, id, ^expected}] -> :ets.insert(entries, {key, pid, id, new})
+          _another_or_none -> false
+        end
+      end)
+    end
+  end
+
+  @doc "Who has a unique key, with which entry; without copying the value, where that can be."
+  @spec holder(t, term) :: {pid, integer} | :none
+  def holder(%{entries: entries}, key) do
+    if plain?(key) do
+      case :ets.select(entries, [{{key, :"$1", :"$2", :_}, [], [{{:"$1", :"$2"}}]}]) do
+        [holder] -> holder
+        [] -> :none
+      end
+    else
+      case :ets.lookup(entries, key) do
+        [{_key, pid, id, _value}] -> {pid, id}
+        [] -> :none
+      end
+    end
+  end
+
+  defp claiming(%{claims: claims} = table, key, fun) do
+    claim = {:erlang.phash2(key, @hashes), self()}
+
+    if :ets.insert_new(claims, claim) do
+      try do
+        fun.()
+      after
+        :ets.delete_object(claims, claim)
+      end
+    else
+      # Held for two operations on a table: not worth more than a yield.
+      for {_hash, pid} = other <- :ets.lookup(claims, elem(claim, 0)),
+          not Process.alive?(pid),
+          do: :ets.delete_object(claims, other)
+
+      :erlang.yield()
+      claiming(table, key, fun)
+    end
+  end
+
+  # Whether a pattern with this key binds it, to nothing but itself. In a map it does neither on
+  # every OTP: there it is a pattern for all maps that have more, too.
+  defp plain?(atom) when is_atom(atom), do: not variable?(atom)
+  defp plain?([head | tail]), do: plain?(head) and plain?(tail)
+  defp plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()
+  defp plain?(map) when is_map(map), do: false
+  defp plain?(_other), do: true
 end

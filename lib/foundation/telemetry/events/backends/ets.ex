@@ -218,6 +218,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   @impl true
   def count(name, :emitted), do: counted(name, @emitted, :ok)
   def count(name, :suppressed), do: counted(name, @suppressed, :ok)
+  def count(name, :sampled_out), do: counted(name, @sampled_out, :ok)
 
   defp counted(name, position, answer) do
     count_up(name, position, 1)

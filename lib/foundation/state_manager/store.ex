@@ -1,0 +1,172 @@
+defmodule Foundation.StateManager.Store do
+  @moduledoc false
+  # The directory of one server's checkpoints.
+  #
+  # A checkpoint is written to a file of its own, synced, and renamed to its final name, so a final
+  # name always stands for a whole file; then the directory is synced, which makes the name
+  # itself durable (as in SQLite's and LevelDB's commits). What a crash leaves is a `.tmp` file.
+  #
+  # A process that is killed in the middle of a file operation can be reported dead before that
+  # operation is done. Its successor must not meet it: temporary names are never used twice,
+  # and `open/1` removes them before it lists the others, so that a rename under way is either over
+  # by then or fails.
+
+  alias Foundation.StateManager.Checkpoint
+
+  @enforce_keys [:dir]
+  # last: the highest number in use. good: the newest that is known to be whole. unreadable: those
+  # that could not be read at all, which says nothing of what they hold, so they are not removed.
+  defstruct [:dir, last: 0, good: nil, unreadable: []]
+
+  @type t :: %__MODULE__{
+          dir: Path.t(),
+          last: Checkpoint.sequence(),
+          good: Checkpoint.sequence() | nil,
+          unreadable: [Checkpoint.sequence()]
+        }
+  @type problem :: {Path.t(), Checkpoint.reason()}
+
+  @doc """
+  Opens the directory, which is made if need be, and reads the newest checkpoint that is whole.
+
+  The result has the damaged ones that are newer than it, the newest first.
+  """
+  @spec open(Path.t()) ::
+          {:ok, t, {:ok, term, Path.t()} | :none, [problem]} | {:error, File.posix()}
+  def open(dir) do
+    dir = Path.expand(dir)
+
+    with :ok <- make(dir),
+         :ok <- writable(dir),
+         :ok <- remove_temporary(dir),
+         {:ok, sequences} <- sequences(dir) do
+      store = %__MODULE__{dir: dir, last: List.first(sequences, 0)}
+      newest_whole(store, sequences, [])
+    end
+  end
+
+  defp newest_whole(store, [], problems), do: {:ok, store, :none, Enum.reverse(problems)}
+
+  defp newest_whole(store, [sequence | older], problems) do
+    path = path(store, sequence)
+
+    with {:ok, bytes} <- File.read(path),
+         {:ok, term} <- Checkpoint.decode(sequence, bytes) do
+      {:ok, %{store | good: sequence}, {:ok, term, path}, Enum.reverse(problems)}
+    else
+      {:error, reason} ->
+        store = if damage?(reason), do: store, else: keep(store, sequence)
+        newest_whole(store, older, [{path, reason} | problems])
+    end
+  end
+
+  # Damaged for certain, whoever reads it.
+  defp damage?(reason) do
+    reason in [:not_a_checkpoint, :wrong_length, :wrong_checksum, :misplaced]
+  end
+
+  defp keep(store, sequence), do: %{store | unreadable: [sequence | store.unreadable]}
+
+  @doc """
+  Writes a checkpoint; it is durable when this returns. Keeps it and the whole one before it.
+  """
+  @spec write(t, term) :: {:ok, t, Path.t(), bytes :: pos_integer} | {:error, File.posix(), t}
+  def write(store, term) do
+    # A number is used up even if its write fails.
+    store = %{store | last: store.last + 1}
+    path = path(store, store.last)
+    temporary = "#{path}.#{System.unique_integer([:positive])}-#{System.os_time()}.tmp"
+    {bytes, size} = Checkpoint.encode(store.last, term)
+
+    with :ok <- write_synced(temporary, bytes),
+         :ok <- :file.rename(temporary, path),
+         :ok <- sync(store.dir) do
+      prune(store)
+      {:ok, %{store | good: store.last}, path, size}
+    else
+      {:error, reason} ->
+        _ = :file.delete(temporary)
+        {:error, reason, store}
+    end
+  end
+
+  defp write_synced(path, bytes) do
+    with {:ok, file} <- :file.open(path, [:write, :exclusive, :raw, :binary]) do
+      written = with :ok <- :file.write(file, bytes), do: :file.sync(file)
+      closed = :file.close(file)
+      with :ok <- written, do: closed
+    end
+  end
+
+  # What cannot be removed now is tried again after the next checkpoint.
+  defp prune(store) do
+    kept = [store.last, store.good | store.unreadable]
+
+    with {:ok, sequences} <- sequences(store.dir) do
+      for sequence <- sequences -- kept, do: :file.delete(path(store, sequence))
+    end
+  end
+
+  defp make(dir) do
+    missing = dir |> Stream.iterate(&Path.dirname/1) |> Enum.take_while(&(not File.exists?(&1)))
+
+    with :ok <- File.mkdir_p(dir) do
+      Enum.find_value(missing, :ok, fn made ->
+        case sync(Path.dirname(made)) do
+          :ok -> nil
+          error -> error
+        end
+      end)
+    end
+  end
+
+  defp writable(dir) do
+    case File.stat(dir) do
+      {:ok, %{access: :read_write}} -> :ok
+      {:ok, _stat} -> {:error, :eacces}
+      error -> error
+    end
+  end
+
+  defp remove_temporary(dir) do
+    with {:ok, names} <- File.ls(dir) do
+      for name <- names, name =~ ~r/\A\d{20}\.checkpoint\..*\.tmp\z/ do
+        :file.delete(Path.join(dir, name))
+      end
+
+      :ok
+    end
+  end
+
+  # The newest first.
+  defp sequences(dir) do
+    with {:ok, names} <- File.ls(dir) do
+      {:ok,
+       names
+       |> Enum.filter(&(&1 =~ ~r/\A\d{20}\.checkpoint\z/))
+       |> Enum.map(fn <<digits::binary-size(20), _::binary>> -> String.to_integer(digits) end)
+       |> Enum.sort(:desc)}
+    end
+  end
+
+  defp path(store, sequence) do
+    name = sequence |> Integer.to_string() |> String.pad_leading(20, "0")
+    Path.join(store.dir, name <> ".checkpoint")
+  end
+
+  # Where a directory cannot be opened as a file (Windows), it needs no sync either.
+  defp sync(dir) do
+    case :file.open(dir, [:read, :directory, :raw]) do
+      {:ok, file} ->
+        synced = :file.sync(file)
+        :ok = :file.close(file)
+        if synced in [{:error, :einval}, {:error, :enotsup}], do: :ok, else: synced
+
+      {:error, reason} when reason in [:eisdir, :eacces, :enotsup, :einval] ->
+        :ok
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+end

@@ -1,0 +1,324 @@
+defmodule Foundation.Telemetry.Span do
+  @moduledoc """
+  Spans: what a process is doing, since when, and as part of what.
+
+      require Foundation.Telemetry.Span, as: Span
+
+      Span.with_span :checkout, %{user: 7} do
+        Span.record_event(:paid, %{amount: 100})
+        ship(order)
+      end
+
+  Spans nest: the innermost open span of a process is the parent of the next. Nothing is kept in the
+  process dictionary. With `start_span/2` and `end_span/1` a span can begin in one function and end in another.
+
+  ## Across processes
+
+      context = Span.propagate_context()
+      Task.async(fn -> Span.with_propagated_context(context, fn -> work() end) end)
+
+  And across services, in the header of the W3C's Trace Context:
+
+      headers = [{"traceparent", Span.to_traceparent()}]
+
+      with {:ok, context} <- Span.from_traceparent(header),
+           do: Span.with_propagated_context(context, fn -> handle(request) end)
+
+  ## Consistency
+
+    * A process's spans are its own: only it starts, changes and ends them, and each call sees what the ones before
+      it did.
+    * Open spans are in a table that outlives the span process: spans start and end while that is away. In the
+      native engine they also outlive `Foundation.Telemetry.Tables`.
+    * A span whose process dies is ended with one `:abandoned` event, soon after the death and innermost first.
+      Only a kill of the span process in the moment between taking a span from the table and emitting the event loses that event.
+    * Trace ids are 128 bit, span ids 64 bit, random, and written in lower-case hex.
+
+  ## Bounds
+
+    * 10,000 open spans a process. One that is started past that has an id and a start event and is not kept.
+    * 128 events and 128 links a span. The first are kept.
+
+  ## Telemetry events
+
+  | event | measurements | metadata |
+  |---|---|---|
+  | `[:foundation, :span, :start]` | `:system_time` (native unit) | see below |
+  | `[:foundation, :span, :stop]` | `:duration` (native unit) | see below |
+  | `[:foundation, :span, :exception]` | `:duration` (native unit) | and `:kind`, `:reason`, `:stacktrace`; `status: :error` |
+  | `[:foundation, :span, :abandoned]` | `:duration` (native unit) | see below; `status: :abandoned` |
+
+  Metadata: `%{name:, span_id:, parent_id:, trace_id:, attributes:, status:, events: [%{name:, attributes:, time:}], links:
+  [%{trace_id:, span_id:}]}`. `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
+  """
+
+  alias Foundation.Telemetry.Span.{Context, Events, Fallback, Server}
+
+  @type id :: String.t()
+  @type context :: %{
+          required(:trace_id) => String.t(),
+          required(:span_id) => id,
+          optional(:trace_flags) => 0..255,
+          optional(term) => term
+        }
+
+  @doc false
+  def child_spec(options), do: %{id: __MODULE__, start: {__MODULE__, :start_link, [options]}}
+
+  @doc false
+  def start_link(_options), do: Server.start_link(name: __MODULE__)
+
+  @doc """
+  The value of the block, run inside a span.
+
+  The span ends with the block. When the block raises, throws or exits there is an `:exception` event instead of
+  a `:stop`, and what was raised goes on with its stacktrace.
+
+      iex> require Foundation.Telemetry.Span, as: Span
+      iex> Span.with_span :sum, %{of: 2} do
+      ...>   1 + 1
+      ...> end
+      2
+  """
+  @doc since: "0.1.0"
+  defmacro with_span(name, attributes \\ Macro.escape(%{}), do: block) do
+    quote do
+      Foundation.Telemetry.Span.with_span_fun(unquote(name), unquote(attributes), fn ->
+        unquote(block)
+      end)
+    end
+  end
+
+  @doc """
+  The value of `fun`, run inside a span as `with_span/3` does.
+
+      iex> Foundation.Telemetry.Span.with_span_fun(:sum, %{}, fn -> 1 + 1 end)
+      2
+  """
+  @doc since: "0.1.0"
+  @spec with_span_fun(term, map, (() -> result)) :: result when result: term
+  def with_span_fun(name, attributes \\ %{}, fun) when is_function(fun, 0) do
+    id = start_span(name, attributes)
+
+    try do
+      fun.()
+    catch
+      kind, reason ->
+        stacktrace = __STACKTRACE__
+
+        with {span, duration} <- finish(id),
+             do: Events.failed(span, duration, kind, reason, stacktrace)
+
+        :erlang.raise(kind, reason, stacktrace)
+    else
+      value ->
+        # Already ended by the block itself: nothing to do.
+        _ = end_span(id)
+        value
+    end
+  end
+
+  @doc """
+  Opens a span inside the innermost open one and returns its id, 16 hex digits.
+
+  O(size of name and attributes), in the caller. `name` is any term; raises `ArgumentError` for attributes
+  that are no map.
+  """
+  @doc since: "0.1.0"
+  @spec start_span(term, map) :: id
+  def start_span(name, attributes \\ %{})
+
+  def start_span(name, attributes) when is_map(attributes) do
+    ids = Fallback.backend().start(name, attributes)
+    Events.started(ids, name, attributes)
+    elem(ids, 0)
+  end
+
+  def start_span(_name, attributes), do: refuse!("attributes to be a map", attributes)
+
+  @doc """
+  Ends the innermost span of this process, with status `:ok`.
+
+  `{:error, :not_found}` when none is open. O(1).
+
+      iex> Foundation.Telemetry.Span.end_span()
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec end_span() :: :ok | {:error, :not_found}
+  def end_span, do: finish_with(nil, :ok)
+
+  @doc """
+  Ends a span of this process, with `status`, any term.
+
+  Spans inside it stay open. `{:error, :not_found}` when it is not open, or not this process's. O(spans that are
+  open inside it).
+
+      iex> id = Foundation.Telemetry.Span.start_span(:import)
+      iex> Foundation.Telemetry.Span.end_span(id, :cancelled)
+      :ok
+      iex> Foundation.Telemetry.Span.end_span(id)
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec end_span(id, status :: term) :: :ok | {:error, :not_found}
+  def end_span(id, status \\ :ok)
+  def end_span(id, status) when is_binary(id), do: finish_with(id, status)
+  def end_span(_id, _status), do: {:error, :not_found}
+
+  defp finish_with(id, status) do
+    case finish(id) do
+      {span, duration} -> Events.stopped(span, duration, status)
+      :error -> {:error, :not_found}
+    end
+  end
+
+  defp finish(id), do: Fallback.backend().finish(id)
+
+  @doc """
+  Adds attributes to the innermost span: a map, which is merged into the ones it has.
+  """
+  @doc since: "0.1.0"
+  @spec add_attributes(map) :: :ok | {:error, :not_found}
+  def add_attributes(attributes) when is_map(attributes), do: update({:attributes, attributes})
+  def add_attributes(attributes), do: refuse!("attributes to be a map", attributes)
+
+  @doc """
+  Records that something happened in the innermost span.
+
+      iex> Foundation.Telemetry.Span.record_event(:retry, %{attempt: 2})
+      {:error, :not_found}
+  """
+  @doc since: "0.1.0"
+  @spec record_event(term, map) :: :ok | {:error, :not_found}
+  def record_event(name, attributes \\ %{})
+
+  def record_event(name, attributes) when is_map(attributes) do
+    update({:event, %{name: name, attributes: attributes, time: System.system_time()}})
+  end
+
+  def record_event(_name, attributes), do: refuse!("attributes to be a map", attributes)
+
+  @doc """
+  Links the innermost span to another, which is given by its context (see `propagate_context/0`).
+
+  Raises `ArgumentError` for what is no context.
+  """
+  @doc since: "0.1.0"
+  @spec link_span(context) :: :ok | {:error, :not_found}
+  def link_span(context) do
+    update({:link, context |> Context.validate!() |> Map.take([:trace_id, :span_id])})
+  end
+
+  defp update(change) do
+    with :error <- Fallback.backend().update(change), do: {:error, :not_found}
+  end
+
+  @doc """
+  The innermost span of this process, `nil` outside one.
+
+  `%{span_id:, parent_id:, trace_id:, trace_flags:, name:, attributes:, events:, links:}`. Directly inside
+  `with_propagated_context/2` it is the span of that context, of which nothing but its ids and flags is known: `name` is
+  `nil`, and `remote: true` is there too.
+
+      iex> Foundation.Telemetry.Span.current_span()
+      nil
+  """
+  @doc since: "0.1.0"
+  @spec current_span() :: map | nil
+  def current_span do
+    case current() do
+      {:remote, context} ->
+        unknown = %{
+          parent_id: nil,
+          name: nil,
+          attributes: %{},
+          events: [],
+          links: [],
+          remote: true
+        }
+
+        Map.merge(unknown, Map.delete(context, :depth))
+
+      nil ->
+        nil
+
+      span ->
+        Map.drop(span, [:started, :depth])
+    end
+  end
+
+  @doc """
+  The trace that this process works on, 32 hex digits, or `nil`.
+  """
+  @doc since: "0.1.0"
+  @spec current_trace_id() :: String.t() | nil
+  def current_trace_id, do: with(%{trace_id: trace_id} <- propagate_context(), do: trace_id)
+
+  @doc """
+  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or `nil` outside a span.
+  """
+  @doc since: "0.1.0"
+  @spec propagate_context() :: context | nil
+  def propagate_context do
+    case current() do
+      nil -> nil
+      {:remote, context} -> Map.take(context, [:trace_id, :span_id, :trace_flags])
+      span -> Map.take(span, [:trace_id, :span_id, :trace_flags])
+    end
+  end
+
+  @doc """
+  The value of `fun`, whose spans belong to the trace of `context` and have its span as parent.
+
+  `context` comes from `propagate_context/0` or `from_traceparent/1`; with `nil` there is nothing to go on from, and `fun` just
+  runs. Afterwards, also after a raise, this process is where it was; spans that `fun` left open are ended as abandoned.
+  Raises `ArgumentError` for what is no context.
+  """
+  @doc since: "0.1.0"
+  @spec with_propagated_context(context | nil, (() -> result)) :: result when result: term
+  def with_propagated_context(nil, fun) when is_function(fun, 0), do: fun.()
+
+  def with_propagated_context(context, fun) when is_function(fun, 0) do
+    backend = Fallback.backend()
+    mark = context |> Context.validate!() |> backend.enter()
+
+    try do
+      fun.()
+    after
+      for {span, duration} <- backend.leave(mark), do: Events.abandoned(span, duration)
+    end
+  end
+
+  @doc """
+  The `traceparent` header that continues this trace elsewhere, or `nil` outside a span.
+  """
+  @doc since: "0.1.0"
+  @spec to_traceparent() :: String.t() | nil
+  def to_traceparent do
+    with %{} = context <- propagate_context(), do: Context.to_traceparent(context)
+  end
+
+  @doc """
+  The context of a `traceparent` header.
+
+  `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`, `:invalid_trace_id`,
+  `:invalid_span_id` or `:invalid_flags`: what the standard says is to be ignored.
+
+      iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+      iex> context
+      %{trace_id: "4bf92f3577b34da6a3ce929d0e0e4736", span_id: "00f067aa0ba902b7", trace_flags: 1}
+      iex> Foundation.Telemetry.Span.from_traceparent("00-0-0-0")
+      {:error, :invalid_format}
+  """
+  @doc since: "0.1.0"
+  @spec from_traceparent(String.t()) :: {:ok, context} | {:error, atom}
+  def from_traceparent(header), do: Context.from_traceparent(header)
+
+  defp current, do: Fallback.backend().current()
+
+  @spec refuse!(String.t(), term) :: no_return
+  defp refuse!(what, given) do
+    raise ArgumentError, "expected #{what}, got: #{inspect(given)}"
+  end
+end

@@ -1,0 +1,54 @@
+defmodule Foundation.Telemetry.Span.Backend do
+  @moduledoc false
+  # What `Foundation.Telemetry.Span` runs on: a stack of open spans for each process. All
+  # but the last two act on the calling process's own, in O(1) where nothing else is said.
+
+  alias Foundation.Telemetry.Span.{Backends, Context, Frame}
+
+  @type span :: Frame.span()
+
+  @doc "Makes the table, or takes over what a crashed predecessor left. Called by its owner."
+  @callback open() :: :created | :adopted
+
+  @doc "Destroys the table."
+  @callback close() :: :ok
+
+  @doc "Opens a span in the innermost frame. `{span_id, parent_id, trace_id}`."
+  @callback start(name :: term, attributes :: map) :: {String.t(), String.t() | nil, String.t()}
+
+  @doc "Closes the innermost span, or the one of an id: the span and its duration (native unit)."
+  @callback finish(id :: String.t() | nil) :: {span, integer} | :error
+
+  @callback current() :: Frame.t() | nil
+  @callback update(Frame.change()) :: :ok | :error
+
+  @doc "Enters a context from elsewhere: the mark to leave it by."
+  @callback enter(Context.t()) :: mark :: term
+
+  @doc "Leaves it: the spans left open in it, innermost first, with their durations. O(those)."
+  @callback leave(mark :: term) :: [{span, integer}]
+
+  @doc "Makes the calling process the one that is told of processes that died in a span."
+  @callback watch() :: :ok
+
+  @doc """
+  What a message to that process is about: the spans that were left open, with their durations,
+  `:more` when it should ask again with `:abandoned`. `:ignored` when it is about nothing.
+  """
+  @callback abandoned(message :: term) :: {[{span, integer}], :more | :done} | :ignored
+
+  @doc """
+  The backend whose table exists, `nil` when there is none.
+  """
+  @spec running() :: module | nil
+  def running do
+    if Backends.ETS.exists?(), do: Backends.ETS
+  end
+
+  @doc """
+  The backend of a table's engine.
+  """
+  @spec of_engine(Foundation.Engine.t()) :: module
+  def of_engine(:native), do: Backends.ETS
+  def of_engine(:ets), do: Backends.ETS
+end

@@ -1,0 +1,157 @@
+defmodule Foundation.Telemetry.Span.Backends.ETS do
+  @moduledoc false
+  # :span_contexts, an ordered_set of {{pid, n}, frame}: a process's frames by n, innermost last. Only
+  # its own process writes a row while that lives, and the span process takes it after that; so
+  # no row has two writers.
+  #
+  # {{pid, 0}, :watched} stays while its process lives, also when nothing is open: one monitor
+  # a process. Without the table spans still have ids and events, and are not kept.
+
+  @behaviour Foundation.Telemetry.Span.Backend
+
+  alias Foundation.Telemetry.Span
+  alias Foundation.Telemetry.Span.Frame
+
+  @table :span_contexts
+
+  # Any atom is behind every number in the order of terms.
+  @last :last
+
+  @spec exists?() :: boolean
+  def exists?, do: :ets.whereis(@table) != :undefined
+
+  @impl true
+  def open do
+    :ets.new(@table, [:ordered_set, :named_table, :public, write_concurrency: true])
+    :created
+  end
+
+  @impl true
+  def close do
+    :ets.delete(@table)
+    :ok
+  end
+
+  @impl true
+  def start(name, attributes) do
+    {n, parent} = innermost()
+    span = Frame.span(parent, name, attributes)
+    if Frame.kept?(span), do: put(n + 1, span)
+    {span.span_id, span.parent_id, span.trace_id}
+  end
+
+  @impl true
+  def finish(nil) do
+    case innermost() do
+      {n, %{} = span} -> take(n, span)
+      _none -> :error
+    end
+  end
+
+  def finish(id), do: finish(id, @last)
+
+  defp finish(id, position) do
+    case before(position) do
+      {_n, nil} -> :error
+      {n, %{span_id: ^id} = span} -> take(n, span)
+      {n, _other} -> finish(id, n)
+    end
+  end
+
+  defp take(n, span) do
+    :ets.delete(@table, {self(), n})
+    Frame.ended(span)
+  end
+
+  @impl true
+  def current do
+    {_n, frame} = innermost()
+    frame
+  end
+
+  @impl true
+  def update(change) do
+    case innermost() do
+      {n, %{} = span} -> put(n, Frame.change(span, change))
+      _none -> :error
+    end
+  end
+
+  @impl true
+  def enter(context) do
+    {n, parent} = innermost()
+    put(n + 1, Frame.remote(parent, context))
+    n + 1
+  end
+
+  @impl true
+  def leave(mark) do
+    case innermost() do
+      {n, frame} when n >= mark and frame != nil ->
+        :ets.delete(@table, {self(), n})
+        if is_map(frame), do: [Frame.ended(frame) | leave(mark)], else: leave(mark)
+
+      _outer ->
+        []
+    end
+  end
+
+  # Those that started a span while there was nobody to monitor them are in the table.
+  @impl true
+  def watch do
+    @table |> :ets.select([{{{:"$1", 0}, :_}, [], [:"$1"]}]) |> Enum.each(&Process.monitor/1)
+  end
+
+  @impl true
+  def abandoned({:watch, pid}) do
+    Process.monitor(pid)
+    {[], :done}
+  end
+
+  def abandoned({:DOWN, _ref, :process, pid, _reason}), do: {all_of(pid), :done}
+  def abandoned(_message), do: :ignored
+
+  defp all_of(pid) do
+    case :ets.prev(@table, {pid, @last}) do
+      {^pid, _n} = key ->
+        [{^key, frame}] = :ets.take(@table, key)
+        if is_map(frame), do: [Frame.ended(frame) | all_of(pid)], else: all_of(pid)
+
+      _another ->
+        []
+    end
+  end
+
+  defp innermost, do: before(@last)
+
+  # The caller's frame before a position, and its own position: 0 and nil when there is none.
+  defp before(position) do
+    own = self()
+
+    with {^own, n} when n > 0 <- :ets.prev(@table, {own, position}),
+         [{_key, frame}] <- :ets.lookup(@table, {own, n}) do
+      {n, frame}
+    else
+      _none -> {0, nil}
+    end
+  rescue
+    # The table is gone: the application is not started, or its owner was killed just now.
+    ArgumentError -> {0, nil}
+  end
+
+  defp put(n, frame) do
+    # The mark first: a process that dies in between leaves nothing that is not watched.
+    if n == 1 and :ets.insert_new(@table, {{self(), 0}, :watched}), do: tell({:watch, self()})
+    :ets.insert(@table, {{self(), n}, frame})
+    :ok
+  rescue
+    ArgumentError -> :ok
+  end
+
+  # Not a call: the span process looks into the table when it starts, so whoever tells it
+  # while it is away will be found. `send/2` to a name that nobody has would raise.
+  defp tell(message) do
+    with pid when is_pid(pid) <- Process.whereis(Span), do: send(pid, message)
+    :ok
+  end
+end

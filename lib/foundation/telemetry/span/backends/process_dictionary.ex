@@ -1,0 +1,71 @@
+defmodule Foundation.Telemetry.Span.Backends.ProcessDictionary do
+  @moduledoc false
+  # The stack as it was before: a list in the process's dictionary, innermost first. For migration
+  # only (`use_genserver_telemetry` off); a process that dies takes its spans with it unseen.
+
+  alias Foundation.Telemetry.Span.Frame
+
+  @key :span_stack
+
+  def start(name, attributes) do
+    stack = stack()
+    span = Frame.span(List.first(stack), name, attributes)
+    if Frame.kept?(span), do: put([span | stack])
+    {span.span_id, span.parent_id, span.trace_id}
+  end
+
+  def finish(nil) do
+    case stack() do
+      [%{} = span | stack] ->
+        put(stack)
+        Frame.ended(span)
+
+      _none ->
+        :error
+    end
+  end
+
+  def finish(id) do
+    case Enum.split_while(stack(), &(not match?(%{span_id: ^id}, &1))) do
+      {_all, []} ->
+        :error
+
+      {inner, [span | outer]} ->
+        put(inner ++ outer)
+        Frame.ended(span)
+    end
+  end
+
+  def current, do: List.first(stack())
+
+  def update(change) do
+    case stack() do
+      [%{} = span | stack] -> put([Frame.change(span, change) | stack])
+      _none -> :error
+    end
+  end
+
+  def enter(context) do
+    remote = Frame.remote(current(), context)
+    put([remote | stack()])
+    remote
+  end
+
+  def leave(remote) do
+    {inner, outer} = Enum.split_while(stack(), &(&1 != remote))
+    outer |> Enum.drop(1) |> put()
+    for %{} = span <- inner, do: Frame.ended(span)
+  end
+
+  defp stack, do: Process.get(@key, [])
+
+  defp put([]) do
+    Process.delete(@key)
+    :ok
+  end
+
+  defp put(stack) do
+    Process.put(@key, stack)
+    :ok
+  end
+end

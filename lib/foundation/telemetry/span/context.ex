@@ -1,0 +1,74 @@
+defmodule Foundation.Telemetry.Span.Context do
+  @moduledoc false
+  # Where a span is, as it is passed on: to another process, or in a `traceparent` header
+  # (W3C Trace Context, https://www.w3.org/TR/trace-context/#traceparent-header).
+
+  @type t :: %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255}
+
+  @no_trace String.duplicate("0", 32)
+  @no_span String.duplicate("0", 16)
+
+  @doc "The header of a context, in version 00."
+  @spec to_traceparent(t) :: String.t()
+  def to_traceparent(%{trace_id: trace_id, span_id: span_id, trace_flags: flags}) do
+    "00-#{trace_id}-#{span_id}-#{Base.encode16(<<flags>>, case: :lower)}"
+  end
+
+  @doc "The context of a header."
+  @spec from_traceparent(term) :: {:ok, t} | {:error, atom}
+  # A later version may have more behind a dash; what is before it means what it does in 00.
+  def from_traceparent(
+        <<version::binary-2, ?-, trace_id::binary-32, ?-, span_id::binary-16, ?-, flags::binary-2,
+          tail::binary>>
+      ) do
+    with :ok <- version(version, tail),
+         :ok <- id(trace_id, @no_trace, :invalid_trace_id),
+         :ok <- id(span_id, @no_span, :invalid_span_id),
+         :ok <- hex(flags, :invalid_flags) do
+      <<flags>> = Base.decode16!(flags, case: :lower)
+      {:ok, %{trace_id: trace_id, span_id: span_id, trace_flags: flags}}
+    end
+  end
+
+  def from_traceparent(_header), do: {:error, :invalid_format}
+
+  defp version("00", ""), do: :ok
+  defp version("00", _tail), do: {:error, :invalid_format}
+  defp version("ff", _tail), do: {:error, :invalid_version}
+  defp version(version, ""), do: hex(version, :invalid_version)
+  defp version(version, <<?-, _rest::binary>>), do: hex(version, :invalid_version)
+  defp version(_version, _tail), do: {:error, :invalid_format}
+
+  @doc "A context as it may be handed in, or an `ArgumentError`."
+  @spec validate!(term) :: t
+  def validate!(%{trace_id: trace_id, span_id: span_id} = context) do
+    flags = Map.get(context, :trace_flags, 1)
+
+    with true <- is_binary(trace_id) and byte_size(trace_id) == 32,
+         true <- is_binary(span_id) and byte_size(span_id) == 16,
+         :ok <- id(trace_id, @no_trace, :invalid_trace_id),
+         :ok <- id(span_id, @no_span, :invalid_span_id),
+         true <- flags in 0..255 do
+      %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+    else
+      _wrong -> refuse!(context)
+    end
+  end
+
+  def validate!(other), do: refuse!(other)
+
+  @spec refuse!(term) :: no_return
+  defp refuse!(other) do
+    raise ArgumentError,
+          "expected a context to be a map with a :trace_id of 32 and a :span_id of 16 " <>
+            "lower-case hex digits, neither all zero, got: #{inspect(other)}"
+  end
+
+  defp id(none, none, reason), do: {:error, reason}
+  defp id(id, _none, reason), do: hex(id, reason)
+
+  defp hex(digits, reason), do: if(hex?(digits), do: :ok, else: {:error, reason})
+
+  defp hex?(<<c, rest::binary>>) when c in ?0..?9 or c in ?a..?f, do: hex?(rest)
+  defp hex?(rest), do: rest == ""
+end

@@ -1,0 +1,82 @@
+defmodule Foundation.Telemetry.Span.Frame do
+  @moduledoc false
+  # What a process's stack of open spans is made of, for the backends without native memory:
+  # spans, and contexts that came from elsewhere, which are parents and no spans themselves.
+
+  alias Foundation.Telemetry.Span.{Context, Ids}
+
+  # As many as the OpenTelemetry specification's limits: the newest past it are not kept.
+  @most_events 128
+  @most_links 128
+
+  # Recursion that opens a span a level must not take all memory. A deeper span is not kept.
+  @deepest 10_000
+
+  @type span :: %{
+          span_id: String.t(),
+          parent_id: String.t() | nil,
+          trace_id: String.t(),
+          trace_flags: 0..255,
+          name: term,
+          attributes: map,
+          events: [map],
+          links: [map],
+          started: integer,
+          depth: pos_integer
+        }
+  @type remote ::
+          {:remote,
+           %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255, depth: pos_integer}}
+  @type t :: span | remote
+  @type change :: {:attributes, map} | {:event, map} | {:link, map}
+
+  @doc "A span inside a frame, or a root. Whether it is to be kept says `kept?/1`."
+  @spec span(t | nil, term, map) :: span
+  def span(parent, name, attributes) do
+    {parent_id, trace_id, flags, depth} = inherit(parent)
+
+    %{
+      span_id: Ids.new(8),
+      parent_id: parent_id,
+      trace_id: trace_id,
+      trace_flags: flags,
+      name: name,
+      attributes: attributes,
+      events: [],
+      links: [],
+      started: System.monotonic_time(),
+      depth: depth
+    }
+  end
+
+  defp inherit(nil), do: {nil, Ids.new(16), 1, 1}
+  defp inherit({:remote, context}), do: inherit(context)
+
+  defp inherit(%{trace_id: trace_id, span_id: parent_id, trace_flags: flags, depth: depth}),
+    do: {parent_id, trace_id, flags, depth + 1}
+
+  @spec kept?(span) :: boolean
+  def kept?(%{depth: depth}), do: depth <= @deepest
+
+  @doc "A context as a frame inside another."
+  @spec remote(t | nil, Context.t()) :: remote
+  def remote(parent, context) do
+    {_parent_id, _trace_id, _flags, depth} = inherit(parent)
+    {:remote, Map.put(context, :depth, depth)}
+  end
+
+  @doc "A span with a change."
+  @spec change(span, change) :: span
+  def change(span, {:attributes, new}), do: %{span | attributes: Map.merge(span.attributes, new)}
+  def change(span, {:event, event}), do: append(span, :events, event, @most_events)
+  def change(span, {:link, link}), do: append(span, :links, link, @most_links)
+
+  defp append(span, key, item, most) do
+    items = Map.fetch!(span, key)
+    if length(items) < most, do: %{span | key => items ++ [item]}, else: span
+  end
+
+  @doc "A span that ends now, with its duration."
+  @spec ended(span) :: {span, integer}
+  def ended(span), do: {span, System.monotonic_time() - span.started}
+end

@@ -1,0 +1,37 @@
+defmodule Foundation.Telemetry.Span.Server do
+  @moduledoc false
+  # Ends the spans of processes that died: the process named `Foundation.Telemetry.Span`. It
+  # keeps nothing: open spans are in the table, and a successor asks the table who died.
+
+  use GenServer
+
+  alias Foundation.Telemetry.Span.{Backend, Events}
+
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(options) do
+    GenServer.start_link(__MODULE__, nil, name: Keyword.fetch!(options, :name))
+  end
+
+  @impl true
+  def init(nil) do
+    backend = Backend.running() || raise "Foundation's span table does not exist"
+    backend.watch()
+    {:ok, backend}
+  end
+
+  @impl true
+  def handle_info(message, backend) do
+    case backend.abandoned(message) do
+      {spans, more} ->
+        Enum.each(spans, fn {span, duration} -> Events.abandoned(span, duration) end)
+        # Through the mailbox, so that a mass death does not keep system messages waiting.
+        if more == :more, do: send(self(), :abandoned)
+
+      # A message that a handler's code left behind.
+      :ignored ->
+        :ok
+    end
+
+    {:noreply, backend}
+  end
+end

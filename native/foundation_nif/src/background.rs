@@ -1,0 +1,103 @@
+//! The one background thread: what would take too long in a process's own time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use foundation_core::table::reclaim;
+
+use crate::registry::deaths;
+use crate::registry::table::{Registry, Remains};
+
+/// Something to do.
+pub enum Job {
+    /// Removes what is left of a dead process.
+    Remains(Arc<Registry>, u64, Box<Remains>),
+    /// Destroys a registry that has lost this owner, unless it is adopted in time.
+    Orphan(Weak<Registry>, u64, Instant),
+    /// Frees a registry that has been destroyed, once nobody uses it any more.
+    Drop(Arc<Registry>),
+}
+
+/// How often memory that threads have retired and then left is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while a registry waits to be freed.
+const SHORT_TICK: Duration = Duration::from_millis(10);
+
+static QUEUE: LazyLock<Sender<Job>> = LazyLock::new(|| {
+    let (sender, receiver) = unbounded();
+    std::thread::Builder::new()
+        .name("foundation".into())
+        .spawn(move || Worker::default().run(&receiver))
+        .expect("a thread can be started when the library is loaded");
+    sender
+});
+
+/// Starts the thread, when the library is loaded.
+pub fn start() {
+    LazyLock::force(&QUEUE);
+}
+
+pub fn send(job: Job) {
+    // The thread never ends, so that the channel always has its receiver.
+    let _ = QUEUE.send(job);
+}
+
+#[derive(Default)]
+struct Worker {
+    orphans: Vec<(Weak<Registry>, u64, Instant)>,
+    drops: Vec<Arc<Registry>>,
+}
+
+impl Worker {
+    fn run(&mut self, queue: &Receiver<Job>) {
+        loop {
+            let job = match queue.recv_timeout(self.pause()) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // A panic here is a defect; it has been reported on standard error, and must not stop
+            // the clean-up of everything else.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.step(job)));
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if !self.drops.is_empty() {
+            return SHORT_TICK;
+        }
+        let now = Instant::now();
+        let next = self.orphans.iter().map(|(.., deadline)| *deadline).min();
+        next.map_or(TICK, |next| next.saturating_duration_since(now).min(TICK))
+    }
+
+    fn step(&mut self, job: Option<Job>) {
+        match job {
+            Some(Job::Remains(registry, owner, mut remains)) => {
+                while !registry.remove(owner, &mut remains) {}
+                deaths::announce(None);
+            }
+            Some(Job::Orphan(registry, owner, deadline)) => {
+                self.orphans.push((registry, owner, deadline));
+            }
+            Some(Job::Drop(registry)) => self.drops.push(registry),
+            None => reclaim::flush(),
+        }
+        let now = Instant::now();
+        self.orphans.retain(|(registry, owner, deadline)| {
+            if now < *deadline {
+                return true;
+            }
+            if let Some(registry) = registry.upgrade() {
+                registry.abandon(*owner);
+            }
+            false
+        });
+        // Names that are still being read keep a registry; the last of its users shall be this
+        // thread, which has the time to free it.
+        self.drops
+            .retain(|registry| Arc::strong_count(registry) > 1);
+    }
+}

@@ -1,0 +1,124 @@
+//! Processes as owners of entries: a word each.
+//!
+//! A local pid is its own word, which is odd. A remote one is given an even number, kept as long
+//! as a table says that the process is there; a remote process whose number is gone is dead.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use rustler::sys::{ErlNifPid, enif_is_process_alive};
+use rustler::{Env, LocalPid, Term};
+
+use crate::raw::Failure;
+use crate::term::{OwnedTerm, is_immediate, word, word_term};
+
+/// Remote processes, by their pids' external form and by number.
+#[derive(Default)]
+struct Remotes {
+    numbers: DashMap<Box<[u8]>, u64>,
+    pids: DashMap<u64, OwnedTerm>,
+}
+
+static REMOTES: LazyLock<Remotes> = LazyLock::new(Remotes::default);
+/// Numbers are even and not 0, which is nobody.
+static NEXT: AtomicU64 = AtomicU64::new(2);
+
+/// Whether an owner is a remote process.
+pub fn is_remote(owner: u64) -> bool {
+    owner & 1 == 0
+}
+
+fn external(pid: Term) -> Box<[u8]> {
+    pid.to_binary().as_slice().into()
+}
+
+/// The owner that a pid stands for, if the process is known here: a local one always is.
+pub fn known(pid: Term) -> Result<Option<u64>, Failure> {
+    if !pid.is_pid() {
+        return Err(Failure::BadArgument);
+    }
+    let word = word(pid);
+    if is_immediate(word) {
+        return Ok(Some(word));
+    }
+    let number = REMOTES.numbers.get(&external(pid));
+    Ok(number.map(|number| *number))
+}
+
+/// The owner that a pid stands for; a remote one is known from then on.
+pub fn meet(pid: Term) -> Result<u64, Failure> {
+    if let Some(owner) = known(pid)? {
+        return Ok(owner);
+    }
+    match REMOTES.numbers.entry(external(pid)) {
+        Entry::Occupied(number) => Ok(*number.get()),
+        Entry::Vacant(place) => {
+            let number = NEXT.fetch_add(2, Ordering::Relaxed);
+            let pid = OwnedTerm::new(pid).ok_or(Failure::BadArgument)?;
+            REMOTES.pids.insert(number, pid);
+            place.insert(number);
+            Ok(number)
+        }
+    }
+}
+
+/// A remote process is dead from now on, in every registry.
+pub fn declare_dead(owner: u64) {
+    REMOTES.pids.remove(&owner);
+}
+
+/// Forgets a remote process that is dead and has no entry left anywhere.
+pub fn forget(pid: Term) {
+    if let Some((_, owner)) = REMOTES.numbers.remove(&external(pid)) {
+        declare_dead(owner);
+    }
+}
+
+/// All remote processes that are known and alive.
+pub fn remotes() -> Vec<u64> {
+    REMOTES.pids.iter().map(|pid| *pid.key()).collect()
+}
+
+/// Whether an owner is alive.
+#[inline]
+pub fn is_alive(env: Env, owner: u64) -> bool {
+    if is_remote(owner) {
+        return REMOTES.pids.contains_key(&owner);
+    }
+    let pid = local(owner);
+    // SAFETY: the environment is the one of this call.
+    unsafe { enif_is_process_alive(env.as_c_arg(), pid.as_c_arg()) != 0 }
+}
+
+/// The pid of an owner, or `None` if the process is dead.
+#[inline]
+pub fn live_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
+    if is_remote(owner) {
+        return REMOTES.pids.get(&owner).map(|pid| pid.copy(env));
+    }
+    is_alive(env, owner).then(|| word_term(env, owner))
+}
+
+/// The local process that an owner is.
+pub fn local(owner: u64) -> LocalPid {
+    // SAFETY: this is the VM's structure of one word, and the owner is a local pid's.
+    LocalPid::from_c_arg(unsafe { std::mem::transmute::<u64, ErlNifPid>(owner) })
+}
+
+/// The local process that an owner is, unless it is remote.
+pub fn as_local(owner: u64) -> Option<LocalPid> {
+    (!is_remote(owner)).then(|| local(owner))
+}
+
+/// The calling process.
+#[inline]
+pub fn caller(env: Env) -> u64 {
+    let mut pid = std::mem::MaybeUninit::<ErlNifPid>::uninit();
+    // SAFETY: the VM fills in the caller of a NIF, and NIFs have one; the structure is one word.
+    unsafe {
+        rustler::sys::enif_self(env.as_c_arg(), pid.as_mut_ptr());
+        std::mem::transmute::<ErlNifPid, u64>(pid.assume_init())
+    }
+}

@@ -1,0 +1,328 @@
+//! Registering, looking up and changing entries.
+
+use std::sync::Arc;
+
+use foundation_core::registry::Refused;
+use foundation_core::table::{Entry, ValueView, pin};
+use rustler::{Encoder, Env, Term, atoms};
+
+use super::table::{Entries, Registry};
+use super::{lifecycle, registry};
+use crate::process::{self, caller, known, live_pid, meet};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{Buffer, OwnedTerm, is_heavy, key, pair, single, value, value_term, word_term};
+
+nifs! {
+    registry_register / 3,
+    registry_register_for / 4,
+    registry_unregister / 2,
+    registry_unregister_for / 3,
+    registry_lookup / 2,
+    registry_lookup_many / 2,
+    registry_whereis / 2,
+    registry_values / 3,
+    registry_entries / 3,
+    registry_remove / 4,
+    registry_replace / 5,
+}
+
+atoms! {
+    ok, error, notify, already_registered, not_alive, system_limit, undefined, duplicate, stale
+}
+
+/// How many entries a call on a normal scheduler handles: some hundred microseconds.
+pub const ENTRIES_MAX: usize = 1_000;
+
+type StoredEntry<'g> = Entry<'g, OwnedTerm>;
+
+/// Refuses, on a normal scheduler, what takes long.
+fn unless_long(takes_long: bool) -> Result<(), Failure> {
+    if takes_long && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    Ok(())
+}
+
+fn registry_register<'a>(env: Env<'a>, [name, key, value]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    register(env, registry, caller(env), key, value)
+}
+
+fn registry_register_for<'a>(
+    env: Env<'a>,
+    [name, pid, key, value]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let owner = meet(pid)?;
+    if !process::is_alive(env, owner) {
+        return Ok((error(), not_alive()).encode(env));
+    }
+    register(env, registry, owner, key, value)
+}
+
+fn register<'a>(
+    env: Env<'a>,
+    registry: &Arc<Registry>,
+    owner: u64,
+    key_term: Term<'a>,
+    value_term: Term<'a>,
+) -> NifResult<'a> {
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let Some(value) = value(value_term)? else {
+        return Ok((error(), system_limit()).encode(env));
+    };
+    let world = registry.world(env);
+    let registered = match &registry.entries {
+        Entries::Unique(entries) => entries.register(owner, &key, value, &world),
+        Entries::Duplicate(entries) => entries.register(owner, &key, value, &world),
+    };
+    let reason = match registered {
+        Ok(()) => return Ok(registered_term(env, registry)),
+        Err(Refused::Taken(owner)) => match live_pid(env, owner) {
+            Some(pid) => (already_registered(), pid).encode(env),
+            // It has died since: whoever asks again finds the key free.
+            None => (already_registered(), word_term(env, owner)).encode(env),
+        },
+        Err(Refused::Dead) => not_alive().encode(env),
+        Err(Refused::Full | Refused::OutOfMemory) => system_limit().encode(env),
+    };
+    Ok((error(), reason).encode(env))
+}
+
+fn registered_term<'a>(env: Env<'a>, registry: &Registry) -> Term<'a> {
+    let owner = word_term(env, registry.owner());
+    if registry.has_listeners() {
+        let listeners = lifecycle::listeners(env, &registry.config());
+        (notify(), owner, listeners).encode(env)
+    } else {
+        pair(env, ok().to_term(env), owner)
+    }
+}
+
+fn registry_unregister<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    unregister(env, registry, Some(caller(env)), key)
+}
+
+fn registry_unregister_for<'a>(env: Env<'a>, [name, pid, key]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    unregister(env, registry, known(pid)?, key)
+}
+
+fn unregister<'a>(
+    env: Env<'a>,
+    registry: &Registry,
+    owner: Option<u64>,
+    key_term: Term<'a>,
+) -> NifResult<'a> {
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    if let Some(owner) = owner {
+        match &registry.entries {
+            Entries::Unique(entries) => {
+                entries.unregister(owner, &key);
+            }
+            Entries::Duplicate(entries) => {
+                let many = entries.count_of(owner, &key) > ENTRIES_MAX;
+                unless_long(many)?;
+                entries.unregister(owner, &key);
+            }
+        }
+    }
+    if registry.has_listeners() {
+        let listeners = lifecycle::listeners(env, &registry.config());
+        return Ok((notify(), listeners).encode(env));
+    }
+    Ok(ok().to_term(env))
+}
+
+fn registry_lookup<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    lookup(env, registry, key)
+}
+
+#[inline]
+fn lookup<'a>(env: Env<'a>, registry: &Registry, key_term: Term<'a>) -> NifResult<'a> {
+    let guard = pin();
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    match &registry.entries {
+        Entries::Unique(entries) => match entries.get(&key, &guard) {
+            Some(entry) => entry_list(env, &entry),
+            None => Ok(Term::list_new_empty(env)),
+        },
+        Entries::Duplicate(entries) => {
+            let Some(bag) = entries.get(&key, &guard) else {
+                return Ok(Term::list_new_empty(env));
+            };
+            let limit = if may_take_long() {
+                usize::MAX
+            } else {
+                ENTRIES_MAX
+            };
+            let mut found = Vec::new();
+            let rest = bag.walk(0, &guard, |member| {
+                found.extend(
+                    live_pid(env, member.owner)
+                        .map(|pid| pair(env, pid, value_term(env, member.value))),
+                );
+                found.len() < limit
+            });
+            match rest {
+                Some(_) => Err(Failure::TakesLong),
+                None => Ok(found.encode(env)),
+            }
+        }
+    }
+}
+
+/// `[{pid, value}]` of an entry, or `[]` if its owner is dead.
+#[inline]
+fn entry_list<'a>(env: Env<'a>, entry: &StoredEntry<'_>) -> NifResult<'a> {
+    let Some(pid) = live_pid(env, entry.owner) else {
+        return Ok(Term::list_new_empty(env));
+    };
+    let value = stored(env, entry.value)?;
+    Ok(single(env, pair(env, pid, value)))
+}
+
+/// A stored value's term.
+#[inline]
+fn stored<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>) -> NifResult<'a> {
+    unless_long(is_heavy(value))?;
+    Ok(value_term(env, value))
+}
+
+fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let mut rest = keys;
+    let mut results = Vec::new();
+    while results.len() < ENTRIES_MAX
+        && let Ok((key, tail)) = rest.list_get_cell()
+    {
+        results.push(lookup(env, registry, key)?);
+        rest = tail;
+    }
+    if !rest.is_list() {
+        return Err(Failure::BadArgument);
+    }
+    Ok(pair(env, results.encode(env), rest))
+}
+
+fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Entries::Unique(entries) = &registry.entries else {
+        return Ok(duplicate().to_term(env));
+    };
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    Ok(entries
+        .get(&key, &guard)
+        .and_then(|entry| live_pid(env, entry.owner))
+        .unwrap_or_else(|| undefined().to_term(env)))
+}
+
+fn registry_values<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifResult<'a> {
+    own(env, [name, key, pid], |_, value| value)
+}
+
+fn registry_entries<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifResult<'a> {
+    own(env, [name, key, pid], |number, value| {
+        pair(env, number.encode(env), value)
+    })
+}
+
+/// A list of one process's entries of a key, each as `form` makes it of its number and value.
+fn own<'a>(
+    env: Env<'a>,
+    [name, key_term, pid]: [Term<'a>; 3],
+    form: impl Fn(u64, Term<'a>) -> Term<'a>,
+) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) else {
+        return Ok(Term::list_new_empty(env));
+    };
+    match &registry.entries {
+        Entries::Unique(entries) => {
+            match entries
+                .get(&key, &guard)
+                .filter(|entry| entry.owner == owner)
+            {
+                Some(entry) => Ok(single(env, form(0, stored(env, entry.value)?))),
+                None => Ok(Term::list_new_empty(env)),
+            }
+        }
+        Entries::Duplicate(entries) => {
+            let many = entries.count_of(owner, &key) > ENTRIES_MAX;
+            unless_long(many)?;
+            let mut found = Vec::new();
+            entries.entries(owner, &key, &guard, |member| {
+                found.push(form(member.number, value_term(env, member.value)));
+            });
+            Ok(found.encode(env))
+        }
+    }
+}
+
+fn registry_remove<'a>(
+    env: Env<'a>,
+    [name, key_term, pid, numbers]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let numbers: Vec<u64> = numbers.decode().map_err(|_| Failure::BadArgument)?;
+    unless_long(numbers.len() > ENTRIES_MAX)?;
+    let removed = match (&registry.entries, known(pid)?) {
+        (_, None) => 0,
+        (Entries::Unique(_), _) if numbers.is_empty() => 0,
+        (Entries::Unique(entries), Some(owner)) => usize::from(entries.unregister(owner, &key)),
+        (Entries::Duplicate(entries), Some(owner)) => entries.remove(owner, &key, &numbers),
+    };
+    Ok(removed.encode(env))
+}
+
+fn registry_replace<'a>(
+    env: Env<'a>,
+    [name, key_term, pid, expected, new]: [Term<'a>; 5],
+) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Entries::Unique(entries) = &registry.entries else {
+        return Ok(duplicate().to_term(env));
+    };
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let owner = known(pid)?.filter(|owner| process::is_alive(env, *owner));
+    let entry = entries
+        .get(&key, &guard)
+        .filter(|entry| Some(entry.owner) == owner);
+    let Some(entry) = entry else {
+        return Ok(error().to_term(env));
+    };
+    let Some(value) = value(new)? else {
+        return Ok((error(), system_limit()).encode(env));
+    };
+    let same = match entry.value {
+        ValueView::Object(term) => term.is(expected),
+        value => value_term(env, value) == expected,
+    };
+    Ok(if same && entries.replace(&key, &entry, value, &guard) {
+        ok()
+    } else {
+        stale()
+    }
+    .to_term(env))
+}

@@ -1,0 +1,237 @@
+//! Starting and stopping registries, and their figures.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use foundation_core::table::{pin, reclaim};
+use rustler::{Encoder, Env, ListIterator, LocalPid, Term, atoms};
+
+use super::table::{Config, Entries, Kind, LIVE, NAMES, Registry};
+use super::{deaths, meta, registry};
+use crate::background::{self, Job};
+use crate::process;
+use crate::raw::{Failure, NifResult, nifs};
+use crate::term::{LIVE_TERMS, word, word_term};
+
+nifs! {
+    registry_start / 7,
+    registry_stop / 1,
+    registry_config / 1,
+    registry_info / 1,
+    registry_count / 1,
+    registry_names / 0,
+    registry_live_counts / 0,
+    registry_watch / 1,
+    registry_take_deaths / 0,
+}
+
+atoms! {
+    ok, error, created, adopted, replaced, already_started, system_limit, infinity,
+    unique, duplicate_key, duplicate_pid,
+    registries, terms, retired
+}
+
+impl Kind {
+    fn decode(term: Term) -> Result<Kind, Failure> {
+        [Kind::Unique, Kind::DuplicateKey, Kind::DuplicatePid]
+            .into_iter()
+            .find(|kind| kind.encode(term.get_env()) == term)
+            .ok_or(Failure::BadArgument)
+    }
+
+    fn encode(self, env: Env<'_>) -> Term<'_> {
+        match self {
+            Kind::Unique => unique(),
+            Kind::DuplicateKey => duplicate_key(),
+            Kind::DuplicatePid => duplicate_pid(),
+        }
+        .encode(env)
+    }
+}
+
+/// A natural number, or `None` for `:infinity`.
+fn bound(term: Term) -> Result<Option<u64>, Failure> {
+    if term == infinity().encode(term.get_env()) {
+        return Ok(None);
+    }
+    term.decode().map(Some).map_err(|_| Failure::BadArgument)
+}
+
+fn list(term: Term<'_>) -> Result<ListIterator<'_>, Failure> {
+    term.decode().map_err(|_| Failure::BadArgument)
+}
+
+enum Started {
+    Created(Arc<Registry>),
+    Adopted(Arc<Registry>),
+    Replaced(Arc<Registry>, Arc<Registry>),
+    Running(u64),
+    Failed,
+}
+
+/// `registry_start(name, kind, partitions, listeners, meta, adopt_timeout, max_entries)`.
+fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
+    let [
+        name,
+        kind,
+        partitions,
+        listeners,
+        pairs,
+        adopt_timeout,
+        limit,
+    ] = arguments;
+    if !name.is_atom() {
+        return Err(Failure::BadArgument);
+    }
+    let kind = Kind::decode(kind)?;
+    let listeners = list(listeners)?.map(|listener| {
+        listener
+            .is_atom()
+            .then(|| word(listener))
+            .ok_or(Failure::BadArgument)
+    });
+    let mut config = Some(Config {
+        partitions: partitions.decode().map_err(|_| Failure::BadArgument)?,
+        listeners: listeners.collect::<Result<_, _>>()?,
+        adopt_timeout: bound(adopt_timeout)?.map(Duration::from_millis),
+    });
+    let pairs = list(pairs)?
+        .map(|pair| pair.decode::<(Term, Term)>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Failure::BadArgument)?;
+    let limit = bound(limit)?.map_or(usize::MAX, |limit| limit as usize);
+    let owner = process::caller(env);
+
+    let started = NAMES.change(word(name), |bearer| {
+        let config = config
+            .take()
+            .unwrap_or_else(|| unreachable!("this is called once"));
+        let create = |config| {
+            let created = Registry::new(word(name), kind, limit).ok()?;
+            created.adopt(env, owner, config).then_some(created)
+        };
+        match bearer {
+            Some(old) if process::is_alive(env, old.owner()) => {
+                (Some(old.clone()), Started::Running(old.owner()))
+            }
+            Some(old) if old.kind == kind => {
+                let adopted = old.adopt(env, owner, config);
+                let started = if adopted {
+                    Started::Adopted(old.clone())
+                } else {
+                    Started::Failed
+                };
+                (Some(old.clone()), started)
+            }
+            old => match (old, create(config)) {
+                (None, Some(new)) => (Some(new.clone()), Started::Created(new)),
+                (Some(old), Some(new)) => (Some(new.clone()), Started::Replaced(new, old.clone())),
+                (old, None) => (old.cloned(), Started::Failed),
+            },
+        }
+    });
+    let guard = pin();
+    if let Started::Created(new) | Started::Adopted(new) | Started::Replaced(new, _) = &started {
+        for (key, value) in pairs {
+            meta::put(new, key, value, false, &guard)?;
+        }
+    }
+    Ok(match started {
+        Started::Created(_) => created().encode(env),
+        Started::Adopted(_) => adopted().encode(env),
+        Started::Replaced(_, old) => {
+            let old_kind = old.kind.encode(env);
+            background::send(Job::Drop(old));
+            (replaced(), old_kind).encode(env)
+        }
+        Started::Running(owner) => {
+            let reason = (already_started(), word_term(env, owner));
+            (error(), reason).encode(env)
+        }
+        Started::Failed => (error(), system_limit()).encode(env),
+    })
+}
+
+fn registry_stop<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    registry.abandon(registry.owner());
+    Ok(ok().encode(env))
+}
+
+fn registry_config<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let config = registry.config();
+    let kind = registry.kind.encode(env);
+    let owner = word_term(env, registry.owner());
+    let listeners = listeners(env, &config);
+    Ok((kind, config.partitions, listeners, owner).encode(env))
+}
+
+/// The names of the listeners.
+pub fn listeners<'a>(env: Env<'a>, config: &Config) -> Vec<Term<'a>> {
+    let names = config.listeners.iter();
+    names.map(|name| word_term(env, *name)).collect()
+}
+
+fn registry_info<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let figures = match &registry.entries {
+        Entries::Unique(entries) => entries.figures(),
+        Entries::Duplicate(entries) => entries.figures(),
+    };
+    let memory = figures.memory + size_of::<Registry>() + registry.meta.memory();
+    Ok((
+        figures.entries,
+        figures.keys,
+        figures.owners,
+        memory,
+        figures.drops,
+    )
+        .encode(env))
+}
+
+fn registry_count<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    Ok(match &registry.entries {
+        Entries::Unique(entries) => entries.len(),
+        Entries::Duplicate(entries) => entries.len(),
+    }
+    .encode(env))
+}
+
+fn registry_names<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    let names = NAMES.all().into_iter();
+    let names: Vec<_> = names.map(|(name, _)| word_term(env, name)).collect();
+    Ok(names.encode(env))
+}
+
+/// What is alive of each sort of thing that the library makes, for tests that look for leaks.
+fn registry_live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    reclaim::flush();
+    let counts = [
+        (registries(), LIVE.load(Ordering::Relaxed) as i64),
+        (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
+        (retired(), reclaim::outstanding() as i64),
+    ];
+    let map = counts
+        .into_iter()
+        .try_fold(Term::map_new(env), |map, (name, count)| {
+            map.map_put(name, count)
+        });
+    map.map_err(|_| Failure::BadArgument)
+}
+
+fn registry_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
+    let pid: LocalPid = pid.decode().map_err(|_| Failure::BadArgument)?;
+    deaths::watch(env, pid);
+    Ok(ok().encode(env))
+}
+
+fn registry_take_deaths<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    Ok(deaths::take(env))
+}

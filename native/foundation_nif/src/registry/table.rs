@@ -1,0 +1,295 @@
+//! A registry as the VM knows it: by its name, with an owner, and watching its registrants.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use foundation_core::held;
+use foundation_core::key::Seed;
+use foundation_core::registry::{Duplicate, Estate, Unique, World};
+use foundation_core::table::{Guard, Names, OutOfMemory, Table};
+use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
+
+use super::deaths;
+use crate::background::{self, Job};
+use crate::process;
+use crate::term::OwnedTerm;
+
+/// How many entries of a dead process are removed in its own time; the others are left to the
+/// background thread.
+const REMOVED_AT_ONCE: usize = 1_000;
+
+/// How many resources share the monitors of a registry's processes. Each keeps its monitors in a
+/// tree under a lock of its own.
+const WATCHES: usize = 32;
+
+/// All registries of this VM, by the words of their names.
+pub static NAMES: LazyLock<Names<Registry>> = LazyLock::new(Names::default);
+
+/// Whether keys are unique, and what Elixir's `Registry` would partition duplicate ones by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unique,
+    DuplicateKey,
+    DuplicatePid,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one in a registry, and it is never moved"
+)]
+pub enum Entries {
+    Unique(Unique<OwnedTerm, OwnedTerm>),
+    Duplicate(Duplicate<OwnedTerm, OwnedTerm>),
+}
+
+/// What can change about a registry.
+#[derive(Default)]
+pub struct Config {
+    pub partitions: u64,
+    /// The words of the listeners' names.
+    pub listeners: Vec<u64>,
+    /// How long it waits for another owner when it has lost one; `None` for ever.
+    pub adopt_timeout: Option<Duration>,
+}
+
+pub struct Registry {
+    pub name: u64,
+    pub kind: Kind,
+    pub entries: Entries,
+    pub meta: Table<OwnedTerm, OwnedTerm>,
+    config: Mutex<Config>,
+    /// The owner's word; of the last one while there is none.
+    owner: AtomicU64,
+    has_listeners: AtomicBool,
+    /// Processes whose entries were cleaned up, and have not been reported.
+    pub dead_processes: AtomicU64,
+    watches: [OnceLock<ResourceArc<Watch>>; WATCHES],
+    owner_watch: Mutex<Option<ResourceArc<OwnerWatch>>>,
+}
+
+/// Holds the monitors of a part of a registry's registrants.
+pub struct Watch(Weak<Registry>);
+
+/// Holds the monitor of a registry's owner.
+pub struct OwnerWatch(Weak<Registry>);
+
+#[rustler::resource_impl]
+impl Resource for Watch {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// Runs in the exiting process: what a death costs is spread over the schedulers.
+    fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        if let Some(registry) = self.0.upgrade() {
+            registry.bury(Some(env), word(pid));
+        }
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for OwnerWatch {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        if let Some(registry) = self.0.upgrade() {
+            registry.orphan(word(pid));
+        }
+    }
+}
+
+fn word(pid: LocalPid) -> u64 {
+    // SAFETY: the VM's structure is one word, which for a local process is what owners are.
+    unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) }
+}
+
+/// What is left of a dead process in a registry.
+pub enum Remains {
+    Unique(held::IntoIter<u64>),
+    Duplicate(Estate),
+}
+
+/// The world of a registry during a call.
+pub struct Processes<'e, 'r> {
+    env: Env<'e>,
+    registry: &'r Arc<Registry>,
+}
+
+impl World for Processes<'_, '_> {
+    fn is_alive(&self, owner: u64) -> bool {
+        process::is_alive(self.env, owner)
+    }
+
+    fn watch(&self, owner: u64) -> bool {
+        match process::as_local(owner) {
+            Some(pid) => {
+                let watch = self.registry.watch(owner);
+                self.env.monitor(watch, &pid).is_some()
+            }
+            // An Elixir process has monitored it before.
+            None => true,
+        }
+    }
+}
+
+impl Registry {
+    /// A registry that has no owner yet.
+    pub fn new(name: u64, kind: Kind, limit: usize) -> Result<Arc<Self>, OutOfMemory> {
+        let seed = Seed::random();
+        let entries = match kind {
+            Kind::Unique => Entries::Unique(Unique::new(seed, limit)?),
+            Kind::DuplicateKey | Kind::DuplicatePid => {
+                Entries::Duplicate(Duplicate::new(seed, limit)?)
+            }
+        };
+        let meta = Table::new(Seed::random())?;
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Registry {
+            name,
+            kind,
+            entries,
+            meta,
+            owner: AtomicU64::new(0),
+            has_listeners: AtomicBool::new(false),
+            config: Mutex::default(),
+            dead_processes: AtomicU64::new(0),
+            watches: [const { OnceLock::new() }; WATCHES],
+            owner_watch: Mutex::new(None),
+        }))
+    }
+
+    /// The registry of this name.
+    #[inline]
+    pub fn find(name: u64, guard: &Guard) -> Option<&Arc<Registry>> {
+        NAMES.get(name, guard)
+    }
+
+    pub fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn owner(&self) -> u64 {
+        self.owner.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn has_listeners(&self) -> bool {
+        self.has_listeners.load(Ordering::Relaxed)
+    }
+
+    pub fn world<'e, 'r>(self: &'r Arc<Self>, env: Env<'e>) -> Processes<'e, 'r> {
+        Processes {
+            env,
+            registry: self,
+        }
+    }
+
+    fn watch(self: &Arc<Self>, owner: u64) -> &ResourceArc<Watch> {
+        let index = (owner >> 4) as usize % WATCHES;
+        self.watches[index].get_or_init(|| ResourceArc::new(Watch(Arc::downgrade(self))))
+    }
+
+    /// Makes the caller the owner: the first one, or another after that one died.
+    ///
+    /// `false` if the caller cannot be monitored, which says that it is exiting.
+    pub fn adopt(self: &Arc<Self>, env: Env, owner: u64, config: Config) -> bool {
+        let watch = ResourceArc::new(OwnerWatch(Arc::downgrade(self)));
+        if env.monitor(&watch, &process::local(owner)).is_none() {
+            return false;
+        }
+        let mut current = self.config();
+        self.owner.store(owner, Ordering::Release);
+        self.has_listeners
+            .store(!config.listeners.is_empty(), Ordering::Relaxed);
+        *current = config;
+        *self
+            .owner_watch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(watch);
+        true
+    }
+
+    /// The owner has died without an order to destroy the registry: it is kept for a while, for
+    /// another to adopt it.
+    fn orphan(self: &Arc<Self>, owner: u64) {
+        let timeout = self.config().adopt_timeout;
+        if self.owner() == owner
+            && let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+        {
+            background::send(Job::Orphan(Arc::downgrade(self), owner, deadline));
+        }
+    }
+
+    /// Destroys the registry if it has not been adopted since it lost this owner.
+    pub fn abandon(self: &Arc<Self>, owner: u64) {
+        let removed = NAMES.change(self.name, |bearer| {
+            match bearer.filter(|bearer| Arc::ptr_eq(bearer, self) && self.owner() == owner) {
+                Some(_) => (None, true),
+                None => (bearer.cloned(), false),
+            }
+        });
+        if removed {
+            background::send(Job::Drop(self.clone()));
+        }
+    }
+
+    /// A process has died: its entries go, the first of them at once.
+    pub fn bury(self: &Arc<Self>, env: Option<Env>, owner: u64) {
+        let (mut remains, held) = match &self.entries {
+            Entries::Unique(entries) => {
+                let held = entries.held_by(owner);
+                (Remains::Unique(entries.bury(owner)), held)
+            }
+            Entries::Duplicate(entries) => {
+                let held = entries.held_by(owner);
+                (Remains::Duplicate(entries.bury(owner)), held)
+            }
+        };
+        if held == 0 {
+            return;
+        }
+        self.dead_processes.fetch_add(1, Ordering::Relaxed);
+        if self.remove(owner, &mut remains) {
+            deaths::announce(env);
+        } else {
+            background::send(Job::Remains(self.clone(), owner, Box::new(remains)));
+        }
+    }
+
+    /// Removes some of what is left of a dead process, and says whether that was all.
+    pub fn remove(&self, owner: u64, remains: &mut Remains) -> bool {
+        match (&self.entries, remains) {
+            (Entries::Unique(entries), Remains::Unique(held)) => {
+                entries.remove_dead(owner, held, REMOVED_AT_ONCE)
+            }
+            (Entries::Duplicate(entries), Remains::Duplicate(estate)) => {
+                entries.remove_dead(owner, estate, REMOVED_AT_ONCE)
+            }
+            _ => unreachable!("remains are of the registry's own kind"),
+        }
+    }
+
+    /// How many entries of dead processes have been removed since this was last asked.
+    pub fn take_cleaned(&self) -> u64 {
+        match &self.entries {
+            Entries::Unique(entries) => entries.take_cleaned(),
+            Entries::Duplicate(entries) => entries.take_cleaned(),
+        }
+    }
+
+    /// How many keys a process holds.
+    pub fn held_by(&self, owner: u64) -> usize {
+        match &self.entries {
+            Entries::Unique(entries) => entries.held_by(owner),
+            Entries::Duplicate(entries) => entries.held_by(owner),
+        }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many registries there are, also such as are being destroyed.
+pub static LIVE: AtomicU64 = AtomicU64::new(0);

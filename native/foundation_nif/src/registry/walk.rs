@@ -1,0 +1,212 @@
+//! Walks over a table, over a key's entries and over a process's keys, a bounded part a call.
+
+use foundation_core::table::{Bag, ValueView, pin};
+use rustler::{Encoder, Env, Term, atoms};
+
+use super::entries::ENTRIES_MAX;
+use super::registry;
+use super::table::{Entries, NAMES};
+use crate::process::{self, known, live_pid};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{Buffer, OwnedTerm, key, key_term, pair, value_term};
+
+nifs! {
+    registry_keys / 3,
+    registry_walk / 2,
+    registry_walk_key / 3,
+    registry_broadcast / 4,
+    registry_remote_down / 2,
+    registry_remotes / 1,
+}
+
+atoms! { done }
+
+/// How many keys of a table a walk looks at before it looks at their entries.
+const KEYS_MAX: usize = 64;
+
+/// `registry_keys(name, pid, cursor)`: all at once, since a process's keys must be seen at one
+/// moment; many are taken on a dirty scheduler.
+fn registry_keys<'a>(env: Env<'a>, [name, pid, _cursor]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let mut keys = Vec::new();
+    if let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) {
+        if registry.held_by(owner) > ENTRIES_MAX && !may_take_long() {
+            return Err(Failure::TakesLong);
+        }
+        match &registry.entries {
+            Entries::Unique(entries) => {
+                entries.keys(owner, &guard, |key| keys.push(key_term(env, &key)));
+            }
+            Entries::Duplicate(entries) => entries.keys(owner, &guard, |key, count| {
+                keys.extend(std::iter::repeat_n(key_term(env, key), count));
+            }),
+        }
+    }
+    Ok((keys, done()).encode(env))
+}
+
+/// Where a walk goes on: at a hash, and for duplicate keys at a bag and a number in it.
+type Cursor = (u64, u64, u64);
+
+fn cursor(term: Term) -> Result<Cursor, Failure> {
+    match term.decode::<u64>() {
+        Ok(hash) => Ok((hash, 0, 0)),
+        Err(_) => term.decode().map_err(|_| Failure::BadArgument),
+    }
+}
+
+fn cursor_term(env: Env<'_>, cursor: Option<Cursor>) -> Term<'_> {
+    match cursor {
+        Some(cursor) => cursor.encode(env),
+        None => done().encode(env),
+    }
+}
+
+fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let from = cursor(from)?;
+    let mut found = Vec::new();
+    let next = match &registry.entries {
+        Entries::Unique(entries) => entries
+            .walk(from.0, ENTRIES_MAX / 2, &guard, |walked| {
+                found.extend(live_pid(env, walked.entry.owner).map(|pid| {
+                    let value = value_term(env, walked.entry.value);
+                    (key_term(env, &walked.key), pid, value).encode(env)
+                }));
+            })
+            .map(|hash| (hash, 0, 0)),
+        Entries::Duplicate(entries) => {
+            let mut bags = Vec::new();
+            let next = entries.walk(from.0, KEYS_MAX, &guard, |walked| {
+                if let ValueView::Object(bag) = walked.entry.value {
+                    bags.push((walked.hash, bag.id(), bag, walked.key));
+                }
+            });
+            // Keys with one hash, in an order that the next call finds again.
+            bags.sort_unstable_by_key(|(hash, id, ..)| (*hash, *id));
+            let stopped = bags
+                .iter()
+                .filter(|(hash, id, ..)| (*hash, *id) >= (from.0, from.1))
+                .find_map(|(hash, id, bag, key)| {
+                    let same = (*hash, *id) == (from.0, from.1);
+                    let number = if same { from.2 } else { 0 };
+                    let rest = bag.walk(number, &guard, |member| {
+                        found.extend(live_pid(env, member.owner).map(|pid| {
+                            let value = value_term(env, member.value);
+                            (key_term(env, key), pid, value).encode(env)
+                        }));
+                        found.len() < ENTRIES_MAX / 2
+                    })?;
+                    Some((*hash, *id, rest))
+                });
+            stopped.or(next.map(|hash| (hash, 0, 0)))
+        }
+    };
+    Ok(pair(env, found.encode(env), cursor_term(env, next)))
+}
+
+fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
+    let mut found = Vec::new();
+    let mut add = |owner, value: ValueView<'_, OwnedTerm>| {
+        found.extend(live_pid(env, owner).map(|pid| pair(env, pid, value_term(env, value))));
+        found.len() < ENTRIES_MAX
+    };
+    let next = match &registry.entries {
+        Entries::Unique(entries) => {
+            if let Some(entry) = entries.get(&key, &guard) {
+                add(entry.owner, entry.value);
+            }
+            None
+        }
+        Entries::Duplicate(entries) => entries
+            .get(&key, &guard)
+            .and_then(|bag| bag.walk(from, &guard, |member| add(member.owner, member.value))),
+    };
+    let next = match next {
+        Some(number) => number.encode(env),
+        None => done().encode(env),
+    };
+    Ok(pair(env, found.encode(env), next))
+}
+
+/// `registry_broadcast(name, key, message, cursor) -> {sent, remote pids, cursor | :done}`: the
+/// VM lets a NIF send to local processes only.
+fn registry_broadcast<'a>(
+    env: Env<'a>,
+    [name, key_term, message, from]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
+    let mut budget = crate::term::copies_in_time(message);
+    let mut sent = 0u64;
+    let mut remotes = Vec::new();
+    let mut send = |owner| {
+        match process::as_local(owner) {
+            Some(pid) => sent += u64::from(env.send(&pid, message).is_ok()),
+            None => remotes.extend(live_pid(env, owner)),
+        }
+        budget = budget.saturating_sub(1);
+        budget > 0
+    };
+    let next = match &registry.entries {
+        Entries::Unique(entries) => {
+            if let Some(entry) = entries.get(&key, &guard) {
+                send(entry.owner);
+            }
+            None
+        }
+        Entries::Duplicate(entries) => entries
+            .get(&key, &guard)
+            .and_then(|bag: &Bag<OwnedTerm>| bag.walk(from, &guard, |member| send(member.owner))),
+    };
+    let next = match next {
+        Some(number) => number.encode(env),
+        None => done().encode(env),
+    };
+    Ok((sent, remotes, next).encode(env))
+}
+
+/// A remote process is dead: all its entries in this registry go. It is forgotten when the last
+/// registry that had any has been told.
+fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Some(owner) = known(pid)? else {
+        return Ok(0.encode(env));
+    };
+    if !process::is_remote(owner) {
+        return Err(Failure::BadArgument);
+    }
+    process::declare_dead(owner);
+    let held = registry.held_by(owner);
+    registry.bury(Some(env), owner);
+    if NAMES
+        .all()
+        .iter()
+        .all(|(_, registry)| registry.held_by(owner) == 0)
+    {
+        process::forget(pid);
+    }
+    Ok(held.encode(env))
+}
+
+/// The remote processes that have entries in a registry.
+fn registry_remotes<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let pids = process::remotes()
+        .into_iter()
+        .filter(|owner| registry.held_by(*owner) > 0)
+        .filter_map(|owner| live_pid(env, owner));
+    Ok(pids.collect::<Vec<_>>().encode(env))
+}

@@ -1,0 +1,125 @@
+defmodule Foundation.Registry.Backends.ETSTest do
+  use Foundation.Case, async: true
+
+  alias Foundation.Registry
+  alias Foundation.Registry.Backends.ETS.Table
+
+  # Keys that no pattern binds to themselves.
+  @odd_keys [%{}, %{a: 1}, %{a: 1, b: 2}, :_, :"$1", {:_, 1}, [:"$_", %{a: 1}]]
+
+  defp start(options) do
+    name = unique_name("ets")
+    start_supervised!({Registry, [name: name, engine: :ets] ++ options}, id: name)
+    {:ok, table} = Table.fetch(name)
+    {name, table}
+  end
+
+  test "a claim on a key dies with the process that was killed over it" do
+    {registry, table} = start(keys: :unique)
+    {:ok, _owner} = Registry.register(registry, %{a: 1}, :value)
+    :ets.insert(table.claims, {Table.slot(%{table | kind: :duplicate_pid}, %{a: 1}), dead_pid()})
+
+    assert Registry.unregister(registry, %{a: 1}) == :ok
+    assert Registry.lookup(registry, %{a: 1}) == []
+    assert :ets.tab2list(table.claims) == []
+  end
+
+  test "of callers that race to remove or change an entry under an odd key, one does" do
+    {registry, table} = start(keys: :unique)
+
+    for key <- @odd_keys, round <- 1..20 do
+      {:ok, _owner} = Registry.register(registry, key, round)
+      [{id, ^round}] = Registry.Backends.ETS.entries(registry, key, self())
+
+      tasks =
+        for n <- 1..4, fun <- [:drop, :swap] do
+          Task.async(fn ->
+            case fun do
+              :drop -> {:drop, Table.drop(table, key, id)}
+              :swap -> {:swap, Table.swap(table, key, self(), round, {:new, n})}
+            end
+          end)
+        end
+
+      results = Task.await_many(tasks)
+      assert Enum.count(results, &(&1 == {:drop, true})) == 1
+      Registry.unregister(registry, key)
+    end
+  end
+
+  for keys <- [:unique, :duplicate] do
+    test "nothing is left of a #{keys} registry's entries and registrants once they are gone" do
+      {registry, table} = start(keys: unquote(keys))
+      workers = start_workers(5)
+
+      for {worker, n} <- Enum.with_index(workers), key <- @odd_keys ++ [1, 1.0, "text"] do
+        {:ok, _owner} = run(worker, fn -> Registry.register(registry, {n, key}, key) end)
+      end
+
+      [first | rest] = workers
+
+      run(first, fn ->
+        for key <- Registry.keys(registry, first), do: Registry.unregister(registry, key)
+      end)
+
+      assert Registry.keys(registry, first) == []
+      for worker <- rest, do: kill(worker)
+      kill(first)
+
+      for part <- [table.entries, table.index, table.registrants, table.claims],
+          do: eventually(fn -> :ets.tab2list(part) == [] end)
+    end
+  end
+
+  test "registering for processes that die meanwhile leaves nothing behind" do
+    {registry, table} = start(keys: :unique)
+
+    results =
+      for n <- 1..300 do
+        pid = spawn(fn -> receive do: (:go -> :ok) end)
+        killer = Task.async(fn -> Process.exit(pid, :kill) end)
+        result = Registry.register_for(registry, pid, n, nil)
+        Task.await(killer)
+        if match?({:ok, _}, result), do: :registered, else: result
+      end
+
+    assert Enum.all?(results, &(&1 in [:registered, {:error, :not_alive}]))
+    for part <- [table.entries, table.index], do: eventually(fn -> :ets.tab2list(part) == [] end)
+  end
+
+  test "a full table refuses, says so, and counts what it refused" do
+    {registry, _table} = start(keys: :duplicate, max_entries: 2)
+    {:ok, _owner} = Registry.register(registry, "a", nil)
+    {:ok, _owner} = Registry.register(registry, "a", nil)
+
+    assert_raise SystemLimitError, fn ->
+      Registry.register(registry, "a", nil)
+    end
+
+    assert %{size: 2, drops: 1} = Registry.info(registry)
+    Registry.unregister(registry, "a")
+    assert {:ok, _owner} = Registry.register(registry, "a", nil)
+  end
+
+  test "the figures are those of the table" do
+    {registry, _table} = start(keys: :duplicate)
+    empty = Registry.info(registry)
+    assert %{size: 0, keys: 0, processes: 0, drops: 0, engine: :ets} = empty
+
+    for worker <- start_workers(3), n <- 1..700 do
+      run(worker, fn -> Registry.register(registry, {:key, rem(n, 350)}, n) end)
+    end
+
+    assert %{size: 2_100, keys: 350, processes: 3} = full = Registry.info(registry)
+    assert full.memory > empty.memory
+  end
+
+  test "compressed entries are the same entries" do
+    {registry, table} = start(keys: :unique, compressed: true)
+    assert :ets.info(table.entries, :compressed)
+    value = String.duplicate("value", 1_000)
+    {:ok, _owner} = Registry.register(registry, "key", value)
+    assert Registry.lookup(registry, "key") == [{self(), value}]
+    assert Registry.update_value(registry, "key", &(&1 <> "!")) == {value <> "!", value}
+  end
+end

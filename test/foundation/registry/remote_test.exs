@@ -1,0 +1,150 @@
+import Foundation.Conformance.Registry
+
+# Not async: this makes the VM a node, and kills a process of the application.
+conformance "Remote",
+  subjects: :ours,
+  variants: [[keys: :unique], [keys: :duplicate]],
+  async: false do
+  alias Foundation.Peer
+
+  setup_all do
+    distributed? = Node.alive?()
+    :ok = Peer.distribute()
+    {peer, node} = Peer.start()
+
+    on_exit(fn -> if not distributed?, do: Node.stop() end)
+    %{peer: peer, node: node}
+  end
+
+  test "a process of another node is registered and found",
+       %{registry: registry, node: node} = context do
+    pid = Peer.spawn_on(node)
+    assert node(pid) == node
+    assert Registry.register_for(registry, pid, :key, {:value, pid}) == {:ok, context.owner}
+
+    assert Registry.lookup(registry, :key) == [{pid, {:value, pid}}]
+    assert Registry.values(registry, :key, pid) == [{:value, pid}]
+    assert Registry.keys(registry, pid) == [:key]
+    assert Registry.match(registry, :key, {:value, :_}) == [{pid, {:value, pid}}]
+    assert Registry.select(registry, [{{:_, pid, :"$1"}, [], [:"$1"]}]) == [{:value, pid}]
+    assert Enum.to_list(Registry.stream(registry)) == [{:key, pid, {:value, pid}}]
+    assert %{size: 1, processes: 1} = Registry.info(registry)
+  end
+
+  test "it is called by its name, and hears a broadcast",
+       %{registry: registry, node: node} = context do
+    pid = Peer.spawn_on(node)
+    {:ok, _} = Registry.register_for(registry, pid, :key, nil)
+
+    # The call of a GenServer, written out: the agent answers with its state, which is its node.
+    ref = make_ref()
+    question = {:get, {Function, :identity, []}}
+    assert Registry.broadcast(registry, :key, {:"$gen_call", {self(), ref}, question}) == 1
+    assert_receive {^ref, ^node}, 5_000
+
+    if context.options[:keys] == :unique do
+      name = {:via, Registry, {registry, :key}}
+      assert GenServer.whereis(name) == pid
+      assert Agent.get(name, Function, :identity, []) == node
+    end
+  end
+
+  test "its entries go when it dies", %{registry: registry, node: node} do
+    [dying, staying] = for _index <- 1..2, do: Peer.spawn_on(node)
+
+    for pid <- [dying, staying],
+        key <- 1..50,
+        do: {:ok, _} = Registry.register_for(registry, pid, {pid, key}, key)
+
+    kill(dying)
+    eventually(fn -> Registry.count(registry) == 50 end)
+    assert Registry.keys(registry, dying) == []
+    assert length(Registry.keys(registry, staying)) == 50
+    for key <- 1..50, do: assert(Registry.lookup(registry, {dying, key}) == [])
+  end
+
+  test "all entries of a node go when the node goes", %{registry: registry, node: node} do
+    {peer, doomed} = Peer.start()
+    staying = Peer.spawn_on(node)
+    {:ok, _} = Registry.register_for(registry, staying, :stays, 1)
+
+    for index <- 1..20,
+        do:
+          {:ok, _} = Registry.register_for(registry, Peer.spawn_on(doomed), {:goes, index}, index)
+
+    assert Registry.count(registry) == 21
+    Peer.stop(peer)
+    eventually(fn -> Registry.count(registry) == 1 end)
+    assert Registry.lookup(registry, :stays) == [{staying, 1}]
+  end
+
+  test "it is unregistered, and registers again", %{registry: registry, node: node} do
+    pid = Peer.spawn_on(node)
+
+    for round <- 1..5 do
+      {:ok, _} = Registry.register_for(registry, pid, :key, round)
+      assert Registry.lookup(registry, :key) == [{pid, round}]
+      assert Registry.unregister_for(registry, pid, :key) == :ok
+      assert Registry.lookup(registry, :key) == []
+    end
+
+    {:ok, _} = Registry.register_for(registry, pid, :key, :last)
+    kill(pid)
+    eventually(fn -> Registry.lookup(registry, :key) == [] end)
+  end
+
+  test "one that is dead already leaves nothing", %{registry: registry, node: node} do
+    pid = Peer.spawn_on(node)
+    kill(pid)
+
+    case Registry.register_for(registry, pid, :key, 1) do
+      {:ok, _owner} -> :heard_of_it_later
+      {:error, :not_alive} -> :knew_it
+    end
+
+    eventually(fn -> Registry.lookup(registry, :key) == [] end)
+    eventually(fn -> Registry.count(registry) == 0 end)
+  end
+
+  test "one of a node that cannot be reached leaves nothing", %{registry: registry} do
+    pid = foreign_pid(:"nobody@127.0.0.1", 1)
+
+    case Registry.register_for(registry, pid, :key, 1) do
+      {:ok, _owner} -> :heard_of_it_later
+      {:error, :not_alive} -> :knew_it
+    end
+
+    eventually(fn -> Registry.lookup(registry, :key) == [] end, 15_000)
+    eventually(fn -> Registry.count(registry) == 0 end)
+  end
+
+  test "is watched by the successor of a monitor that was killed", %{
+    registry: registry,
+    node: node
+  } do
+    [before, meanwhile] = for _index <- 1..2, do: Peer.spawn_on(node)
+    {:ok, _} = Registry.register_for(registry, before, :before, 1)
+    monitor = Process.whereis(Foundation.Registry.Monitor)
+    kill(monitor)
+    {:ok, _} = Registry.register_for(registry, meanwhile, :meanwhile, 1)
+    eventually(fn -> Process.whereis(Foundation.Registry.Monitor) not in [nil, monitor] end)
+
+    kill(before)
+    eventually(fn -> Registry.lookup(registry, :before) == [] end)
+    assert Registry.lookup(registry, :meanwhile) == [{meanwhile, 1}]
+    kill(meanwhile)
+    eventually(fn -> Registry.count(registry) == 0 end)
+  end
+
+  test "a node that dies while the monitor is away is cleaned up after", %{registry: registry} do
+    {peer, doomed} = Peer.start()
+
+    for index <- 1..20,
+        do: {:ok, _} = Registry.register_for(registry, Peer.spawn_on(doomed), index, index)
+
+    kill(Process.whereis(Foundation.Registry.Monitor))
+    Peer.stop(peer)
+    eventually(fn -> Registry.count(registry) == 0 end)
+    assert Registry.select(registry, [{{:_, :_, :_}, [], [true]}]) == []
+  end
+end

@@ -1,0 +1,608 @@
+defmodule Foundation.StateManagerTest do
+  use Foundation.Case, async: true
+
+  import ExUnit.CaptureLog
+
+  alias Foundation.StateManager
+
+  @moduletag :tmp_dir
+
+  defmodule Keeper do
+    use Foundation.StateManager, checkpoint_interval: :infinity
+
+    def initial_state(options), do: Keyword.get(options, :begin, :initial)
+
+    def handle_call(:get, _from, state), do: {:reply, state, state}
+    def handle_call({:put, new}, _from, _old), do: {:reply, :ok, new}
+    def handle_call({:run, fun}, _from, state), do: fun.(state)
+
+    def handle_cast({:put, new}, _old), do: {:noreply, new}
+
+    def handle_continue({:put, new}, _old), do: {:noreply, new}
+
+    def terminate(reason, {:tell, pid} = state) do
+      send(pid, {:terminated, reason, state})
+      raise "a terminate/2 that fails"
+    end
+
+    def terminate(_reason, _state), do: :ok
+  end
+
+  defmodule Listener do
+    use Foundation.StateManager
+    def initial_state(options), do: options
+    def handle_info(message, options), do: {:noreply, [message | options]}
+    def handle_call(:get, _from, state), do: {:reply, state, state}
+  end
+
+  defp start(dir, options \\ []) do
+    options = Keyword.merge([name: nil, checkpoint_dir: dir], options)
+    start_supervised!({Keeper, options}, id: make_ref(), restart: :temporary)
+  end
+
+  # {:ok, state} of what a new server finds, without a trace of its own.
+  defp restore(dir) do
+    pid = start(dir)
+    state = GenServer.call(pid, :get)
+    kill(pid)
+    state
+  end
+
+  defp checkpoints(dir), do: dir |> Path.join("*.checkpoint") |> Path.wildcard() |> Enum.sort()
+
+  defp listen(events) do
+    id = make_ref()
+    parent = self()
+    names = for event <- events, do: [:foundation, :state, event]
+
+    :ok = :telemetry.attach_many(id, names, &__MODULE__.forward/4, parent)
+    on_exit(fn -> :telemetry.detach(id) end)
+  end
+
+  def forward([_, _, event], measurements, metadata, parent) do
+    send(parent, {event, measurements, metadata})
+  end
+
+  describe "what comes back" do
+    test "the initial state, from the start options, where there is no checkpoint", %{
+      tmp_dir: dir
+    } do
+      pid = start(dir, begin: :mine)
+      assert GenServer.call(pid, :get) == :mine
+    end
+
+    test "what checkpoint/1 wrote, after a kill", %{tmp_dir: dir} do
+      pid = start(dir)
+      :ok = GenServer.call(pid, {:put, :kept})
+      assert StateManager.checkpoint(pid) == :ok
+      :ok = GenServer.call(pid, {:put, :lost})
+      kill(pid)
+      assert restore(dir) == :kept
+    end
+
+    test "the state at a supervisor's stop", %{tmp_dir: dir} do
+      start_supervised!({Keeper, checkpoint_dir: dir, name: nil})
+      |> GenServer.call({:put, :stopped})
+
+      stop_supervised!(Keeper)
+      assert restore(dir) == :stopped
+    end
+
+    test "the state before a callback that raised", %{tmp_dir: dir} do
+      pid = start(dir)
+      :ok = GenServer.call(pid, {:put, :before})
+      ref = Process.monitor(pid)
+
+      capture_log(fn ->
+        catch_exit(GenServer.call(pid, {:run, fn _ -> raise "no" end}))
+        assert_receive {:DOWN, ^ref, :process, ^pid, {%RuntimeError{}, _}}
+      end)
+
+      assert restore(dir) == :before
+    end
+
+    test "the state, though the module's terminate/2 raises after it", %{tmp_dir: dir} do
+      pid = start(dir)
+      :ok = GenServer.call(pid, {:put, {:tell, self()}})
+      capture_log(fn -> catch_exit(GenServer.stop(pid, :shutdown)) end)
+      assert_receive {:terminated, :shutdown, {:tell, _}}
+      assert restore(dir) == {:tell, self()}
+    end
+
+    test "the state that a stop came with", %{tmp_dir: dir} do
+      pid = start(dir)
+      ref = Process.monitor(pid)
+      assert GenServer.call(pid, {:run, fn _ -> {:stop, :normal, :bye, :last} end}) == :bye
+      assert_receive {:DOWN, ^ref, _, _, :normal}
+      assert restore(dir) == :last
+    end
+
+    test "what the interval wrote", %{tmp_dir: dir} do
+      listen([:checkpoint])
+      pid = start(dir, checkpoint_interval: 5)
+      :ok = GenServer.call(pid, {:put, :ticked})
+
+      eventually(fn ->
+        Enum.any?(checkpoints(dir), &(File.read!(&1) =~ "ticked"))
+      end)
+
+      kill(pid)
+      assert restore(dir) == :ticked
+    end
+
+    test "any term", %{tmp_dir: dir} do
+      float = -0.0
+
+      terms = [
+        nil,
+        self(),
+        make_ref(),
+        &String.upcase/1,
+        [1 | 2],
+        %{{:a, 1.0} => <<1::3>>, float => 2 ** 100},
+        MapSet.new([1]),
+        :binary.copy("x", 3_000_000),
+        Enum.to_list(1..100_000)
+      ]
+
+      for term <- terms do
+        pid = start(dir)
+        :ok = GenServer.call(pid, {:put, term})
+        :ok = StateManager.checkpoint(pid)
+        kill(pid)
+        assert restore(dir) === term
+      end
+    end
+
+    test "a closure, as long as its module is loaded", %{tmp_dir: dir} do
+      n = System.unique_integer()
+      pid = start(dir)
+      :ok = GenServer.call(pid, {:put, fn x -> x + n end})
+      :ok = StateManager.checkpoint(pid)
+      kill(pid)
+      assert restore(dir).(1) == n + 1
+    end
+  end
+
+  describe "when a checkpoint is written" do
+    test "not without a callback since the last one", %{tmp_dir: dir} do
+      start(dir) |> GenServer.stop()
+      [first] = checkpoints(dir)
+
+      # Three intervals of nothing, then an orderly stop.
+      listen([:restore])
+      pid = start(dir, checkpoint_interval: 1)
+      for _ <- 1..3, do: eventually(fn -> tick(pid) end)
+      GenServer.stop(pid)
+      assert checkpoints(dir) == [first]
+    end
+
+    # True once the server has handled a tick of its own that was sent after this was called.
+    defp tick(pid) do
+      :erlang.trace(pid, true, [:receive])
+      assert_receive {:trace, ^pid, :receive, {Foundation.StateManager, :tick}}, 1_000
+      :sys.get_state(pid)
+      :erlang.trace(pid, false, [:receive])
+      true
+    end
+
+    test "always when it is asked for", %{tmp_dir: dir} do
+      pid = start(dir)
+      :ok = StateManager.checkpoint(pid)
+      [first] = checkpoints(dir)
+      :ok = StateManager.checkpoint(pid)
+      assert [^first, _second] = checkpoints(dir)
+    end
+
+    test "the two newest are kept, also over restarts", %{tmp_dir: dir} do
+      for _ <- 1..3 do
+        pid = start(dir)
+        for _ <- 1..3, do: :ok = StateManager.checkpoint(pid)
+        kill(pid)
+      end
+
+      assert Enum.map(checkpoints(dir), &Path.basename/1) ==
+               ["00000000000000000008.checkpoint", "00000000000000000009.checkpoint"]
+    end
+
+    test "a failure is an answer, an event and a warning, and the server goes on", %{tmp_dir: dir} do
+      listen([:checkpoint_failed])
+      own = Path.join(dir, "own")
+      pid = start(own)
+      :ok = GenServer.call(pid, {:put, :kept})
+      File.rm_rf!(own)
+
+      log = capture_log(fn -> assert StateManager.checkpoint(pid) == {:error, :enoent} end)
+
+      assert log =~
+               "no checkpoint of Foundation.StateManagerTest.Keeper could be written to #{own}"
+
+      assert_receive {:checkpoint_failed, %{count: 1},
+                      %{module: Keeper, path: ^own, reason: :enoent}}
+
+      File.mkdir_p!(own)
+      assert StateManager.checkpoint(pid) == :ok
+      kill(pid)
+      assert restore(own) == :kept
+    end
+
+    test "events say how long it took and how much it was", %{tmp_dir: dir} do
+      listen([:restore, :checkpoint])
+      pid = start(dir)
+      assert_receive {:restore, %{duration: restoring}, %{module: Keeper, path: nil}}
+      :ok = GenServer.call(pid, {:put, :binary.copy("x", 1000)})
+      :ok = StateManager.checkpoint(pid)
+      [path] = checkpoints(dir)
+
+      assert_receive {:checkpoint, %{duration: writing, bytes: bytes},
+                      %{module: Keeper, path: ^path}}
+
+      assert bytes == File.stat!(path).size
+      assert restoring > 0 and writing > 0
+      kill(pid)
+      restore(dir)
+      assert_receive {:restore, %{duration: _}, %{path: ^path}}
+    end
+  end
+
+  describe "a checkpoint that is damaged" do
+    setup %{tmp_dir: dir} do
+      pid = start(dir)
+
+      for state <- [:older, :newer] do
+        :ok = GenServer.call(pid, {:put, state})
+        :ok = StateManager.checkpoint(pid)
+      end
+
+      kill(pid)
+      [older, newer] = checkpoints(dir)
+      listen([:corrupt])
+      %{older: older, newer: newer}
+    end
+
+    test "is reported, and the one before it is used", %{tmp_dir: dir, newer: newer} do
+      File.write!(newer, "FNDSTATE nonsense")
+      log = capture_log(fn -> assert restore(dir) == :older end)
+      assert log =~ "the checkpoint #{newer} cannot be used (:wrong_length)"
+      assert_receive {:corrupt, %{count: 1}, %{path: ^newer, reason: :wrong_length}}
+      refute_received {:corrupt, _, %{path: ^newer}}
+    end
+
+    test "is reported with what is wrong with it", c do
+      whole = File.read!(c.newer)
+      last = byte_size(whole) - 1
+
+      for {bytes, reason} <- [
+            {"", :not_a_checkpoint},
+            {"x" <> whole, :not_a_checkpoint},
+            {binary_part(whole, 0, 20), :wrong_length},
+            {binary_part(whole, 0, last), :wrong_length},
+            {whole <> "x", :wrong_length},
+            {binary_part(whole, 0, last) <> <<:binary.at(whole, last) + 1>>, :wrong_checksum}
+          ] do
+        File.write!(c.newer, bytes)
+        capture_log(fn -> restore(c.tmp_dir) end)
+        path = c.newer
+        assert_received {:corrupt, %{count: 1}, %{path: ^path, reason: ^reason}}
+      end
+    end
+
+    test "like the one before it leaves the initial state", c do
+      for path <- [c.older, c.newer], do: File.write!(path, "")
+      capture_log(fn -> assert restore(c.tmp_dir) == :initial end)
+
+      for path <- [c.newer, c.older] do
+        assert_receive {:corrupt, %{count: 1}, %{path: ^path, reason: :not_a_checkpoint}}
+      end
+    end
+
+    test "is not one of the two that are kept", c do
+      File.write!(c.newer, "damaged")
+
+      capture_log(fn ->
+        pid = start(c.tmp_dir)
+        :ok = GenServer.call(pid, {:put, :newest})
+        :ok = StateManager.checkpoint(pid)
+        kill(pid)
+      end)
+
+      assert [older, newest] = checkpoints(c.tmp_dir)
+      assert older == c.older
+      File.write!(newest, "damaged too")
+      capture_log(fn -> assert restore(c.tmp_dir) == :older end)
+    end
+
+    test "is followed by a good one at the server's end", c do
+      File.write!(c.newer, "damaged")
+      capture_log(fn -> c.tmp_dir |> start() |> GenServer.stop() end)
+      File.rm!(c.older)
+      assert restore(c.tmp_dir) == :older
+    end
+
+    test "by another's place is found out", c do
+      File.cp!(c.older, c.newer)
+      capture_log(fn -> assert restore(c.tmp_dir) == :older end)
+      path = c.newer
+      assert_receive {:corrupt, _, %{path: ^path, reason: :misplaced}}
+    end
+
+    test "by a format from the future is left where it is", c do
+      <<magic::binary-size(8), _version::16, rest::binary>> = File.read!(c.newer)
+      File.write!(c.newer, [magic, <<2::16>>, rest])
+
+      capture_log(fn ->
+        pid = start(c.tmp_dir)
+        assert GenServer.call(pid, :get) == :older
+        for _ <- 1..3, do: :ok = StateManager.checkpoint(pid)
+        kill(pid)
+        assert restore(c.tmp_dir) == :older
+      end)
+
+      path = c.newer
+      assert_receive {:corrupt, _, %{path: ^path, reason: {:unsupported_version, 2}}}
+      assert path in checkpoints(c.tmp_dir)
+      assert length(checkpoints(c.tmp_dir)) == 3
+    end
+
+    test "in place of which there is a directory", c do
+      File.rm!(c.newer)
+      File.mkdir!(c.newer)
+      capture_log(fn -> assert restore(c.tmp_dir) == :older end)
+      path = c.newer
+      assert_receive {:corrupt, _, %{path: ^path, reason: :eisdir}}
+    end
+
+    test "in 200 random ways is never used and never a crash", c do
+      [older, newer] = originals = Enum.map([c.older, c.newer], &File.read!/1)
+
+      for _ <- 1..200 do
+        files =
+          case :rand.uniform(3) do
+            1 -> [damage(older, originals), damage(newer, originals)]
+            _ -> [older, damage(newer, originals)]
+          end
+
+        for {path, bytes} <- Enum.zip([c.older, c.newer], files), do: File.write!(path, bytes)
+
+        expected =
+          case files do
+            [_, ^newer] -> :newer
+            [^older, _] -> :older
+            _ -> :initial
+          end
+
+        capture_log(fn -> assert restore(c.tmp_dir) == expected end)
+
+        for {path, bytes, original} <- Enum.zip([[c.older, c.newer], files, originals]),
+            bytes != original and (path == c.newer or expected == :initial) do
+          assert_received {:corrupt, %{count: 1}, %{path: ^path}}
+        end
+      end
+    end
+
+    defp damage(bytes, originals) do
+      size = byte_size(bytes)
+      from = :rand.uniform(size) - 1
+      length = :rand.uniform(size - from)
+      <<before::binary-size(from), cut::binary-size(length), rest::binary>> = bytes
+      <<byte, tail::binary>> = cut
+
+      case :rand.uniform(9) do
+        1 -> before <> <<Bitwise.bxor(byte, 2 ** (:rand.uniform(8) - 1))>> <> tail <> rest
+        2 -> before <> :rand.bytes(length) <> rest
+        3 -> before <> :binary.copy(<<0>>, length) <> rest
+        4 -> before
+        5 -> before <> rest
+        6 -> bytes <> cut
+        7 -> cut <> before <> rest
+        8 -> Enum.random(originals)
+        9 -> :rand.bytes(:rand.uniform(200))
+      end
+    end
+
+    test "is not what a write that a kill cut short leaves", c do
+      left = c.newer <> ".1-2.tmp"
+      File.write!(left, "half a checkp")
+      assert restore(c.tmp_dir) == :newer
+      refute File.exists?(left)
+      refute_received {:corrupt, _, %{path: _}}
+    end
+  end
+
+  test "files of others in the directory are left alone", %{tmp_dir: dir} do
+    others = for name <- ~w(README 1.checkpoint a.tmp), do: Path.join(dir, name)
+    for path <- others, do: File.write!(path, "mine")
+    pid = start(dir)
+    for _ <- 1..3, do: :ok = StateManager.checkpoint(pid)
+    kill(pid)
+    restore(dir)
+    for path <- others, do: assert(File.read!(path) == "mine")
+  end
+
+  test "a kill in the middle of writing leaves a state that was there", %{tmp_dir: dir} do
+    big = :binary.copy("x", 500_000)
+
+    Enum.reduce(1..40, 0, fn round, floor ->
+      pid = start(dir, begin: {0, big})
+      {restored, ^big} = GenServer.call(pid, :get)
+      assert restored >= floor
+      parent = self()
+
+      # Started apart, since the call dies with the server.
+      spawn(fn ->
+        for n <- (restored + 1)..(restored + 1000) do
+          :ok = GenServer.call(pid, {:put, {n, big}})
+          :ok = StateManager.checkpoint(pid)
+          send(parent, {round, n})
+        end
+      end)
+
+      assert_receive {^round, first}, 5_000
+      # Anywhere in the write of the next.
+      for _ <- 1..:rand.uniform(20_000), do: :ok
+      kill(pid)
+      last_acknowledged(round, first)
+    end)
+  end
+
+  defp last_acknowledged(round, last) do
+    receive do
+      {^round, n} -> last_acknowledged(round, n)
+    after
+      0 -> last
+    end
+  end
+
+  describe "it is a GenServer:" do
+    test "every answer of a callback does what it does", %{tmp_dir: dir} do
+      pid = start(dir)
+      run = &GenServer.call(pid, {:run, &1})
+
+      assert run.(fn _ -> {:reply, 1, :a} end) == 1
+      assert run.(fn :a -> {:reply, 2, :b, :hibernate} end) == 2
+      assert run.(fn :b -> {:reply, 3, :c, 60_000} end) == 3
+      assert run.(fn :c -> {:reply, 4, :d, {:continue, {:put, :continued}}} end) == 4
+      assert GenServer.call(pid, :get) == :continued
+      :ok = GenServer.cast(pid, {:put, :cast})
+      assert GenServer.call(pid, :get) == :cast
+
+      capture_log(fn ->
+        assert {{:bad_return_value, :nonsense}, _} = catch_exit(run.(fn _ -> :nonsense end))
+      end)
+    end
+
+    test "a timeout comes though checkpoints are written meanwhile", %{tmp_dir: dir} do
+      defmodule Impatient do
+        use Foundation.StateManager, checkpoint_interval: 5
+        def initial_state(options), do: options[:tell]
+        def handle_cast(:wait, pid), do: {:noreply, pid, 60}
+
+        def handle_info(:timeout, pid) do
+          send(pid, :timed_out)
+          {:noreply, pid}
+        end
+      end
+
+      pid = start_supervised!({Impatient, checkpoint_dir: dir, tell: self()})
+      :ok = GenServer.cast(pid, :wait)
+      :ok = StateManager.checkpoint(pid)
+      assert_receive :timed_out, 2_000
+    end
+
+    test "it hibernates again after a checkpoint", %{tmp_dir: dir} do
+      pid = start(dir)
+      GenServer.call(pid, {:run, &{:reply, :ok, &1, :hibernate}})
+      :ok = StateManager.checkpoint(pid)
+
+      eventually(fn ->
+        Process.info(pid, :current_function) == {:current_function, {:erlang, :hibernate, 3}}
+      end)
+    end
+
+    test "status and crash reports show the module's own state", %{tmp_dir: dir} do
+      pid = start(dir)
+      :ok = GenServer.call(pid, {:put, :shown})
+      {:status, ^pid, _, [_, _, _, _, status]} = :sys.get_status(pid)
+
+      assert {~c"State", :shown} in Enum.concat(for {:data, data} <- status, do: data)
+      refute inspect(status) =~ "StateManager.Store"
+    end
+
+    test "it is registered as its module, or as :name says", %{tmp_dir: dir} do
+      pid = start_supervised!({Keeper, checkpoint_dir: Path.join(dir, "1")})
+      assert Process.whereis(Keeper) == pid
+
+      assert {:error, {:already_started, ^pid}} =
+               Keeper.start_link(checkpoint_dir: Path.join(dir, "2"))
+
+      name = unique_name("keeper")
+      other = start_supervised!({Keeper, checkpoint_dir: Path.join(dir, "3"), name: name})
+      assert Process.whereis(name) == other
+      assert StateManager.checkpoint(name) == :ok
+    end
+
+    test "its child specification can be changed by use, and has :name as its id" do
+      defmodule Specified do
+        use Foundation.StateManager, restart: :transient, shutdown: 1, checkpoint_dir: "d"
+        def initial_state(_), do: nil
+      end
+
+      assert %{id: Specified, restart: :transient, shutdown: 1} = Specified.child_spec([])
+      assert %{id: :other} = Specified.child_spec(name: :other)
+      assert %{shutdown: 30_000, start: {Keeper, :start_link, [[]]}} = Keeper.child_spec([])
+    end
+
+    test "an exit of a linked process stops it with that reason, unless it is normal",
+         %{tmp_dir: dir} do
+      pid = start(dir)
+      ref = Process.monitor(pid)
+      link = fn state -> {:reply, spawn_link(fn -> receive(do: (r -> exit(r))) end), state} end
+
+      send(GenServer.call(pid, {:run, link}), :normal)
+      assert GenServer.call(pid, :get) == :initial
+      send(GenServer.call(pid, {:run, link}), :shutdown)
+      assert_receive {:DOWN, ^ref, _, _, :shutdown}
+    end
+
+    test "a module that has its own handle_info/2 is told of exits", %{tmp_dir: dir} do
+      pid = start_supervised!({Listener, name: nil, checkpoint_dir: dir})
+      send(pid, {:EXIT, self(), :some_reason})
+      assert [{:EXIT, _, :some_reason} | _] = GenServer.call(pid, :get)
+    end
+
+    test "without its process its callbacks work as those of any GenServer" do
+      assert Keeper.init(begin: 1) == {:ok, 1}
+    end
+  end
+
+  describe "misuse" do
+    test "no directory" do
+      assert_raise ArgumentError,
+                   "expected :checkpoint_dir of the options of #{inspect(Keeper)} " <>
+                     "to be a string, got: nil",
+                   fn -> Keeper.start_link([]) end
+    end
+
+    test "an interval that is none", %{tmp_dir: dir} do
+      assert_raise ArgumentError, ~r/expected :checkpoint_interval .* got: 0/, fn ->
+        Keeper.start_link(checkpoint_dir: dir, checkpoint_interval: 0)
+      end
+    end
+
+    test "options that are no keyword list" do
+      assert_raise ArgumentError, ~r/keyword list, got: :x/, fn -> Keeper.start_link(:x) end
+    end
+
+    test "a directory that cannot be made is the reason of the start's failure", %{tmp_dir: dir} do
+      Process.flag(:trap_exit, true)
+      file = Path.join(dir, "file")
+      File.write!(file, "")
+      below = Path.join(file, "below")
+
+      assert {:error, {:checkpoint_dir, ^below, :enotdir}} =
+               Keeper.start_link(checkpoint_dir: below, name: nil)
+    end
+
+    test "a module that defines init/1 does not compile" do
+      assert_raise CompileError, ~r/to define initial_state\/1 and no init\/1/, fn ->
+        Code.eval_string("""
+        defmodule #{inspect(__MODULE__)}.Init do
+          use Foundation.StateManager
+          def initial_state(_), do: nil
+          def init(_), do: {:ok, nil}
+        end
+        """)
+      end
+    end
+
+    test "a wrong option of use does not compile" do
+      assert_raise ArgumentError, ~r/expected :checkpoint_interval of `use/, fn ->
+        Code.eval_string("""
+        defmodule #{inspect(__MODULE__)}.Wrong do
+          use Foundation.StateManager, checkpoint_interval: "1"
+        end
+        """)
+      end
+    end
+  end
+end

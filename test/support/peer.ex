@@ -1,0 +1,49 @@
+defmodule Foundation.Peer do
+  @moduledoc """
+  A second node on this machine, for what only another node can show.
+
+  Distribution is global: who uses this is not async.
+  """
+
+  @doc "Makes this VM a node, unless it is one; names are by address, so no host name must resolve."
+  @spec distribute() :: :ok
+  def distribute do
+    if not Node.alive?() do
+      # Without it net_kernel fails; where it runs already this does nothing.
+      {_output, 0} = System.cmd(epmd(), ["-daemon"])
+      {:ok, _pid} = :net_kernel.start([:"foundation_#{System.pid()}@127.0.0.1", :longnames])
+    end
+
+    :ok
+  end
+
+  @doc "Starts a node that has this project's code; it ends with the process that started it."
+  @spec start() :: {pid, node}
+  def start do
+    options = %{
+      name: :"peer_#{System.pid()}_#{System.unique_integer([:positive])}",
+      host: ~c"127.0.0.1",
+      longnames: true,
+      args: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
+    }
+
+    {:ok, peer, node} = :peer.start_link(options)
+    {peer, node}
+  end
+
+  @doc "Ends a node as a crash would: without a word."
+  @spec stop(pid) :: :ok
+  def stop(peer), do: :peer.stop(peer)
+
+  @doc "Starts a process on the node that answers calls (an agent) and is linked to nobody."
+  @spec spawn_on(node) :: pid
+  def spawn_on(node) do
+    {:ok, pid} = :erpc.call(node, Agent, :start, [:erlang, :node, []])
+    pid
+  end
+
+  defp epmd do
+    bundled = Path.wildcard(Path.join([:code.root_dir(), "erts-*", "bin", "epmd"]))
+    System.find_executable("epmd") || List.first(bundled) || "epmd"
+  end
+end
