@@ -34,6 +34,10 @@ defmodule Foundation.Native do
   @spec library_version() :: String.t() | nil
   def library_version, do: absent()
 
+  # Panics in the library, for the test that the VM survives it: raises `:nif_panicked`.
+  @spec library_panic() :: no_return | nil
+  def library_panic, do: absent()
+
   # Runs each time this module is loaded, and fails in one case only: a library is of one
   # instance of a module at a time, and it cannot be taken from one that is current. Then
   # that one stays, library and all. One that has been deleted is purged, so that its

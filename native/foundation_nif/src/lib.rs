@@ -33,3 +33,10 @@ fn load(env: Env, version: Term) -> bool {
 fn library_version() -> &'static str {
     VERSION
 }
+
+/// Panics, for the test that a panic becomes an exception and goes no further.
+fn library_panic<'a>(_env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
+    panic!("as it was asked to");
+}
+
+raw::nifs! { library_panic / 0 }

@@ -121,8 +121,8 @@ pub struct OwnedTerm {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
     size: usize,
-    /// Whether copying it takes so long that a normal scheduler must not.
-    heavy: bool,
+    /// How many subterms a copy of it has to make.
+    nodes: usize,
 }
 
 // SAFETY: the term is never changed, and reading or copying it may happen on any thread.
@@ -149,7 +149,7 @@ impl OwnedTerm {
                 env,
                 term: enif_make_copy(env, term.as_c_arg()),
                 size: Self::ENVIRONMENT + size.bytes + size.nodes * 2 * size_of::<ErlNifTerm>(),
-                heavy: size.nodes > NODES_MAX,
+                nodes: size.nodes,
             })
         }
     }
@@ -580,10 +580,46 @@ pub fn value(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
     Ok(OwnedTerm::new(term).map(|term| Value::Object(Box::new(term))))
 }
 
-/// Whether copying a stored value takes so long that a normal scheduler must not.
-#[inline]
-pub fn is_heavy(value: ValueView<'_, OwnedTerm>) -> bool {
-    matches!(value, ValueView::Object(term) if term.heavy)
+/// What a call may copy: on a normal scheduler [`NODES_MAX`] subterms, some hundred microseconds'
+/// worth; on a dirty one many times that, and one value of any size.
+#[derive(Default)]
+pub struct Budget {
+    spent: usize,
+    extended: bool,
+    takes_long: bool,
+}
+
+impl Budget {
+    const DIRTY: usize = 100 * NODES_MAX;
+
+    /// Takes what copying a stored value costs, and says whether to copy it in this call.
+    #[inline]
+    pub fn spend(&mut self, value: ValueView<'_, OwnedTerm>) -> bool {
+        let cost = 4 + match value {
+            ValueView::Word(_) => 0,
+            ValueView::Bytes(bytes) => bytes.len() / 16,
+            ValueView::Object(term) => term.nodes,
+        };
+        if self.spent + cost > NODES_MAX && !self.extend(cost) {
+            return false;
+        }
+        self.spent += cost;
+        true
+    }
+
+    /// Whether more than a normal scheduler's worth may be spent.
+    #[cold]
+    fn extend(&mut self, cost: usize) -> bool {
+        self.extended = self.extended || crate::raw::may_take_long();
+        let first = self.spent == 0;
+        self.takes_long = first && !self.extended;
+        self.extended && (first || self.spent + cost <= Self::DIRTY)
+    }
+
+    /// Whether the first value was refused: the call is to be made on a dirty scheduler.
+    pub fn takes_long(&self) -> bool {
+        self.takes_long
+    }
 }
 
 /// How often a term can be copied in a few hundred microseconds: once at least.

@@ -256,8 +256,8 @@ impl<V: Object> Bag<V> {
         bytes
     }
 
-    /// Visits the entries from the one numbered `from` on, in their order, as long as `visit`
-    /// returns `true`. Returns the number to go on from if it was stopped.
+    /// Visits the entries from the one numbered `from` on, in their order, until `visit` refuses
+    /// one by returning `false`: then it returns the number of that one, to go on from.
     pub fn walk<'g>(
         &self,
         from: u64,
@@ -284,7 +284,7 @@ impl<V: Object> Bag<V> {
                     value,
                 };
                 if !visit(member) {
-                    return Some(number + 1);
+                    return Some(number);
                 }
             }
         }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use foundation_core::registry::Refused;
-use foundation_core::table::{Entry, ValueView, pin};
+use foundation_core::table::{Entry, Guard, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::table::{Entries, Registry};
 use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, OwnedTerm, is_heavy, key, pair, single, value, value_term, word_term};
+use crate::term::{Budget, Buffer, OwnedTerm, key, pair, single, value, value_term, word_term};
 
 nifs! {
     registry_register / 3,
@@ -144,35 +144,36 @@ fn unregister<'a>(
 fn registry_lookup<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    lookup(env, registry, key)
+    lookup(env, registry, key, &mut Budget::default(), &guard)
 }
 
 #[inline]
-fn lookup<'a>(env: Env<'a>, registry: &Registry, key_term: Term<'a>) -> NifResult<'a> {
-    let guard = pin();
+fn lookup<'a>(
+    env: Env<'a>,
+    registry: &Registry,
+    key_term: Term<'a>,
+    budget: &mut Budget,
+    guard: &Guard,
+) -> NifResult<'a> {
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     match &registry.entries {
-        Entries::Unique(entries) => match entries.get(&key, &guard) {
-            Some(entry) => entry_list(env, &entry),
+        Entries::Unique(entries) => match entries.get(&key, guard) {
+            Some(entry) => entry_list(env, &entry, budget),
             None => Ok(Term::list_new_empty(env)),
         },
         Entries::Duplicate(entries) => {
-            let Some(bag) = entries.get(&key, &guard) else {
+            let Some(bag) = entries.get(&key, guard) else {
                 return Ok(Term::list_new_empty(env));
             };
-            let limit = if may_take_long() {
-                usize::MAX
-            } else {
-                ENTRIES_MAX
-            };
             let mut found = Vec::new();
-            let rest = bag.walk(0, &guard, |member| {
-                found.extend(
-                    live_pid(env, member.owner)
-                        .map(|pid| pair(env, pid, value_term(env, member.value))),
-                );
-                found.len() < limit
+            let rest = bag.walk(0, guard, |member| {
+                // All of a key's entries are one answer, which a dirty scheduler has the time for.
+                let in_time = budget.spend(member.value) || may_take_long();
+                if in_time && let Some(pid) = live_pid(env, member.owner) {
+                    found.push(pair(env, pid, value_term(env, member.value)));
+                }
+                in_time
             });
             match rest {
                 Some(_) => Err(Failure::TakesLong),
@@ -184,30 +185,40 @@ fn lookup<'a>(env: Env<'a>, registry: &Registry, key_term: Term<'a>) -> NifResul
 
 /// `[{pid, value}]` of an entry, or `[]` if its owner is dead.
 #[inline]
-fn entry_list<'a>(env: Env<'a>, entry: &StoredEntry<'_>) -> NifResult<'a> {
+fn entry_list<'a>(env: Env<'a>, entry: &StoredEntry<'_>, budget: &mut Budget) -> NifResult<'a> {
     let Some(pid) = live_pid(env, entry.owner) else {
         return Ok(Term::list_new_empty(env));
     };
-    let value = stored(env, entry.value)?;
+    let value = stored(env, entry.value, budget)?;
     Ok(single(env, pair(env, pid, value)))
 }
 
-/// A stored value's term.
+/// A stored value's term, unless copying it takes too long here.
 #[inline]
-fn stored<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>) -> NifResult<'a> {
-    unless_long(is_heavy(value))?;
-    Ok(value_term(env, value))
+fn stored<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>, budget: &mut Budget) -> NifResult<'a> {
+    if budget.spend(value) {
+        Ok(value_term(env, value))
+    } else {
+        Err(Failure::TakesLong)
+    }
 }
 
+/// `registry_lookup_many(name, keys) -> {results, rest}`: of as many keys as there is time for.
 fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
     let mut rest = keys;
     let mut results = Vec::new();
+    let mut budget = Budget::default();
     while results.len() < ENTRIES_MAX
         && let Ok((key, tail)) = rest.list_get_cell()
     {
-        results.push(lookup(env, registry, key)?);
+        match lookup(env, registry, key, &mut budget, &guard) {
+            Ok(result) => results.push(result),
+            // The next call starts with this key.
+            Err(Failure::TakesLong) if !results.is_empty() => break,
+            Err(failure) => return Err(failure),
+        }
         rest = tail;
     }
     if !rest.is_list() {
@@ -259,7 +270,10 @@ fn own<'a>(
                 .get(&key, &guard)
                 .filter(|entry| entry.owner == owner)
             {
-                Some(entry) => Ok(single(env, form(0, stored(env, entry.value)?))),
+                Some(entry) => {
+                    let value = stored(env, entry.value, &mut Budget::default())?;
+                    Ok(single(env, form(0, value)))
+                }
                 None => Ok(Term::list_new_empty(env)),
             }
         }
@@ -267,9 +281,15 @@ fn own<'a>(
             let many = entries.count_of(owner, &key) > ENTRIES_MAX;
             unless_long(many)?;
             let mut found = Vec::new();
+            let mut budget = Budget::default();
+            let mut in_time = true;
             entries.entries(owner, &key, &guard, |member| {
-                found.push(form(member.number, value_term(env, member.value)));
+                in_time = in_time && (budget.spend(member.value) || may_take_long());
+                if in_time {
+                    found.push(form(member.number, value_term(env, member.value)));
+                }
             });
+            unless_long(!in_time)?;
             Ok(found.encode(env))
         }
     }

@@ -6,7 +6,7 @@ use rustler::{Encoder, Env, Term, atoms};
 use super::registry;
 use super::table::Registry;
 use crate::raw::{Failure, NifResult, nifs};
-use crate::term::{Buffer, key, value, value_term};
+use crate::term::{Budget, Buffer, key, value, value_term};
 
 nifs! {
     registry_meta / 2,
@@ -26,6 +26,7 @@ fn registry_meta<'a>(env: Env<'a>, [name, meta_key]: [Term<'a>; 2]) -> NifResult
     let key = key(meta_key, &mut buffer, &mut probe)?;
     let hash = registry.meta.hash(&key);
     Ok(match registry.meta.get(&key, hash, &guard) {
+        Some(entry) if !Budget::default().spend(entry.value) => return Err(Failure::TakesLong),
         Some(entry) => (ok(), value_term(env, entry.value)).encode(env),
         None => error().encode(env),
     })

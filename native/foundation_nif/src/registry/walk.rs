@@ -8,7 +8,7 @@ use super::registry;
 use super::table::{Entries, NAMES};
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, OwnedTerm, key, key_term, pair, value_term};
+use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value_term};
 
 nifs! {
     registry_keys / 3,
@@ -67,16 +67,24 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
     let guard = pin();
     let registry = registry!(env, name, &guard);
     let from = cursor(from)?;
+    let mut budget = Budget::default();
     let mut found = Vec::new();
     let next = match &registry.entries {
-        Entries::Unique(entries) => entries
-            .walk(from.0, ENTRIES_MAX / 2, &guard, |walked| {
-                found.extend(live_pid(env, walked.entry.owner).map(|pid| {
+        Entries::Unique(entries) => {
+            let mut in_time = true;
+            let next = entries.walk(from.0, ENTRIES_MAX / 2, &guard, |walked| {
+                // A segment's entries are one answer, which a dirty scheduler has the time for.
+                in_time = in_time && (budget.spend(walked.entry.value) || may_take_long());
+                if in_time && let Some(pid) = live_pid(env, walked.entry.owner) {
                     let value = value_term(env, walked.entry.value);
-                    (key_term(env, &walked.key), pid, value).encode(env)
-                }));
-            })
-            .map(|hash| (hash, 0, 0)),
+                    found.push((key_term(env, &walked.key), pid, value).encode(env));
+                }
+            });
+            if !in_time {
+                return Err(Failure::TakesLong);
+            }
+            next.map(|hash| (hash, 0, 0))
+        }
         Entries::Duplicate(entries) => {
             let mut bags = Vec::new();
             let next = entries.walk(from.0, KEYS_MAX, &guard, |walked| {
@@ -93,17 +101,21 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
                     let same = (*hash, *id) == (from.0, from.1);
                     let number = if same { from.2 } else { 0 };
                     let rest = bag.walk(number, &guard, |member| {
-                        found.extend(live_pid(env, member.owner).map(|pid| {
+                        let in_time = budget.spend(member.value);
+                        if in_time && let Some(pid) = live_pid(env, member.owner) {
                             let value = value_term(env, member.value);
-                            (key_term(env, key), pid, value).encode(env)
-                        }));
-                        found.len() < ENTRIES_MAX / 2
+                            found.push((key_term(env, key), pid, value).encode(env));
+                        }
+                        in_time
                     })?;
                     Some((*hash, *id, rest))
                 });
             stopped.or(next.map(|hash| (hash, 0, 0)))
         }
     };
+    if budget.takes_long() {
+        return Err(Failure::TakesLong);
+    }
     Ok(pair(env, found.encode(env), cursor_term(env, next)))
 }
 
@@ -113,10 +125,14 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
+    let mut budget = Budget::default();
     let mut found = Vec::new();
     let mut add = |owner, value: ValueView<'_, OwnedTerm>| {
-        found.extend(live_pid(env, owner).map(|pid| pair(env, pid, value_term(env, value))));
-        found.len() < ENTRIES_MAX
+        let in_time = budget.spend(value);
+        if in_time && let Some(pid) = live_pid(env, owner) {
+            found.push(pair(env, pid, value_term(env, value)));
+        }
+        in_time
     };
     let next = match &registry.entries {
         Entries::Unique(entries) => {
@@ -151,12 +167,15 @@ fn registry_broadcast<'a>(
     let mut sent = 0u64;
     let mut remotes = Vec::new();
     let mut send = |owner| {
+        if budget == 0 {
+            return false;
+        }
+        budget -= 1;
         match process::as_local(owner) {
             Some(pid) => sent += u64::from(env.send(&pid, message).is_ok()),
             None => remotes.extend(live_pid(env, owner)),
         }
-        budget = budget.saturating_sub(1);
-        budget > 0
+        true
     };
     let next = match &registry.entries {
         Entries::Unique(entries) => {
