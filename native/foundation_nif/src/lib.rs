@@ -24,8 +24,14 @@ fn load(env: Env, version: Term) -> bool {
     if !fits || !pin::pin() {
         return false;
     }
+    std::panic::set_hook(Box::new(report_panic));
     background::start();
     true
+}
+
+/// A panic is a defect of this library. Its caller gets an exception; where it was is said here.
+fn report_panic(panic: &std::panic::PanicHookInfo) {
+    eprintln!("foundation: the native library failed, and a call raises :nif_panicked: {panic}");
 }
 
 /// The version of this library; also how a caller knows that one is loaded.
