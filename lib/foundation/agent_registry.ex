@@ -40,7 +40,9 @@ defmodule Foundation.AgentRegistry do
   @type metadata :: map
 
   @doc false
-  def child_spec(_options), do: Registry.child_spec(keys: :unique, name: @table)
+  # The engine is given by this library's tests only.
+  def child_spec(options),
+    do: Registry.child_spec([keys: :unique, name: @table] ++ Keyword.take(options, [:engine]))
 
   @doc false
   def table, do: @table

@@ -92,8 +92,8 @@ defmodule Foundation.Registry.Monitor do
   end
 
   def handle_info({{:remote_down, name}, _ref, :process, pid, _reason}, remotes) do
-    # `nil`: the table is gone.
-    Cleanup.count(name, Native.registry_remote_down(name, pid) || 0)
+    # What it removes is among the deaths that the library tells of. `nil`: the table is gone.
+    _removed = Native.registry_remote_down(name, pid)
     {:noreply, Map.delete(remotes, {name, pid})}
   end
 

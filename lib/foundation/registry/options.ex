@@ -3,7 +3,7 @@ defmodule Foundation.Registry.Options do
   # The options of `Foundation.Registry.start_link/1`, checked once, here. The texts of the
   # errors are those of Elixir's `Registry`, which likewise ignores options it does not know.
 
-  alias Foundation.{Config, Engine}
+  alias Foundation.{Config, Engine, Native}
 
   @enforce_keys [:name, :kind, :engine]
   defstruct [
@@ -53,7 +53,7 @@ defmodule Foundation.Registry.Options do
       listeners: listeners,
       compressed: compressed,
       # What follows is for this library's own tests.
-      engine: engine!(Keyword.get_lazy(options, :engine, &default_engine/0)),
+      engine: engine!(Keyword.get_lazy(options, :engine, &Engine.selected/0)),
       adopt_timeout: Keyword.get(options, :adopt_timeout, settings[:adopt_timeout]),
       max_entries: Keyword.get(options, :max_entries, settings[:max_entries])
     }
@@ -113,16 +113,11 @@ defmodule Foundation.Registry.Options do
   defp compressed!(other),
     do: raise(ArgumentError, "expected :compressed to be a boolean, got: #{inspect(other)}")
 
-  # A library that has no registry yet leaves the ETS engine.
-  defp default_engine do
-    if Foundation.Native.registry_live_counts() == nil, do: :ets, else: Engine.selected()
-  end
-
   defp engine!(:ets), do: :ets
 
   # Asked for by name where the library is missing, it fails here and not at the first call.
   defp engine!(:native) do
-    if Foundation.Native.registry_live_counts() == nil,
+    if Native.library_version() == nil,
       do: raise(ArgumentError, "expected :engine to be :ets, for no native library is loaded")
 
     :native
