@@ -121,8 +121,9 @@ defmodule Foundation.Audit do
       iex> {finding.file, finding.line, finding.call}
       {"a.ex", 2, "Process.put/2"}
 
-      iex> Foundation.Audit.scan("def f(", "a.ex")
-      {:error, %{file: "a.ex", line: 1, message: "missing terminator: ) (for \\"(\\" starting at line 1)"}}
+      iex> {:error, problem} = Foundation.Audit.scan("x = 1\\ndef f(", "a.ex")
+      iex> {problem.file, problem.line}
+      {"a.ex", 2}
   """
   @doc since: "0.1.0"
   @spec scan(String.t(), Path.t()) :: {:ok, [finding]} | {:error, problem}
