@@ -4,11 +4,20 @@
 //! - [`key`]: what a key is to a table.
 //! - [`handle`] and [`held`]: what an owner holds, and the protocol of its death.
 //! - [`registry`]: a table whose entries belong to owners, with unique or duplicate keys.
+//! - [`window`], [`batch`] and [`sampler`]: what becomes of a telemetry event.
+//! - `span`: what each process is in the middle of.
+//! - [`random`]: random numbers.
 
+pub mod batch;
 pub mod handle;
 pub mod held;
 pub mod key;
 mod primitive;
+pub mod random;
 #[cfg(not(loom))]
 pub mod registry;
+pub mod sampler;
+#[cfg(not(loom))]
+pub mod span;
 pub mod table;
+pub mod window;

@@ -1,0 +1,77 @@
+//! Random numbers for sampling and for ids: not for secrets.
+
+use std::hash::{BuildHasher, Hasher};
+
+/// A generator: xoshiro256++ (Blackman and Vigna), seeded from the operating system.
+#[derive(Clone, Debug)]
+pub struct Random([u64; 4]);
+
+impl Default for Random {
+    fn default() -> Self {
+        Random::new()
+    }
+}
+
+impl Random {
+    /// A generator whose numbers nobody can foresee.
+    pub fn new() -> Self {
+        // `std` seeds its hashers from the operating system; four of them, with different input.
+        let word = |salt: u64| {
+            let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+            hasher.write_u64(salt);
+            hasher.finish()
+        };
+        // One word is never zero: the generator would stay there.
+        Random([word(1), word(2), word(3), word(4) | 1])
+    }
+
+    /// 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        let [a, b, c, d] = &mut self.0;
+        let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
+        let t = *b << 17;
+        *c ^= *a;
+        *d ^= *b;
+        *b ^= *c;
+        *a ^= *d;
+        *c ^= t;
+        *d = d.rotate_left(45);
+        result
+    }
+
+    /// A number from 0 up to 1, exclusive.
+    pub fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A number from 0 up to `bound`, exclusive, by the multiplication of Lemire. The bias is
+    /// below `bound` in 2^64.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spread_and_in_bounds() {
+        let mut random = Random::new();
+        let mut counts = [0u32; 10];
+        for _ in 0..100_000 {
+            counts[random.below(10) as usize] += 1;
+            assert!((0.0..1.0).contains(&random.unit()));
+        }
+        // 10,000 expected each, with a deviation of 95.
+        assert!(
+            counts.iter().all(|count| (9_400..10_600).contains(count)),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn generators_differ() {
+        assert_ne!(Random::new().next_u64(), Random::new().next_u64());
+    }
+}

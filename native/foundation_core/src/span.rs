@@ -1,0 +1,378 @@
+//! Open spans: a stack of frames for each process.
+//!
+//! Only the process itself works on its stack, until it dies; then its frames wait to be taken as
+//! abandoned. Processes are words here, and what a frame carries is its maker's business (`T`), as is
+//! what a stack holds on to for as long as its process lives (`W`).
+
+use std::collections::VecDeque;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
+use crate::random::Random;
+
+/// A frame: an open span, or a context that came from elsewhere.
+#[derive(Debug)]
+pub struct Frame<T> {
+    /// The span's id. Never 0.
+    pub id: u64,
+    /// Its parent's, 0 for a root.
+    pub parent: u64,
+    /// The id of its trace.
+    pub trace: u128,
+    /// The flags of its trace.
+    pub flags: u8,
+    /// When it was started, in nanoseconds of a clock that does not go back.
+    pub started: u64,
+    /// How many frames there are around it, and itself.
+    depth: u32,
+    /// What a span carries; `None` is a context from elsewhere.
+    pub body: Option<T>,
+}
+
+/// The ids of a span that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The span's id.
+    pub id: u64,
+    /// Its parent's, 0 for a root.
+    pub parent: u64,
+    /// The id of its trace.
+    pub trace: u128,
+}
+
+#[derive(Debug)]
+struct Stack<T, W> {
+    frames: Vec<Frame<T>>,
+    /// Kept until the process dies.
+    _watch: W,
+}
+
+/// Spans that nobody can end any more.
+#[derive(Debug)]
+pub struct Abandoned<T> {
+    /// Outermost first: they are taken from the end.
+    frames: Vec<Frame<T>>,
+    at: u64,
+}
+
+/// The open spans of all processes.
+#[derive(Debug)]
+pub struct Spans<T, W> {
+    stacks: DashMap<u64, Stack<T, W>, foldhash::quality::RandomState>,
+    random: Box<[Mutex<Random>]>,
+    abandoned: Mutex<VecDeque<Abandoned<T>>>,
+    deepest: u32,
+    /// How many processes' deaths have not been told of.
+    untold: AtomicU64,
+}
+
+/// Generators of ids: enough that callers on as many schedulers seldom meet.
+const GENERATORS: usize = 16;
+
+impl<T, W> Spans<T, W> {
+    /// Stacks of at most `deepest` frames.
+    pub fn new(deepest: u32) -> Self {
+        Spans {
+            stacks: DashMap::default(),
+            random: (0..GENERATORS).map(|_| Mutex::default()).collect(),
+            abandoned: Mutex::default(),
+            deepest,
+            untold: AtomicU64::new(0),
+        }
+    }
+
+    fn ids(&self, process: u64, with_trace: bool) -> (u64, u128) {
+        // The low bits of a process's word are the same for all.
+        let generator = (process >> 4) as usize % GENERATORS;
+        let mut random = lock(&self.random[generator]);
+        let mut word = || random.next_u64().max(1);
+        let id = word();
+        let trace = if with_trace {
+            u128::from(word()) << 64 | u128::from(word())
+        } else {
+            0
+        };
+        (id, trace)
+    }
+
+    /// Opens a span in the innermost frame of `process`. `watch` is called for the first of a process
+    /// and answers `None` when the process is dead: then, and past the depth, the span has ids and is not kept.
+    pub fn start(
+        &self,
+        process: u64,
+        now: u64,
+        body: T,
+        watch: impl FnOnce() -> Option<W>,
+    ) -> Started {
+        match self.stacks.entry(process) {
+            Entry::Occupied(mut stack) => {
+                let stack = stack.get_mut();
+                let frame = self.frame(process, stack.frames.last(), now, body);
+                let started = frame.ids();
+                if frame.depth <= self.deepest {
+                    stack.frames.push(frame);
+                }
+                started
+            }
+            Entry::Vacant(place) => {
+                let frame = self.frame(process, None, now, body);
+                let started = frame.ids();
+                if let Some(watch) = watch() {
+                    place.insert(Stack {
+                        frames: vec![frame],
+                        _watch: watch,
+                    });
+                }
+                started
+            }
+        }
+    }
+
+    fn frame(&self, process: u64, parent: Option<&Frame<T>>, now: u64, body: T) -> Frame<T> {
+        let (id, new_trace) = self.ids(process, parent.is_none());
+        let (parent, trace, flags, depth) = match parent {
+            Some(parent) => (parent.id, parent.trace, parent.flags, parent.depth + 1),
+            None => (0, new_trace, 1, 1),
+        };
+        Frame {
+            id,
+            parent,
+            trace,
+            flags,
+            started: now,
+            depth,
+            body: Some(body),
+        }
+    }
+
+    /// Closes the innermost span of `process`, or the one of an id.
+    pub fn finish(&self, process: u64, id: Option<u64>) -> Option<Frame<T>> {
+        let mut stack = self.stacks.get_mut(&process)?;
+        let frames = &mut stack.frames;
+        match id {
+            None => frames.pop_if(|frame| frame.body.is_some()),
+            Some(id) => {
+                let at = frames
+                    .iter()
+                    .rposition(|frame| frame.id == id && frame.body.is_some())?;
+                Some(frames.remove(at))
+            }
+        }
+    }
+
+    /// What `read` makes of the innermost frame of `process`.
+    pub fn innermost<R>(&self, process: u64, read: impl FnOnce(&mut Frame<T>) -> R) -> Option<R> {
+        self.stacks.get_mut(&process)?.frames.last_mut().map(read)
+    }
+
+    /// Enters a context: the mark to leave it by, `None` when the process is dead.
+    pub fn enter(
+        &self,
+        process: u64,
+        (trace, span, flags): (u128, u64, u8),
+        mark: u64,
+        watch: impl FnOnce() -> Option<W>,
+    ) -> Option<u64> {
+        let mut stack = match self.stacks.entry(process) {
+            Entry::Occupied(stack) => stack.into_ref(),
+            Entry::Vacant(place) => place.insert(Stack {
+                frames: Vec::new(),
+                _watch: watch()?,
+            }),
+        };
+        let depth = stack.frames.last().map_or(1, |frame| frame.depth + 1);
+        stack.frames.push(Frame {
+            id: span,
+            parent: 0,
+            trace,
+            flags,
+            started: mark,
+            depth,
+            body: None,
+        });
+        Some(mark)
+    }
+
+    /// Leaves the context of a mark: the spans that are open in it, innermost first.
+    pub fn leave(&self, process: u64, mark: u64) -> Vec<Frame<T>> {
+        let Some(mut stack) = self.stacks.get_mut(&process) else {
+            return Vec::new();
+        };
+        let frames = &mut stack.frames;
+        let Some(at) = frames
+            .iter()
+            .rposition(|frame| frame.body.is_none() && frame.started == mark)
+        else {
+            return Vec::new();
+        };
+        let mut inner = frames.split_off(at);
+        inner.reverse();
+        inner.retain(|frame| frame.body.is_some());
+        inner
+    }
+
+    /// The process is dead: its spans are abandoned. Whether somebody is to be told, which is once
+    /// until [`Spans::told`].
+    pub fn died(&self, process: u64, at: u64) -> bool {
+        // The stack's watch may be what called this: it is dropped when nothing is locked.
+        let Some((_, mut stack)) = self.stacks.remove(&process) else {
+            return false;
+        };
+        stack.frames.retain(|frame| frame.body.is_some());
+        if stack.frames.is_empty() {
+            return false;
+        }
+        lock(&self.abandoned).push_back(Abandoned {
+            frames: stack.frames,
+            at,
+        });
+        self.untold.fetch_add(1, Ordering::AcqRel) == 0
+    }
+
+    /// Whoever is told looks now: a death from here on is to be told of again.
+    pub fn told(&self) {
+        self.untold.store(0, Ordering::Release);
+    }
+
+    /// Up to `most` abandoned spans with how long they lasted, innermost first for each process.
+    pub fn take_abandoned(&self, most: usize) -> Vec<(Frame<T>, u64)> {
+        let mut taken = Vec::new();
+        let mut abandoned = lock(&self.abandoned);
+        while taken.len() < most {
+            let Some(process) = abandoned.front_mut() else {
+                break;
+            };
+            match process.frames.pop() {
+                Some(frame) => {
+                    let lasted = process.at.saturating_sub(frame.started);
+                    taken.push((frame, lasted));
+                }
+                None => drop(abandoned.pop_front()),
+            }
+        }
+        taken
+    }
+
+    /// How many processes have a stack.
+    pub fn processes(&self) -> usize {
+        self.stacks.len()
+    }
+
+    /// Forgets all spans.
+    pub fn clear(&self) {
+        self.stacks.clear();
+        lock(&self.abandoned).clear();
+        self.told();
+    }
+}
+
+impl<T> Frame<T> {
+    fn ids(&self) -> Started {
+        Started {
+            id: self.id,
+            parent: self.parent,
+            trace: self.trace,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans() -> Spans<&'static str, ()> {
+        Spans::new(100)
+    }
+
+    fn start(spans: &Spans<&'static str, ()>, name: &'static str) -> Started {
+        spans.start(1, 10, name, || Some(()))
+    }
+
+    fn names(frames: &[Frame<&'static str>]) -> Vec<&'static str> {
+        frames.iter().filter_map(|frame| frame.body).collect()
+    }
+
+    #[test]
+    fn spans_nest_in_their_process() {
+        let spans = spans();
+        let outer = start(&spans, "outer");
+        let inner = start(&spans, "inner");
+        let other = spans.start(2, 10, "other", || Some(()));
+        assert_eq!((outer.parent, inner.parent, other.parent), (0, outer.id, 0));
+        assert_eq!(inner.trace, outer.trace);
+        assert_ne!(other.trace, outer.trace);
+        assert_eq!(
+            spans.finish(1, None).and_then(|frame| frame.body),
+            Some("inner")
+        );
+        assert_eq!(
+            spans.finish(1, None).and_then(|frame| frame.body),
+            Some("outer")
+        );
+        assert!(spans.finish(1, None).is_none());
+    }
+
+    #[test]
+    fn a_span_ends_by_its_id_in_its_own_process_only() {
+        let spans = spans();
+        let outer = start(&spans, "outer");
+        start(&spans, "inner");
+        assert!(spans.finish(2, Some(outer.id)).is_none());
+        assert!(spans.finish(1, Some(outer.id)).is_some());
+        assert!(spans.finish(1, Some(outer.id)).is_none());
+        assert_eq!(spans.innermost(1, |frame| frame.body), Some(Some("inner")));
+    }
+
+    #[test]
+    fn a_context_is_a_parent_and_no_span() {
+        let spans = spans();
+        start(&spans, "own");
+        let mark = spans.enter(1, (7, 8, 0), 1, || Some(()));
+        assert!(spans.finish(1, None).is_none());
+        assert!(spans.finish(1, Some(8)).is_none());
+        let inner = start(&spans, "inner");
+        assert_eq!((inner.parent, inner.trace), (8, 7));
+        start(&spans, "left");
+        assert_eq!(names(&spans.leave(1, mark.unwrap_or(0))), ["left", "inner"]);
+        assert_eq!(spans.innermost(1, |frame| frame.body), Some(Some("own")));
+    }
+
+    #[test]
+    fn a_death_abandons_what_is_open_and_is_told_once() {
+        let spans = spans();
+        start(&spans, "outer");
+        start(&spans, "inner");
+        spans.start(2, 10, "second", || Some(()));
+        spans.start(3, 10, "done", || Some(()));
+        spans.finish(3, None);
+        assert!(!spans.died(3, 20));
+        assert!(spans.died(1, 30));
+        assert!(!spans.died(2, 40));
+        assert!(!spans.died(2, 40));
+        spans.told();
+        let taken: Vec<_> = spans
+            .take_abandoned(2)
+            .into_iter()
+            .map(|(frame, lasted)| (frame.body, lasted))
+            .collect();
+        assert_eq!(taken, [(Some("inner"), 20), (Some("outer"), 20)]);
+        assert_eq!(spans.take_abandoned(2).len(), 1);
+        assert_eq!((spans.take_abandoned(2).len(), spans.processes()), (0, 0));
+        start(&spans, "again");
+        assert!(spans.died(1, 50));
+    }
+
+    #[test]
+    fn a_span_of_a_dead_process_or_past_the_depth_is_not_kept() {
+        let spans = Spans::new(2);
+        assert_ne!(spans.start(1, 0, "dead", || None::<()>).id, 0);
+        assert_eq!(spans.processes(), 0);
+        for _ in 0..3 {
+            spans.start(1, 0, "level", || Some(()));
+        }
+        assert!(spans.finish(1, None).is_some() && spans.finish(1, None).is_some());
+        assert!(spans.finish(1, None).is_none());
+    }
+}

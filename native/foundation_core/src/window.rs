@@ -1,0 +1,524 @@
+//! Windows: whether an event is the first of its key for a while.
+//!
+//! The table is cut into shards, each with a lock of its own and short critical sections; whoever
+//! finds or opens a window under that lock has decided, so there is one winner a window.
+//!
+//! The number of windows is bounded. A shard keeps its windows in lists, in the order in which they were
+//! opened: one list for each power of two of their duration. So the oldest window is the first of some
+//! list, and a list's first windows are those that expire first, up to a factor of two in time: finding
+//! either looks at the fronts of the lists and never at the table.
+
+use hashbrown::HashTable;
+
+use crate::key::{Key, Seed};
+use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
+
+/// Shards: enough that callers on as many schedulers seldom meet.
+const SHARDS: usize = 16;
+/// Lists of a shard: durations of up to 2^40 ms.
+const CLASSES: usize = 41;
+/// No slot.
+const NONE: u32 = u32::MAX;
+/// The longest key that is kept without an allocation.
+const INLINE: usize = 39;
+/// How many expired windows whoever opens one closes.
+const CLOSED_ON_THE_WAY: usize = 2;
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission<E> {
+    /// It opened a window, of this event.
+    First(E),
+    /// It is a repeat, in a window of this event; the number of the shard that decided.
+    Repeat(E, usize),
+}
+
+#[derive(Debug)]
+enum KeyBytes {
+    Inline(u8, [u8; INLINE]),
+    Boxed(Box<[u8]>),
+}
+
+impl KeyBytes {
+    fn new(bytes: &[u8]) -> Self {
+        if bytes.len() <= INLINE {
+            let mut inline = [0; INLINE];
+            inline[..bytes.len()].copy_from_slice(bytes);
+            KeyBytes::Inline(bytes.len() as u8, inline)
+        } else {
+            KeyBytes::Boxed(bytes.into())
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            KeyBytes::Inline(len, bytes) => &bytes[..usize::from(*len)],
+            KeyBytes::Boxed(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot<E> {
+    hash: u64,
+    expires: u64,
+    /// The order in which windows were opened, over all shards.
+    seq: u64,
+    event: E,
+    older: u32,
+    newer: u32,
+    class: u8,
+    key: KeyBytes,
+}
+
+#[derive(Debug)]
+struct Shard<E> {
+    index: HashTable<u32>,
+    slots: Vec<Slot<E>>,
+    free: Vec<u32>,
+    oldest: [u32; CLASSES],
+    newest: [u32; CLASSES],
+    /// The lists that are not empty, one bit each.
+    classes: u64,
+}
+
+impl<E: Copy> Shard<E> {
+    fn new() -> Self {
+        Shard {
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            oldest: [NONE; CLASSES],
+            newest: [NONE; CLASSES],
+            classes: 0,
+        }
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let slots = &self.slots;
+        self.index
+            .find(hash, |at| {
+                let slot = &slots[*at as usize];
+                slot.hash == hash && slot.key.as_slice() == key
+            })
+            .copied()
+    }
+
+    fn insert(&mut self, slot: Slot<E>) -> u32 {
+        let hash = slot.hash;
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let slots = &self.slots;
+        self.index
+            .insert_unique(hash, at, |at| slots[*at as usize].hash);
+        self.link(at);
+        at
+    }
+
+    /// Puts a slot at the end of its list.
+    fn link(&mut self, at: u32) {
+        let class = usize::from(self.slots[at as usize].class);
+        let before = self.newest[class];
+        let slot = &mut self.slots[at as usize];
+        (slot.older, slot.newer) = (before, NONE);
+        match before {
+            NONE => self.oldest[class] = at,
+            before => self.slots[before as usize].newer = at,
+        }
+        self.newest[class] = at;
+        self.classes |= 1 << class;
+    }
+
+    fn unlink(&mut self, at: u32) {
+        let Slot {
+            older,
+            newer,
+            class,
+            ..
+        } = self.slots[at as usize];
+        let class = usize::from(class);
+        match older {
+            NONE => self.oldest[class] = newer,
+            older => self.slots[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest[class] = older,
+            newer => self.slots[newer as usize].older = older,
+        }
+        if self.oldest[class] == NONE {
+            self.classes &= !(1 << class);
+        }
+    }
+
+    fn remove(&mut self, at: u32) {
+        self.unlink(at);
+        let hash = self.slots[at as usize].hash;
+        if let Ok(entry) = self.index.find_entry(hash, |other| *other == at) {
+            entry.remove();
+        }
+        self.slots[at as usize].key = KeyBytes::new(&[]);
+        self.free.push(at);
+        if self.classes == 0 {
+            // Nothing is left: what a rush has taken goes back.
+            *self = Shard::new();
+        }
+    }
+
+    fn fronts(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut left = self.classes;
+        std::iter::from_fn(move || {
+            let class = left.trailing_zeros() as usize;
+            (left != 0).then(|| {
+                left &= left - 1;
+                self.oldest[class]
+            })
+        })
+    }
+
+    /// The window that was opened first.
+    fn first(&self) -> Option<u32> {
+        self.fronts().min_by_key(|at| self.slots[*at as usize].seq)
+    }
+
+    /// A window that has expired, of those that are first in their lists.
+    fn expired(&self, now: u64) -> Option<u32> {
+        self.fronts()
+            .find(|at| self.slots[*at as usize].expires <= now)
+    }
+}
+
+/// The windows of all events. `E` is what a window says of its event.
+#[derive(Debug)]
+pub struct Windows<E> {
+    shards: Box<[Mutex<Shard<E>>]>,
+    /// The `seq` of each shard's oldest window, as it last was. 0 is none.
+    oldest: [AtomicU64; SHARDS],
+    seed: Seed,
+    opened: AtomicU64,
+    count: AtomicU64,
+    evicted: AtomicU64,
+    most: AtomicU64,
+}
+
+/// The list for windows of so many nanoseconds.
+fn class(window: u64) -> u8 {
+    let millis = window / 1_000_000;
+    (u64::BITS - millis.leading_zeros()).min(CLASSES as u32 - 1) as u8
+}
+
+impl<E: Copy> Windows<E> {
+    /// A table of at most `most` windows.
+    pub fn new(most: u64) -> Self {
+        Windows {
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
+            oldest: std::array::from_fn(|_| AtomicU64::new(0)),
+            seed: Seed::random(),
+            opened: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            most: AtomicU64::new(most),
+        }
+    }
+
+    /// Sets the bound, which holds from the next window on.
+    pub fn bound(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Decides about an event with this key at `now`. `open` says, for the first of a window, which
+    /// event it is and how many nanoseconds its window lasts.
+    #[inline]
+    pub fn admit(&self, key: &[u8], now: u64, open: impl FnOnce() -> (E, u64)) -> Admission<E> {
+        let hash = self.seed.hash(&Key::<()>::Long(0, key));
+        // The low bits choose in the shard's own table, and the top seven tag its entries.
+        let number = (hash >> 48) as usize % SHARDS;
+        let mut shard = lock(&self.shards[number]);
+        let found = shard.find(hash, key);
+        if let Some(at) = found {
+            let slot = &shard.slots[at as usize];
+            if now < slot.expires {
+                return Admission::Repeat(slot.event, number);
+            }
+        }
+        let (event, window) = open();
+        let seq = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let (expires, class) = (now.saturating_add(window), class(window));
+        if let Some(at) = found {
+            shard.unlink(at);
+            let slot = &mut shard.slots[at as usize];
+            (slot.expires, slot.seq, slot.event, slot.class) = (expires, seq, event, class);
+            shard.link(at);
+            self.note_oldest(number, &shard);
+            return Admission::First(event);
+        }
+        shard.insert(Slot {
+            hash,
+            expires,
+            seq,
+            event,
+            older: NONE,
+            newer: NONE,
+            class,
+            key: KeyBytes::new(key),
+        });
+        self.count.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..CLOSED_ON_THE_WAY {
+            match shard.expired(now) {
+                // Not the one that was opened just now, whose window may be 0.
+                Some(at) if shard.slots[at as usize].seq != seq => self.close(&mut shard, at),
+                _ => break,
+            }
+        }
+        self.note_oldest(number, &shard);
+        drop(shard);
+        if self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
+            self.evict(now);
+        }
+        Admission::First(event)
+    }
+
+    fn close(&self, shard: &mut Shard<E>, at: u32) {
+        shard.remove(at);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn note_oldest(&self, number: usize, shard: &Shard<E>) {
+        let seq = shard.first().map_or(0, |at| shard.slots[at as usize].seq);
+        if self.oldest[number].load(Ordering::Relaxed) != seq {
+            self.oldest[number].store(seq, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes the windows that were opened first, until the bound is kept.
+    #[cold]
+    fn evict(&self, now: u64) {
+        while self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
+            let oldest = (0..SHARDS)
+                .map(|number| (self.oldest[number].load(Ordering::Relaxed), number))
+                .filter(|(seq, _)| *seq != 0)
+                .min();
+            let Some((_, number)) = oldest else { return };
+            let mut shard = lock(&self.shards[number]);
+            // Others may have been here meanwhile: then there is less to do.
+            if self.count.load(Ordering::Relaxed) <= self.most.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Some(at) = shard.expired(now) {
+                self.close(&mut shard, at);
+            } else if let Some(at) = shard.first() {
+                self.close(&mut shard, at);
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+            }
+            self.note_oldest(number, &shard);
+        }
+    }
+
+    /// Closes up to about `most` expired windows; whether it stopped at that number.
+    pub fn sweep(&self, now: u64, most: usize) -> bool {
+        let mut closed = 0;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut shard = lock(shard);
+            while let Some(at) = shard.expired(now) {
+                if closed == most {
+                    self.note_oldest(number, &shard);
+                    return true;
+                }
+                self.close(&mut shard, at);
+                closed += 1;
+            }
+            self.note_oldest(number, &shard);
+        }
+        false
+    }
+
+    /// How many windows there are.
+    pub fn len(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many windows were closed early, at the bound.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Closes all windows and forgets what was counted.
+    pub fn clear(&self) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut shard = lock(shard);
+            let closed = (shard.slots.len() - shard.free.len()) as u64;
+            *shard = Shard::new();
+            self.count.fetch_sub(closed, Ordering::Relaxed);
+            self.note_oldest(number, &shard);
+        }
+        self.evicted.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+    use std::sync::atomic::AtomicUsize;
+
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn first(windows: &Windows<u8>, key: &[u8], now: u64, window: u64) -> bool {
+        windows.admit(key, now, || (0, window)) == Admission::First(0)
+    }
+
+    #[test]
+    fn repeats_do_not_extend_a_window() {
+        let windows = Windows::new(10);
+        assert!(first(&windows, b"a", 0, 10));
+        for now in 1..10 {
+            assert!(!first(&windows, b"a", now, 10));
+        }
+        assert!(first(&windows, b"a", 10, 10));
+        assert!(!first(&windows, b"a", 19, 10));
+    }
+
+    #[test]
+    fn a_window_of_nothing_suppresses_nothing() {
+        let windows = Windows::new(10);
+        for now in [5, 5, 6] {
+            assert!(first(&windows, b"a", now, 0));
+        }
+    }
+
+    #[test]
+    fn the_oldest_goes_at_the_bound_whatever_its_duration() {
+        let windows = Windows::new(3);
+        assert!(first(&windows, b"a", 0, 1_000 * MS));
+        assert!(first(&windows, b"b", 1, 10 * MS));
+        assert!(first(&windows, b"c", 2, 100_000 * MS));
+        assert!(first(&windows, b"d", 3, 10 * MS));
+        assert_eq!((windows.len(), windows.evicted()), (3, 1));
+        for key in [b"b", b"c", b"d"] {
+            assert!(!first(&windows, key, 4, 10));
+        }
+        assert!(first(&windows, b"a", 4, 10));
+    }
+
+    #[test]
+    fn a_window_that_is_opened_again_is_young_again() {
+        let windows = Windows::new(2);
+        assert!(first(&windows, b"a", 0, 10));
+        assert!(first(&windows, b"b", 1, 100));
+        assert!(first(&windows, b"a", 20, 100));
+        assert!(first(&windows, b"c", 21, 100));
+        assert!(!first(&windows, b"a", 22, 100));
+        assert!(first(&windows, b"b", 22, 100));
+    }
+
+    #[test]
+    fn a_sweep_closes_what_has_expired_and_nothing_else() {
+        let windows = Windows::new(1_000);
+        for key in 0..500u32 {
+            first(&windows, &key.to_le_bytes(), 0, 10 * MS);
+            first(&windows, &(key + 1_000).to_le_bytes(), 0, 10_000 * MS);
+        }
+        assert!(windows.sweep(20 * MS, 100));
+        assert!(!windows.sweep(20 * MS, 1_000));
+        assert_eq!((windows.len(), windows.evicted()), (500, 0));
+    }
+
+    #[test]
+    fn long_keys_and_short_ones_are_told_apart_by_every_byte() {
+        let windows = Windows::new(1_000);
+        let long = [7u8; 100];
+        for len in 0..=100 {
+            assert!(first(&windows, &long[..len], 0, 10));
+        }
+        for len in 0..=100 {
+            assert!(!first(&windows, &long[..len], 1, 10));
+        }
+    }
+
+    #[test]
+    fn one_thread_wins_each_window_and_the_bound_is_kept() {
+        let windows = Windows::new(100);
+        let won = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for key in 0..50u32 {
+                        if first(&windows, &key.to_le_bytes(), 1, 10) {
+                            won.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(won.into_inner(), 50);
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let windows = &windows;
+                scope.spawn(move || {
+                    for key in 0..5_000u32 {
+                        first(
+                            windows,
+                            &(thread << 24 | key | 1 << 20).to_le_bytes(),
+                            2,
+                            10,
+                        );
+                    }
+                });
+            }
+        });
+        assert_eq!(windows.len(), 100);
+        assert_eq!(windows.evicted(), 4 * 5_000 + 50 - 100);
+    }
+
+    /// The model: keys with when they were opened and expire, in a map.
+    fn model(steps: &[(u8, u16, u8)], most: usize) {
+        let windows = Windows::new(most as u64);
+        let mut open: HashMap<u8, (usize, u64)> = HashMap::new();
+        let mut now = 0;
+        for (step, (key, passed, window)) in steps.iter().enumerate() {
+            now += u64::from(*passed);
+            // One duration, so that the first in a list is the first to expire.
+            let _ = window;
+            let expected = open.get(key).is_none_or(|(_, expires)| *expires <= now);
+            assert_eq!(first(&windows, &[*key], now, 300), expected);
+            if expected {
+                open.insert(*key, (step, now + 300));
+                if open.len() > most {
+                    open.retain(|_, (_, expires)| *expires > now);
+                }
+                if open.len() > most {
+                    let oldest = open
+                        .iter()
+                        .min_by_key(|(_, (step, _))| *step)
+                        .map(|(key, _)| *key);
+                    oldest.and_then(|key| open.remove(&key));
+                }
+            }
+            assert!(windows.len() <= most as u64);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn windows_do_what_the_model_does(
+            steps in proptest::collection::vec((0u8..30, 0u16..60, any::<u8>()), 1..400),
+            most in 1usize..40,
+        ) {
+            model(&steps, most);
+        }
+    }
+}
