@@ -299,7 +299,7 @@ defmodule Foundation.Native do
 
   ## Telemetry: strategies. O(1) a decision.
 
-  @spec sampler_configure(event, term) :: :ok | nil
+  @spec sampler_configure(event, term) :: :ok | {:error, :system_limit} | nil
   def sampler_configure(_event, _strategy), do: absent()
 
   @spec sampler_decide(event) :: boolean | nil
@@ -315,4 +315,46 @@ defmodule Foundation.Native do
 
   @spec sampler_reset() :: :ok | nil
   def sampler_reset, do: absent()
+
+  ## Telemetry: the calling process's spans. O(1), and the encoding of what is passed or read.
+
+  @type span ::
+          {name :: term, span_id :: binary, parent_id :: binary | nil, trace_id :: binary,
+           flags :: byte, attributes :: map, events :: [map], links :: [map],
+           duration :: non_neg_integer}
+
+  @spec span_start(term, map) :: {binary, binary | nil, binary} | nil
+  def span_start(_name, _attributes), do: absent()
+
+  # The innermost span, or the one of an id.
+  @spec span_finish(binary | nil) :: span | :error | nil
+  def span_finish(_id), do: absent()
+
+  @spec span_current() :: {:span, span} | {:remote, binary, binary, byte} | :none | nil
+  def span_current, do: absent()
+
+  @spec span_put_attributes(map) :: :ok | :error | nil
+  def span_put_attributes(_attributes), do: absent()
+
+  @spec span_add_event(map) :: :ok | :error | nil
+  def span_add_event(_event), do: absent()
+
+  @spec span_add_link(map) :: :ok | :error | nil
+  def span_add_link(_link), do: absent()
+
+  # Answers the mark to leave the context by.
+  @spec span_enter(binary, binary, byte) :: non_neg_integer | nil
+  def span_enter(_trace_id, _span_id, _flags), do: absent()
+
+  # The spans that were left open, a bounded number a call, and whether that was all.
+  @spec span_leave(non_neg_integer) :: {[span], boolean} | nil
+  def span_leave(_mark), do: absent()
+
+  # The process gets `{:foundation_spans, :abandoned}`, one outstanding at most.
+  @spec span_watch(pid) :: :ok | nil
+  def span_watch(_pid), do: absent()
+
+  # Takes abandoned spans, a bounded number a call, and says whether that was all.
+  @spec span_abandoned() :: {[span], boolean} | nil
+  def span_abandoned, do: absent()
 end

@@ -95,5 +95,6 @@ defmodule Foundation.FeatureFlags.Table do
   defp write(entries) do
     # An equal term is not written again by the VM: no scan for a change that is none.
     :persistent_term.put(FeatureFlags, entries)
+    Foundation.Telemetry.Legacy.divert()
   end
 end

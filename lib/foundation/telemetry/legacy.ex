@@ -1,9 +1,10 @@
 defmodule Foundation.Telemetry.Legacy do
   @moduledoc false
   # Whether spans and windows are kept in the process dictionary, for an application that is being
-  # migrated.
+  # migrated. The native engine's hot functions are told when that changes, so that it costs them
+  # nothing to ask.
 
-  alias Foundation.FeatureFlags
+  alias Foundation.{FeatureFlags, Native}
 
   @flag :use_genserver_telemetry
 
@@ -23,5 +24,16 @@ defmodule Foundation.Telemetry.Legacy do
       _shared ->
         false
     end
+  end
+
+  @doc """
+  Has the native engine's functions say `nil` while the legacy backends run, and answer again after.
+
+  Called when the tables are opened and whenever a flag has changed.
+  """
+  @spec divert() :: :ok
+  def divert do
+    Native.telemetry_divert(FeatureFlags.mode(@flag) in [:legacy, :refused])
+    :ok
   end
 end

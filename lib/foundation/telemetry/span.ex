@@ -52,6 +52,7 @@ defmodule Foundation.Telemetry.Span do
   [%{trace_id:, span_id:}]}`. `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
   """
 
+  alias Foundation.Native
   alias Foundation.Telemetry.Span.{Context, Events, Fallback, Server}
 
   @type id :: String.t()
@@ -129,7 +130,7 @@ defmodule Foundation.Telemetry.Span do
   def start_span(name, attributes \\ %{})
 
   def start_span(name, attributes) when is_map(attributes) do
-    ids = Fallback.backend().start(name, attributes)
+    ids = Native.span_start(name, attributes) || Fallback.backend().start(name, attributes)
     Events.started(ids, name, attributes)
     elem(ids, 0)
   end

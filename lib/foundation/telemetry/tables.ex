@@ -6,7 +6,7 @@ defmodule Foundation.Telemetry.Tables do
 
   use GenServer
 
-  alias Foundation.Telemetry.{Events, Span}
+  alias Foundation.Telemetry.{Events, Legacy, Span}
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
@@ -29,6 +29,7 @@ defmodule Foundation.Telemetry.Tables do
     engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
     {events, spans} = {Events.Backend.of_engine(engine), Span.Backend.of_engine(engine)}
     settings = Events.Settings.read!()
+    Legacy.divert()
     events.open(settings)
     spans.open()
     {:ok, %{events: events, spans: spans}}

@@ -4,11 +4,14 @@
 //! - [`key`]: what a key is to a table.
 //! - [`handle`] and [`held`]: what an owner holds, and the protocol of its death.
 //! - [`registry`]: a table whose entries belong to owners, with unique or duplicate keys.
-//! - [`window`], [`batch`] and [`sampler`]: what becomes of a telemetry event.
+//! - `events`: what is known of each telemetry event; [`window`], [`batch`] and [`sampler`] decide
+//!   what becomes of it.
 //! - `span`: what each process is in the middle of.
 //! - [`random`]: random numbers.
 
 pub mod batch;
+#[cfg(not(loom))]
+pub mod events;
 pub mod handle;
 pub mod held;
 pub mod key;

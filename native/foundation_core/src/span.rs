@@ -49,6 +49,10 @@ struct Stack<T, W> {
     _watch: W,
 }
 
+/// A span is to be closed elsewhere: reading it takes too long here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotReady;
+
 /// Spans that nobody can end any more.
 #[derive(Debug)]
 pub struct Abandoned<T> {
@@ -147,18 +151,32 @@ impl<T, W> Spans<T, W> {
         }
     }
 
-    /// Closes the innermost span of `process`, or the one of an id.
-    pub fn finish(&self, process: u64, id: Option<u64>) -> Option<Frame<T>> {
-        let mut stack = self.stacks.get_mut(&process)?;
+    /// Closes the innermost span of `process`, or the one of an id, if it is `ready`; else it stays.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] when it is not.
+    pub fn finish(
+        &self,
+        process: u64,
+        id: Option<u64>,
+        ready: impl Fn(&Frame<T>) -> bool,
+    ) -> Result<Option<Frame<T>>, NotReady> {
+        let Some(mut stack) = self.stacks.get_mut(&process) else {
+            return Ok(None);
+        };
         let frames = &mut stack.frames;
-        match id {
-            None => frames.pop_if(|frame| frame.body.is_some()),
-            Some(id) => {
-                let at = frames
-                    .iter()
-                    .rposition(|frame| frame.id == id && frame.body.is_some())?;
-                Some(frames.remove(at))
-            }
+        let at = match id {
+            None => frames.len().checked_sub(1),
+            Some(id) => frames
+                .iter()
+                .rposition(|frame| frame.id == id && frame.body.is_some()),
+        };
+        match at {
+            Some(at) if frames[at].body.is_none() => Ok(None),
+            Some(at) if !ready(&frames[at]) => Err(NotReady),
+            Some(at) => Ok(Some(frames.remove(at))),
+            None => Ok(None),
         }
     }
 
@@ -195,22 +213,46 @@ impl<T, W> Spans<T, W> {
         Some(mark)
     }
 
-    /// Leaves the context of a mark: the spans that are open in it, innermost first.
-    pub fn leave(&self, process: u64, mark: u64) -> Vec<Frame<T>> {
+    /// Leaves the context of a mark: up to `most` of the spans that are open in it, innermost first, and
+    /// whether that was all. It stops at one that is not `ready`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] when that is the first.
+    pub fn leave(
+        &self,
+        process: u64,
+        mark: u64,
+        most: usize,
+        ready: impl Fn(&Frame<T>) -> bool,
+    ) -> Result<(Vec<Frame<T>>, bool), NotReady> {
+        let mut left = Vec::new();
         let Some(mut stack) = self.stacks.get_mut(&process) else {
-            return Vec::new();
+            return Ok((left, true));
         };
         let frames = &mut stack.frames;
-        let Some(at) = frames
-            .iter()
-            .rposition(|frame| frame.body.is_none() && frame.started == mark)
-        else {
-            return Vec::new();
-        };
-        let mut inner = frames.split_off(at);
-        inner.reverse();
-        inner.retain(|frame| frame.body.is_some());
-        inner
+        let is_mark = |frame: &Frame<T>| frame.body.is_none() && frame.started == mark;
+        if !frames.iter().rev().any(is_mark) {
+            return Ok((left, true));
+        }
+        while let Some(frame) = frames.pop() {
+            if is_mark(&frame) {
+                return Ok((left, true));
+            }
+            if frame.body.is_none() {
+                continue;
+            }
+            if left.len() == most || !ready(&frame) {
+                frames.push(frame);
+                break;
+            }
+            left.push(frame);
+        }
+        if left.is_empty() {
+            Err(NotReady)
+        } else {
+            Ok((left, false))
+        }
     }
 
     /// The process is dead: its spans are abandoned. Whether somebody is to be told, which is once
@@ -236,23 +278,46 @@ impl<T, W> Spans<T, W> {
         self.untold.store(0, Ordering::Release);
     }
 
-    /// Up to `most` abandoned spans with how long they lasted, innermost first for each process.
-    pub fn take_abandoned(&self, most: usize) -> Vec<(Frame<T>, u64)> {
+    /// Up to `most` abandoned spans with how long they lasted, innermost first for each process. It stops
+    /// at one that is not `ready`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] when that is the first.
+    pub fn take_abandoned(
+        &self,
+        most: usize,
+        ready: impl Fn(&Frame<T>) -> bool,
+    ) -> Result<Vec<(Frame<T>, u64)>, NotReady> {
         let mut taken = Vec::new();
         let mut abandoned = lock(&self.abandoned);
         while taken.len() < most {
             let Some(process) = abandoned.front_mut() else {
                 break;
             };
-            match process.frames.pop() {
+            match process.frames.last() {
+                Some(frame) if !ready(frame) => {
+                    return if taken.is_empty() {
+                        Err(NotReady)
+                    } else {
+                        Ok(taken)
+                    };
+                }
                 Some(frame) => {
                     let lasted = process.at.saturating_sub(frame.started);
-                    taken.push((frame, lasted));
+                    taken.extend(process.frames.pop().map(|frame| (frame, lasted)));
                 }
                 None => drop(abandoned.pop_front()),
             }
         }
-        taken
+        Ok(taken)
+    }
+
+    /// Whether there are no abandoned spans.
+    pub fn none_abandoned(&self) -> bool {
+        lock(&self.abandoned)
+            .iter()
+            .all(|process| process.frames.is_empty())
     }
 
     /// How many processes have a stack.
@@ -290,6 +355,30 @@ mod tests {
         spans.start(1, 10, name, || Some(()))
     }
 
+    fn finish(
+        spans: &Spans<&'static str, ()>,
+        process: u64,
+        id: Option<u64>,
+    ) -> Option<Frame<&'static str>> {
+        spans
+            .finish(process, id, |_| true)
+            .unwrap_or_else(|NotReady| panic!("all are ready"))
+    }
+
+    fn leave(
+        spans: &Spans<&'static str, ()>,
+        mark: u64,
+        most: usize,
+    ) -> (Vec<Frame<&'static str>>, bool) {
+        let left = spans.leave(1, mark, most, |_| true);
+        left.unwrap_or_else(|NotReady| panic!("all are ready"))
+    }
+
+    fn take(spans: &Spans<&'static str, ()>) -> Vec<(Frame<&'static str>, u64)> {
+        let taken = spans.take_abandoned(2, |_| true);
+        taken.unwrap_or_else(|NotReady| panic!("all are ready"))
+    }
+
     fn names(frames: &[Frame<&'static str>]) -> Vec<&'static str> {
         frames.iter().filter_map(|frame| frame.body).collect()
     }
@@ -304,14 +393,14 @@ mod tests {
         assert_eq!(inner.trace, outer.trace);
         assert_ne!(other.trace, outer.trace);
         assert_eq!(
-            spans.finish(1, None).and_then(|frame| frame.body),
+            finish(&spans, 1, None).and_then(|frame| frame.body),
             Some("inner")
         );
         assert_eq!(
-            spans.finish(1, None).and_then(|frame| frame.body),
+            finish(&spans, 1, None).and_then(|frame| frame.body),
             Some("outer")
         );
-        assert!(spans.finish(1, None).is_none());
+        assert!(finish(&spans, 1, None).is_none());
     }
 
     #[test]
@@ -319,9 +408,9 @@ mod tests {
         let spans = spans();
         let outer = start(&spans, "outer");
         start(&spans, "inner");
-        assert!(spans.finish(2, Some(outer.id)).is_none());
-        assert!(spans.finish(1, Some(outer.id)).is_some());
-        assert!(spans.finish(1, Some(outer.id)).is_none());
+        assert!(finish(&spans, 2, Some(outer.id)).is_none());
+        assert!(finish(&spans, 1, Some(outer.id)).is_some());
+        assert!(finish(&spans, 1, Some(outer.id)).is_none());
         assert_eq!(spans.innermost(1, |frame| frame.body), Some(Some("inner")));
     }
 
@@ -330,12 +419,16 @@ mod tests {
         let spans = spans();
         start(&spans, "own");
         let mark = spans.enter(1, (7, 8, 0), 1, || Some(()));
-        assert!(spans.finish(1, None).is_none());
-        assert!(spans.finish(1, Some(8)).is_none());
+        assert!(finish(&spans, 1, None).is_none());
+        assert!(finish(&spans, 1, Some(8)).is_none());
         let inner = start(&spans, "inner");
         assert_eq!((inner.parent, inner.trace), (8, 7));
         start(&spans, "left");
-        assert_eq!(names(&spans.leave(1, mark.unwrap_or(0))), ["left", "inner"]);
+        let mark = mark.unwrap_or(0);
+        let (left, all) = leave(&spans, mark, 1);
+        assert_eq!((names(&left), all), (vec!["left"], false));
+        let (left, all) = leave(&spans, mark, 9);
+        assert_eq!((names(&left), all), (vec!["inner"], true));
         assert_eq!(spans.innermost(1, |frame| frame.body), Some(Some("own")));
     }
 
@@ -346,20 +439,19 @@ mod tests {
         start(&spans, "inner");
         spans.start(2, 10, "second", || Some(()));
         spans.start(3, 10, "done", || Some(()));
-        spans.finish(3, None);
+        finish(&spans, 3, None);
         assert!(!spans.died(3, 20));
         assert!(spans.died(1, 30));
         assert!(!spans.died(2, 40));
         assert!(!spans.died(2, 40));
         spans.told();
-        let taken: Vec<_> = spans
-            .take_abandoned(2)
+        let taken: Vec<_> = take(&spans)
             .into_iter()
             .map(|(frame, lasted)| (frame.body, lasted))
             .collect();
         assert_eq!(taken, [(Some("inner"), 20), (Some("outer"), 20)]);
-        assert_eq!(spans.take_abandoned(2).len(), 1);
-        assert_eq!((spans.take_abandoned(2).len(), spans.processes()), (0, 0));
+        assert_eq!(take(&spans).len(), 1);
+        assert_eq!((take(&spans).len(), spans.processes()), (0, 0));
         start(&spans, "again");
         assert!(spans.died(1, 50));
     }
@@ -372,7 +464,26 @@ mod tests {
         for _ in 0..3 {
             spans.start(1, 0, "level", || Some(()));
         }
-        assert!(spans.finish(1, None).is_some() && spans.finish(1, None).is_some());
-        assert!(spans.finish(1, None).is_none());
+        assert!(finish(&spans, 1, None).is_some() && finish(&spans, 1, None).is_some());
+        assert!(finish(&spans, 1, None).is_none());
+    }
+
+    #[test]
+    fn a_span_that_is_not_ready_stays() {
+        let spans = spans();
+        let id = start(&spans, "large").id;
+        assert!(spans.finish(1, None, |_| false).is_err());
+        assert!(spans.finish(1, Some(id), |_| false).is_err());
+        spans.enter(1, (7, 8, 0), 5, || Some(()));
+        start(&spans, "large too");
+        assert!(spans.leave(1, 5, 9, |_| false).is_err());
+        assert_eq!(
+            spans.innermost(1, |frame| frame.body),
+            Some(Some("large too"))
+        );
+        spans.died(1, 9);
+        assert!(spans.take_abandoned(9, |_| false).is_err());
+        assert_eq!(take(&spans).len(), 2);
+        assert!(spans.none_abandoned());
     }
 }

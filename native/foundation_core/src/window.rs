@@ -27,8 +27,8 @@ const CLOSED_ON_THE_WAY: usize = 2;
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission<E> {
-    /// It opened a window, of this event.
-    First(E),
+    /// It opened a window, of this event; the number of the shard that decided.
+    First(E, usize),
     /// It is a repeat, in a window of this event; the number of the shard that decided.
     Repeat(E, usize),
 }
@@ -234,9 +234,14 @@ impl<E: Copy> Windows<E> {
     }
 
     /// Decides about an event with this key at `now`. `open` says, for the first of a window, which
-    /// event it is and how many nanoseconds its window lasts.
+    /// event it is and how many nanoseconds its window lasts, or that it is none after all.
     #[inline]
-    pub fn admit(&self, key: &[u8], now: u64, open: impl FnOnce() -> (E, u64)) -> Admission<E> {
+    pub fn admit(
+        &self,
+        key: &[u8],
+        now: u64,
+        open: impl FnOnce() -> Option<(E, u64)>,
+    ) -> Option<Admission<E>> {
         let hash = self.seed.hash(&Key::<()>::Long(0, key));
         // The low bits choose in the shard's own table, and the top seven tag its entries.
         let number = (hash >> 48) as usize % SHARDS;
@@ -245,10 +250,10 @@ impl<E: Copy> Windows<E> {
         if let Some(at) = found {
             let slot = &shard.slots[at as usize];
             if now < slot.expires {
-                return Admission::Repeat(slot.event, number);
+                return Some(Admission::Repeat(slot.event, number));
             }
         }
-        let (event, window) = open();
+        let (event, window) = open()?;
         let seq = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let (expires, class) = (now.saturating_add(window), class(window));
         if let Some(at) = found {
@@ -257,7 +262,7 @@ impl<E: Copy> Windows<E> {
             (slot.expires, slot.seq, slot.event, slot.class) = (expires, seq, event, class);
             shard.link(at);
             self.note_oldest(number, &shard);
-            return Admission::First(event);
+            return Some(Admission::First(event, number));
         }
         shard.insert(Slot {
             hash,
@@ -282,7 +287,7 @@ impl<E: Copy> Windows<E> {
         if self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
             self.evict(now);
         }
-        Admission::First(event)
+        Some(Admission::First(event, number))
     }
 
     fn close(&self, shard: &mut Shard<E>, at: u32) {
@@ -378,7 +383,10 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn first(windows: &Windows<u8>, key: &[u8], now: u64, window: u64) -> bool {
-        windows.admit(key, now, || (0, window)) == Admission::First(0)
+        matches!(
+            windows.admit(key, now, || Some((0, window))),
+            Some(Admission::First(0, _))
+        )
     }
 
     #[test]

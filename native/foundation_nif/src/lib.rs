@@ -5,6 +5,7 @@ mod pin;
 mod process;
 mod raw;
 mod registry;
+mod telemetry;
 mod term;
 
 use rustler::{Env, Term};

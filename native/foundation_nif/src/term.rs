@@ -154,6 +154,11 @@ impl OwnedTerm {
         }
     }
 
+    /// Whether copying it takes so long that a normal scheduler must not.
+    pub fn is_heavy(&self) -> bool {
+        self.nodes > NODES_MAX
+    }
+
     /// A copy for the caller.
     pub fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
         // SAFETY: the copy is made in the environment that the term is given.
@@ -378,12 +383,17 @@ pub struct Buffer {
 enum Form {
     /// To be compared: only what has one encoding is encoded.
     Key,
+    /// As a key, and of a map that the VM keeps sorted too.
+    Window,
     /// To be turned into an equal term again.
     Value,
 }
 
+/// The most entries of a map that the VM keeps sorted by key, whatever the order they came in.
+const SORTED_MAP_MAX: usize = 32;
+
 /// A term has no encoding, or a longer one than is kept.
-struct NotEncoded;
+pub struct NotEncoded;
 
 impl Buffer {
     #[inline]
@@ -394,13 +404,15 @@ impl Buffer {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    /// What has been written.
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: the first `len` bytes have been written.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.len) }
     }
 
+    /// Writes bytes as they are.
     #[inline]
-    fn push(&mut self, bytes: &[u8]) -> Result<(), NotEncoded> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotEncoded> {
         let end = self.len + bytes.len();
         let room = self.bytes.get_mut(self.len..end).ok_or(NotEncoded)?;
         for (place, byte) in room.iter_mut().zip(bytes) {
@@ -430,6 +442,23 @@ impl Buffer {
             self.push(&[long])?;
             self.push_number(count as u64)
         }
+    }
+
+    /// Takes back everything after the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Writes a term such that [`decode_all`] gives it back.
+    #[inline]
+    pub fn encode_value(&mut self, term: Term) -> Result<(), NotEncoded> {
+        self.encode(term, Form::Value, 0)
+    }
+
+    /// Writes a term such that equal terms, and no others, are written alike.
+    #[inline]
+    pub fn encode_window(&mut self, term: Term) -> Result<(), NotEncoded> {
+        self.encode(term, Form::Window, 0)
     }
 
     /// Encodes a term. In the form of a key, terms are equal if and only if their encodings are.
@@ -473,7 +502,7 @@ impl Buffer {
             View::Float(float) => {
                 // A value keeps the sign of its zero; a key of which the VM says that the sign
                 // makes no difference must not.
-                let one = form == Form::Key && float == 0.0 && zeros_are_one();
+                let one = form != Form::Value && float == 0.0 && zeros_are_one();
                 self.push(&[TAG_FLOAT])?;
                 self.push(&if one { 0.0f64 } else { float }.to_le_bytes())
             }
@@ -485,7 +514,9 @@ impl Buffer {
                 self.push(&[TAG_NATURAL])?;
                 self.push(&natural.to_le_bytes())
             }
-            View::Map(len) if form == Form::Value => {
+            View::Map(len)
+                if form == Form::Value || form == Form::Window && len <= SORTED_MAP_MAX =>
+            {
                 self.push(&[TAG_MAP])?;
                 self.push_number(len as u64)?;
                 for (key, value) in entries(term) {
@@ -551,7 +582,7 @@ fn salt() -> u64 {
 }
 
 /// Refuses, on a normal scheduler, a term that takes long to copy, hash or compare.
-fn check_size(term: Term) -> Result<(), Failure> {
+pub fn check_size(term: Term) -> Result<(), Failure> {
     let mut size = Size::default();
     if crate::raw::may_take_long() || size.add_up_to(term, NODES_MAX, usize::MAX) {
         Ok(())
@@ -686,7 +717,7 @@ pub fn key_term<'a>(env: Env<'a>, key: &KeyView<'_, OwnedTerm>) -> Term<'a> {
 }
 
 /// A new binary.
-fn binary_term<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+pub fn binary_term<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut term = no_term();
     // SAFETY: the VM gives room for as many bytes as are copied there.
     unsafe {
@@ -700,6 +731,12 @@ fn binary_term<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
 fn decode<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut reader = Reader { env, bytes };
     reader.term()
+}
+
+/// The terms of so many encodings, one after the other.
+pub fn decode_all<'a, const N: usize>(env: Env<'a>, bytes: &[u8]) -> [Term<'a>; N] {
+    let mut reader = Reader { env, bytes };
+    std::array::from_fn(|_| reader.term())
 }
 
 /// Reads what [`Buffer::encode`] has written: nothing else is ever given to it.

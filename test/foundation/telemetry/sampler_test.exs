@@ -28,7 +28,7 @@ defmodule Foundation.Telemetry.SamplerTest do
     end
   end
 
-  for engine <- [:ets] do
+  for engine <- [:ets, :native] do
     describe "strategies on the #{engine} engine:" do
       @describetag engine: engine
 

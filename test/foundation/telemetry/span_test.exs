@@ -15,7 +15,7 @@ defmodule Foundation.Telemetry.SpanTest do
     listen([@start, @stop, @exception, @abandoned])
   end
 
-  for engine <- [:ets] do
+  for engine <- [:ets, :native] do
     describe "spans on the #{engine} engine:" do
       @describetag engine: engine
 

@@ -25,8 +25,9 @@ defmodule Foundation.TelemetrySupervisorTest do
     assert Tables.exist?() == %{span_contexts: true, sampled_events_state: true}
   end
 
-  for engine <- [:ets] do
+  for engine <- [:ets, :native] do
     @tag engine: engine
+    @tag capture_log: true
     test "callers go on while the owner of the tables is killed, on the #{engine} engine" do
       killer = Task.async(fn -> for _ <- 1..5, do: {Process.sleep(20), kill_server(Tables)} end)
 

@@ -98,7 +98,7 @@ defmodule Foundation.Telemetry.Events.Backend do
   The backend of a table's engine.
   """
   @spec of_engine(Foundation.Engine.t()) :: module
-  def of_engine(:native), do: Backends.ETS
+  def of_engine(:native), do: Backends.Native
   def of_engine(:ets), do: Backends.ETS
 
   @doc """

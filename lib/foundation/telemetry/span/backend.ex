@@ -42,13 +42,17 @@ defmodule Foundation.Telemetry.Span.Backend do
   """
   @spec running() :: module | nil
   def running do
-    if Backends.ETS.exists?(), do: Backends.ETS
+    cond do
+      Backends.Native.exists?() -> Backends.Native
+      Backends.ETS.exists?() -> Backends.ETS
+      true -> nil
+    end
   end
 
   @doc """
   The backend of a table's engine.
   """
   @spec of_engine(Foundation.Engine.t()) :: module
-  def of_engine(:native), do: Backends.ETS
+  def of_engine(:native), do: Backends.Native
   def of_engine(:ets), do: Backends.ETS
 end

@@ -100,7 +100,9 @@ defmodule Foundation.Telemetry.Events.Backends.Native do
   end
 
   @impl true
-  def configure_strategy(name, strategy), do: Native.sampler_configure(name, strategy)
+  def configure_strategy(name, strategy) do
+    with {:error, reason} <- Native.sampler_configure(name, strategy), do: :erlang.error(reason)
+  end
 
   @impl true
   def sample?(name), do: Native.sampler_decide(name)

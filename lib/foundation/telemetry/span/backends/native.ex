@@ -1,0 +1,92 @@
+defmodule Foundation.Telemetry.Span.Backends.Native do
+  @moduledoc false
+  # Stacks in native memory (`native/foundation_core/src/span.rs`), which the events' tables open and
+  # close. The VM runs a callback in a process that exits, which abandons its spans there and then; the
+  # span process is told by edge.
+
+  @behaviour Foundation.Telemetry.Span.Backend
+
+  alias Foundation.Native
+
+  @spec exists?() :: boolean
+  def exists?, do: Native.telemetry_started() == true
+
+  @impl true
+  def open, do: :created
+
+  @impl true
+  def close, do: :ok
+
+  @impl true
+  def start(name, attributes), do: Native.span_start(name, attributes)
+
+  @impl true
+  def finish(id) do
+    case Native.span_finish(id) do
+      :error -> :error
+      span -> ended(span)
+    end
+  end
+
+  @impl true
+  def current do
+    case Native.span_current() do
+      {:span, span} -> span |> ended() |> elem(0)
+      {:remote, trace_id, span_id, flags} -> {:remote, context(trace_id, span_id, flags)}
+      :none -> nil
+    end
+  end
+
+  defp context(trace_id, span_id, flags),
+    do: %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+
+  # Only the process itself changes its spans, so nothing comes between reading and writing.
+  @impl true
+  def update({:attributes, attributes}) do
+    case Native.span_current() do
+      {:span, span} -> span |> elem(5) |> Map.merge(attributes) |> Native.span_put_attributes()
+      _none -> :error
+    end
+  end
+
+  def update({:event, event}), do: Native.span_add_event(event)
+  def update({:link, link}), do: Native.span_add_link(link)
+
+  @impl true
+  def enter(%{trace_id: trace_id, span_id: span_id, trace_flags: flags}),
+    do: Native.span_enter(trace_id, span_id, flags)
+
+  @impl true
+  def leave(mark) do
+    case Native.span_leave(mark) do
+      {spans, true} -> Enum.map(spans, &ended/1)
+      {spans, false} -> Enum.map(spans, &ended/1) ++ leave(mark)
+    end
+  end
+
+  @impl true
+  def watch, do: Native.span_watch(self())
+
+  @impl true
+  def abandoned(message) when message in [:abandoned, {:foundation_spans, :abandoned}] do
+    {spans, all?} = Native.span_abandoned()
+    {Enum.map(spans, &ended/1), if(all?, do: :done, else: :more)}
+  end
+
+  def abandoned(_message), do: :ignored
+
+  defp ended({name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}) do
+    span = %{
+      span_id: span_id,
+      parent_id: parent_id,
+      trace_id: trace_id,
+      trace_flags: flags,
+      name: name,
+      attributes: attributes,
+      events: events,
+      links: links
+    }
+
+    {span, System.convert_time_unit(duration, :nanosecond, :native)}
+  end
+end

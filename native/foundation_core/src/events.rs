@@ -1,0 +1,286 @@
+//! What is known of each event, by its name: settings, counts, strategy, batch.
+//!
+//! Names come from a program's text, so there are few: an event stays for as long as the program runs, and is found
+//! without a lock. Past [`MOST`] names the rest share one.
+
+use std::sync::OnceLock;
+
+use crate::batch::Queue;
+use crate::key::{Key, Seed};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::sampler::Sampler;
+
+/// Names that are told apart.
+pub const MOST: u64 = 10_000;
+/// Places for them: more than names, so that a search ends soon.
+const PLACES: usize = 16_384;
+/// Counts that are written on many schedulers are kept in so many parts.
+const PARTS: usize = 8;
+/// A setting that an event does not have of its own.
+const UNSET: u64 = u64::MAX;
+
+/// One part of an event's counts, in a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Counts {
+    /// Decided to be emitted.
+    pub emitted: AtomicU64,
+    /// Repeats in a window.
+    pub suppressed: AtomicU64,
+    /// Not chosen by the strategy.
+    pub sampled_out: AtomicU64,
+}
+
+/// What has become of an event's occurrences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Emitted, alone or in a batch.
+    pub emitted: u64,
+    /// Repeats in a window.
+    pub suppressed: u64,
+    /// Not chosen by the strategy.
+    pub sampled_out: u64,
+    /// Refused by a batch.
+    pub dropped: u64,
+    /// Waiting in a batch.
+    pub pending: u64,
+}
+
+/// A number that is set or not.
+#[derive(Debug)]
+pub struct Setting(AtomicU64);
+
+impl Default for Setting {
+    fn default() -> Self {
+        Setting(AtomicU64::new(UNSET))
+    }
+}
+
+impl Setting {
+    /// Sets it; `None` unsets it.
+    pub fn set(&self, value: Option<u64>) {
+        self.0.store(value.unwrap_or(UNSET), Ordering::Relaxed);
+    }
+
+    /// Its value, or another where it is unset.
+    #[inline]
+    pub fn get_or(&self, default: impl FnOnce() -> u64) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            UNSET => default(),
+            value => value,
+        }
+    }
+}
+
+/// An event. `N` is its name as its owner wants to see it, `T` what its batch keeps.
+#[derive(Debug)]
+pub struct Event<N, T> {
+    key: Box<[u8]>,
+    /// The name.
+    pub name: N,
+    counts: [Counts; PARTS],
+    /// How long its windows last.
+    pub window: Setting,
+    /// How many events its batches hold.
+    pub batch_size: Setting,
+    /// How long its batches wait.
+    pub batch_timeout: Setting,
+    /// Its strategy.
+    pub sampler: Sampler,
+    /// Its batch.
+    pub queue: Queue<T>,
+}
+
+impl<N, T> Event<N, T> {
+    /// An event that is in no table yet.
+    pub fn new(key: &[u8], name: N) -> Self {
+        Event {
+            key: key.into(),
+            name,
+            counts: Default::default(),
+            window: Setting::default(),
+            batch_size: Setting::default(),
+            batch_timeout: Setting::default(),
+            sampler: Sampler::default(),
+            queue: Queue::default(),
+        }
+    }
+
+    /// The counts for whoever has this number: those with different numbers seldom meet.
+    #[inline]
+    pub fn counts(&self, number: usize) -> &Counts {
+        &self.counts[number % PARTS]
+    }
+
+    /// What has become of its occurrences.
+    pub fn totals(&self) -> Totals {
+        let batch = self.queue.totals();
+        let mut totals = Totals {
+            emitted: batch.emitted,
+            dropped: batch.dropped,
+            pending: batch.pending,
+            ..Totals::default()
+        };
+        for counts in &self.counts {
+            totals.emitted += counts.emitted.load(Ordering::Relaxed);
+            totals.suppressed += counts.suppressed.load(Ordering::Relaxed);
+            totals.sampled_out += counts.sampled_out.load(Ordering::Relaxed);
+        }
+        totals
+    }
+
+    /// Forgets everything but the name.
+    pub fn clear(&self, waiting: &AtomicU64) {
+        for counts in &self.counts {
+            counts.emitted.store(0, Ordering::Relaxed);
+            counts.suppressed.store(0, Ordering::Relaxed);
+            counts.sampled_out.store(0, Ordering::Relaxed);
+        }
+        self.window.set(None);
+        self.batch_size.set(None);
+        self.batch_timeout.set(None);
+        self.sampler.clear();
+        self.queue.clear(waiting);
+    }
+}
+
+/// All events, by name.
+#[derive(Debug)]
+pub struct Events<N: 'static, T: 'static> {
+    places: Box<[OnceLock<&'static Event<N, T>>]>,
+    seed: Seed,
+    count: AtomicU64,
+}
+
+impl<N, T> Default for Events<N, T> {
+    fn default() -> Self {
+        Events {
+            places: (0..PLACES).map(|_| OnceLock::new()).collect(),
+            seed: Seed::random(),
+            count: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
+    fn search<'s>(
+        &'s self,
+        key: &'s [u8],
+    ) -> impl Iterator<Item = &'s OnceLock<&'static Event<N, T>>> {
+        let start = self.seed.hash(&Key::<()>::Long(0, key)) as usize;
+        (start..start + PLACES).map(|at| &self.places[at % PLACES])
+    }
+
+    /// The event of a name, by the bytes that identify it.
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Option<&'static Event<N, T>> {
+        self.search(key)
+            .map_while(|place| place.get())
+            .find(|event| *event.key == *key)
+            .copied()
+    }
+
+    /// The event of a name, which is made if it is not known and there is room; `name` is `None`
+    /// where it is none.
+    pub fn get_or_insert(
+        &self,
+        key: &[u8],
+        name: impl Fn() -> Option<N>,
+    ) -> Option<&'static Event<N, T>> {
+        for place in self.search(key) {
+            if place.get().is_none() {
+                if self.count.load(Ordering::Relaxed) >= MOST {
+                    return None;
+                }
+                let fresh = name()?;
+                // Never freed: others may hold it for as long as the program runs.
+                let mut fresh = Some(Event::new(key, fresh));
+                place.get_or_init(|| {
+                    self.count.fetch_add(1, Ordering::Relaxed);
+                    let fresh = fresh.take();
+                    Box::leak(Box::new(fresh.expect("an initializer runs once")))
+                });
+            }
+            if let Some(event) = place.get().filter(|event| *event.key == *key) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Whether there is room for another name.
+    pub fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < MOST
+    }
+
+    /// The events from a cursor on, which is 0 at first, and the next cursor.
+    pub fn walk(&self, cursor: usize, most: usize) -> (Vec<&'static Event<N, T>>, Option<usize>) {
+        let mut found = Vec::new();
+        for (at, place) in self.places.iter().enumerate().skip(cursor) {
+            if found.len() == most {
+                return (found, Some(at));
+            }
+            found.extend(place.get());
+        }
+        (found, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_event_whoever_asks_first() {
+        let events = Events::<u32, ()>::default();
+        let key = |n: u32| n.to_le_bytes();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..500 {
+                        let event = events.get_or_insert(&key(n), || Some(n));
+                        let event = event.unwrap_or_else(|| panic!("there is room"));
+                        event.counts(0).emitted.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        for n in 0..500 {
+            let event = events
+                .get(&key(n))
+                .unwrap_or_else(|| panic!("{n} is known"));
+            assert_eq!((event.name, event.totals().emitted), (n, 4));
+        }
+        assert!(events.get(&key(500)).is_none());
+        assert!(events.get_or_insert(&key(500), || None).is_none());
+        let (first, cursor) = events.walk(0, 300);
+        let (second, end) = events.walk(cursor.unwrap_or(0), 300);
+        assert_eq!((first.len(), second.len(), end), (300, 200, None));
+    }
+
+    #[test]
+    fn names_past_the_bound_have_no_event() {
+        let events = Events::<u64, ()>::default();
+        for n in 0..MOST {
+            assert!(events.get_or_insert(&n.to_le_bytes(), || Some(n)).is_some());
+        }
+        assert!(events.get_or_insert(b"more", || Some(0)).is_none());
+        assert!(events.get(&7u64.to_le_bytes()).is_some());
+    }
+
+    #[test]
+    fn what_is_cleared_starts_anew() {
+        let events = Events::<u64, ()>::default();
+        let event = events
+            .get_or_insert(b"a", || Some(0))
+            .unwrap_or_else(|| panic!("there is room"));
+        event.window.set(Some(5));
+        event.counts(3).suppressed.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(event.window.get_or(|| 9), 5);
+        event.clear(&AtomicU64::new(0));
+        assert_eq!(
+            (event.window.get_or(|| 9), event.totals()),
+            (9, Totals::default())
+        );
+    }
+}

@@ -1,0 +1,295 @@
+//! Windows, counts and batches.
+
+use std::sync::atomic::Ordering;
+
+use foundation_core::batch::{Appended, Payload};
+use foundation_core::events::Totals;
+use foundation_core::window::Admission;
+use rustler::{Encoder, Env, Term, atoms};
+
+use super::{
+    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_open, nil, number,
+    stored,
+};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{Buffer, word};
+
+nifs! {
+    telemetry_admit / 3,
+    telemetry_append / 3,
+    telemetry_count / 2,
+    telemetry_configure / 4,
+    telemetry_settings / 1,
+    telemetry_totals / 1,
+    telemetry_events / 1,
+    telemetry_windows / 0,
+    telemetry_sweep / 0,
+    telemetry_peek / 3,
+    telemetry_ack / 2,
+}
+
+atoms! { ok, emit, first, full, done, emitted, suppressed, sampled_out }
+
+/// Events of a walk, windows of a sweep and events of a batch that are handled in one call: some
+/// hundred microseconds' worth at most.
+const WALKED: usize = 200;
+const SWEPT: usize = 2_000;
+const PEEKED: usize = 128;
+/// As many of those when some had to be kept as terms, which may be larger.
+const PEEKED_TERMS: usize = 16;
+
+fn is_nil(term: Term) -> bool {
+    word(term) == word(rustler::types::atom::nil().to_term(term.get_env()))
+}
+
+/// A number that may be missing.
+fn optional(term: Term) -> Result<Option<u64>, Failure> {
+    if is_nil(term) {
+        Ok(None)
+    } else {
+        number(term).map(Some)
+    }
+}
+
+/// Cost: the encoding of the key (one that is large goes to a dirty scheduler), and O(1).
+fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifResult<'a> {
+    let mut buffer = Buffer::new();
+    if !is_hot() || !identify_name(&mut buffer, name) {
+        return nil(env);
+    }
+    let name_end = buffer.bytes().len();
+    stored::identify(&mut buffer, key)?;
+    let window = optional(window)?;
+    let now = clock::now();
+    let bytes = buffer.bytes();
+    let admission = TABLES.windows.admit(bytes, now, || {
+        let event = event(env, &bytes[..name_end], name)?;
+        let window = match window {
+            Some(window) => window.saturating_mul(NANOSECONDS),
+            None => event
+                .window
+                .get_or(|| TABLES.window.load(Ordering::Relaxed)),
+        };
+        Some((event, window))
+    });
+    let answer = match admission {
+        Some(Admission::Repeat(event, part)) => {
+            event
+                .counts(part)
+                .suppressed
+                .fetch_add(1, Ordering::Relaxed);
+            ok()
+        }
+        Some(Admission::First(event, part)) => {
+            let counts = event.counts(part);
+            if event.sampler.decide(|| now) {
+                counts.emitted.fetch_add(1, Ordering::Relaxed);
+                emit()
+            } else {
+                counts.sampled_out.fetch_add(1, Ordering::Relaxed);
+                ok()
+            }
+        }
+        None => return nil(env),
+    };
+    Ok(answer.to_term(env))
+}
+
+/// Cost: the encoding of the maps (ones that are large go to a dirty scheduler), and O(1).
+fn telemetry_append<'a>(
+    env: Env<'a>,
+    [name, measurements, metadata]: [Term<'a>; 3],
+) -> NifResult<'a> {
+    if !is_open() {
+        return nil(env);
+    }
+    let Some(event) = find(env, name) else {
+        return nil(env);
+    };
+    let payload = stored::store(env, [measurements, metadata])?;
+    let now = clock::now();
+    if !event.sampler.decide(|| now) {
+        let counts = event.counts(0);
+        counts.sampled_out.fetch_add(1, Ordering::Relaxed);
+        return Ok(ok().to_term(env));
+    }
+    let size = event
+        .batch_size
+        .get_or(|| TABLES.batch_size.load(Ordering::Relaxed));
+    let most = TABLES.max_pending.load(Ordering::Relaxed);
+    let answer = match event
+        .queue
+        .append(now, payload, size, &TABLES.pending, most)
+    {
+        Appended::First => first(),
+        Appended::Full => full(),
+        Appended::Waiting | Appended::Dropped => ok(),
+    };
+    Ok(answer.to_term(env))
+}
+
+/// The event of a name, which is made if need be; `None` when that is no name.
+#[inline]
+fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
+    let mut buffer = Buffer::new();
+    identify_name(&mut buffer, name)
+        .then(|| event(env, buffer.bytes(), name))
+        .flatten()
+}
+
+/// The event of a name in the NIF that this is used in, which says `nil` if there is none.
+macro_rules! event {
+    ($env:expr, $name:expr) => {
+        match is_open().then(|| find($env, $name)).flatten() {
+            Some(event) => event,
+            None => return nil($env),
+        }
+    };
+}
+
+fn telemetry_count<'a>(env: Env<'a>, [name, outcome]: [Term<'a>; 2]) -> NifResult<'a> {
+    let event = event!(env, name);
+    let counts = event.counts(0);
+    let count = match word(outcome) {
+        outcome if outcome == word(emitted().to_term(env)) => &counts.emitted,
+        outcome if outcome == word(suppressed().to_term(env)) => &counts.suppressed,
+        outcome if outcome == word(sampled_out().to_term(env)) => &counts.sampled_out,
+        _ => return Err(Failure::BadArgument),
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    Ok(ok().to_term(env))
+}
+
+fn telemetry_configure<'a>(
+    env: Env<'a>,
+    [name, window, batch_size, batch_timeout]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let (window, size, timeout) = (
+        optional(window)?,
+        optional(batch_size)?,
+        optional(batch_timeout)?,
+    );
+    let event = event!(env, name);
+    // What is not given stays.
+    if let Some(window) = window {
+        event.window.set(Some(window.saturating_mul(NANOSECONDS)));
+    }
+    if size.is_some() {
+        event.batch_size.set(size);
+    }
+    if timeout.is_some() {
+        event.batch_timeout.set(timeout);
+    }
+    Ok(ok().to_term(env))
+}
+
+fn telemetry_settings<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let event = event!(env, name);
+    let window = event
+        .window
+        .get_or(|| TABLES.window.load(Ordering::Relaxed));
+    let size = event
+        .batch_size
+        .get_or(|| TABLES.batch_size.load(Ordering::Relaxed));
+    let timeout = event
+        .batch_timeout
+        .get_or(|| TABLES.batch_timeout.load(Ordering::Relaxed));
+    Ok((window / NANOSECONDS, size, timeout).encode(env))
+}
+
+fn totals_term(env: Env<'_>, totals: Totals) -> Term<'_> {
+    (
+        totals.emitted,
+        totals.suppressed,
+        totals.sampled_out,
+        totals.dropped,
+        totals.pending,
+    )
+        .encode(env)
+}
+
+fn telemetry_totals<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let event = event!(env, name);
+    Ok(totals_term(env, event.totals()))
+}
+
+/// Walks in chunks. The event that names past the bound share comes last.
+fn telemetry_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
+    let cursor = number(cursor)? as usize;
+    if !is_open() {
+        return nil(env);
+    }
+    let (mut events, next) = TABLES.events.walk(cursor, WALKED);
+    if next.is_none() && !TABLES.events.has_room() {
+        events.push(super::others(env));
+    }
+    let mut list = Term::list_new_empty(env);
+    for event in events {
+        let totals = event.totals();
+        if totals != Totals::default() {
+            let [name] = stored::terms(env, &event.name)?;
+            list = list.list_prepend((name, totals_term(env, totals)).encode(env));
+        }
+    }
+    let next = match next {
+        Some(next) => next.encode(env),
+        None => done().to_term(env),
+    };
+    Ok((list, next).encode(env))
+}
+
+fn telemetry_windows<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    if !is_open() {
+        return nil(env);
+    }
+    Ok((TABLES.windows.len(), TABLES.windows.evicted()).encode(env))
+}
+
+/// Closes a bounded number of windows a call.
+fn telemetry_sweep<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    if !is_open() {
+        return nil(env);
+    }
+    Ok(TABLES.windows.sweep(clock::now(), SWEPT).encode(env))
+}
+
+/// Reads a bounded number of events a call, large ones on a dirty scheduler.
+fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> NifResult<'a> {
+    let (offset, limit) = (number(offset)? as usize, number(limit)? as usize);
+    let event = event!(env, name);
+    let (mut events, mut behind) = event.queue.peek(offset, limit.min(PEEKED));
+    let has_terms = events
+        .iter()
+        .any(|(_, payload)| matches!(payload, Payload::Kept(_)));
+    if has_terms && !may_take_long() && events.len() > PEEKED_TERMS {
+        behind += (events.len() - PEEKED_TERMS) as u64;
+        events.truncate(PEEKED_TERMS);
+    }
+    let now = clock::now();
+    let mut list = Term::list_new_empty(env);
+    for (at, payload) in events.iter().rev() {
+        let [measurements, metadata] = stored::terms(env, payload)?;
+        let age = now.saturating_sub(*at);
+        list = list.list_prepend((age, measurements, metadata).encode(env));
+    }
+    Ok((list, behind).encode(env))
+}
+
+fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a> {
+    let count = number(count)?;
+    let event = event!(env, name);
+    Ok(event.queue.ack(count, &TABLES.pending).encode(env))
+}
+
+/// Forgets all windows, counts, settings and batches.
+pub fn clear() {
+    TABLES.windows.clear();
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        let (events, next) = TABLES.events.walk(from, WALKED);
+        for event in events {
+            event.clear(&TABLES.pending);
+        }
+        cursor = next;
+    }
+}

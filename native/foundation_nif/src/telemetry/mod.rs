@@ -1,0 +1,190 @@
+//! The NIFs of the telemetry area: one set of tables for the application.
+//!
+//! Each says `nil` while the tables are closed, and the hot ones also while they are diverted: then the
+//! caller looks for another backend.
+
+mod clock;
+mod events;
+mod sampler;
+mod spans;
+mod stored;
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use foundation_core::events::{Event, Events};
+use foundation_core::window::Windows;
+use rustler::{Encoder, Env, Term, atoms};
+
+use crate::raw::{Failure, NifResult, nifs};
+use crate::term::{Buffer, OwnedTerm, word};
+use stored::Stored;
+
+nifs! {
+    telemetry_start / 5,
+    telemetry_stop / 0,
+    telemetry_started / 0,
+    telemetry_divert / 1,
+}
+
+atoms! { ok, created, adopted }
+
+type OneEvent = Event<Stored, OwnedTerm>;
+
+/// The tables of events. Spans have theirs in [`spans`].
+struct Tables {
+    events: Events<Stored, OwnedTerm>,
+    windows: Windows<&'static OneEvent>,
+    /// Events that wait in all batches.
+    pending: AtomicU64,
+    max_pending: AtomicU64,
+    /// In nanoseconds.
+    window: AtomicU64,
+    batch_size: AtomicU64,
+    /// In milliseconds.
+    batch_timeout: AtomicU64,
+}
+
+static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
+    events: Events::default(),
+    windows: Windows::new(u64::MAX),
+    pending: AtomicU64::new(0),
+    max_pending: AtomicU64::new(0),
+    window: AtomicU64::new(0),
+    batch_size: AtomicU64::new(0),
+    batch_timeout: AtomicU64::new(0),
+});
+
+const CLOSED: u8 = 0;
+const OPEN: u8 = 1;
+const DIVERTED: u8 = 2;
+
+static STATE: AtomicU8 = AtomicU8::new(CLOSED);
+/// Whether an open table is to be diverted.
+static DIVERT: AtomicU8 = AtomicU8::new(OPEN);
+
+fn is_open() -> bool {
+    STATE.load(Ordering::Acquire) != CLOSED
+}
+
+#[inline]
+fn is_hot() -> bool {
+    STATE.load(Ordering::Acquire) == OPEN
+}
+
+fn nil(env: Env<'_>) -> NifResult<'_> {
+    Ok(rustler::types::atom::nil().to_term(env))
+}
+
+fn number(term: Term) -> Result<u64, Failure> {
+    term.decode().map_err(|_| Failure::BadArgument)
+}
+
+const NANOSECONDS: u64 = 1_000_000;
+
+/// How many elements of a name are told apart: their words must fit into a buffer, with a digest.
+const NAME_MAX: usize = 32;
+
+/// Adds the words of an event's name to `buffer`; `false` when it cannot be one. Whether they are
+/// atoms is asked when the event is first met.
+#[inline]
+fn identify_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
+    let mut rest = name;
+    let mut count = 0;
+    while let Ok((head, tail)) = rest.list_get_cell() {
+        count += 1;
+        if count > NAME_MAX || buffer.push(&word(head).to_le_bytes()).is_err() {
+            return false;
+        }
+        rest = tail;
+    }
+    count > 0 && rest.is_empty_list()
+}
+
+fn is_name(name: Term) -> bool {
+    let mut atoms = name.into_list_iterator().into_iter().flatten();
+    atoms.all(|atom| atom.is_atom())
+}
+
+/// The event of a name, known by its words.
+#[inline]
+fn event<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
+    let events = &TABLES.events;
+    events.get(key).or_else(|| meet(env, key, name))
+}
+
+#[cold]
+fn meet<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
+    let kept = || {
+        is_name(name)
+            .then(|| stored::store(env, [name]).ok())
+            .flatten()
+    };
+    let met = TABLES.events.get_or_insert(key, kept);
+    if met.is_some() || TABLES.events.has_room() || !is_name(name) {
+        return met;
+    }
+    Some(others(env))
+}
+
+/// The event that all names past the bound share.
+fn others(env: Env<'_>) -> &'static OneEvent {
+    atoms! { foundation, other_events }
+    static OTHERS: std::sync::OnceLock<&'static Event<Stored, OwnedTerm>> =
+        std::sync::OnceLock::new();
+    OTHERS.get_or_init(|| {
+        let name = [foundation(), other_events()].encode(env);
+        let name = stored::store(env, [name]).unwrap_or_else(|_| Stored::bytes(&[]));
+        Box::leak(Box::new(Event::new(&[], name)))
+    })
+}
+
+fn telemetry_start<'a>(
+    env: Env<'a>,
+    [max_windows, max_pending, window, batch_size, batch_timeout]: [Term<'a>; 5],
+) -> NifResult<'a> {
+    let tables = &*TABLES;
+    let window = number(window)?.saturating_mul(NANOSECONDS);
+    tables.windows.bound(number(max_windows)?);
+    tables
+        .max_pending
+        .store(number(max_pending)?, Ordering::Relaxed);
+    tables.window.store(window, Ordering::Relaxed);
+    tables
+        .batch_size
+        .store(number(batch_size)?, Ordering::Relaxed);
+    tables
+        .batch_timeout
+        .store(number(batch_timeout)?, Ordering::Relaxed);
+    let state = DIVERT.load(Ordering::Acquire);
+    let answer = match STATE.swap(state, Ordering::AcqRel) {
+        CLOSED => created(),
+        _ => adopted(),
+    };
+    Ok(answer.encode(env))
+}
+
+fn telemetry_stop<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    STATE.store(CLOSED, Ordering::Release);
+    events::clear();
+    spans::clear();
+    Ok(ok().encode(env))
+}
+
+fn telemetry_started<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    Ok(is_open().encode(env))
+}
+
+fn telemetry_divert<'a>(env: Env<'a>, [on]: [Term<'a>; 1]) -> NifResult<'a> {
+    let state = match on.decode() {
+        Ok(true) => DIVERTED,
+        Ok(false) => OPEN,
+        Err(_) => return Err(Failure::BadArgument),
+    };
+    DIVERT.store(state, Ordering::Release);
+    // Closed tables stay closed.
+    let _ = STATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+        (old != CLOSED).then_some(state)
+    });
+    Ok(ok().encode(env))
+}

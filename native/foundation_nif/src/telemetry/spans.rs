@@ -1,0 +1,344 @@
+//! Spans.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use foundation_core::batch::Payload;
+use foundation_core::span::{Frame, NotReady, Spans};
+use rustler::types::tuple::make_tuple;
+use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
+
+use super::stored::{self, Stored};
+use super::{clock, is_hot, is_open, nil, number};
+use crate::process::caller;
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+
+nifs! {
+    span_start / 2,
+    span_finish / 1,
+    span_current / 0,
+    span_put_attributes / 1,
+    span_add_event / 1,
+    span_add_link / 1,
+    span_enter / 3,
+    span_leave / 1,
+    span_watch / 1,
+    span_abandoned / 0,
+}
+
+atoms! { ok, error, none, remote, span, foundation_spans, abandoned }
+
+/// Recursion that opens a span a level must not take all memory.
+const DEEPEST: u32 = 10_000;
+/// As many as the limits of the OpenTelemetry specification.
+const EVENTS_MAX: usize = 128;
+const LINKS_MAX: usize = 128;
+/// Spans that are read in one call.
+const TAKEN: usize = 32;
+
+/// What a span carries.
+struct Body {
+    /// Name and attributes.
+    head: Stored,
+    extra: Option<Box<Extra>>,
+}
+
+/// What only some spans have.
+#[derive(Default)]
+struct Extra {
+    /// Newer attributes than the head's.
+    attributes: Option<Stored>,
+    events: Vec<Stored>,
+    links: Vec<Stored>,
+}
+
+static SPANS: LazyLock<Spans<Body, ()>> = LazyLock::new(|| Spans::new(DEEPEST));
+
+/// Each keeps its monitors in a tree with a lock: so there are some.
+const WATCHES: usize = 64;
+static WATCHED: LazyLock<Vec<ResourceArc<SpanWatch>>> =
+    LazyLock::new(|| (0..WATCHES).map(|_| ResourceArc::new(SpanWatch)).collect());
+
+/// Holds the monitors of a part of the processes that have had a span.
+struct SpanWatch;
+
+#[rustler::resource_impl]
+impl Resource for SpanWatch {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    /// Runs in the exiting process: what a death costs is spread over the schedulers.
+    fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        // SAFETY: the VM's structure is one word, which for a local process is what callers are.
+        let process =
+            unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) };
+        if SPANS.died(process, clock::now()) {
+            tell(env);
+        }
+    }
+}
+
+static WATCHER: Mutex<Option<LocalPid>> = Mutex::new(None);
+
+/// Tells the process that watches. While there is none, the next one looks when it begins.
+fn tell(env: Env) {
+    let watcher = *WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(watcher) = watcher {
+        let _ = env.send(&watcher, (foundation_spans(), abandoned()));
+    }
+}
+
+fn monitor(env: Env, process: u64) -> Option<()> {
+    // The low bits of a process's word are the same for all.
+    let watch = &WATCHED[(process >> 4) as usize % WATCHES];
+    env.monitor(watch, &crate::process::local(process))
+        .map(drop)
+}
+
+fn hex<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0u8; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    crate::term::binary_term(env, &digits[..bytes.len() * 2])
+}
+
+fn span_id(env: Env<'_>, id: u64) -> Term<'_> {
+    hex(env, &id.to_be_bytes())
+}
+
+fn parent_id(env: Env<'_>, id: u64) -> Term<'_> {
+    match id {
+        0 => rustler::types::atom::nil().to_term(env),
+        id => span_id(env, id),
+    }
+}
+
+fn trace_id(env: Env<'_>, id: u128) -> Term<'_> {
+    hex(env, &id.to_be_bytes())
+}
+
+/// The number that a binary of hex digits is; `None` for anything else.
+fn number_of(term: Term) -> Option<u128> {
+    let digits: &str = term.decode().ok()?;
+    u128::from_str_radix(digits, 16).ok()
+}
+
+/// `{span_id, parent_id, trace_id}`. Cost: the encoding of the terms, and O(1).
+fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
+    if !is_hot() {
+        return nil(env);
+    }
+    let head = stored::store(env, [name, attributes])?;
+    let body = Body { head, extra: None };
+    let process = caller(env);
+    let started = SPANS.start(process, clock::now(), body, || monitor(env, process));
+    let ids = [
+        span_id(env, started.id),
+        parent_id(env, started.parent),
+        trace_id(env, started.trace),
+    ];
+    Ok(make_tuple(env, &ids))
+}
+
+impl From<NotReady> for Failure {
+    fn from(NotReady: NotReady) -> Self {
+        Failure::TakesLong
+    }
+}
+
+/// Whether a span can be read here: one that takes long is not taken out on a normal scheduler.
+fn is_ready(frame: &Frame<Body>) -> bool {
+    let light = |stored: &Stored| !matches!(stored, Payload::Kept(kept) if kept.is_heavy());
+    let is_light = frame.body.as_ref().is_none_or(|body| {
+        light(&body.head)
+            && body.extra.as_ref().is_none_or(|extra| {
+                extra.attributes.iter().all(light)
+                    && extra.events.iter().all(light)
+                    && extra.links.iter().all(light)
+            })
+    });
+    is_light || may_take_long()
+}
+
+/// `{name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}`
+fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<'a> {
+    let body = frame.body.as_ref().ok_or(Failure::BadArgument)?;
+    let [name, mut attributes] = stored::terms(env, &body.head)?;
+    let mut events = Term::list_new_empty(env);
+    let mut links = Term::list_new_empty(env);
+    if let Some(extra) = &body.extra {
+        if let Some(newer) = &extra.attributes {
+            [attributes] = stored::terms(env, newer)?;
+        }
+        for event in extra.events.iter().rev() {
+            let [event] = stored::terms(env, event)?;
+            events = events.list_prepend(event);
+        }
+        for link in extra.links.iter().rev() {
+            let [link] = stored::terms(env, link)?;
+            links = links.list_prepend(link);
+        }
+    }
+    let parts = [
+        name,
+        span_id(env, frame.id),
+        parent_id(env, frame.parent),
+        trace_id(env, frame.trace),
+        frame.flags.encode(env),
+        attributes,
+        events,
+        links,
+        duration.encode(env),
+    ];
+    Ok(make_tuple(env, &parts))
+}
+
+/// Cost: what the span carries is decoded, and the search for an outer one, 10,000 at most.
+fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
+    if !is_hot() {
+        return nil(env);
+    }
+    let id = match number_of(id) {
+        Some(id) => Some(u64::try_from(id).map_err(|_| Failure::BadArgument)?),
+        None if id.is_atom() => None,
+        None => return Ok(error().to_term(env)),
+    };
+    match SPANS.finish(caller(env), id, is_ready)? {
+        Some(frame) => {
+            let duration = clock::now().saturating_sub(frame.started);
+            span_term(env, &frame, duration)
+        }
+        None => Ok(error().to_term(env)),
+    }
+}
+
+/// `{:span, span}`, `{:remote, trace_id, span_id, flags}` or `:none`.
+fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    if !is_hot() {
+        return nil(env);
+    }
+    let current = SPANS.innermost(caller(env), |frame| {
+        Ok(if frame.body.is_some() {
+            (span(), span_term(env, frame, 0)?).encode(env)
+        } else {
+            (
+                remote(),
+                trace_id(env, frame.trace),
+                span_id(env, frame.id),
+                frame.flags,
+            )
+                .encode(env)
+        })
+    });
+    current.unwrap_or_else(|| Ok(none().to_term(env)))
+}
+
+/// Changes what the innermost frame carries beside its name, if it is a span.
+fn change<'a>(env: Env<'a>, change: impl FnOnce(&mut Extra)) -> NifResult<'a> {
+    if !is_hot() {
+        return nil(env);
+    }
+    let changed = SPANS.innermost(caller(env), |frame| {
+        let body = frame.body.as_mut()?;
+        change(body.extra.get_or_insert_default());
+        Some(())
+    });
+    Ok(match changed.flatten() {
+        Some(()) => ok().to_term(env),
+        None => error().to_term(env),
+    })
+}
+
+fn span_put_attributes<'a>(env: Env<'a>, [attributes]: [Term<'a>; 1]) -> NifResult<'a> {
+    let attributes = stored::store(env, [attributes])?;
+    change(env, |extra| extra.attributes = Some(attributes))
+}
+
+fn span_add_event<'a>(env: Env<'a>, [event]: [Term<'a>; 1]) -> NifResult<'a> {
+    let event = stored::store(env, [event])?;
+    change(env, |extra| {
+        if extra.events.len() < EVENTS_MAX {
+            extra.events.push(event);
+        }
+    })
+}
+
+fn span_add_link<'a>(env: Env<'a>, [link]: [Term<'a>; 1]) -> NifResult<'a> {
+    let link = stored::store(env, [link])?;
+    change(env, |extra| {
+        if extra.links.len() < LINKS_MAX {
+            extra.links.push(link);
+        }
+    })
+}
+
+/// Answers the mark to leave the context by.
+fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResult<'a> {
+    if !is_hot() {
+        return nil(env);
+    }
+    static MARKS: AtomicU64 = AtomicU64::new(0);
+    let (Some(trace), Some(span)) = (number_of(trace), number_of(span)) else {
+        return Err(Failure::BadArgument);
+    };
+    let span = u64::try_from(span).map_err(|_| Failure::BadArgument)?;
+    let flags = flags.decode().map_err(|_| Failure::BadArgument)?;
+    let process = caller(env);
+    let mark = MARKS.fetch_add(1, Ordering::Relaxed);
+    SPANS.enter(process, (trace, span, flags), mark, || {
+        monitor(env, process)
+    });
+    Ok(mark.encode(env))
+}
+
+fn taken<'a>(env: Env<'a>, frames: Vec<(Frame<Body>, u64)>, all: bool) -> NifResult<'a> {
+    let mut list = Term::list_new_empty(env);
+    for (frame, duration) in frames.iter().rev() {
+        list = list.list_prepend(span_term(env, frame, *duration)?);
+    }
+    Ok((list, all).encode(env))
+}
+
+/// `{spans, all?}`: a bounded number a call.
+fn span_leave<'a>(env: Env<'a>, [mark]: [Term<'a>; 1]) -> NifResult<'a> {
+    let mark = number(mark)?;
+    if !is_hot() {
+        return nil(env);
+    }
+    let now = clock::now();
+    let (frames, all) = SPANS.leave(caller(env), mark, TAKEN, is_ready)?;
+    let frames = frames.into_iter().map(|frame| {
+        let duration = now.saturating_sub(frame.started);
+        (frame, duration)
+    });
+    taken(env, frames.collect(), all)
+}
+
+fn span_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
+    if !is_open() {
+        return nil(env);
+    }
+    let pid: LocalPid = pid.decode().map_err(|_| Failure::BadArgument)?;
+    *WATCHER.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+    // It may have missed a message that was for its predecessor.
+    tell(env);
+    Ok(ok().to_term(env))
+}
+
+/// `{spans, all?}`: a bounded number a call.
+fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    if !is_open() {
+        return nil(env);
+    }
+    // Before the look: a death that comes after it sends another message.
+    SPANS.told();
+    let frames = SPANS.take_abandoned(TAKEN, is_ready)?;
+    taken(env, frames, SPANS.none_abandoned())
+}
+
+/// Forgets all spans.
+pub fn clear() {
+    SPANS.clear();
+}
