@@ -328,6 +328,18 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{n: 1}}}
     end
 
+    if engine == :native do
+      # The owner says that its parent was killed.
+      @tag :capture_log
+      test "agents survive a kill of the registry's whole supervisor" do
+        :ok = AgentRegistry.register_agent("a", self(), %{n: 1})
+        owner = Process.whereis(AgentRegistry.table())
+        kill(Process.whereis(Foundation.RegistrySupervisor))
+        eventually(fn -> Process.whereis(AgentRegistry.table()) not in [nil, owner] end)
+        assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{n: 1}}}
+      end
+    end
+
     test "the table is read as any registry's" do
       :ok = AgentRegistry.register_agent("a", self(), %{n: 1})
       assert Foundation.Registry.lookup(:foundation_agent_registry, "a") == [{self(), %{n: 1}}]
