@@ -1,7 +1,7 @@
 //! When memory that readers may still see can be freed.
 //!
-//! A reader writes nothing but a counter of its own thread: it makes it odd when it starts
-//! ([`pin`]) and even when it ends. A writer that has unlinked an object hands it to
+//! A reader writes nothing but a word of its own thread, which says how many guards the thread has
+//! ([`pin`]) and how often it has had none. A writer that has unlinked an object hands it to
 //! [`Guard::retire`]; when enough of them have come together it issues one process-wide barrier,
 //! notes which threads are inside a read, and frees the batch once each of those has left it. That
 //! is the grace period of read-copy-update (McKenney and Slingwine, 1998) with the asymmetric
@@ -18,6 +18,16 @@ use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 const BATCH_LEN: usize = 128;
 /// The same in bytes, so that a few large objects do not wait for many small ones.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// The end of a read, in [`Participant::reads`]. When the count of ended reads wraps, a collector
+/// may take a later read for the one it waits for: it frees later then, never too early. The count
+/// of guards has bits enough not to run over, also where guards are forgotten and not dropped.
+const READ: u64 = 1 << 48;
+
+/// Whether a thread whose word is `reads` is inside a read.
+fn is_reading(reads: u64) -> bool {
+    reads & (READ - 1) != 0
+}
 
 struct Garbage {
     object: *mut (),
@@ -37,7 +47,8 @@ struct Retired {
 /// What one thread shows to the others. Two cache lines, since processors fetch lines in pairs.
 #[repr(align(128))]
 struct Participant {
-    /// Odd while the thread is inside a read.
+    /// In the low bits how many guards the thread has; above them how many reads it has ended,
+    /// from which a collector sees that a read it waits for is over.
     reads: AtomicU64,
     retired: Mutex<Retired>,
     /// Whether a living thread uses it: participants outlive threads and are used again.
@@ -46,7 +57,7 @@ struct Participant {
 
 struct Batch {
     garbage: Vec<Garbage>,
-    /// The threads that were inside a read when the batch was closed, with their counters then.
+    /// The threads that were inside a read when the batch was closed, with their words then.
     readers: Vec<(&'static Participant, u64)>,
 }
 
@@ -94,13 +105,13 @@ impl Collector {
     /// Closes the batch of `retired` and frees every batch that no reader can still see.
     fn collect(&self, retired: Retired) {
         if !retired.garbage.is_empty() {
-            // Everything in the batch was unlinked before this barrier. A thread whose counter is
-            // even after it will, when it next starts a read, find nothing of the batch.
+            // Everything in the batch was unlinked before this barrier. A thread that has no guard
+            // after it will, when it next starts a read, find nothing of the batch.
             barrier::heavy();
             let readers = lock(&self.participants)
                 .iter()
                 .map(|participant| (*participant, participant.reads.load(Ordering::Acquire)))
-                .filter(|(_, reads)| reads & 1 == 1)
+                .filter(|(_, reads)| is_reading(*reads))
                 .collect();
             lock(&self.waiting).push(Batch {
                 garbage: retired.garbage,
@@ -109,9 +120,9 @@ impl Collector {
         }
         let mut done = Vec::new();
         lock(&self.waiting).retain_mut(|batch| {
-            batch
-                .readers
-                .retain(|(participant, reads)| participant.reads.load(Ordering::Acquire) == *reads);
+            batch.readers.retain(|(participant, reads)| {
+                participant.reads.load(Ordering::Acquire) / READ == reads / READ
+            });
             if batch.readers.is_empty() {
                 done.append(&mut batch.garbage);
             }
@@ -162,6 +173,11 @@ struct Membership(&'static Participant);
 #[cfg(not(loom))]
 impl Drop for Membership {
     fn drop(&mut self) {
+        if is_reading(self.0.reads.load(Ordering::Relaxed)) {
+            // A guard was forgotten, or is in another thread-local that is destroyed after this
+            // one. No other thread may begin its reads inside this one.
+            return;
+        }
         // A guard after this point, in the destructor of another thread-local, joins anew.
         PARTICIPANT.set(None);
         *lock(&self.0.taken) = false;
@@ -215,12 +231,11 @@ fn participant() -> &'static Participant {
 
 /// A read in progress: nothing that was reachable while it lives is freed.
 ///
-/// Guards may be nested; the inner ones cost nothing and the outermost counts. Holding one only
-/// delays the freeing of memory.
+/// A thread may have several guards, and drop them in any order. Holding one only delays the
+/// freeing of memory.
 pub struct Guard {
     participant: &'static Participant,
-    outermost: bool,
-    /// The counter belongs to the thread that made the guard.
+    /// The participant's word is written by the thread that made the guard alone.
     _thread: PhantomData<*mut ()>,
 }
 
@@ -229,14 +244,12 @@ pub struct Guard {
 pub fn pin() -> Guard {
     let participant = participant();
     let reads = participant.reads.load(Ordering::Relaxed);
-    let outermost = reads & 1 == 0;
-    if outermost {
-        participant.reads.store(reads + 1, Ordering::Relaxed);
-        barrier::light();
-    }
+    // Release, though nothing is published here: a collector that sees this word and not the one
+    // before it must still come after the reads that ended with that one.
+    participant.reads.store(reads + 1, Ordering::Release);
+    barrier::light();
     Guard {
         participant,
-        outermost,
         _thread: PhantomData,
     }
 }
@@ -244,10 +257,11 @@ pub fn pin() -> Guard {
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        if self.outermost {
-            let reads = self.participant.reads.load(Ordering::Relaxed);
-            self.participant.reads.store(reads + 1, Ordering::Release);
-        }
+        let reads = self.participant.reads.load(Ordering::Relaxed) - 1;
+        let ended = if is_reading(reads) { 0 } else { READ };
+        self.participant
+            .reads
+            .store(reads.wrapping_add(ended), Ordering::Release);
     }
 }
 
@@ -434,6 +448,35 @@ mod tests {
         assert_eq!(freed.load(Ordering::SeqCst), 0);
         drop(outer);
         flush_until(&freed, 1);
+    }
+
+    #[test]
+    fn guards_may_be_dropped_in_any_order() {
+        let freed = Arc::default();
+        let first = pin();
+        let second = pin();
+        drop(first);
+        std::thread::scope(|scope| {
+            scope.spawn(|| retire(&freed)).join().expect("retires");
+            scope.spawn(flush).join().expect("flushes");
+        });
+        assert_eq!(freed.load(Ordering::SeqCst), 0);
+        drop(second);
+        flush_until(&freed, 1);
+    }
+
+    #[test]
+    fn no_thread_takes_over_a_participant_inside_a_read() {
+        let participant = std::thread::spawn(|| {
+            std::mem::forget(pin());
+            super::participant()
+        })
+        .join()
+        .expect("pins");
+        assert!(*lock(&participant.taken));
+        // What the forgotten guard would have done, for the other tests that wait for it.
+        participant.reads.store(READ, Ordering::Release);
+        *lock(&participant.taken) = false;
     }
 
     #[test]
