@@ -62,9 +62,9 @@ impl Foreign for NoForeign {
 #[derive(Debug)]
 pub enum Key<'a, P: ?Sized> {
     /// A byte string of up to [`INLINE_MAX`] bytes, with its kind and length in the top byte of
-    /// the second word.
+    /// the second word: what [`Key::new`] and [`Key::word`] make.
     Inline(u64, u64),
-    /// A longer byte string.
+    /// A longer byte string, of a kind below [`KINDS`].
     Long(u8, &'a [u8]),
     /// A foreign key and its unseeded hash.
     Foreign(u64, &'a P),
@@ -97,8 +97,13 @@ impl<'a, P: ?Sized> Key<'a, P> {
     }
 
     /// The key for one word: the same as [`Key::new`] of its eight bytes.
+    ///
+    /// # Panics
+    ///
+    /// When `kind` is not below [`KINDS`].
     #[inline]
     pub const fn word(kind: u8, word: u64) -> Self {
+        assert!(kind < KINDS, "expected a kind below KINDS");
         Key::Inline(word, ((kind as u64) << 60) | (8 << 56))
     }
 }
@@ -244,6 +249,12 @@ mod tests {
     #[test]
     fn sixteen_bytes_are_long() {
         assert!(matches!(Key::<()>::new(0, &[0; 16]), Key::Long(0, _)));
+    }
+
+    #[test]
+    #[should_panic(expected = "expected a kind below")]
+    fn a_word_of_an_unknown_kind_is_refused() {
+        let _ = Key::<()>::word(KINDS, 7);
     }
 
     #[test]

@@ -68,11 +68,11 @@ pub struct Member<'g, V> {
 
 /// What a removal did.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Removed {
+pub(crate) struct Removed {
     /// The bytes of memory that the bag gave back.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// Whether the bag is empty now, and closed for good.
-    pub empty: bool,
+    pub(crate) empty: bool,
 }
 
 impl Chunk {
@@ -121,7 +121,10 @@ impl Chunk {
 impl<V: Object> Bag<V> {
     /// A bag with its first entry, whose number is 0. No other bag of the table may be given the
     /// same `id`.
-    pub fn new(id: u64, owner: u64, value: Value<V>) -> Self {
+    ///
+    /// Not public, as what changes a bag is not: a reader's view of a member lives as long as its
+    /// guard, so a bag has to be in a table, where it is freed only after the guard is gone.
+    pub(crate) fn new(id: u64, owner: u64, value: Value<V>) -> Self {
         let chunk = Chunk::new(MIN_CHUNK);
         chunk.push(owner, ValueWord::new(value).0, 0);
         let chunks = Chunks(Box::new([Box::into_raw(Box::new(chunk))]));
@@ -160,7 +163,7 @@ impl<V: Object> Bag<V> {
 
     /// Appends an entry and returns its number and the bytes that the bag has grown by; gives the
     /// value back when the bag has been closed.
-    pub fn push(
+    pub(crate) fn push(
         &self,
         owner: u64,
         value: Value<V>,
@@ -194,7 +197,7 @@ impl<V: Object> Bag<V> {
     }
 
     /// Removes the entry with this number if it is there and its owner's.
-    pub fn remove(&self, number: u64, owner: u64, guard: &Guard) -> Option<Removed> {
+    pub(crate) fn remove(&self, number: u64, owner: u64, guard: &Guard) -> Option<Removed> {
         let mut state = lock(&self.state);
         let chunks = self.chunks(guard);
         let index = chunks

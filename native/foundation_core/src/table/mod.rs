@@ -24,13 +24,13 @@ pub mod reclaim;
 mod segment;
 mod value;
 
-pub use bag::{Bag, Member, Removed};
+pub use bag::{Bag, Member};
 pub use blob::Blob;
 pub use names::Names;
 pub use reclaim::{Guard, pin};
 pub use value::{Object, Value, ValueView};
 
-use crate::key::{FOREIGN, Foreign, Key, KeyView, LONG, Seed};
+use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
 use counter::Counter;
 use directory::Directory;
 use segment::{Position, Words};
@@ -240,6 +240,10 @@ impl<F: Foreign, V: Object> Table<F, V> {
     /// # Errors
     ///
     /// When there is no memory for the key or for a larger segment: nothing has changed then.
+    ///
+    /// # Panics
+    ///
+    /// When the key is none that [`Key::new`] makes.
     pub fn insert<'g>(
         &self,
         key: &Key<'_, F::Probe>,
@@ -249,6 +253,21 @@ impl<F: Foreign, V: Object> Table<F, V> {
         usurp: impl FnOnce(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
     ) -> Result<Inserted<'g, V>, OutOfMemory> {
+        // What a reader believes of an entry's words is what is checked here: their marks say which
+        // of them are pointers.
+        assert!(
+            match *key {
+                Key::Inline(_, k1) => k1 >> 56 < LONG,
+                Key::Long(kind, _) => kind < KINDS,
+                Key::Foreign(..) => true,
+            },
+            "expected a key of a kind below {KINDS}"
+        );
+        debug_assert_eq!(
+            hash,
+            self.hash(key),
+            "expected the key's hash in this table"
+        );
         let (segment, mut state) = self
             .directory
             .lock_for_insert(hash, guard, |words| self.hash_of(words))?;
