@@ -14,6 +14,7 @@ pub mod batch;
 pub mod events;
 pub mod handle;
 pub mod held;
+mod interleave;
 pub mod key;
 mod primitive;
 pub mod random;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::owners::Owners;
 use super::{Figures, Refused, Tally, World};
 use crate::held::{Held, IntoIter};
+use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::counter::Counter;
 use crate::table::{
@@ -173,6 +174,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                 unreachable!("a value that was not taken is given back");
             };
             if let Some(bag) = self.bag(key, hash, guard) {
+                reach(Point::BagFound);
                 match bag.push(owner, given, guard) {
                     Ok((number, bytes)) => {
                         self.table.add_heap(hash, bytes as i64);
@@ -218,6 +220,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         self.table.add_heap(hash, -(removed.bytes as i64));
         self.entries.add(hash, -1);
         if removed.empty {
+            reach(Point::BagEmptied);
             self.remove_bag(hash, bag.id(), guard);
         }
         true

@@ -7,6 +7,7 @@ use dashmap::mapref::entry::Entry;
 
 use crate::handle::{Dead, Handle};
 use crate::held::{Held, HeldSet};
+use crate::interleave::{Point, reach};
 use crate::table::counter::Counter;
 
 /// How many locks the map of handles has: enough that with four million owners its growth still
@@ -58,6 +59,7 @@ impl<T: Held> Owners<T> {
                 }
             },
         };
+        reach(Point::HandleFound);
         self.change(owner, &handle, change)
     }
 
@@ -100,6 +102,7 @@ impl<T: Held> Owners<T> {
         let Some((_, handle)) = self.handles.remove(&owner) else {
             return HeldSet::default();
         };
+        reach(Point::HandleUnlinked);
         let held = handle.bury();
         self.count(owner, (held.is_empty(), held.size()), (true, 0));
         self.memory.add(owner << 26, -Self::HANDLE);

@@ -125,6 +125,7 @@ impl<V: Object> Bag<V> {
     /// Not public, as what changes a bag is not: a reader's view of a member lives as long as its
     /// guard, so a bag has to be in a table, where it is freed only after the guard is gone.
     pub(crate) fn new(id: u64, owner: u64, value: Value<V>) -> Self {
+        assert_ne!(owner, GONE, "expected an owner that is not 0");
         let chunk = Chunk::new(MIN_CHUNK);
         chunk.push(owner, ValueWord::new(value).0, 0);
         let chunks = Chunks(Box::new([Box::into_raw(Box::new(chunk))]));
@@ -169,7 +170,7 @@ impl<V: Object> Bag<V> {
         value: Value<V>,
         guard: &Guard,
     ) -> Result<(u64, usize), Value<V>> {
-        debug_assert_ne!(owner, GONE);
+        assert_ne!(owner, GONE, "expected an owner that is not 0");
         let mut state = lock(&self.state);
         if state.live == 0 {
             return Err(value);
@@ -198,6 +199,10 @@ impl<V: Object> Bag<V> {
 
     /// Removes the entry with this number if it is there and its owner's.
     pub(crate) fn remove(&self, number: u64, owner: u64, guard: &Guard) -> Option<Removed> {
+        if owner == GONE {
+            // Nobody's entries are those that have been removed already.
+            return None;
+        }
         let mut state = lock(&self.state);
         let chunks = self.chunks(guard);
         let index = chunks
@@ -352,3 +357,6 @@ impl<V: Object> Drop for Bag<V> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

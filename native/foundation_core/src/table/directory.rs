@@ -4,15 +4,20 @@
 //! more. Whoever changes the structure holds one lock, and takes the locks of segments inside it;
 //! a writer who finds its segment full lets go of that segment first.
 
+use crate::interleave::{Point, reach};
 use crate::primitive::{AtomicI64, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
 use super::OutOfMemory;
 use super::reclaim::Guard;
 use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, Words};
 
-/// More bits than this are not used to tell segments apart: a segment that is full for another
-/// reason than many entries, hashes that collide, is doubled instead.
+/// More bits than this are not used to tell segments apart.
 const MAX_BITS: u32 = 32;
+
+/// A segment is split if each half gets at least one in so many of its entries. Else it is full
+/// because hashes collide, and is doubled instead: to split it would give it one more bit, and
+/// double the directory, for each time that half of the few others leave it.
+const MIN_SHARE: usize = 8;
 
 /// One generation of the directory. A segment that shares fewer than `bits` bits of its entries'
 /// hashes stands in several places.
@@ -123,6 +128,7 @@ impl Directory {
     ) -> (Segment<'g>, MutexGuard<'g, State>) {
         loop {
             let segment = self.segment(hash, guard);
+            reach(Point::SegmentChosen);
             let state = segment.lock();
             if !state.replaced {
                 return (segment, state);
@@ -166,7 +172,7 @@ impl Directory {
         if groups_log2 >= SPLIT_GROUPS_LOG2 && depth < MAX_BITS {
             let mut ones = 0;
             segment.for_each(|words| ones += bit(hash_of(&words)) as usize);
-            if ones != 0 && ones != state.live {
+            if ones.min(state.live - ones) * MIN_SHARE >= state.live {
                 let counts = [state.live - ones, ones];
                 let mut halves = Halves::new(depth + 1, counts).ok_or(OutOfMemory)?;
                 if depth == self.places(guard).bits {
@@ -356,3 +362,6 @@ impl Drop for Halves {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

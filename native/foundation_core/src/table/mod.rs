@@ -22,6 +22,8 @@ mod directory;
 mod names;
 pub mod reclaim;
 mod segment;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod value;
 
 pub use bag::{Bag, Member};
@@ -30,6 +32,7 @@ pub use names::Names;
 pub use reclaim::{Guard, pin};
 pub use value::{Object, Value, ValueView};
 
+use crate::interleave::{Point, reach};
 use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
 use counter::Counter;
 use directory::Directory;
@@ -209,8 +212,9 @@ impl<F: Foreign, V: Object> Table<F, V> {
         hash: u64,
         guard: &'g Guard,
     ) -> Option<Entry<'g, V>> {
-        self.directory
-            .segment(hash, guard)
+        let segment = self.directory.segment(hash, guard);
+        reach(Point::SegmentFound);
+        segment
             // SAFETY: `find` shows words that were in the table together under this guard.
             .find(hash, |words| unsafe { Self::matches(words, key, hash) })
             // SAFETY: as above.
@@ -447,6 +451,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
         loop {
             let (segment, end) = self.directory.segment_and_end(from, guard);
             let last = end.map_or(u64::MAX, |end| end - 1);
+            reach(Point::SegmentWalked);
             found.clear();
             segment.for_each(|words| {
                 let hash = self.hash_of(&words);

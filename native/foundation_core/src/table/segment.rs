@@ -508,3 +508,6 @@ impl Slot {
         value.store(words.value, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

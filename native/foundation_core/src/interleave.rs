@@ -1,0 +1,65 @@
+//! The points between two steps of an algorithm where another thread may come in.
+//!
+//! In tests a thread can plan what happens when it reaches one: an interleaving that repetition
+//! would only hope for is then made on purpose. Elsewhere a point is nothing.
+
+/// A point that a thread reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Point {
+    /// A reader has found the segment that it is about to search.
+    SegmentFound,
+    /// A writer has found the segment that it is about to lock.
+    SegmentChosen,
+    /// A walk has found the segment that it is about to read.
+    SegmentWalked,
+    /// A registration has found the bag that it is about to append to.
+    BagFound,
+    /// A bag has been emptied, and is about to be removed.
+    BagEmptied,
+    /// The handle of an owner has been found, and is about to be locked.
+    HandleFound,
+    /// A dead owner's handle has been unlinked, and is about to be emptied.
+    HandleUnlinked,
+}
+
+#[cfg(not(all(test, not(loom))))]
+#[inline(always)]
+pub(crate) fn reach(_point: Point) {}
+
+#[cfg(all(test, not(loom)))]
+pub(crate) use planned::{during, reach};
+
+#[cfg(all(test, not(loom)))]
+mod planned {
+    use std::cell::RefCell;
+
+    use super::Point;
+
+    type Plan = (Point, Box<dyn FnOnce() + Send>);
+
+    thread_local! {
+        static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
+    }
+
+    pub(crate) fn reach(point: Point) {
+        let planned = PLAN.with_borrow_mut(|plan| plan.take_if(|(planned, _)| *planned == point));
+        if let Some((_, action)) = planned {
+            std::thread::spawn(action)
+                .join()
+                .expect("what is planned at a point does not panic");
+        }
+    }
+
+    /// Runs `main`, and on another thread `action` when `main` first reaches `point`.
+    pub(crate) fn during<R>(
+        point: Point,
+        action: impl FnOnce() + Send + 'static,
+        main: impl FnOnce() -> R,
+    ) -> R {
+        PLAN.with_borrow_mut(|plan| *plan = Some((point, Box::new(action))));
+        let result = main();
+        let missed = PLAN.with_borrow_mut(Option::take);
+        assert!(missed.is_none(), "expected to reach {point:?}");
+        result
+    }
+}
