@@ -1,0 +1,162 @@
+defmodule Foundation.ErrorContext.LegacyTest do
+  # Not async: the flags are the VM's.
+  use Foundation.Case, async: false
+  use Foundation.Conformance.ErrorContext, flag: false
+
+  setup do
+    Process.delete(:error_context)
+    :logger.unset_process_metadata()
+    :ok
+  end
+
+  describe "with the flag off" do
+    test "the context is in the process dictionary, and not in Logger metadata" do
+      ErrorContext.set_context(%{request_id: 1})
+      assert Process.get(:error_context) == %{request_id: 1}
+
+      ErrorContext.with_context(%{a: 1}, fn ->
+        assert Process.get(:error_context) == %{request_id: 1, a: 1}
+        assert :logger.get_process_metadata() == :undefined
+      end)
+
+      ErrorContext.clear_context()
+      refute :error_context in Process.get_keys()
+      refute :error_context_depth in Process.get_keys()
+    end
+
+    test "what other code has put there is the context" do
+      Process.put(:error_context, %{request_id: 1})
+      assert ErrorContext.get_context() == %{request_id: 1}
+    end
+
+    test "everything raises, and says why, where no process dictionary is allowed" do
+      ErrorContext.set_context(%{request_id: 1})
+      :ok = FeatureFlags.enable(:enforce_no_process_dict)
+
+      message =
+        ~r/enforce_no_process_dict is on, got one because :use_logger_error_context is off/
+
+      for use <- [
+            fn -> ErrorContext.set_context(%{}) end,
+            &ErrorContext.get_context/0,
+            &ErrorContext.clear_context/0,
+            fn -> ErrorContext.with_context(%{}, fn -> :ran end) end,
+            fn -> ErrorContext.with_temporary_context(%{}, fn -> :ran end) end,
+            fn -> ErrorContext.enrich_error(:reason) end
+          ] do
+        assert_raise RuntimeError, message, use
+      end
+    end
+  end
+
+  describe "when the flag changes" do
+    defp on, do: :ok = FeatureFlags.enable(:use_logger_error_context)
+    defp off, do: :ok = FeatureFlags.disable(:use_logger_error_context)
+
+    test "the context of a process is still there, and moves" do
+      ErrorContext.set_context(%{request_id: 1})
+      on()
+      assert ErrorContext.get_context() == %{request_id: 1}
+      assert Logger.metadata()[:request_id] == 1
+      refute :error_context in Process.get_keys()
+
+      off()
+      assert ErrorContext.get_context() == %{request_id: 1}
+      assert Logger.metadata() == []
+      assert Process.get(:error_context) == %{request_id: 1}
+    end
+
+    test "what is set after the change replaces what was set before it" do
+      for {change, back} <- [{&on/0, &off/0}, {&off/0, &on/0}] do
+        ErrorContext.set_context(%{before: 1})
+        change.()
+        ErrorContext.set_context(%{after: 1})
+        assert ErrorContext.get_context() == %{after: 1}
+        back.()
+        assert ErrorContext.get_context() == %{after: 1}
+        change.()
+        ErrorContext.clear_context()
+        back.()
+        assert ErrorContext.get_context() == %{}
+      end
+    end
+
+    test "in the middle of a level, that level still ends where it began" do
+      for first <- [&on/0, &off/0], outer <- [%{}, %{outer: 1}], ending <- [:return, :raise] do
+        first.()
+
+        :ok =
+          if outer == %{}, do: ErrorContext.clear_context(), else: ErrorContext.set_context(outer)
+
+        Logger.metadata(own: 1)
+
+        try do
+          ErrorContext.with_context(%{a: 1}, fn ->
+            for {change, n} <- Enum.with_index([&off/0, &on/0, &off/0, &on/0, &on/0, &off/0]) do
+              change.()
+              assert ErrorContext.get_context() == Map.put(outer, :a, 1)
+
+              ErrorContext.with_context(%{b: n}, fn ->
+                assert ErrorContext.get_context() == Map.merge(outer, %{a: 1, b: n})
+                if rem(n, 2) == 0, do: on(), else: off()
+                ErrorContext.set_context(%{c: n})
+                assert ErrorContext.get_context() == %{c: n}
+              end)
+
+              assert ErrorContext.get_context() == Map.put(outer, :a, 1)
+            end
+
+            if ending == :raise, do: raise("ended")
+          end)
+        rescue
+          RuntimeError -> :ok
+        end
+
+        for last <- [&on/0, &off/0, &on/0] do
+          last.()
+          assert ErrorContext.get_context() == outer
+          assert Logger.metadata()[:own] == 1
+        end
+      end
+    end
+
+    test "nothing is lost and nothing raises in processes that work meanwhile" do
+      stop = :atomics.new(1, [])
+
+      workers =
+        for worker <- 1..8 do
+          Task.async(fn ->
+            own = %{worker: worker}
+            ErrorContext.set_context(own)
+            rounds(own, stop, 0)
+          end)
+        end
+
+      for _change <- 1..60 do
+        on()
+        off()
+      end
+
+      :atomics.put(stop, 1, 1)
+      for rounds <- Task.await_many(workers), do: assert(rounds > 10)
+    end
+
+    defp rounds(own, stop, n) do
+      assert ErrorContext.get_context() === own
+      nested = Map.put(own, :n, n)
+
+      ErrorContext.with_context(%{n: n}, fn ->
+        assert ErrorContext.get_context() === nested
+
+        exception = catch_error(ErrorContext.with_context(%{deep: n}, fn -> raise "#{n}" end))
+
+        assert ErrorContext.enrich_error(exception).context === Map.put(nested, :deep, n)
+        assert ErrorContext.get_context() === nested
+      end)
+
+      own = Map.put(own, :round, n)
+      ErrorContext.set_context(own)
+      if :atomics.get(stop, 1) == 0, do: rounds(own, stop, n + 1), else: n
+    end
+  end
+end
