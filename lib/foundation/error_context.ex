@@ -127,8 +127,7 @@ defmodule Foundation.ErrorContext do
   @doc since: "0.1.0"
   @spec set_context(t) :: :ok
   def set_context(context) when is_map(context) do
-    depth = Store.set(context)
-    :telemetry.execute(@set, %{depth: depth}, %{})
+    context |> Store.set() |> emit()
   end
 
   @doc """
@@ -502,7 +501,7 @@ defmodule Foundation.ErrorContext do
     case Store.enter(context, how) do
       {depth, saved} when is_integer(depth) ->
         try do
-          :telemetry.execute(@set, %{depth: depth}, %{})
+          emit(depth)
           fun.()
         catch
           kind, reason ->
@@ -532,6 +531,9 @@ defmodule Foundation.ErrorContext do
         fun.()
     end
   end
+
+  defp emit(0), do: :telemetry.execute(@set, %{depth: 0}, %{})
+  defp emit(depth), do: :telemetry.execute(@set, %{depth: depth}, %{})
 
   defp context_of(error) do
     current = Store.get()

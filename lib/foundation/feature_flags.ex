@@ -179,12 +179,7 @@ defmodule Foundation.FeatureFlags do
   @doc false
   # How the area of `flag` is to run: see `Foundation.FeatureFlags.Table`.
   @spec mode(flag) :: Table.mode()
-  def mode(flag) do
-    case :persistent_term.get(__MODULE__, nil) do
-      %{^flag => {_value, _enabled, mode}} -> mode
-      nil -> elem(entry!(flag), 2)
-    end
-  end
+  defdelegate mode(flag), to: Table
 
   @doc false
   # For the backends that exist for migration only, before each use of the process dictionary.

@@ -43,9 +43,9 @@ defmodule Foundation.ErrorContext.Printable do
 
   @ellipsis "…"
 
+  # What the VM keeps in one word, with room: a comparison with more is slow, too.
   defguardp is_small(value)
-            when is_integer(value) and value < 1_000_000_000_000_000_000 and
-                   value > -1_000_000_000_000_000_000
+            when is_integer(value) and value < 0x400000000000000 and value > -0x400000000000000
 
   @doc """
   The keys of metadata that are Logger's.
@@ -60,34 +60,51 @@ defmodule Foundation.ErrorContext.Printable do
   def plain?(context) when map_size(context) > @plain_keys, do: false
   def plain?(context), do: plain_pairs?(:maps.to_list(context))
 
+  defp plain_pairs?([{key, value} | rest])
+       when is_small(value) or (is_atom(value) and value !== nil) do
+    plain_key?(key) and plain_pairs?(rest)
+  end
+
   defp plain_pairs?([{key, value} | rest]) do
-    plain?(key, value) and plain_pairs?(rest)
+    plain_key?(key) and plain_value?(value) and plain_pairs?(rest)
   end
 
   defp plain_pairs?([]), do: true
 
   @doc """
-  Whether `key` and `value` are printable as they are.
+  Whether `context` is plain, and all of its keys, which are those of an earlier context, stand in
+  `metadata`.
   """
-  @spec plain?(term, term) :: boolean
-  def plain?(key, _value) when not is_atom(key) or key in @reserved, do: false
-  # A struct's name: structs are flattened by their fields.
-  def plain?(:__struct__, _value), do: false
-  def plain?(_key, value) when is_small(value), do: true
-  def plain?(_key, nil), do: false
-  def plain?(_key, value) when is_atom(value) or is_float(value), do: true
-  def plain?(_key, value) when byte_size(value) <= @plain_bytes, do: valid?(value)
-  def plain?(_key, _value), do: false
+  @spec plain_in?(map, metadata :: map) :: boolean
+  def plain_in?(context, _metadata) when map_size(context) > @plain_keys, do: false
+  def plain_in?(context, metadata), do: pairs_in?(:maps.to_list(context), metadata)
 
-  # `String.valid?/1`, with seven bytes of ASCII a step: seven make a small integer.
-  defp valid?(<<bytes::56, rest::binary>>)
-       when :erlang.band(bytes, 0x80808080808080) == 0,
-       do: valid?(rest)
+  # The keys have been looked at, when the earlier context was set.
+  defp pairs_in?([{key, value} | rest], metadata) when is_map_key(metadata, key) do
+    plain_value?(value) and pairs_in?(rest, metadata)
+  end
 
-  defp valid?(<<byte, rest::binary>>) when byte < 128, do: valid?(rest)
-  defp valid?(<<>>), do: true
-  defp valid?(rest) when is_binary(rest), do: String.valid?(rest)
-  defp valid?(_bits), do: false
+  defp pairs_in?(rest, _metadata), do: rest == []
+
+  # A clause each, which the compiler makes one search of. Structs are flattened by their fields.
+  for key <- [:__struct__ | @reserved], do: defp(plain_key?(unquote(key)), do: false)
+  defp plain_key?(key), do: is_atom(key)
+
+  @compile {:inline, plain_value?: 1}
+  defp plain_value?(value) when is_small(value), do: true
+  defp plain_value?(value) when is_atom(value), do: value !== nil
+
+  defp plain_value?(value) when is_binary(value),
+    do: byte_size(value) <= @plain_bytes and utf8?(value)
+
+  defp plain_value?(value), do: is_float(value)
+
+  # `String.valid?/1` is written in Elixir, and costs several times as much.
+  if Code.ensure_loaded?(:unicode) and function_exported?(:unicode, :bin_is_7bit, 1) do
+    defp utf8?(value), do: :unicode.bin_is_7bit(value) or String.valid?(value)
+  else
+    defp utf8?(value), do: is_binary(:unicode.characters_to_binary(value))
+  end
 
   @doc """
   The printable form of `context`: keys that are atoms and not Logger's own, with values

@@ -4,14 +4,17 @@ defmodule Foundation.ErrorContext.Store do
   # for the first time after the flags have changed, its context moves over first: so none is
   # lost on a change, in either direction and however deep the process is in `with_context/2`.
 
-  alias Foundation.{ErrorContext, FeatureFlags}
+  alias Foundation.ErrorContext
   alias Foundation.ErrorContext.Backends.{LoggerMetadata, ProcessDictionary}
 
-  @flag :use_logger_error_context
+  alias Foundation.FeatureFlags.Table
+
+  @mode Table.mode_key(:use_logger_error_context)
+  @compile {:inline, mode: 0}
 
   @spec get() :: ErrorContext.t() | nil
   def get do
-    case FeatureFlags.mode(@flag) do
+    case mode() do
       :shared -> LoggerMetadata.get()
       mode -> moved(mode).get()
     end
@@ -19,7 +22,7 @@ defmodule Foundation.ErrorContext.Store do
 
   @spec set(ErrorContext.t()) :: non_neg_integer
   def set(context) do
-    case FeatureFlags.mode(@flag) do
+    case mode() do
       :shared -> LoggerMetadata.set(context)
       mode -> moved(mode).set(context)
     end
@@ -27,7 +30,7 @@ defmodule Foundation.ErrorContext.Store do
 
   @spec clear() :: :ok
   def clear do
-    case FeatureFlags.mode(@flag) do
+    case mode() do
       :shared -> LoggerMetadata.clear()
       mode -> moved(mode).clear()
     end
@@ -35,7 +38,7 @@ defmodule Foundation.ErrorContext.Store do
 
   @spec enter(ErrorContext.t(), :merge | :replace) :: {pos_integer | :over, term} | :full
   def enter(context, how) do
-    case FeatureFlags.mode(@flag) do
+    case mode() do
       :shared ->
         LoggerMetadata.enter(context, how)
 
@@ -54,17 +57,18 @@ defmodule Foundation.ErrorContext.Store do
   end
 
   def leave(saved) do
-    LoggerMetadata.leave(saved)
+    # Where the context has moved meanwhile, what is there belongs to the level that ends. To
+    # look for the level costs half of what it costs to ask the flag.
+    if not LoggerMetadata.entered?() and mode() != :shared,
+      do: ProcessDictionary.take()
 
-    # What moved meanwhile belongs to the level that ends.
-    if FeatureFlags.mode(@flag) != :shared, do: ProcessDictionary.take()
-    :ok
+    LoggerMetadata.leave(saved)
   end
 
   @doc "Moves what the calling process has to where the flags say that it is."
   @spec carry_over() :: :ok
   def carry_over do
-    with mode when mode != :shared <- FeatureFlags.mode(@flag), do: moved(mode)
+    with mode when mode != :shared <- mode(), do: moved(mode)
     :ok
   end
 
@@ -85,6 +89,8 @@ defmodule Foundation.ErrorContext.Store do
   end
 
   def get_of(_remote), do: nil
+
+  defp mode, do: :persistent_term.get(@mode, :shared)
 
   defp moved(:carrying) do
     with {context, depth} <- ProcessDictionary.take(), do: LoggerMetadata.adopt(context, depth)

@@ -34,10 +34,9 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
         replace(metadata, context, depth)
 
       %{error_context: old} = metadata
-      when map_size(metadata) == map_size(context) + 1 and map_size(old) == map_size(context) and
-             map_size(context) <= 8 ->
+      when map_size(metadata) == map_size(context) + 1 and map_size(old) == map_size(context) ->
         # Often the same keys with other values: then there is nothing else in the metadata.
-        if same_keys?(:maps.to_list(context), metadata, old) do
+        if Printable.plain_in?(context, metadata) do
           :logger.set_process_metadata(Map.put(context, :error_context, context))
           0
         else
@@ -76,8 +75,17 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @impl true
   def enter(context, how) do
     case :logger.get_process_metadata() do
-      :undefined ->
-        enter(:undefined, %{}, nil, {0, :itself, %{}}, context, how)
+      none when none == :undefined or none == %{} ->
+        if Printable.plain?(context) do
+          context
+          |> Map.put(:error_context, context)
+          |> Map.put(:error_context_frame, {1, :itself, %{}})
+          |> :logger.set_process_metadata()
+
+          {1, none}
+        else
+          enter(none, %{}, nil, {0, :itself, %{}}, context, how)
+        end
 
       %{error_context_frame: frame} = metadata ->
         enter(metadata, metadata, context_of(metadata), frame, context, how)
@@ -90,6 +98,15 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @impl true
   def leave(:undefined), do: :logger.unset_process_metadata()
   def leave(metadata), do: :logger.set_process_metadata(metadata)
+
+  @doc "Whether the process is in a level that was entered here, and has not been moved elsewhere."
+  @spec entered?() :: boolean
+  def entered? do
+    case :logger.get_process_metadata() do
+      %{error_context_frame: _frame} -> true
+      _none -> false
+    end
+  end
 
   @doc """
   Takes a context over from elsewhere, at a depth it has there.
@@ -125,14 +142,6 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @spec context_of(map) :: ErrorContext.t() | nil
   def context_of(%{error_context: context}) when is_map(context), do: context
   def context_of(_metadata), do: nil
-
-  defp same_keys?([{key, value} | rest], metadata, old)
-       when is_map_key(metadata, key) and :erlang.map_get(key, old) != nil do
-    Printable.plain?(key, value) and same_keys?(rest, metadata, old)
-  end
-
-  defp same_keys?([], _metadata, _old), do: true
-  defp same_keys?(_pairs, _metadata, _old), do: false
 
   defp enter(saved, metadata, old, {depth, flat, shadowed}, context, how) do
     if depth < @depth_unread or depth < Limits.max_depth() do
