@@ -84,16 +84,15 @@ impl<'a, P: ?Sized> Key<'a, P> {
     /// # Panics
     ///
     /// When `kind` is not below [`KINDS`].
+    #[inline(always)]
     pub fn new(kind: u8, bytes: &'a [u8]) -> Self {
         assert!(kind < KINDS, "expected a kind below {KINDS}, got: {kind}");
         if bytes.len() > INLINE_MAX {
             return Key::Long(kind, bytes);
         }
-        let mut words = [0u8; 16];
-        words[..bytes.len()].copy_from_slice(bytes);
-        words[15] = (kind << 4) | bytes.len() as u8;
-        let (low, high) = words.split_at(8);
-        Key::Inline(word(low), word(high))
+        let (low, high) = pack(bytes);
+        let meta = u64::from(kind << 4) | bytes.len() as u64;
+        Key::Inline(low, high | (meta << 56))
     }
 
     /// The key for one word: the same as [`Key::new`] of its eight bytes.
@@ -108,11 +107,26 @@ impl<'a, P: ?Sized> Key<'a, P> {
     }
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |word, byte| (word << 8) | u64::from(*byte))
+/// The first eight of up to 15 bytes and the rest, as two little-endian words filled up with
+/// zeros. The loads overlap instead of depending on the length byte by byte, and stay in
+/// registers: a key that went through memory would stall the look-up that reads it back.
+#[inline(always)]
+fn pack(bytes: &[u8]) -> (u64, u64) {
+    let len = bytes.len();
+    let byte = |index: usize| u64::from(bytes[index]) << (8 * index);
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let last = u64::from_le_bytes(*last);
+        let high = last.checked_shr(8 * (16 - len as u32)).unwrap_or(0);
+        (u64::from_le_bytes(*first), high)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let first = u64::from(u32::from_le_bytes(*first));
+        let last = u64::from(u32::from_le_bytes(*last));
+        (first | last << (8 * (len - 4)), 0)
+    } else if len > 0 {
+        (byte(0) | byte(len / 2) | byte(len - 1), 0)
+    } else {
+        (0, 0)
+    }
 }
 
 /// What an entry's key is, as a reader finds it.
@@ -173,7 +187,7 @@ impl Seed {
     }
 
     /// The hash of a key.
-    #[inline]
+    #[inline(always)]
     pub fn hash<P: ?Sized>(&self, key: &Key<'_, P>) -> u64 {
         match *key {
             Key::Inline(w0, w1) => self.words(w0, w1),
@@ -187,7 +201,7 @@ impl Seed {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn words(&self, w0: u64, w1: u64) -> u64 {
         let mut hasher = self.0.build_hasher();
         hasher.write_u128((u128::from(w1) << 64) | u128::from(w0));

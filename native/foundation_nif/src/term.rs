@@ -399,7 +399,7 @@ impl Buffer {
     #[inline]
     pub fn new() -> Self {
         Buffer {
-            bytes: [MaybeUninit::uninit(); ENCODED_MAX],
+            bytes: [const { MaybeUninit::uninit() }; ENCODED_MAX],
             len: 0,
         }
     }
@@ -530,20 +530,27 @@ impl Buffer {
     }
 }
 
+/// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
+/// stays in registers.
+#[inline(always)]
+pub fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
+    let word = word(term);
+    is_immediate(word).then(|| Key::word(IMMEDIATE, word))
+}
+
 /// The key of a term, which `buffer` and `probe` hold what it borrows of.
 ///
 /// # Errors
 ///
 /// When it would take long and this is a normal scheduler.
-#[inline]
+#[inline(always)]
 pub fn key<'k, 'a: 'k>(
     term: Term<'a>,
     buffer: &'k mut Buffer,
     probe: &'k mut Option<Probe>,
 ) -> Result<Key<'k, Probe>, Failure> {
-    let word = word(term);
-    if is_immediate(word) {
-        return Ok(Key::word(IMMEDIATE, word));
+    if let Some(key) = immediate_key(term) {
+        return Ok(key);
     }
     if let Some(bytes) = binary(term) {
         if bytes.len() > BYTES_MAX && !crate::raw::may_take_long() {
@@ -554,6 +561,7 @@ pub fn key<'k, 'a: 'k>(
     compound_key(term, buffer, probe)
 }
 
+#[inline(never)]
 fn compound_key<'k, 'a: 'k>(
     term: Term<'a>,
     buffer: &'k mut Buffer,
@@ -674,7 +682,9 @@ pub fn pair<'a>(env: Env<'a>, first: Term<'a>, second: Term<'a>) -> Term<'a> {
 /// `[term]`.
 #[inline]
 pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
-    Term::list_new_empty(env).list_prepend(term)
+    let word = term.as_c_arg();
+    // SAFETY: the term belongs to this environment.
+    unsafe { Term::new(env, enif_make_list_from_array(env.as_c_arg(), &word, 1)) }
 }
 
 /// The term that was stored.

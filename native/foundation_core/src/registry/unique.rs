@@ -32,7 +32,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
     }
 
     /// The entry of `key`, also one whose owner is dead.
-    #[inline]
+    #[inline(always)]
     pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Entry<'g, V>> {
         self.table.get(key, self.table.hash(key), guard)
     }

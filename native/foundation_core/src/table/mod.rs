@@ -131,7 +131,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     }
 
     /// The hash of a key in this table, which every other call wants.
-    #[inline]
+    #[inline(always)]
     pub fn hash(&self, key: &Key<'_, F::Probe>) -> u64 {
         self.seed.hash(key) & HASH
     }
@@ -162,7 +162,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     ///
     /// The words were in a segment of this table at one moment since the current guard was made,
     /// or the segment's lock has been held since they were read.
-    #[inline]
+    #[inline(always)]
     unsafe fn matches(words: &Words, key: &Key<'_, F::Probe>, hash: u64) -> bool {
         match *key {
             Key::Inline(k0, k1) => words.k0 == k0 && words.k1 == k1,
@@ -193,7 +193,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     /// # Safety
     ///
     /// As [`Table::matches`], with a guard that lives as long as `'g`.
-    #[inline]
+    #[inline(always)]
     unsafe fn entry<'g>(words: &Words) -> Entry<'g, V> {
         let word = ValueWord(words.value);
         Entry {
@@ -205,7 +205,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     }
 
     /// The entry of `key`.
-    #[inline]
+    #[inline(always)]
     pub fn get<'g>(
         &self,
         key: &Key<'_, F::Probe>,

@@ -301,7 +301,7 @@ impl<'g> Segment<'g> {
 
     /// Looks for an entry without a lock. `matches` is asked about the words of an entry, read
     /// together, whose tag is that of `hash`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(self, hash: u64, mut matches: impl FnMut(&Words) -> bool) -> Option<Words> {
         let tag = tag(hash);
         let mut index = self.home(hash);

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use foundation_core::registry::Refused;
-use foundation_core::table::{Entry, Guard, ValueView, pin};
+use foundation_core::table::{Bag, Entry, Guard, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::table::{Entries, Registry};
 use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Budget, Buffer, OwnedTerm, key, pair, single, value, value_term, word_term};
+use crate::term::{
+    Budget, Buffer, OwnedTerm, immediate_key, key, pair, single, value, value_term, word_term,
+};
 
 nifs! {
     registry_register / 3,
@@ -155,37 +157,51 @@ fn lookup<'a>(
     budget: &mut Budget,
     guard: &Guard,
 ) -> NifResult<'a> {
+    if let (Some(key), Entries::Unique(entries)) = (immediate_key(key_term), &registry.entries) {
+        return entry_list(env, entries.get(&key, guard), budget);
+    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     match &registry.entries {
-        Entries::Unique(entries) => match entries.get(&key, guard) {
-            Some(entry) => entry_list(env, &entry, budget),
-            None => Ok(Term::list_new_empty(env)),
-        },
-        Entries::Duplicate(entries) => {
-            let Some(bag) = entries.get(&key, guard) else {
-                return Ok(Term::list_new_empty(env));
-            };
-            let mut found = Vec::new();
-            let rest = bag.walk(0, guard, |member| {
-                // All of a key's entries are one answer, which a dirty scheduler has the time for.
-                let in_time = budget.spend(member.value) || may_take_long();
-                if in_time && let Some(pid) = live_pid(env, member.owner) {
-                    found.push(pair(env, pid, value_term(env, member.value)));
-                }
-                in_time
-            });
-            match rest {
-                Some(_) => Err(Failure::TakesLong),
-                None => Ok(found.encode(env)),
-            }
-        }
+        Entries::Unique(entries) => entry_list(env, entries.get(&key, guard), budget),
+        Entries::Duplicate(entries) => entries_list(env, entries.get(&key, guard), budget, guard),
     }
 }
 
-/// `[{pid, value}]` of an entry, or `[]` if its owner is dead.
-#[inline]
-fn entry_list<'a>(env: Env<'a>, entry: &StoredEntry<'_>, budget: &mut Budget) -> NifResult<'a> {
+/// `[{pid, value}, …]` of a key's entries whose owners are alive.
+fn entries_list<'a>(
+    env: Env<'a>,
+    bag: Option<&Bag<OwnedTerm>>,
+    budget: &mut Budget,
+    guard: &Guard,
+) -> NifResult<'a> {
+    let mut found = Vec::new();
+    let rest = bag.and_then(|bag| {
+        bag.walk(0, guard, |member| {
+            // All of a key's entries are one answer, which a dirty scheduler has the time for.
+            let in_time = budget.spend(member.value) || may_take_long();
+            if in_time && let Some(pid) = live_pid(env, member.owner) {
+                found.push(pair(env, pid, value_term(env, member.value)));
+            }
+            in_time
+        })
+    });
+    match rest {
+        Some(_) => Err(Failure::TakesLong),
+        None => Ok(found.encode(env)),
+    }
+}
+
+/// `[{pid, value}]` of an entry, or `[]` if there is none or its owner is dead.
+#[inline(always)]
+fn entry_list<'a>(
+    env: Env<'a>,
+    entry: Option<StoredEntry<'_>>,
+    budget: &mut Budget,
+) -> NifResult<'a> {
+    let Some(entry) = entry else {
+        return Ok(Term::list_new_empty(env));
+    };
     let Some(pid) = live_pid(env, entry.owner) else {
         return Ok(Term::list_new_empty(env));
     };
@@ -233,10 +249,14 @@ fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifRes
     let Entries::Unique(entries) = &registry.entries else {
         return Ok(duplicate().to_term(env));
     };
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    Ok(entries
-        .get(&key, &guard)
+    let entry = match immediate_key(key_term) {
+        Some(key) => entries.get(&key, &guard),
+        None => {
+            let (mut buffer, mut probe) = (Buffer::new(), None);
+            entries.get(&key(key_term, &mut buffer, &mut probe)?, &guard)
+        }
+    };
+    Ok(entry
         .and_then(|entry| live_pid(env, entry.owner))
         .unwrap_or_else(|| undefined().to_term(env)))
 }
