@@ -86,13 +86,23 @@ impl<'a, P: ?Sized> Key<'a, P> {
     /// When `kind` is not below [`KINDS`].
     #[inline(always)]
     pub fn new(kind: u8, bytes: &'a [u8]) -> Self {
+        Self::short(kind, bytes).unwrap_or(Key::Long(kind, bytes))
+    }
+
+    /// The key for a byte string that fits a slot.
+    ///
+    /// # Panics
+    ///
+    /// When `kind` is not below [`KINDS`].
+    #[inline(always)]
+    pub fn short(kind: u8, bytes: &[u8]) -> Option<Self> {
         assert!(kind < KINDS, "expected a kind below {KINDS}, got: {kind}");
         if bytes.len() > INLINE_MAX {
-            return Key::Long(kind, bytes);
+            return None;
         }
         let (low, high) = pack(bytes);
         let meta = u64::from(kind << 4) | bytes.len() as u64;
-        Key::Inline(low, high | (meta << 56))
+        Some(Key::Inline(low, high | (meta << 56)))
     }
 
     /// The key for one word: the same as [`Key::new`] of its eight bytes.

@@ -538,6 +538,12 @@ pub fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
     is_immediate(word).then(|| Key::word(IMMEDIATE, word))
 }
 
+/// The key of an immediate or of a short binary: one that borrows nothing.
+#[inline(always)]
+pub fn short_key(term: Term) -> Option<Key<'static, Probe>> {
+    immediate_key(term).or_else(|| Key::short(BINARY, binary(term)?))
+}
+
 /// The key of a term, which `buffer` and `probe` hold what it borrows of.
 ///
 /// # Errors

@@ -37,6 +37,25 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         self.table.get(key, self.table.hash(key), guard)
     }
 
+    /// Has the memory of an entry fetched that [`Unique::get_hashed`] will read; returns the hash.
+    #[inline]
+    pub fn fetch(&self, key: &Key<'_, F::Probe>, guard: &Guard) -> u64 {
+        let hash = self.table.hash(key);
+        self.table.fetch(hash, guard);
+        hash
+    }
+
+    /// As [`Unique::get`], of a key whose hash is known.
+    #[inline]
+    pub fn get_hashed<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        guard: &'g Guard,
+    ) -> Option<Entry<'g, V>> {
+        self.table.get(key, hash, guard)
+    }
+
     /// Registers `key` for `owner`, in place of an owner that is dead.
     ///
     /// # Errors

@@ -204,6 +204,13 @@ impl<F: Foreign, V: Object> Table<F, V> {
         }
     }
 
+    /// Asks the processor for the memory that [`Table::get`] of a key with this hash will read,
+    /// and does not wait for it.
+    #[inline]
+    pub fn fetch(&self, hash: u64, guard: &Guard) {
+        self.directory.segment(hash, guard).fetch(hash);
+    }
+
     /// The entry of `key`.
     #[inline(always)]
     pub fn get<'g>(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use foundation_core::key::Key;
 use foundation_core::registry::Refused;
 use foundation_core::table::{Bag, Entry, Guard, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
@@ -11,7 +12,8 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, immediate_key, key, pair, single, value, value_term, word_term,
+    Budget, Buffer, OwnedTerm, Probe, immediate_key, key, pair, short_key, single, value,
+    value_term, word_term,
 };
 
 nifs! {
@@ -219,6 +221,9 @@ fn stored<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>, budget: &mut Budget
     }
 }
 
+/// How many keys of `registry_lookup_many` are fetched from memory side by side.
+const ABREAST: usize = 16;
+
 /// `registry_lookup_many(name, keys) -> {results, rest}`: of as many keys as there is time for.
 fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
@@ -226,21 +231,50 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
     let mut rest = keys;
     let mut results = Vec::new();
     let mut budget = Budget::default();
-    while results.len() < ENTRIES_MAX
-        && let Ok((key, tail)) = rest.list_get_cell()
-    {
-        match lookup(env, registry, key, &mut budget, &guard) {
-            Ok(result) => results.push(result),
-            // The next call starts with this key.
-            Err(Failure::TakesLong) if !results.is_empty() => break,
-            Err(failure) => return Err(failure),
+    'all: while results.len() < ENTRIES_MAX {
+        let mut cells = [(keys, None); ABREAST];
+        let mut count = 0;
+        let mut tail = rest;
+        while count < ABREAST
+            && let Ok((key, next)) = tail.list_get_cell()
+        {
+            cells[count] = (key, fetch(registry, key, &guard));
+            count += 1;
+            tail = next;
         }
-        rest = tail;
+        if count == 0 {
+            break;
+        }
+        for (key, fetched) in &cells[..count] {
+            let result = match (fetched, &registry.entries) {
+                (Some((key, hash)), Entries::Unique(entries)) => {
+                    entry_list(env, entries.get_hashed(key, *hash, &guard), &mut budget)
+                }
+                _ => lookup(env, registry, *key, &mut budget, &guard),
+            };
+            match result {
+                Ok(result) => results.push(result),
+                // The next call starts with this key.
+                Err(Failure::TakesLong) if !results.is_empty() => break 'all,
+                Err(failure) => return Err(failure),
+            }
+            rest = rest.list_get_cell().map_or(rest, |(_, next)| next);
+        }
     }
     if !rest.is_list() {
         return Err(Failure::BadArgument);
     }
     Ok(pair(env, results.encode(env), rest))
+}
+
+/// Has the memory of a short key's entry fetched; the key and its hash.
+#[inline]
+fn fetch(registry: &Registry, key: Term, guard: &Guard) -> Option<(Key<'static, Probe>, u64)> {
+    let Entries::Unique(entries) = &registry.entries else {
+        return None;
+    };
+    let key = short_key(key)?;
+    Some((key, entries.fetch(&key, guard)))
 }
 
 fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {

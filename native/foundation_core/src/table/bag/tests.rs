@@ -104,9 +104,12 @@ fn a_walk_goes_on_from_any_number() {
     while let Some(number) = from {
         let mut left = 7;
         from = bag.walk(number, &guard, |member| {
+            if left == 0 {
+                return false;
+            }
             seen.push(member.owner);
             left -= 1;
-            left > 0
+            true
         });
     }
     assert_eq!(seen, owners(&bag, 0));
