@@ -1,0 +1,269 @@
+defmodule Bench.Telemetry do
+  @moduledoc false
+  # Events and spans, without handlers, against what an application would write itself.
+
+  alias Bench.Row
+  alias Foundation.Telemetry.Events.Backend
+  alias Foundation.Telemetry.{SampledEvents, Span}
+
+  @event [:bench, :event]
+  @table Bench.Telemetry.Table
+  # Longer than any run.
+  @window 600_000
+
+  defmodule Windows do
+    @moduledoc false
+    # Windows in the map of a process.
+    use GenServer
+
+    def start_link, do: GenServer.start_link(__MODULE__, nil)
+    def first?(server, key, window), do: GenServer.call(server, {:first?, key, window})
+
+    @impl true
+    def init(nil), do: {:ok, %{}}
+
+    @impl true
+    def handle_call({:first?, key, window}, _from, windows) do
+      now = System.monotonic_time(:millisecond)
+
+      case windows do
+        %{^key => expires} when now < expires -> {:reply, false, windows}
+        _ -> {:reply, true, Map.put(windows, key, now + window)}
+      end
+    end
+  end
+
+  defmodule Batches do
+    @moduledoc false
+    # Events in the list of a process.
+    use GenServer
+
+    def start_link, do: GenServer.start_link(__MODULE__, nil)
+    def append(server, name, m, md), do: GenServer.cast(server, {:append, name, m, md})
+    def take(server), do: GenServer.call(server, :take, :infinity)
+
+    @impl true
+    def init(nil), do: {:ok, []}
+
+    @impl true
+    def handle_cast({:append, name, m, md}, events), do: {:noreply, [{name, m, md} | events]}
+
+    @impl true
+    def handle_call(:take, _from, events), do: {:reply, length(events), []}
+  end
+
+  defmodule Stacks do
+    @moduledoc false
+    # Open spans in the map of a process.
+    use GenServer
+
+    def start_link, do: GenServer.start_link(__MODULE__, nil)
+    def start(server, name, attributes), do: GenServer.call(server, {:start, name, attributes})
+    def stop(server, id), do: GenServer.call(server, {:stop, id})
+
+    @impl true
+    def init(nil), do: {:ok, %{}}
+
+    @impl true
+    def handle_call({:start, name, attributes}, {pid, _tag}, stacks) do
+      id = System.unique_integer()
+      span = {id, name, attributes, System.monotonic_time()}
+      {:reply, id, Map.update(stacks, pid, [span], &[span | &1])}
+    end
+
+    def handle_call({:stop, id}, {pid, _tag}, stacks) do
+      case stacks do
+        %{^pid => [{^id, _name, _attributes, started} | rest]} ->
+          {:reply, {:ok, System.monotonic_time() - started}, %{stacks | pid => rest}}
+
+        _ ->
+          {:reply, :error, stacks}
+      end
+    end
+  end
+
+  def rows do
+    [
+      row(:dedup_hit, [10_000], [1_000], 4, &dedup_hit/2),
+      row(:dedup_new, [10_000], [1_000], 4.5, &dedup_new/2),
+      row(:dedup_genserver, [10_000], [1_000], 15, &dedup_genserver/2),
+      %Row{
+        name: :batch_append,
+        sizes: [100_000],
+        quick: [1_000],
+        target: %{"ets" => {:at_least, 3}, "cast" => {:at_least, 1.8}},
+        run: &batch_append/2
+      },
+      row(:span, [1], [1], 12, &span/2)
+    ]
+  end
+
+  defp row(name, sizes, quick, target, run),
+    do: %Row{name: name, sizes: sizes, quick: quick, target: {:at_least, target}, run: run}
+
+  defp dedup_hit(size, context) do
+    emit = emit()
+
+    repeats(size, context, fn keys ->
+      :ets.new(@table, [:named_table, :public, read_concurrency: true])
+      expires = System.monotonic_time() + System.convert_time_unit(@window, :millisecond, :native)
+      for n <- 1..size, do: :ets.insert(@table, {{@event, n}, expires})
+
+      look = fn options ->
+        [{_key, expires}] = :ets.lookup(@table, {@event, hd(options) |> elem(1)})
+        if System.monotonic_time() >= expires, do: raise("expired")
+      end
+
+      result = Bench.pair(context, &Bench.each(keys.(&1), emit), &Bench.each(keys.(&1), look))
+
+      :ets.delete(@table)
+      result
+    end)
+  end
+
+  defp dedup_genserver(size, context) do
+    emit = emit()
+
+    repeats(size, context, fn keys ->
+      {:ok, server} = Windows.start_link()
+      for n <- 1..size, do: true = Windows.first?(server, {@event, n}, @window)
+
+      ask = fn options ->
+        Windows.first?(server, {@event, hd(options) |> elem(1)}, @window)
+      end
+
+      result = Bench.pair(context, &Bench.each(keys.(&1), emit), &Bench.each(keys.(&1), ask))
+
+      GenServer.stop(server)
+      result
+    end)
+  end
+
+  defp emit, do: fn options -> SampledEvents.emit_event(@event, %{count: 1}, %{}, options) end
+
+  # Every key has its window when `fun` is called, with the options of repeats.
+  defp repeats(size, context, fun) do
+    SampledEvents.configure_event(@event, window: @window)
+    options = for n <- 1..size, do: [dedup_key: n]
+    Enum.each(options, emit())
+    before = SampledEvents.stats(@event)
+
+    result =
+      Bench.with_rounds(options, context, fn keys -> Bench.pinned(fn -> fun.(keys) end) end)
+
+    Bench.check!("emitted", SampledEvents.stats(@event).emitted, before.emitted)
+    close()
+    result
+  end
+
+  # Closes all windows.
+  defp close do
+    Supervisor.terminate_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
+    Supervisor.restart_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
+  end
+
+  # Each round has keys of its own, in a table that is empty before.
+  defp dedup_new(size, context) do
+    SampledEvents.configure_event(@event, window: 1)
+    :ets.new(@table, [:named_table, :public, read_concurrency: true])
+
+    result =
+      Bench.pinned(fn ->
+        ours = fn round ->
+          options = for n <- 1..size, do: [dedup_key: {round, n}]
+          before = SampledEvents.stats(@event)
+          taken = Bench.each(options, emit())
+          emitted = SampledEvents.stats(@event).emitted - before.emitted
+          Bench.check!("emitted", emitted, size)
+          execute = fn _options -> :telemetry.execute(@event, %{count: 1}, %{}) end
+          alone = Bench.each(options, execute)
+          Process.sleep(2)
+          Backend.running!().sweep()
+          taken - alone
+        end
+
+        theirs = fn round ->
+          keys = for n <- 1..size, do: {@event, {round, n}}
+
+          taken =
+            Bench.each(keys, fn key ->
+              true = :ets.insert_new(@table, {key, System.monotonic_time()})
+            end)
+
+          :ets.delete_all_objects(@table)
+          taken
+        end
+
+        Bench.pair(context, ours, theirs)
+      end)
+
+    :ets.delete(@table)
+    result
+  end
+
+  defp batch_append(size, context) do
+    :ets.new(@table, [:named_table, :ordered_set, :public, write_concurrency: true])
+    {:ok, server} = Batches.start_link()
+    name = [:bench, :batch]
+    events = Enum.to_list(1..size)
+
+    ours = fn _round ->
+      SampledEvents.configure_event(name, batch_size: 10_000_000, batch_timeout: 600_000)
+      before = SampledEvents.stats(name)
+      taken = Bench.each(events, &SampledEvents.emit_batched(name, %{n: &1}, %{source: :bench}))
+      pending = SampledEvents.stats(name).pending - before.pending
+      Bench.check!("pending", pending, size)
+      SampledEvents.configure_event(name, batch_size: 1_000)
+      SampledEvents.flush(name)
+      taken
+    end
+
+    insert = fn n ->
+      key = {name, :erlang.unique_integer([:monotonic])}
+      :ets.insert(@table, {key, %{n: n}, %{source: :bench}})
+    end
+
+    ets = fn _round ->
+      taken = Bench.each(events, insert)
+      Bench.check!("size", :ets.info(@table, :size), size)
+      :ets.delete_all_objects(@table)
+      taken
+    end
+
+    cast = fn _round ->
+      taken = Bench.each(events, &Batches.append(server, name, %{n: &1}, %{source: :bench}))
+      Bench.check!("length", Batches.take(server), size)
+      taken
+    end
+
+    results =
+      for {variant, theirs} <- [{"ets", ets}, {"cast", cast}] do
+        Bench.pinned(fn -> Bench.pair(context, ours, theirs, variant: variant) end)
+      end
+
+    GenServer.stop(server)
+    :ets.delete(@table)
+    results
+  end
+
+  defp span(_size, context) do
+    {:ok, server} = Stacks.start_link()
+    times = Enum.to_list(1..context.per_round)
+
+    result =
+      Bench.pinned(fn ->
+        ours = fn _n -> :ok = Span.end_span(Span.start_span(:work, %{n: 1})) end
+
+        theirs = fn _n ->
+          {:ok, _duration} = Stacks.stop(server, Stacks.start(server, :work, %{n: 1}))
+        end
+
+        Bench.pair(context, fn _ -> Bench.each(times, ours) end, fn _ ->
+          Bench.each(times, theirs)
+        end)
+      end)
+
+    GenServer.stop(server)
+    result
+  end
+end
