@@ -140,6 +140,12 @@ defmodule Foundation.Telemetry.SampledEvents do
     admit(name, measurements, metadata, dedup_key(metadata), nil)
   end
 
+  # What is passed most often, without a search through the options.
+  def emit_event([_ | _] = name, measurements, metadata, [{:dedup_key, key}])
+      when is_map(measurements) and is_map(metadata) and key not in [nil, false] do
+    admit(name, measurements, metadata, key, nil)
+  end
+
   def emit_event([_ | _] = name, measurements, metadata, opts)
       when is_map(measurements) and is_map(metadata) and is_list(opts) do
     window = opts[:window]

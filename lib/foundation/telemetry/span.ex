@@ -107,8 +107,9 @@ defmodule Foundation.Telemetry.Span do
       kind, reason ->
         stacktrace = __STACKTRACE__
 
-        with {span, duration} <- finish(id),
-             do: Events.failed(span, duration, kind, reason, stacktrace)
+        # Not open any more if the block itself ended it.
+        with span when is_tuple(span) <- finish(id),
+             do: Events.failed(span, kind, reason, stacktrace)
 
         :erlang.raise(kind, reason, stacktrace)
     else
@@ -169,12 +170,12 @@ defmodule Foundation.Telemetry.Span do
 
   defp finish_with(id, status) do
     case finish(id) do
-      {span, duration} -> Events.stopped(span, duration, status)
       :error -> {:error, :not_found}
+      span -> Events.stopped(span, status)
     end
   end
 
-  defp finish(id), do: Fallback.backend().finish(id)
+  defp finish(id), do: Native.span_finish(id) || Fallback.backend().finish(id)
 
   @doc """
   Adds attributes to the innermost span: a map, which is merged into the ones it has.
@@ -229,9 +230,24 @@ defmodule Foundation.Telemetry.Span do
   @spec current_span() :: map | nil
   def current_span do
     case current() do
-      {:remote, context} ->
-        unknown = %{
+      {:span, {name, span_id, parent_id, trace_id, flags, attributes, events, links, _}} ->
+        %{
+          span_id: span_id,
+          parent_id: parent_id,
+          trace_id: trace_id,
+          trace_flags: flags,
+          name: name,
+          attributes: attributes,
+          events: events,
+          links: links
+        }
+
+      {:remote, trace_id, span_id, flags} ->
+        %{
+          span_id: span_id,
           parent_id: nil,
+          trace_id: trace_id,
+          trace_flags: flags,
           name: nil,
           attributes: %{},
           events: [],
@@ -239,13 +255,8 @@ defmodule Foundation.Telemetry.Span do
           remote: true
         }
 
-        Map.merge(unknown, Map.delete(context, :depth))
-
-      nil ->
+      :none ->
         nil
-
-      span ->
-        Map.drop(span, [:started, :depth])
     end
   end
 
@@ -263,9 +274,14 @@ defmodule Foundation.Telemetry.Span do
   @spec propagate_context() :: context | nil
   def propagate_context do
     case current() do
-      nil -> nil
-      {:remote, context} -> Map.take(context, [:trace_id, :span_id, :trace_flags])
-      span -> Map.take(span, [:trace_id, :span_id, :trace_flags])
+      {:span, {_, span_id, _, trace_id, flags, _, _, _, _}} ->
+        %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+
+      {:remote, trace_id, span_id, flags} ->
+        %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+
+      :none ->
+        nil
     end
   end
 
@@ -287,7 +303,7 @@ defmodule Foundation.Telemetry.Span do
     try do
       fun.()
     after
-      for {span, duration} <- backend.leave(mark), do: Events.abandoned(span, duration)
+      mark |> backend.leave() |> Enum.each(&Events.abandoned/1)
     end
   end
 
@@ -316,7 +332,7 @@ defmodule Foundation.Telemetry.Span do
   @spec from_traceparent(String.t()) :: {:ok, context} | {:error, atom}
   def from_traceparent(header), do: Context.from_traceparent(header)
 
-  defp current, do: Fallback.backend().current()
+  defp current, do: Native.span_current() || Fallback.backend().current()
 
   @spec refuse!(String.t(), term) :: no_return
   defp refuse!(what, given) do

@@ -14,8 +14,8 @@ use crate::sampler::Sampler;
 pub const MOST: u64 = 10_000;
 /// Places for them: more than names, so that a search ends soon.
 const PLACES: usize = 16_384;
-/// Counts that are written on many schedulers are kept in so many parts.
-const PARTS: usize = 8;
+/// Counts that are written on many schedulers are kept in parts: one for each shard of the windows.
+const PARTS: usize = crate::window::SHARDS;
 /// A setting that an event does not have of its own.
 const UNSET: u64 = u64::MAX;
 
@@ -29,6 +29,18 @@ pub struct Counts {
     pub suppressed: AtomicU64,
     /// Not chosen by the strategy.
     pub sampled_out: AtomicU64,
+    /// Repeats that were counted under the lock of this part's shard.
+    repeats: AtomicU64,
+}
+
+impl Counts {
+    /// Counts a repeat. Only whoever has locked this part's shard may: there is no other writer, so this
+    /// need not be one atomic step.
+    #[inline]
+    pub fn repeat(&self) {
+        let repeats = self.repeats.load(Ordering::Relaxed);
+        self.repeats.store(repeats + 1, Ordering::Relaxed);
+    }
 }
 
 /// What has become of an event's occurrences.
@@ -124,6 +136,7 @@ impl<N, T> Event<N, T> {
         for counts in &self.counts {
             totals.emitted += counts.emitted.load(Ordering::Relaxed);
             totals.suppressed += counts.suppressed.load(Ordering::Relaxed);
+            totals.suppressed += counts.repeats.load(Ordering::Relaxed);
             totals.sampled_out += counts.sampled_out.load(Ordering::Relaxed);
         }
         totals
@@ -134,6 +147,7 @@ impl<N, T> Event<N, T> {
         for counts in &self.counts {
             counts.emitted.store(0, Ordering::Relaxed);
             counts.suppressed.store(0, Ordering::Relaxed);
+            counts.repeats.store(0, Ordering::Relaxed);
             counts.sampled_out.store(0, Ordering::Relaxed);
         }
         self.window.set(None);

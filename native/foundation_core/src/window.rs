@@ -14,7 +14,7 @@ use crate::key::{Key, Seed};
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 
 /// Shards: enough that callers on as many schedulers seldom meet.
-const SHARDS: usize = 16;
+pub const SHARDS: usize = 16;
 /// Lists of a shard: durations of up to 2^40 ms.
 const CLASSES: usize = 41;
 /// No slot.
@@ -27,10 +27,38 @@ const CLOSED_ON_THE_WAY: usize = 2;
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission<E> {
-    /// It opened a window, of this event; the number of the shard that decided.
-    First(E, usize),
-    /// It is a repeat, in a window of this event; the number of the shard that decided.
-    Repeat(E, usize),
+    /// It opened a window, of this event; the number of the shard that decided, and when.
+    First(E, usize, u64),
+    /// It is a repeat.
+    Repeat,
+}
+
+/// What tells the time, in nanoseconds, to a table of windows. Asking whether a time is still to come may
+/// be cheaper than asking for the time.
+pub trait Clock {
+    /// The time.
+    fn now(&self) -> u64;
+
+    /// Whether `time` is still to come.
+    ///
+    /// # Errors
+    ///
+    /// The time, when it is not.
+    #[inline]
+    fn before(&self, time: u64) -> Result<(), u64> {
+        match self.now() {
+            now if now < time => Ok(()),
+            now => Err(now),
+        }
+    }
+}
+
+/// A clock that has stopped.
+impl Clock for u64 {
+    #[inline]
+    fn now(&self) -> u64 {
+        *self
+    }
 }
 
 #[derive(Debug)]
@@ -58,17 +86,19 @@ impl KeyBytes {
     }
 }
 
+/// What a repeat needs to know comes first, in one cache line.
 #[derive(Debug)]
+#[repr(C, align(64))]
 struct Slot<E> {
     hash: u64,
     expires: u64,
+    event: E,
+    key: KeyBytes,
     /// The order in which windows were opened, over all shards.
     seq: u64,
-    event: E,
     older: u32,
     newer: u32,
     class: u8,
-    key: KeyBytes,
 }
 
 #[derive(Debug)]
@@ -233,26 +263,35 @@ impl<E: Copy> Windows<E> {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Decides about an event with this key at `now`. `open` says, for the first of a window, which
-    /// event it is and how many nanoseconds its window lasts, or that it is none after all.
+    /// Decides about an event with this key. `open` says, for the first of a window, which
+    /// event it is and how many nanoseconds its window lasts, or that it is none after all. `repeat` is told of a
+    /// repeat, of which event and in which shard, while that is locked.
     #[inline]
     pub fn admit(
         &self,
         key: &[u8],
-        now: u64,
+        clock: impl Clock,
         open: impl FnOnce() -> Option<(E, u64)>,
+        repeat: impl FnOnce(E, usize),
     ) -> Option<Admission<E>> {
         let hash = self.seed.hash(&Key::<()>::Long(0, key));
         // The low bits choose in the shard's own table, and the top seven tag its entries.
         let number = (hash >> 48) as usize % SHARDS;
         let mut shard = lock(&self.shards[number]);
         let found = shard.find(hash, key);
-        if let Some(at) = found {
-            let slot = &shard.slots[at as usize];
-            if now < slot.expires {
-                return Some(Admission::Repeat(slot.event, number));
+        let now = match found {
+            Some(at) => {
+                let slot = &shard.slots[at as usize];
+                match clock.before(slot.expires) {
+                    Ok(()) => {
+                        repeat(slot.event, number);
+                        return Some(Admission::Repeat);
+                    }
+                    Err(now) => now,
+                }
             }
-        }
+            None => clock.now(),
+        };
         let (event, window) = open()?;
         let seq = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let (expires, class) = (now.saturating_add(window), class(window));
@@ -262,7 +301,7 @@ impl<E: Copy> Windows<E> {
             (slot.expires, slot.seq, slot.event, slot.class) = (expires, seq, event, class);
             shard.link(at);
             self.note_oldest(number, &shard);
-            return Some(Admission::First(event, number));
+            return Some(Admission::First(event, number, now));
         }
         shard.insert(Slot {
             hash,
@@ -287,7 +326,7 @@ impl<E: Copy> Windows<E> {
         if self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
             self.evict(now);
         }
-        Some(Admission::First(event, number))
+        Some(Admission::First(event, number, now))
     }
 
     fn close(&self, shard: &mut Shard<E>, at: u32) {
@@ -384,8 +423,8 @@ mod tests {
 
     fn first(windows: &Windows<u8>, key: &[u8], now: u64, window: u64) -> bool {
         matches!(
-            windows.admit(key, now, || Some((0, window))),
-            Some(Admission::First(0, _))
+            windows.admit(key, now, || Some((0, window)), |_, _| ()),
+            Some(Admission::First(0, _, _))
         )
     }
 

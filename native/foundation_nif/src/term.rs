@@ -264,9 +264,71 @@ impl Size {
     }
 }
 
-/// The entries of a map.
-fn entries(map: Term<'_>) -> impl Iterator<Item = (Term<'_>, Term<'_>)> {
-    rustler::MapIterator::new(map).into_iter().flatten()
+/// The entries of a map, by the VM's own iterator: rustler's can go both ways, which costs
+/// as much again for every entry.
+struct Entries<'a> {
+    map: Term<'a>,
+    iterator: ErlNifMapIterator,
+    left: usize,
+}
+
+fn entries(map: Term<'_>) -> Entries<'_> {
+    let env = map.get_env().as_c_arg();
+    let (mut left, mut iterator) = (0, MaybeUninit::<ErlNifMapIterator>::zeroed());
+    // SAFETY: the iterator is used only if there are entries, and then the VM has made it; it
+    // is a plain structure, of which all zeros is a value.
+    let iterator = unsafe {
+        if enif_get_map_size(env, map.as_c_arg(), &mut left) == 1 && left > 0 {
+            let first = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
+            if enif_map_iterator_create(env, map.as_c_arg(), iterator.as_mut_ptr(), first) == 0 {
+                left = 0;
+            }
+        } else {
+            left = 0;
+        }
+        iterator.assume_init()
+    };
+    Entries {
+        map,
+        iterator,
+        left,
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (Term<'a>, Term<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let env = self.map.get_env();
+        let (mut key, mut value) = (no_term(), no_term());
+        // SAFETY: entries are left, so the iterator is at one of them, and is moved on only if
+        // there is another.
+        unsafe {
+            enif_map_iterator_get_pair(env.as_c_arg(), &mut self.iterator, &mut key, &mut value);
+            self.left -= 1;
+            if self.left > 0 {
+                enif_map_iterator_next(env.as_c_arg(), &mut self.iterator);
+            } else {
+                enif_map_iterator_destroy(env.as_c_arg(), &mut self.iterator);
+            }
+            Some((Term::new(env, key), Term::new(env, value)))
+        }
+    }
+}
+
+impl Drop for Entries<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            // SAFETY: it was created, and has not been destroyed at its end.
+            unsafe {
+                let env = self.map.get_env().as_c_arg();
+                enif_map_iterator_destroy(env, &mut self.iterator);
+            }
+        }
+    }
 }
 
 /// The elements of a tuple.
@@ -308,8 +370,6 @@ impl<'a> View<'a> {
         let word = word(term);
         if is_immediate(word) {
             View::Immediate(word)
-        } else if let Some(bytes) = binary(term) {
-            View::Binary(bytes)
         } else {
             View::of_compound(term)
         }
@@ -321,44 +381,77 @@ impl<'a> View<'a> {
         // SAFETY: each function is asked about a term of its environment, and what it fills is
         // read only when it says that it has.
         unsafe {
-            let (mut head, mut tail) = (no_term(), no_term());
-            if enif_get_list_cell(raw, word, &mut head, &mut tail) == 1 {
-                return View::Cell(Term::new(env, head), Term::new(env, tail));
+            if let Some((head, tail)) = cell(term) {
+                return View::Cell(head, tail);
             }
-            let mut arity = 0;
-            let mut elements = MaybeUninit::uninit();
-            if enif_get_tuple(raw, word, &mut arity, elements.as_mut_ptr()) == 1 {
-                // An empty tuple has no place for elements to point at.
-                let words = match arity {
-                    0 => &[],
-                    arity => std::slice::from_raw_parts(elements.assume_init(), arity as usize),
-                };
-                return View::Tuple(Elements { env, words });
-            }
-            let mut float = 0.0;
-            if enif_get_double(raw, word, &mut float) == 1 {
-                return View::Float(float);
-            }
-            let mut integer = 0;
-            if enif_get_int64(raw, word, &mut integer) == 1 {
-                return View::Integer(integer);
-            }
-            let mut natural = 0;
-            if enif_get_uint64(raw, word, &mut natural) == 1 {
-                return View::Natural(natural);
-            }
-            let mut size = 0;
-            if enif_get_map_size(raw, word, &mut size) == 1 {
-                return View::Map(size);
+            // One question instead of one for each kind.
+            match enif_term_type(raw, word) {
+                ErlNifTermType::ERL_NIF_TERM_TYPE_MAP => {
+                    let mut size = 0;
+                    if enif_get_map_size(raw, word, &mut size) == 1 {
+                        return View::Map(size);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_TUPLE => {
+                    let mut arity = 0;
+                    let mut elements = MaybeUninit::uninit();
+                    if enif_get_tuple(raw, word, &mut arity, elements.as_mut_ptr()) == 1 {
+                        // An empty tuple has no place for elements to point at.
+                        let words = match arity {
+                            0 => &[],
+                            arity => {
+                                std::slice::from_raw_parts(elements.assume_init(), arity as usize)
+                            }
+                        };
+                        return View::Tuple(Elements { env, words });
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_FLOAT => {
+                    let mut float = 0.0;
+                    if enif_get_double(raw, word, &mut float) == 1 {
+                        return View::Float(float);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_INTEGER => {
+                    let mut integer = 0;
+                    if enif_get_int64(raw, word, &mut integer) == 1 {
+                        return View::Integer(integer);
+                    }
+                    let mut natural = 0;
+                    if enif_get_uint64(raw, word, &mut natural) == 1 {
+                        return View::Natural(natural);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_BITSTRING => {
+                    if let Some(bytes) = binary(term) {
+                        return View::Binary(bytes);
+                    }
+                }
+                _ => {}
             }
         }
         View::Other
     }
 }
 
+/// The head and the tail of a list that is not empty.
+#[inline]
+pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
+    if word(term) & PRIMARY != LIST {
+        return None;
+    }
+    let env = term.get_env();
+    let (mut head, mut tail) = (no_term(), no_term());
+    // SAFETY: the terms are read only when the function says that it has filled them in.
+    unsafe {
+        (enif_get_list_cell(env.as_c_arg(), term.as_c_arg(), &mut head, &mut tail) == 1)
+            .then(|| (Term::new(env, head), Term::new(env, tail)))
+    }
+}
+
 /// The bytes of a binary.
 #[inline]
-fn binary(term: Term<'_>) -> Option<&[u8]> {
+pub fn binary(term: Term<'_>) -> Option<&[u8]> {
     let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
     // SAFETY: the function fills `binary` when it says so; the bytes live as long as the term's
     // environment, which the slice's lifetime is bound to.

@@ -5,8 +5,6 @@ defmodule Foundation.Telemetry.Span.Backend do
 
   alias Foundation.Telemetry.Span.{Backends, Context, Frame}
 
-  @type span :: Frame.span()
-
   @doc "Makes the table, or takes over what a crashed predecessor left. Called by its owner."
   @callback open() :: :created | :adopted
 
@@ -16,26 +14,26 @@ defmodule Foundation.Telemetry.Span.Backend do
   @doc "Opens a span in the innermost frame. `{span_id, parent_id, trace_id}`."
   @callback start(name :: term, attributes :: map) :: {String.t(), String.t() | nil, String.t()}
 
-  @doc "Closes the innermost span, or the one of an id: the span and its duration (native unit)."
-  @callback finish(id :: String.t() | nil) :: {span, integer} | :error
+  @doc "Closes the innermost span, or the one of an id."
+  @callback finish(id :: String.t() | nil) :: Frame.ended() | :error
 
-  @callback current() :: Frame.t() | nil
+  @callback current() ::
+              {:span, Frame.ended()} | {:remote, String.t(), String.t(), 0..255} | :none
   @callback update(Frame.change()) :: :ok | :error
 
   @doc "Enters a context from elsewhere: the mark to leave it by."
   @callback enter(Context.t()) :: mark :: term
 
-  @doc "Leaves it: the spans left open in it, innermost first, with their durations. O(those)."
-  @callback leave(mark :: term) :: [{span, integer}]
+  @doc "Leaves it: the spans left open in it, innermost first. O(those)."
+  @callback leave(mark :: term) :: [Frame.ended()]
 
   @doc "Makes the calling process the one that is told of processes that died in a span."
   @callback watch() :: :ok
 
   @doc """
-  What a message to that process is about: the spans that were left open, with their durations,
-  `:more` when it should ask again with `:abandoned`. `:ignored` when it is about nothing.
+  What a message to that process is about: the spans that were left open, and `:more` when it should ask again with `:abandoned`. `:ignored` when it is about nothing.
   """
-  @callback abandoned(message :: term) :: {[{span, integer}], :more | :done} | :ignored
+  @callback abandoned(message :: term) :: {[Frame.ended()], :more | :done} | :ignored
 
   @doc """
   The backend whose table exists, `nil` when there is none.

@@ -2,6 +2,8 @@ defmodule Foundation.Telemetry.Span.Events do
   @moduledoc false
   # The telemetry events of a span's life.
 
+  alias Foundation.Telemetry.Span.Frame
+
   @spec started({String.t(), String.t() | nil, String.t()}, term, map) :: :ok
   def started({span_id, parent_id, trace_id}, name, attributes) do
     :telemetry.execute(
@@ -20,45 +22,51 @@ defmodule Foundation.Telemetry.Span.Events do
     )
   end
 
-  @spec stopped(map, integer, term) :: :ok
-  def stopped(span, duration, status) do
-    :telemetry.execute(
-      [:foundation, :span, :stop],
-      %{duration: duration},
-      metadata(span, status)
-    )
+  @spec stopped(Frame.ended(), term) :: :ok
+  def stopped(span, status) do
+    :telemetry.execute([:foundation, :span, :stop], measurements(span), metadata(span, status))
   end
 
-  @spec abandoned(map, integer) :: :ok
-  def abandoned(span, duration) do
+  @spec abandoned(Frame.ended()) :: :ok
+  def abandoned(span) do
     :telemetry.execute(
       [:foundation, :span, :abandoned],
-      %{duration: duration},
+      measurements(span),
       metadata(span, :abandoned)
     )
   end
 
-  @spec failed(map, integer, :error | :exit | :throw, term, list) :: :ok
-  def failed(span, duration, kind, reason, stacktrace) do
+  @spec failed(Frame.ended(), :error | :exit | :throw, term, list) :: :ok
+  def failed(span, kind, reason, stacktrace) do
     failure = %{kind: kind, reason: reason, stacktrace: stacktrace}
 
     :telemetry.execute(
       [:foundation, :span, :exception],
-      %{duration: duration},
+      measurements(span),
       Map.merge(metadata(span, :error), failure)
     )
   end
 
-  defp metadata(span, status) do
+  defp measurements({_, _, _, _, _, _, _, _, duration}), do: %{duration: native(duration)}
+
+  # Where Erlang's native unit is the nanosecond, which is nearly everywhere, there is
+  # nothing to ask the VM for.
+  if System.convert_time_unit(1_000_000_000, :nanosecond, :native) == 1_000_000_000 do
+    defp native(nanoseconds), do: nanoseconds
+  else
+    defp native(nanoseconds), do: System.convert_time_unit(nanoseconds, :nanosecond, :native)
+  end
+
+  defp metadata({name, span_id, parent_id, trace_id, _, attributes, events, links, _}, status) do
     %{
-      name: span.name,
-      span_id: span.span_id,
-      parent_id: span.parent_id,
-      trace_id: span.trace_id,
-      attributes: span.attributes,
+      name: name,
+      span_id: span_id,
+      parent_id: parent_id,
+      trace_id: trace_id,
+      attributes: attributes,
       status: status,
-      events: span.events,
-      links: span.links
+      events: events,
+      links: links
     }
   end
 end

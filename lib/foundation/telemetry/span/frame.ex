@@ -28,6 +28,14 @@ defmodule Foundation.Telemetry.Span.Frame do
           {:remote,
            %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255, depth: pos_integer}}
   @type t :: span | remote
+
+  @typedoc """
+  A span as backends give it: the native engine's tuple. Durations are in nanoseconds.
+  """
+  @type ended ::
+          {name :: term, span_id :: String.t(), parent_id :: String.t() | nil,
+           trace_id :: String.t(), flags :: 0..255, attributes :: map, events :: [map],
+           links :: [map], duration :: non_neg_integer}
   @type change :: {:attributes, map} | {:event, map} | {:link, map}
 
   @doc "A span inside a frame, or a root. Whether it is to be kept says `kept?/1`."
@@ -44,7 +52,7 @@ defmodule Foundation.Telemetry.Span.Frame do
       attributes: attributes,
       events: [],
       links: [],
-      started: System.monotonic_time(),
+      started: System.monotonic_time(:nanosecond),
       depth: depth
     }
   end
@@ -76,7 +84,16 @@ defmodule Foundation.Telemetry.Span.Frame do
     if length(items) < most, do: %{span | key => items ++ [item]}, else: span
   end
 
-  @doc "A span that ends now, with its duration."
-  @spec ended(span) :: {span, integer}
-  def ended(span), do: {span, System.monotonic_time() - span.started}
+  @doc "A span as it is now."
+  @spec ended(span) :: ended
+  def ended(span) do
+    {span.name, span.span_id, span.parent_id, span.trace_id, span.trace_flags, span.attributes,
+     span.events, span.links, System.monotonic_time(:nanosecond) - span.started}
+  end
+
+  @doc "A frame as it is now."
+  @spec view(t | nil) :: {:span, ended} | {:remote, String.t(), String.t(), 0..255} | :none
+  def view(nil), do: :none
+  def view({:remote, c}), do: {:remote, c.trace_id, c.span_id, c.trace_flags}
+  def view(span), do: {:span, ended(span)}
 end

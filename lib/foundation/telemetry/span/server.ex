@@ -23,7 +23,7 @@ defmodule Foundation.Telemetry.Span.Server do
   def handle_info(message, backend) do
     case backend.abandoned(message) do
       {spans, more} ->
-        Enum.each(spans, fn {span, duration} -> Events.abandoned(span, duration) end)
+        Enum.each(spans, &Events.abandoned/1)
         # Through the mailbox, so that a mass death does not keep system messages waiting.
         if more == :more, do: send(self(), :abandoned)
 

@@ -60,9 +60,8 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
     let name_end = buffer.bytes().len();
     stored::identify(&mut buffer, key)?;
     let window = optional(window)?;
-    let now = clock::now();
     let bytes = buffer.bytes();
-    let admission = TABLES.windows.admit(bytes, now, || {
+    let open = || {
         let event = event(env, &bytes[..name_end], name)?;
         let window = match window {
             Some(window) => window.saturating_mul(NANOSECONDS),
@@ -71,16 +70,11 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
                 .get_or(|| TABLES.window.load(Ordering::Relaxed)),
         };
         Some((event, window))
-    });
-    let answer = match admission {
-        Some(Admission::Repeat(event, part)) => {
-            event
-                .counts(part)
-                .suppressed
-                .fetch_add(1, Ordering::Relaxed);
-            ok()
-        }
-        Some(Admission::First(event, part)) => {
+    };
+    let repeat = |event: &OneEvent, part| event.counts(part).repeat();
+    let answer = match TABLES.windows.admit(bytes, clock::System, open, repeat) {
+        Some(Admission::Repeat) => ok(),
+        Some(Admission::First(event, part, now)) => {
             let counts = event.counts(part);
             if event.sampler.decide(|| now) {
                 counts.emitted.fetch_add(1, Ordering::Relaxed);

@@ -91,7 +91,7 @@ const NAME_MAX: usize = 32;
 fn identify_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
     let mut rest = name;
     let mut count = 0;
-    while let Ok((head, tail)) = rest.list_get_cell() {
+    while let Some((head, tail)) = crate::term::cell(rest) {
         count += 1;
         if count > NAME_MAX || buffer.push(&word(head).to_le_bytes()).is_err() {
             return false;

@@ -94,18 +94,21 @@ fn monitor(env: Env, process: u64) -> Option<()> {
         .map(drop)
 }
 
-fn hex<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0u8; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-    crate::term::binary_term(env, &digits[..bytes.len() * 2])
+/// Eight lower-case hex digits, computed side by side in one word.
+fn digits(number: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let mut nibbles = u64::from(number);
+    nibbles = (nibbles | nibbles << 16) & 0x0000_FFFF_0000_FFFF;
+    nibbles = (nibbles | nibbles << 8) & 0x00FF_00FF_00FF_00FF;
+    nibbles = (nibbles | nibbles << 4) & 0x0F0F_0F0F_0F0F_0F0F;
+    let above_nine = (nibbles + 6 * EACH) >> 4 & EACH;
+    let to_letter = u64::from(b'a' - b'9' - 1);
+    (nibbles + u64::from(b'0') * EACH + above_nine * to_letter).to_be_bytes()
 }
 
 fn span_id(env: Env<'_>, id: u64) -> Term<'_> {
-    hex(env, &id.to_be_bytes())
+    let halves = [digits((id >> 32) as u32), digits(id as u32)];
+    crate::term::binary_term(env, halves.as_flattened())
 }
 
 fn parent_id(env: Env<'_>, id: u64) -> Term<'_> {
@@ -116,13 +119,22 @@ fn parent_id(env: Env<'_>, id: u64) -> Term<'_> {
 }
 
 fn trace_id(env: Env<'_>, id: u128) -> Term<'_> {
-    hex(env, &id.to_be_bytes())
+    let quarters = [96, 64, 32, 0].map(|shift| digits((id >> shift) as u32));
+    crate::term::binary_term(env, quarters.as_flattened())
 }
 
 /// The number that a binary of hex digits is; `None` for anything else.
 fn number_of(term: Term) -> Option<u128> {
-    let digits: &str = term.decode().ok()?;
-    u128::from_str_radix(digits, 16).ok()
+    let digits = crate::term::binary(term)?;
+    (digits.len() <= 32).then_some(())?;
+    digits.iter().try_fold(0u128, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
 }
 
 /// `{span_id, parent_id, trace_id}`. Cost: the encoding of the terms, and O(1).
@@ -201,7 +213,7 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
         return nil(env);
     }
     let id = match number_of(id) {
-        Some(id) => Some(u64::try_from(id).map_err(|_| Failure::BadArgument)?),
+        Some(id) => Some(u64::try_from(id).unwrap_or(0)),
         None if id.is_atom() => None,
         None => return Ok(error().to_term(env)),
     };

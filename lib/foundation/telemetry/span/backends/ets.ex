@@ -66,7 +66,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   @impl true
   def current do
     {_n, frame} = innermost()
-    frame
+    Frame.view(frame)
   end
 
   @impl true

@@ -21,24 +21,10 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   def start(name, attributes), do: Native.span_start(name, attributes)
 
   @impl true
-  def finish(id) do
-    case Native.span_finish(id) do
-      :error -> :error
-      span -> ended(span)
-    end
-  end
+  def finish(id), do: Native.span_finish(id)
 
   @impl true
-  def current do
-    case Native.span_current() do
-      {:span, span} -> span |> ended() |> elem(0)
-      {:remote, trace_id, span_id, flags} -> {:remote, context(trace_id, span_id, flags)}
-      :none -> nil
-    end
-  end
-
-  defp context(trace_id, span_id, flags),
-    do: %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+  def current, do: Native.span_current()
 
   # Only the process itself changes its spans, so nothing comes between reading and writing.
   @impl true
@@ -59,8 +45,8 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   @impl true
   def leave(mark) do
     case Native.span_leave(mark) do
-      {spans, true} -> Enum.map(spans, &ended/1)
-      {spans, false} -> Enum.map(spans, &ended/1) ++ leave(mark)
+      {spans, true} -> spans
+      {spans, false} -> spans ++ leave(mark)
     end
   end
 
@@ -70,23 +56,8 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   @impl true
   def abandoned(message) when message in [:abandoned, {:foundation_spans, :abandoned}] do
     {spans, all?} = Native.span_abandoned()
-    {Enum.map(spans, &ended/1), if(all?, do: :done, else: :more)}
+    {spans, if(all?, do: :done, else: :more)}
   end
 
   def abandoned(_message), do: :ignored
-
-  defp ended({name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}) do
-    span = %{
-      span_id: span_id,
-      parent_id: parent_id,
-      trace_id: trace_id,
-      trace_flags: flags,
-      name: name,
-      attributes: attributes,
-      events: events,
-      links: links
-    }
-
-    {span, System.convert_time_unit(duration, :nanosecond, :native)}
-  end
 end

@@ -36,7 +36,7 @@ defmodule Foundation.Telemetry.Span.Backends.ProcessDictionary do
     end
   end
 
-  def current, do: List.first(stack())
+  def current, do: Frame.view(List.first(stack()))
 
   def update(change) do
     case stack() do
@@ -46,7 +46,7 @@ defmodule Foundation.Telemetry.Span.Backends.ProcessDictionary do
   end
 
   def enter(context) do
-    remote = Frame.remote(current(), context)
+    remote = Frame.remote(List.first(stack()), context)
     put([remote | stack()])
     remote
   end
