@@ -6,6 +6,8 @@
 
 mod duplicate;
 mod owners;
+#[cfg(test)]
+mod tests;
 mod unique;
 
 pub use duplicate::{Duplicate, Estate, Group};

@@ -1,0 +1,182 @@
+//! Deaths and removals that come in between.
+
+use std::sync::mpsc;
+
+use super::*;
+use crate::interleave::{Point, during};
+
+type Subject = super::super::Unique<NoForeign, NoObject>;
+type Bags = super::super::Duplicate<NoForeign, NoObject>;
+
+fn unique() -> Arc<(Subject, Town)> {
+    let registry = Unique::new(Seed::fixed(1), usize::MAX).expect("there is memory");
+    Arc::new((registry, Town::default()))
+}
+
+fn duplicate() -> Arc<(Bags, Town)> {
+    let registry = Duplicate::new(Seed::fixed(1), usize::MAX).expect("there is memory");
+    Arc::new((registry, Town::default()))
+}
+
+fn bury(world: &(Subject, Town), owner: u64) {
+    world.1.kill(owner);
+    let mut held = world.0.bury(owner);
+    while !world.0.remove_dead(owner, &mut held, 10) {}
+}
+
+fn bury_bags(world: &(Bags, Town), owner: u64) {
+    world.1.kill(owner);
+    let mut estate = world.0.bury(owner);
+    while !world.0.remove_dead(owner, &mut estate, 10) {}
+}
+
+fn register(world: &(Subject, Town), owner: u64, key: u64) -> Result<(), Refused> {
+    world.0.register(owner, &int(key), word(0), &world.1)
+}
+
+fn add(world: &(Bags, Town), owner: u64, key: u64) -> Result<(), Refused> {
+    world.0.register(owner, &int(key), word(owner), &world.1)
+}
+
+#[test]
+fn an_owner_that_dies_before_its_handle_is_locked_is_refused() {
+    for registered_before in [false, true] {
+        let world = unique();
+        if registered_before {
+            assert_eq!(register(&world, 1, 1), Ok(()));
+        }
+        let other = world.clone();
+        let result = during(
+            Point::HandleFound,
+            move || bury(&other, 1),
+            || register(&world, 1, 2),
+        );
+        assert_eq!(result, Err(Refused::Dead));
+        assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+    }
+}
+
+#[test]
+fn an_owner_that_registers_while_its_handle_is_taken_away_leaves_nothing() {
+    let world = unique();
+    assert_eq!(register(&world, 1, 1), Ok(()));
+    let other = world.clone();
+    let meanwhile = move || assert_eq!(register(&other, 1, 2), Err(Refused::Dead));
+    during(Point::HandleUnlinked, meanwhile, || bury(&world, 1));
+    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+}
+
+#[test]
+fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
+    // The registration has found the handle; the death unlinks it, and then the registration comes
+    // first to its lock: what it registers must go with the rest.
+    let world = unique();
+    assert_eq!(register(&world, 1, 1), Ok(()));
+    let (found, begin) = mpsc::channel();
+    let (unlinked, wait) = mpsc::channel();
+    let (registered, go_on) = mpsc::channel::<()>();
+    let dying = world.clone();
+    let death = std::thread::spawn(move || {
+        begin.recv().expect("it is sent");
+        let meanwhile = move || {
+            unlinked.send(()).expect("it waits");
+            go_on.recv().expect("it is sent");
+        };
+        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
+    });
+    let meanwhile = move || {
+        found.send(()).expect("it waits");
+        wait.recv().expect("it is sent");
+    };
+    let result = during(Point::HandleFound, meanwhile, || register(&world, 1, 2));
+    registered.send(()).expect("it waits");
+    death.join().expect("it ends");
+    assert_eq!(result, Ok(()));
+    assert_eq!((world.0.len(), world.0.held_by(1)), (0, 0));
+}
+
+#[test]
+fn a_registration_into_a_bag_that_is_emptied_meanwhile_makes_another() {
+    let world = duplicate();
+    assert_eq!(add(&world, 1, 7), Ok(()));
+    let other = world.clone();
+    let meanwhile = move || assert_eq!(other.0.unregister(1, &int(7)), 1);
+    let result = during(Point::BagFound, meanwhile, || add(&world, 2, 7));
+    assert_eq!(result, Ok(()));
+    let figures = world.0.figures();
+    assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
+    assert_eq!(world.0.unregister(2, &int(7)), 1);
+}
+
+#[test]
+fn a_registration_helps_away_an_empty_bag_and_keeps_its_own() {
+    let world = duplicate();
+    assert_eq!(add(&world, 1, 7), Ok(()));
+    let before = world.0.figures().memory;
+    let other = world.clone();
+    let meanwhile = move || assert_eq!(add(&other, 2, 7), Ok(()));
+    let removed = during(Point::BagEmptied, meanwhile, || {
+        world.0.unregister(1, &int(7))
+    });
+    assert_eq!(removed, 1);
+    let figures = world.0.figures();
+    assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
+    assert_eq!(world.0.unregister(2, &int(7)), 1);
+    assert_eq!(world.0.figures().keys, 0);
+    assert!(world.0.figures().memory <= 2 * before);
+}
+
+#[test]
+fn a_registration_and_the_death_of_the_last_of_its_key() {
+    let world = duplicate();
+    assert_eq!(add(&world, 1, 7), Ok(()));
+    let other = world.clone();
+    let result = during(
+        Point::BagFound,
+        move || bury_bags(&other, 1),
+        || add(&world, 2, 7),
+    );
+    assert_eq!(result, Ok(()));
+    let other = world.clone();
+    let death = || bury_bags(&world, 2);
+    during(
+        Point::BagEmptied,
+        move || assert_eq!(add(&other, 3, 7), Ok(())),
+        death,
+    );
+    let figures = world.0.figures();
+    assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
+}
+
+#[test]
+fn of_owners_that_register_while_they_die_nothing_is_left() {
+    let unique = unique();
+    let bags = duplicate();
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            let (unique, bags) = (&unique, &bags);
+            scope.spawn(move || {
+                for round in 0..1_500u64 {
+                    let owner = 1 + (round << 8);
+                    // One thread registers the owner's keys, the other ends it.
+                    if thread == 0 {
+                        for key in 0..10 {
+                            let _dead_or_done =
+                                (register(unique, owner, key), add(bags, owner, key));
+                        }
+                    } else {
+                        bury(unique, owner);
+                        bury_bags(bags, owner);
+                    }
+                }
+            });
+        }
+    });
+    for round in 0..1_500 {
+        bury(&unique, 1 + (round << 8));
+        bury_bags(&bags, 1 + (round << 8));
+    }
+    let empty = |figures: Figures| (figures.entries, figures.keys, figures.owners);
+    assert_eq!(empty(unique.0.figures()), (0, 0, 0));
+    assert_eq!(empty(bags.0.figures()), (0, 0, 0));
+}

@@ -1,0 +1,71 @@
+//! Registries against their promises, a model of them, and deaths at the worst moments.
+
+mod deaths;
+mod duplicate;
+mod model;
+mod unique;
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::held::IntoIter;
+use crate::key::{Key, NoForeign, Seed};
+use crate::primitive::lock;
+use crate::table::{Object, Value, ValueView, pin};
+
+/// Owners that live until they are killed.
+#[derive(Default)]
+pub(super) struct Town {
+    dead: Mutex<HashSet<u64>>,
+    watched: AtomicU64,
+}
+
+impl World for Town {
+    fn is_alive(&self, owner: u64) -> bool {
+        !lock(&self.dead).contains(&owner)
+    }
+
+    fn watch(&self, owner: u64) -> bool {
+        self.watched.fetch_add(1, Ordering::SeqCst);
+        self.is_alive(owner)
+    }
+}
+
+impl Town {
+    pub(super) fn kill(&self, owner: u64) {
+        lock(&self.dead).insert(owner);
+    }
+
+    pub(super) fn watched(&self) -> u64 {
+        self.watched.load(Ordering::SeqCst)
+    }
+}
+
+/// No value of these tests is an object, but a type is needed that could be one.
+#[derive(Debug)]
+pub(super) struct NoObject {
+    _word: u64,
+}
+
+impl Object for NoObject {
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+pub(super) fn int(number: u64) -> Key<'static, ()> {
+    Key::word(0, number)
+}
+
+pub(super) fn word<V>(number: u64) -> Value<V> {
+    Value::Word((number << 1) | 1)
+}
+
+pub(super) fn number<V>(view: ValueView<'_, V>) -> u64 {
+    match view {
+        ValueView::Word(word) => word >> 1,
+        _ => panic!("expected a word"),
+    }
+}

@@ -1,0 +1,161 @@
+use super::*;
+
+type Subject = super::super::Unique<NoForeign, NoObject>;
+
+fn unique(limit: usize) -> Subject {
+    Unique::new(Seed::fixed(1), limit).expect("there is memory")
+}
+
+fn owner_of(registry: &Subject, key: u64) -> Option<u64> {
+    let guard = pin();
+    registry.get(&int(key), &guard).map(|entry| entry.owner)
+}
+
+fn keys(registry: &Subject, owner: u64) -> usize {
+    let mut keys = 0;
+    registry.keys(owner, &pin(), |_| keys += 1);
+    keys
+}
+
+/// Buries an owner and removes what it held, as a runtime does.
+fn bury(registry: &Subject, town: &Town, owner: u64) {
+    town.kill(owner);
+    let mut held: IntoIter<u64> = registry.bury(owner);
+    while !registry.remove_dead(owner, &mut held, 100) {}
+}
+
+#[test]
+fn a_key_has_one_owner_who_alone_gives_it_up() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    assert_eq!(registry.register(1, &int(7), word(0), &town), Ok(()));
+    let taken = Err(Refused::Taken(1));
+    assert_eq!(registry.register(2, &int(7), word(0), &town), taken);
+    assert_eq!(registry.register(1, &int(7), word(0), &town), taken);
+    assert!(!registry.unregister(2, &int(7)));
+    assert!(registry.unregister(1, &int(7)));
+    assert!(!registry.unregister(1, &int(7)));
+    assert_eq!(registry.register(2, &int(7), word(0), &town), Ok(()));
+    assert_eq!(owner_of(&registry, 7), Some(2));
+}
+
+#[test]
+fn an_owner_is_watched_once_and_a_dead_one_refused() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    for key in 0..100 {
+        assert_eq!(registry.register(1, &int(key), word(0), &town), Ok(()));
+    }
+    assert_eq!(town.watched(), 1);
+    town.kill(2);
+    let refused = registry.register(2, &int(1_000), word(0), &town);
+    assert_eq!(refused, Err(Refused::Dead));
+    assert_eq!((registry.len(), owner_of(&registry, 1_000)), (100, None));
+    assert_eq!(registry.figures().owners, 1);
+}
+
+#[test]
+fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    for key in 0..2_500 {
+        let owner = 1 + key % 2;
+        assert_eq!(
+            registry.register(owner, &int(key), word(key), &town),
+            Ok(())
+        );
+    }
+    town.kill(1);
+    let mut held = registry.bury(1);
+    let mut pieces = 0;
+    loop {
+        let before = registry.len();
+        let done = registry.remove_dead(1, &mut held, 100);
+        assert!(before - registry.len() <= 100);
+        pieces += 1;
+        if done {
+            break;
+        }
+    }
+    assert!((13..=14).contains(&pieces), "{pieces} pieces");
+    assert_eq!((registry.len(), registry.take_cleaned()), (1_250, 1_250));
+    assert_eq!(registry.take_cleaned(), 0);
+    assert_eq!((keys(&registry, 1), keys(&registry, 2)), (0, 1_250));
+    assert_eq!(registry.held_by(2), 1_250);
+}
+
+#[test]
+fn a_dead_owners_key_is_taken_over_and_its_death_leaves_it_alone() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    for key in 0..3 {
+        assert_eq!(registry.register(1, &int(key), word(0), &town), Ok(()));
+    }
+    town.kill(1);
+    assert_eq!(registry.register(2, &int(1), word(9), &town), Ok(()));
+    assert_eq!(registry.take_cleaned(), 1);
+    bury(&registry, &town, 1);
+    assert_eq!(registry.take_cleaned(), 2);
+    assert_eq!((registry.len(), owner_of(&registry, 1)), (1, Some(2)));
+    let guard = pin();
+    let entry = registry.get(&int(1), &guard).expect("it is there");
+    assert_eq!(number(entry.value), 9);
+}
+
+#[test]
+fn a_full_registry_refuses_and_counts_it() {
+    let (registry, town) = (unique(2), Town::default());
+    for key in 0..2 {
+        assert_eq!(registry.register(1, &int(key), word(0), &town), Ok(()));
+    }
+    let full = Err(Refused::Full);
+    assert_eq!(registry.register(2, &int(2), word(0), &town), full);
+    assert_eq!(registry.register(1, &int(3), word(0), &town), full);
+    assert_eq!((registry.len(), registry.figures().drops), (2, 2));
+    assert!(registry.unregister(1, &int(0)));
+    assert_eq!(registry.register(2, &int(2), word(0), &town), Ok(()));
+}
+
+#[test]
+fn a_value_is_replaced_if_it_is_the_one_that_was_seen() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    assert_eq!(registry.register(1, &int(1), word(1), &town), Ok(()));
+    let guard = pin();
+    let seen = registry.get(&int(1), &guard).expect("it is there");
+    assert!(registry.replace(&int(1), &seen, word(2), &guard));
+    assert!(!registry.replace(&int(1), &seen, word(3), &guard));
+    let now = registry.get(&int(1), &guard).expect("it is there");
+    assert_eq!((number(seen.value), number(now.value)), (1, 2));
+}
+
+#[test]
+fn figures_return_to_what_an_empty_registry_has() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    let empty = registry.figures();
+    for owner in 0..500 {
+        for key in 0..20 {
+            let key = int(owner * 1_000 + key);
+            assert_eq!(registry.register(owner, &key, word(0), &town), Ok(()));
+        }
+    }
+    let full = registry.figures();
+    assert_eq!(
+        (full.entries, full.keys, full.owners),
+        (10_000, 10_000, 500)
+    );
+    assert!(full.memory > empty.memory + 10_000 * 34);
+    for owner in 0..250 {
+        bury(&registry, &town, owner);
+    }
+    assert_eq!(registry.figures().owners, 250);
+    for owner in 250..500 {
+        for key in 0..20 {
+            assert!(registry.unregister(owner, &int(owner * 1_000 + key)));
+        }
+        bury(&registry, &town, owner);
+    }
+    let left = registry.figures();
+    assert_eq!((left.entries, left.keys, left.owners), (0, 0, 0));
+    assert!(
+        left.memory <= 2 * empty.memory,
+        "{} of {}",
+        left.memory,
+        empty.memory
+    );
+}
