@@ -96,7 +96,7 @@ fn a_walk_goes_on_from_any_number() {
             .filter(|number| *number >= from)
             .map(|number| number + 1)
             .collect();
-        assert_eq!(owners(&bag, from), expected, "from {from}");
+        assert!(owners(&bag, from) == expected, "from {from}");
     }
     // In steps of seven it visits the same.
     let mut seen = Vec::new();
@@ -112,7 +112,7 @@ fn a_walk_goes_on_from_any_number() {
             true
         });
     }
-    assert_eq!(seen, owners(&bag, 0));
+    assert!(seen == owners(&bag, 0));
 }
 
 #[test]
