@@ -4,6 +4,7 @@
 //! would only hope for is then made on purpose. Elsewhere a point is nothing.
 
 /// A point that a thread reaches.
+#[cfg_attr(loom, expect(dead_code, reason = "the models have no registries"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Point {
     /// A reader has found the segment that it is about to search.

@@ -12,6 +12,7 @@ pub(crate) use std::{
 
 #[cfg(loom)]
 pub(crate) use loom::{
+    cell::UnsafeCell,
     hint,
     sync::{
         Mutex, MutexGuard,

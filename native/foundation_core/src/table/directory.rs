@@ -9,7 +9,7 @@ use crate::primitive::{AtomicI64, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
 use super::OutOfMemory;
 use super::reclaim::Guard;
-use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, Words};
+use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, Words, capacity};
 
 /// More bits than this are not used to tell segments apart.
 const MAX_BITS: u32 = 32;
@@ -323,7 +323,7 @@ impl Drop for Directory {
 /// The smallest segment in which `live` entries fill no more than half of what it takes.
 fn groups_for(live: usize) -> u32 {
     let mut groups_log2 = MIN_GROUPS_LOG2;
-    while (super::segment::GROUP << groups_log2) / 16 * 13 < 2 * live {
+    while capacity(groups_log2) < 2 * live {
         groups_log2 += 1;
     }
     groups_log2
@@ -338,14 +338,17 @@ impl Halves {
         for (half, count) in halves.0.iter_mut().zip(counts) {
             // A segment that was doubled may hold more than one of the usual size takes.
             let groups_log2 = groups_for(count / 2 + 1).max(SPLIT_GROUPS_LOG2);
-            *half = Some(Segment::new(groups_log2, depth)?);
+            let segment = Segment::new(groups_log2, depth)?;
+            segment.lock().live = count;
+            *half = Some(segment);
         }
         Some(halves)
     }
 
+    /// Puts one of the entries that were counted into its half.
     fn insert(&mut self, half: usize, hash: u64, words: Words) {
         if let Some(segment) = self.0[half] {
-            segment.insert(&mut segment.lock(), hash, words);
+            segment.place(hash, words);
         }
     }
 

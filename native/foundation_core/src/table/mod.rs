@@ -19,6 +19,9 @@ pub(crate) mod bag;
 mod blob;
 pub(crate) mod counter;
 mod directory;
+mod life;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod names;
 pub mod reclaim;
 mod segment;
@@ -152,6 +155,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     }
 
     /// Counts bytes that an object of this table has come to hold, or to hold no more.
+    #[cfg(not(loom))]
     pub(crate) fn add_heap(&self, hash: u64, bytes: i64) {
         self.heap.add(hash, bytes);
     }

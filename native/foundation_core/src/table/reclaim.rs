@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 
 /// How many retired objects a thread collects before it looks for what can be freed.
-const BATCH_LEN: usize = 128;
+const BATCH_LEN: usize = if cfg!(loom) { 1 } else { 128 };
 /// The same in bytes, so that a few large objects do not wait for many small ones.
 const BATCH_BYTES: usize = 256 * 1024;
 

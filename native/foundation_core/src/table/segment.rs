@@ -22,13 +22,26 @@ use std::ptr::{self, NonNull};
 
 use crate::primitive::{AtomicU64, Backoff, Mutex, MutexGuard, Ordering, fence, lock};
 
+use super::life::Life;
+
 /// Slots in a group: as many as tags fit a word.
 pub(super) const GROUP: usize = 8;
 /// The smallest segment, as a power of two of groups: what an empty table costs.
-pub(super) const MIN_GROUPS_LOG2: u32 = 1;
+pub(super) const MIN_GROUPS_LOG2: u32 = if cfg!(loom) { 0 } else { 1 };
 /// The size from which a segment is split instead of doubled: 1,024 slots. It bounds the work of
 /// one call that grows the table: some ten microseconds, whatever the table's size.
-pub(super) const SPLIT_GROUPS_LOG2: u32 = 7;
+pub(super) const SPLIT_GROUPS_LOG2: u32 = if cfg!(loom) { 0 } else { 7 };
+
+/// How many entries a segment takes before it grows: 13 of 16. The models' segments are split with
+/// their third entry.
+pub(super) const fn capacity(groups_log2: u32) -> usize {
+    let slots = GROUP << groups_log2;
+    if cfg!(loom) {
+        slots / 4
+    } else {
+        slots / 16 * 13
+    }
+}
 
 const VERSION_MASK: u64 = 0xFFFF_FFFF;
 const OVERFLOW_ONE: u64 = 1 << 32;
@@ -70,6 +83,7 @@ pub(super) struct State {
 #[repr(C, align(64))]
 struct Header {
     lock: Mutex<State>,
+    life: Life,
     allocation: *mut u8,
     layout: Layout,
 }
@@ -196,6 +210,7 @@ impl<'g> Segment<'g> {
                     depth,
                     replaced: false,
                 }),
+                life: Life::default(),
                 allocation,
                 layout,
             });
@@ -252,6 +267,7 @@ impl<'g> Segment<'g> {
     pub(super) unsafe fn free(raw: *mut ()) {
         // SAFETY: asked of the caller.
         let segment = unsafe { Segment::from_raw(raw) };
+        segment.life().end();
         let Geometry { groups, slots, .. } = geometry(segment.groups_log2);
         let count = 1 << segment.groups_log2;
         // SAFETY: everything was written by `new` at these offsets, and is used by nobody.
@@ -278,9 +294,9 @@ impl<'g> Segment<'g> {
         GROUP << self.groups_log2
     }
 
-    /// How many entries it takes before it grows: 13 of 16.
+    /// How many entries it takes before it grows.
     pub(super) fn capacity(self) -> usize {
-        self.slots() / 16 * 13
+        capacity(self.groups_log2)
     }
 
     /// Whether it is worth less memory: one entry in eight slots.
@@ -299,6 +315,12 @@ impl<'g> Segment<'g> {
     }
 
     #[inline]
+    fn life(self) -> &'g Life {
+        // SAFETY: the header lives for `'g`.
+        unsafe { &self.header.as_ref().life }
+    }
+
+    #[inline]
     fn mask(self) -> usize {
         (1 << self.groups_log2) - 1
     }
@@ -311,6 +333,7 @@ impl<'g> Segment<'g> {
     #[inline]
     fn group(self, index: usize) -> &'g Group {
         debug_assert!(index <= self.mask());
+        self.life().read();
         // SAFETY: there are `mask() + 1` groups behind the header, in the same allocation, and
         // every index is masked.
         unsafe { &*self.header.as_ptr().add(1).cast::<Group>().add(index) }
@@ -440,6 +463,12 @@ impl<'g> Segment<'g> {
     /// Puts an entry into a free slot. For the holder of the lock, who has seen that there is one
     /// and that the key is not there.
     pub(super) fn insert(self, state: &mut State, hash: u64, words: Words) {
+        self.place(hash, words);
+        state.live += 1;
+    }
+
+    /// As [`Segment::insert`], for who counts the entries.
+    pub(super) fn place(self, hash: u64, words: Words) {
         let mut index = self.home(hash);
         loop {
             let group = self.group(index);
@@ -450,7 +479,6 @@ impl<'g> Segment<'g> {
                     let tags = tags | tag(hash) << (8 * position);
                     group.tags.store(tags, Ordering::Relaxed);
                 });
-                state.live += 1;
                 return;
             }
             group.add_overflow(OVERFLOW_ONE);

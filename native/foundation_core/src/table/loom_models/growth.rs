@@ -1,0 +1,140 @@
+//! Reads and writes while segments are split and merged, and while an owner dies.
+
+use super::*;
+use crate::handle::Handle;
+
+#[test]
+fn loom_a_reader_finds_its_entry_while_the_segment_is_split_and_freed() {
+    model(|| {
+        let table = table();
+        let zero = keys(&table, 0).next().expect("there are");
+        let one = keys(&table, 1).next().expect("there are");
+        let third = keys(&table, 1).nth(1).expect("there are");
+        put(&table, &zero, 10);
+        put(&table, &one, 11);
+        let other = table.clone();
+        let reader = spawn(move || assert_eq!(look(&other, &one), Some(11)));
+        // The third entry splits the segment and doubles the directory.
+        put(&table, &third, 12);
+        reclaim::flush();
+        reader.join().expect("it reads");
+        assert_eq!(look(&table, &third), Some(12));
+    });
+}
+
+#[test]
+fn loom_a_reader_finds_its_entry_while_segments_are_merged_and_freed() {
+    model(|| {
+        let table = table();
+        let zero = keys(&table, 0).next().expect("there are");
+        let ones: Vec<_> = keys(&table, 1).take(2).collect();
+        put(&table, &zero, 10);
+        put(&table, &ones[0], 11);
+        put(&table, &ones[1], 12);
+        let other = table.clone();
+        let kept = ones[0];
+        let last = ones[1];
+        delete(&table, &last);
+        let reader = spawn(move || assert_eq!(look(&other, &kept), Some(11)));
+        // The other side is empty then: its segment goes, and the directory is halved.
+        delete(&table, &zero);
+        reclaim::flush();
+        reader.join().expect("it reads");
+        assert_eq!(look(&table, &zero), None);
+    });
+}
+
+#[test]
+fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
+    model(|| {
+        let table = table();
+        let zero = keys(&table, 0).next().expect("there are");
+        let one = keys(&table, 1).next().expect("there are");
+        let third = keys(&table, 1).nth(1).expect("there are");
+        put(&table, &zero, 10);
+        put(&table, &one, 11);
+        let other = table.clone();
+        let rival = spawn(move || put(&other, &third, 1));
+        let won = put(&table, &third, 2);
+        let lost = rival.join().expect("it inserts");
+        assert!(won != lost, "both or none have got the key");
+        assert_eq!(look(&table, &third), Some(if won { 2 } else { 1 }));
+        assert_eq!(table.len(), 3);
+    });
+}
+
+#[test]
+fn loom_a_removed_entry_is_not_freed_under_its_reader() {
+    model(|| {
+        let table = table();
+        let key = Key::word(0, 1);
+        put(&table, &key, 1);
+        let other = table.clone();
+        let reader = spawn(move || look(&other, &Key::word(0, 1)));
+        assert!(delete(&table, &key));
+        reclaim::flush();
+        put(&table, &key, 2);
+        let seen = reader.join().expect("it reads");
+        assert!(seen.is_none_or(|number| number <= 2));
+    });
+}
+
+#[test]
+fn loom_one_of_two_replacements_of_the_same_value_wins() {
+    model(|| {
+        let table = table();
+        let key = Key::word(0, 1);
+        put(&table, &key, 1);
+        let replace = |table: &Subject| {
+            let (key, guard) = (Key::word(0, 1), pin());
+            let hash = table.hash(&key);
+            let entry = table.get(&key, hash, &guard).expect("it stays");
+            let first = matches!(entry.value, ValueView::Object(watched) if watched.read() == 1);
+            table.replace(&key, hash, &entry, Watched::value(5), &guard) && first
+        };
+        let other = table.clone();
+        let rival = spawn(move || replace(&other));
+        let won = replace(&table);
+        assert!(won != rival.join().expect("it replaces"));
+    });
+}
+
+#[test]
+fn loom_of_an_owner_that_dies_while_it_registers_nothing_is_left() {
+    model(|| {
+        let table = table();
+        let handle: Arc<Handle<u64>> = Arc::default();
+        let (dying, other) = (handle.clone(), table.clone());
+        let death = spawn(move || {
+            for hash in dying.bury() {
+                assert!(other.remove_hashed(hash, |_| true, &pin()));
+            }
+        });
+        let key = Key::word(0, 1);
+        let hash = table.hash(&key);
+        let registered = handle.with(|held| {
+            assert!(put(&table, &key, 1));
+            held.insert(hash);
+        });
+        death.join().expect("it removes what it held");
+        assert_eq!(look(&table, &key), None, "{registered:?}");
+        assert!(table.is_empty());
+        assert!(handle.with(|_| ()).is_err());
+    });
+}
+
+#[test]
+fn loom_counts_add_up_whoever_changes_them() {
+    model(|| {
+        let counter: Arc<Counter> = Arc::default();
+        let other = counter.clone();
+        let thread = spawn(move || {
+            other.add(1, 2);
+            other.add(2, -1);
+        });
+        counter.add(3, 1);
+        assert!((1..=3).contains(&counter.sum()));
+        thread.join().expect("it counts");
+        assert_eq!(counter.sum(), 2);
+    });
+}
