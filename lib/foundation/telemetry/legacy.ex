@@ -14,12 +14,9 @@ defmodule Foundation.Telemetry.Legacy do
   @spec on?() :: boolean
   def on? do
     case FeatureFlags.mode(@flag) do
-      :legacy ->
+      mode when mode in [:legacy, :refused] ->
+        FeatureFlags.allow_process_dictionary!(@flag)
         true
-
-      :refused ->
-        raise "expected no use of the process dictionary while :enforce_no_process_dict is on, " <>
-                "got one because #{inspect(@flag)} is off"
 
       _shared ->
         false

@@ -22,6 +22,18 @@ defmodule Foundation.Telemetry.Tables do
     }
   end
 
+  @doc """
+  The engine of the tables, `nil` when there are none.
+  """
+  @spec engine() :: Foundation.Engine.t() | nil
+  def engine do
+    case Events.Backend.running() do
+      Events.Backends.Native -> :native
+      Events.Backends.ETS -> :ets
+      nil -> nil
+    end
+  end
+
   @impl true
   def init(options) do
     # So that terminate/2 runs when the supervisor stops it.

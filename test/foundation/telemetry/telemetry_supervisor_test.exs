@@ -2,7 +2,8 @@ defmodule Foundation.TelemetrySupervisorTest do
   # Not async: there is one telemetry tree.
   use Foundation.TelemetryCase, async: false
 
-  alias Foundation.Telemetry.{SampledEvents, Span, Tables}
+  alias Foundation.HealthCheck
+  alias Foundation.Telemetry.{Sampler, SampledEvents, Span, Tables}
 
   test "a kill of the batch processor leaves the span process running" do
     span = Process.whereis(Span)
@@ -59,4 +60,94 @@ defmodule Foundation.TelemetrySupervisorTest do
       end
     end
   end
+
+  for engine <- [:ets, :native] do
+    @tag engine: engine
+    test "health figures say what is up, on the #{engine} engine" do
+      SampledEvents.emit_event([:suite, :health], %{}, %{})
+      figures = HealthCheck.check_telemetry()
+
+      assert %{
+               span_genserver: true,
+               events_genserver: true,
+               tables_owner: true,
+               tables_exist: true,
+               engine: unquote(engine),
+               stats: %{offered: 1, emitted: 1}
+             } = figures
+
+      :ok = Supervisor.terminate_child(Foundation.TelemetrySupervisor, SampledEvents)
+      assert %{span_genserver: true, events_genserver: false} = HealthCheck.check_telemetry()
+      stop_supervised!(Foundation.TelemetrySupervisor)
+
+      assert %{
+               span_genserver: false,
+               events_genserver: false,
+               tables_owner: false,
+               tables_exist: false,
+               engine: nil,
+               stats: nil
+             } = HealthCheck.check_telemetry()
+    end
+  end
+
+  describe "the native tables" do
+    @describetag engine: :native
+    @describetag settings: [batch_timeout: 60_000]
+
+    test "outlive a kill of their owner, with windows, counts, settings, strategies, batches and spans" do
+      event = [:suite, :survivor]
+      listen([event, [:batched | event], [:foundation, :span, :stop]])
+      SampledEvents.configure_event(event, batch_size: 7)
+      Sampler.configure_event([:suite, :other], :never)
+      SampledEvents.emit_event(event, %{}, %{id: 1}, window: 60_000)
+      SampledEvents.emit_batched(event, %{n: 1}, %{})
+      id = Span.start_span(:survivor)
+
+      kill_server(Tables)
+      eventually(fn -> Process.whereis(SampledEvents) end)
+
+      SampledEvents.emit_event(event, %{}, %{id: 1})
+      # The batch processor was stopped in order meanwhile, and emitted what was pending.
+      assert_received {[:batched | ^event], %{count: 1}, _}
+      assert %{emitted: 2, suppressed: 1, pending: 0, offered: 3} = SampledEvents.stats(event)
+      refute Sampler.should_sample?([:suite, :other])
+      for n <- 1..7, do: SampledEvents.emit_batched(event, %{n: n}, %{})
+      assert_receive {[:batched | ^event], %{count: 7}, _}
+      assert :ok = Span.end_span(id)
+      assert_received {[:foundation, :span, :stop], _, %{name: :survivor}}
+    end
+
+    test "lose nothing while their owner is killed under load" do
+      killer = Task.async(fn -> for _ <- 1..5, do: {Process.sleep(20), kill_server(Tables)} end)
+
+      together(8, fn i ->
+        for n <- 1..2_000 do
+          SampledEvents.emit_event([:suite, :load], %{}, %{n: n}, window: 60_000)
+          SampledEvents.emit_batched([:suite, :batch], %{n: n}, %{process: i})
+        end
+      end)
+
+      Task.await(killer, 30_000)
+      eventually(fn -> Process.whereis(SampledEvents) end)
+      SampledEvents.flush()
+      assert %{offered: 16_000, emitted: 2_000, suppressed: 14_000} = stats([:suite, :load])
+      assert %{offered: 16_000, emitted: 16_000, pending: 0} = stats([:suite, :batch])
+    end
+
+    test "are empty after an orderly stop and a start, with the settings read again" do
+      event = [:suite, :anew]
+      Sampler.configure_event(event, :never)
+      SampledEvents.configure_event(event, window: 0)
+      SampledEvents.emit_event(event, %{}, %{})
+      stop_supervised!(Foundation.TelemetrySupervisor)
+      Application.put_env(:foundation, SampledEvents, window: 60_000)
+      start_supervised!({Foundation.TelemetrySupervisor, engine: :native})
+      assert SampledEvents.stats().offered == 0
+      for _ <- 1..3, do: SampledEvents.emit_event(event, %{}, %{})
+      assert %{emitted: 1, suppressed: 2} = SampledEvents.stats(event)
+    end
+  end
+
+  defp stats(event), do: SampledEvents.stats(event)
 end

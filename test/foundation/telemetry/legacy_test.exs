@@ -1,0 +1,69 @@
+defmodule Foundation.Telemetry.LegacyTest do
+  # Not async: it turns flags, and there is one set of telemetry tables.
+  use Foundation.TelemetryCase, async: false
+
+  alias Foundation.FeatureFlags
+  alias Foundation.Telemetry.{SampledEvents, Span}
+
+  @event [:suite, :legacy]
+
+  setup do
+    on_exit(fn -> FeatureFlags.reset_all() end)
+  end
+
+  for engine <- [:ets, :native] do
+    @tag engine: engine
+    test "with the flag off windows are a process's own and counted, beside the #{engine} engine" do
+      listen([@event])
+      :ok = FeatureFlags.disable(:use_genserver_telemetry)
+      for _ <- 1..2, do: SampledEvents.emit_event(@event, %{}, %{id: 1})
+      assert Map.has_key?(Map.new(Process.get()), :event_cache)
+      Task.await(Task.async(fn -> SampledEvents.emit_event(@event, %{}, %{id: 1}) end))
+      assert length(received(@event)) == 2
+      assert %{offered: 3, emitted: 2, suppressed: 1} = SampledEvents.stats(@event)
+
+      :ok = FeatureFlags.enable(:use_genserver_telemetry)
+      for _ <- 1..2, do: SampledEvents.emit_event(@event, %{}, %{id: 2})
+      assert length(received(@event)) == 1
+      Process.delete(:event_cache)
+    end
+
+    @tag engine: engine
+    test "with the flag off spans are in the process dictionary, beside the #{engine} engine" do
+      listen([[:foundation, :span, :stop], [:foundation, :span, :abandoned]])
+      :ok = FeatureFlags.disable(:use_genserver_telemetry)
+      id = Span.start_span(:old, %{n: 1})
+      assert [_span] = Process.get(:span_stack)
+      assert %{span_id: ^id} = Span.current_span()
+      assert :ok = Span.add_attributes(%{m: 2})
+      context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
+
+      Span.with_propagated_context(context, fn ->
+        assert Span.current_trace_id() == context.trace_id
+        Span.start_span(:left)
+      end)
+
+      assert_received {[:foundation, :span, :abandoned], _, %{name: :left}}
+      assert :ok = Span.end_span(id)
+      assert_received {[:foundation, :span, :stop], _, %{name: :old, attributes: %{n: 1, m: 2}}}
+      assert {:error, :not_found} = Span.end_span(id)
+      assert Process.get(:span_stack) == nil
+    end
+
+    @tag engine: engine
+    test "where no process dictionary is allowed they raise, beside the #{engine} engine" do
+      :ok = FeatureFlags.disable(:use_genserver_telemetry)
+      :ok = FeatureFlags.enable(:enforce_no_process_dict)
+
+      assert_raise RuntimeError, ~r/expected no use of the process dictionary/, fn ->
+        SampledEvents.emit_event(@event, %{}, %{})
+      end
+
+      assert_raise RuntimeError, ~r/expected no use of the process dictionary/, fn ->
+        Span.start_span(:refused)
+      end
+
+      assert Process.get(:event_cache) == nil
+    end
+  end
+end
