@@ -137,7 +137,8 @@ fn preferred(hash: u64) -> usize {
 const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// The top bit of each byte of `tags` that equals `tag`. A byte above an equal one may be claimed
-/// wrongly; the keys are compared anyhow.
+/// wrongly, and then the words tell; but only one whose top bit is set, never that of a free slot,
+/// whose words may lead to what has been freed.
 #[inline]
 fn matching(tags: u64, tag: u64) -> u64 {
     let difference = tags ^ (tag * ONES);

@@ -65,7 +65,7 @@ fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
 
 #[test]
 fn loom_a_removed_entry_is_not_freed_under_its_reader() {
-    model(|| {
+    model_up_to(2, || {
         let table = table();
         let key = Key::word(0, 1);
         put(&table, &key, 1);
@@ -81,7 +81,7 @@ fn loom_a_removed_entry_is_not_freed_under_its_reader() {
 
 #[test]
 fn loom_one_of_two_replacements_of_the_same_value_wins() {
-    model(|| {
+    model_up_to(2, || {
         let table = table();
         let key = Key::word(0, 1);
         put(&table, &key, 1);

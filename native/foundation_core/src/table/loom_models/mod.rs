@@ -12,10 +12,17 @@ use super::life::Life;
 use super::*;
 use crate::key::NoForeign;
 
-/// Runs `body` in every way that it can run.
+/// Runs `body` in every way that it can run with up to three preemptions.
 pub(super) fn model(body: impl Fn() + Send + Sync + 'static) {
+    model_up_to(3, body);
+}
+
+/// Runs `body` in every way that it can run with so many preemptions: with two where three take
+/// longer than some seconds.
+pub(super) fn model_up_to(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound.get_or_insert(3);
+    let asked = model.preemption_bound.unwrap_or(preemptions);
+    model.preemption_bound = Some(asked.min(preemptions));
     model.max_branches = 20_000;
     model.check(body);
 }

@@ -73,7 +73,7 @@ impl Shared {
 
 #[test]
 fn loom_an_insertion_is_seen_whole_or_not_at_all() {
-    model(|| {
+    model_up_to(2, || {
         let segment = Shared::new();
         let other = segment.clone();
         let writer = spawn(move || other.insert(1, 7));

@@ -62,6 +62,7 @@ fn a_mask_has_every_byte_that_matches_and_wrong_ones_only_above() {
                 for (byte, found) in bytes.iter().enumerate() {
                     let claimed = mask >> (8 * byte + 7) & 1 == 1;
                     assert!(claimed || *found != tag);
+                    assert!(!claimed || *found >= 0x80, "a free slot is claimed");
                     assert!(!claimed || *found == tag || below);
                     below |= *found == tag;
                 }
