@@ -19,6 +19,9 @@ defmodule Foundation.AgentRegistry do
   may run behind deaths by milliseconds. `update_metadata/2` is atomic. The table outlives a
   crash of the process that owns it.
 
+  With `:use_ets_agent_registry` off (`Foundation.FeatureFlags`, for migration only), agents that
+  are registered are kept by the process that registers them, and seen by no other.
+
   ## Telemetry
 
   | event | measurements | metadata | when |
@@ -31,6 +34,7 @@ defmodule Foundation.AgentRegistry do
   and nothing else.
   """
 
+  alias Foundation.AgentRegistry.Backends.ProcessDictionary, as: Legacy
   alias Foundation.Registry
   alias Foundation.Registry.Backend
 
@@ -61,7 +65,7 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec register_agent(id, pid) :: :ok | {:error, {:already_registered, pid} | :not_alive}
   def register_agent(id, pid) when is_pid(pid) do
-    case register(id, pid, %{}) do
+    case register(id, pid, nil) do
       :again -> :ok
       result -> result
     end
@@ -89,9 +93,26 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp register(id, pid, metadata) do
-    case Registry.register_for(@table, pid, id, metadata) do
+    if Legacy.takes?(id) and Registry.whereis_name({@table, id}) == :undefined do
+      register_legacy(id, pid, metadata)
+    else
+      register_shared(id, pid, metadata)
+    end
+  end
+
+  defp register_shared(id, pid, metadata) do
+    case Registry.register_for(@table, pid, id, metadata || %{}) do
       {:ok, _owner} -> announce(:register, id)
       {:error, {:already_registered, ^pid}} -> :again
+      {:error, _reason} = error -> error
+    end
+  end
+
+  defp register_legacy(id, pid, metadata) do
+    case Legacy.register(id, pid, metadata) do
+      :registered -> announce(:register, id)
+      # The metadata is set already.
+      :again -> :ok
       {:error, _reason} = error -> error
     end
   end
@@ -106,7 +127,7 @@ defmodule Foundation.AgentRegistry do
   @spec get_agent(id) :: {:ok, pid} | {:error, :not_found}
   def get_agent(id) do
     case Registry.whereis_name({@table, id}) do
-      :undefined -> {:error, :not_found}
+      :undefined -> with {:ok, {pid, _metadata}} <- find_legacy(id), do: {:ok, pid}
       pid -> {:ok, pid}
     end
   end
@@ -122,7 +143,14 @@ defmodule Foundation.AgentRegistry do
   def get_agent_with_metadata(id) do
     case Registry.lookup(@table, id) do
       [agent] -> {:ok, agent}
-      [] -> {:error, :not_found}
+      [] -> find_legacy(id)
+    end
+  end
+
+  defp find_legacy(id) do
+    case Legacy.find(id) do
+      nil -> {:error, :not_found}
+      agent -> {:ok, agent}
     end
   end
 
@@ -142,7 +170,12 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec update_metadata(id, metadata | (metadata -> metadata)) :: :ok | {:error, :not_found}
   def update_metadata(id, fun) when is_function(fun, 1) do
-    with {:ok, {pid, _metadata}} <- get_agent_with_metadata(id), do: swap(id, pid, fun)
+    with {:ok, {pid, _metadata}} <- get_agent_with_metadata(id),
+         {:error, :not_found} <- swap(id, pid, fun),
+         :error <- Legacy.update(id, &map!(fun.(&1))) do
+      # It moved between the two.
+      if Legacy.find(id), do: update_metadata(id, fun), else: {:error, :not_found}
+    end
   end
 
   def update_metadata(id, metadata) do
@@ -151,7 +184,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp swap(id, pid, fun) do
-    with {:ok, {^pid, old}} <- get_agent_with_metadata(id),
+    with [{^pid, old}] <- Registry.lookup(@table, id),
          :stale <- Backend.of!(@table).replace(@table, id, pid, old, map!(fun.(old))) do
       swap(id, pid, fun)
     else
@@ -170,7 +203,10 @@ defmodule Foundation.AgentRegistry do
   """
   @doc since: "0.1.0"
   @spec list_agents() :: [{id, pid}]
-  def list_agents, do: for({id, pid, _metadata} <- Registry.stream(@table), do: {id, pid})
+  def list_agents do
+    legacy = for {id, {pid, _metadata}} <- Legacy.all(), do: {id, pid}
+    for({id, pid, _metadata} <- Registry.stream(@table), do: {id, pid}) ++ legacy
+  end
 
   @doc """
   Removes an agent: `:ok`, or `{:error, :not_found}`. For any process. O(1).
@@ -192,7 +228,13 @@ defmodule Foundation.AgentRegistry do
          1 <- backend.remove(@table, id, pid, [entry]) do
       announce(:unregister, id)
     else
-      _gone -> {:error, :not_found}
+      _gone_or_legacy ->
+        cond do
+          Legacy.remove(id) == :ok -> announce(:unregister, id)
+          # It moved between the two.
+          Legacy.find(id) -> unregister_agent(id)
+          true -> {:error, :not_found}
+        end
     end
   end
 
@@ -204,7 +246,7 @@ defmodule Foundation.AgentRegistry do
   """
   @doc since: "0.1.0"
   @spec count() :: non_neg_integer
-  def count, do: Registry.count(@table)
+  def count, do: map_size(Legacy.all()) + Registry.count(@table)
 
   defp announce(event, id),
     do: :telemetry.execute([:foundation, :registry, event], %{count: 1}, %{agent_id: id})

@@ -6,6 +6,7 @@ defmodule Foundation.FeatureFlags.Table do
   # for the old term, which is right for what changes a few times in a system's life.
 
   alias Foundation.FeatureFlags
+  alias Foundation.Telemetry.Legacy
 
   @defaults [
     use_ets_agent_registry: true,
@@ -107,13 +108,19 @@ defmodule Foundation.FeatureFlags.Table do
   # A term that is as it was is not written again by the VM: no scan for a change that is none.
   # Modes have terms of their own, as the hot paths of the areas read nothing else: an atom
   # under an atom, a third of the cost. They are written first: whoever sees a flag sees its mode.
+  #
+  # The native telemetry is told before it is to answer, and after it is not to: so when the
+  # mode says that it answers, it does.
   defp write(entries) do
+    {_value, _enabled, telemetry} = entries.use_genserver_telemetry
+    if telemetry in [:shared, :carrying], do: Legacy.divert(telemetry)
+
     for {flag, key} <- @mode_keys do
       {_value, _enabled, mode} = Map.fetch!(entries, flag)
       :persistent_term.put(key, mode)
     end
 
     :persistent_term.put(FeatureFlags, entries)
-    Foundation.Telemetry.Legacy.divert()
+    Legacy.divert(telemetry)
   end
 end

@@ -28,9 +28,9 @@ defmodule Foundation.Telemetry.Legacy do
 
   Called when the tables are opened and whenever a flag has changed.
   """
-  @spec divert() :: :ok
-  def divert do
-    Native.telemetry_divert(FeatureFlags.mode(@flag) in [:legacy, :refused])
+  @spec divert(FeatureFlags.Table.mode()) :: :ok
+  def divert(mode \\ FeatureFlags.mode(@flag)) do
+    Native.telemetry_divert(mode in [:legacy, :refused])
     :ok
   end
 end

@@ -3,6 +3,8 @@ defmodule Foundation.ErrorContext.LegacyTest do
   use Foundation.Case, async: false
   use Foundation.Conformance.ErrorContext, flag: false
 
+  import Foundation.Meanwhile
+
   setup do
     Process.delete(:error_context)
     :logger.unset_process_metadata()
@@ -121,27 +123,17 @@ defmodule Foundation.ErrorContext.LegacyTest do
     end
 
     test "nothing is lost and nothing raises in processes that work meanwhile" do
-      stop = :atomics.new(1, [])
-
-      workers =
-        for worker <- 1..8 do
-          Task.async(fn ->
-            own = %{worker: worker}
-            ErrorContext.set_context(own)
-            rounds(own, stop, 0)
-          end)
-        end
-
-      for _change <- 1..60 do
+      change = fn ->
         on()
         off()
       end
 
-      :atomics.put(stop, 1, 1)
-      for rounds <- Task.await_many(workers), do: assert(rounds > 10)
+      start = fn worker -> ErrorContext.set_context(%{worker: worker, n: nil}) end
+      meanwhile(change, start, &work/2)
     end
 
-    defp rounds(own, stop, n) do
+    defp work(worker, n) do
+      own = %{worker: worker, n: if(n > 0, do: n - 1)}
       assert ErrorContext.get_context() === own
       nested = Map.put(own, :n, n)
 
@@ -154,9 +146,7 @@ defmodule Foundation.ErrorContext.LegacyTest do
         assert ErrorContext.get_context() === nested
       end)
 
-      own = Map.put(own, :round, n)
-      ErrorContext.set_context(own)
-      if :atomics.get(stop, 1) == 0, do: rounds(own, stop, n + 1), else: n
+      ErrorContext.set_context(nested)
     end
   end
 end

@@ -14,6 +14,8 @@ defmodule Foundation.Telemetry.Events.Fallback do
     case decide(:emit, &admit(Legacy.on?(), &1, name, key, window)) do
       :emit -> :telemetry.execute(name, measurements, metadata)
       :ok -> :ok
+      # The flag has changed, or the tables have closed, since it was asked who is to decide.
+      nil -> emit_event(name, measurements, metadata, key, window)
     end
   end
 

@@ -1,0 +1,207 @@
+defmodule Foundation.AgentRegistry.Backends.ProcessDictionary do
+  @moduledoc false
+  # Legacy, for migration only: the agents that a process has registered, in that process's
+  # dictionary, where no other process sees them, under the key that the code that is being
+  # migrated used. While the flag is off, registrations come here, and the shared table is still
+  # looked into; once it is on again, a process's next call carries what it has here over.
+  #
+  # Each function is called after the shared table has been asked, or before it is written to,
+  # and does nothing where the flag has never been off.
+
+  alias Foundation.{AgentRegistry, FeatureFlags, Registry}
+
+  require Logger
+
+  @flag :use_ets_agent_registry
+  @key :registered_agents
+
+  @type agent :: {pid, AgentRegistry.metadata()}
+
+  @doc "Whether an agent is to be registered here."
+  @spec takes?(AgentRegistry.id()) :: boolean
+  def takes?(id) do
+    case mode() do
+      :shared ->
+        false
+
+      :carrying ->
+        carried(id)
+        false
+
+      # A percentage: its agents are in the table already.
+      :legacy ->
+        not FeatureFlags.enabled_for_id?(@flag, id)
+    end
+  end
+
+  @doc "Registers an agent that the shared table does not have. `nil` keeps the metadata it has here."
+  @spec register(AgentRegistry.id(), pid, AgentRegistry.metadata() | nil) ::
+          :registered | :again | {:error, {:already_registered, pid} | :not_alive}
+  def register(id, pid, metadata) do
+    case agents() do
+      %{^id => {^pid, old}} ->
+        put(id, {pid, metadata || old})
+        :again
+
+      %{^id => {other, _metadata}} ->
+        if alive?(pid), do: {:error, {:already_registered, other}}, else: {:error, :not_alive}
+
+      _free ->
+        if alive?(pid) do
+          put(id, {pid, metadata || %{}})
+          :registered
+        else
+          {:error, :not_alive}
+        end
+    end
+  end
+
+  @doc "The agent that is here, or has just been carried over."
+  @spec find(AgentRegistry.id()) :: agent | nil
+  def find(id) do
+    case mode() do
+      :shared -> nil
+      :carrying -> carried(id)
+      :legacy -> Map.get(agents(), id)
+    end
+  end
+
+  @doc "Sets the metadata of an agent that is here."
+  @spec update(AgentRegistry.id(), (AgentRegistry.metadata() -> AgentRegistry.metadata())) ::
+          :ok | :error
+  def update(id, fun) do
+    with :legacy <- mode(), %{^id => {pid, metadata}} <- agents() do
+      put(id, {pid, fun.(metadata)})
+      :ok
+    else
+      _elsewhere -> :error
+    end
+  end
+
+  @doc "Removes an agent that is here."
+  @spec remove(AgentRegistry.id()) :: :ok | :error
+  def remove(id) do
+    with :legacy <- mode(), agents when is_map_key(agents, id) <- agents() do
+      Process.put(@key, Map.delete(agents, id))
+      :ok
+    else
+      _elsewhere -> :error
+    end
+  end
+
+  @doc "All agents that are here."
+  @spec all() :: %{AgentRegistry.id() => agent}
+  def all do
+    case mode() do
+      :shared ->
+        %{}
+
+      # They are in the table then.
+      :carrying ->
+        carried(nil)
+        %{}
+
+      :legacy ->
+        agents()
+    end
+  end
+
+  @doc """
+  What is here of the calling process, whatever the flags say; without those that have died.
+  """
+  @spec agents() :: %{AgentRegistry.id() => agent}
+  def agents do
+    case Process.get(@key) do
+      nil -> %{}
+      agents -> Map.filter(agents, fn {_id, {pid, _metadata}} -> alive?(pid) end)
+    end
+  end
+
+  @doc """
+  Moves everything that is here into the shared table, and returns what has moved.
+
+  All of it, or none: `{:error, {:already_registered, id, pid}}` if another process has an id there.
+  """
+  @spec carry_over() ::
+          {:ok, %{AgentRegistry.id() => agent}}
+          | {:error, {:already_registered, AgentRegistry.id(), pid}}
+  def carry_over do
+    result =
+      Enum.reduce_while(agents(), {:ok, %{}}, fn {id, {pid, metadata}}, {:ok, carried} ->
+        case Registry.register_for(AgentRegistry.table(), pid, id, metadata) do
+          {:ok, _owner} -> {:cont, {:ok, Map.put(carried, id, {pid, metadata})}}
+          {:error, :not_alive} -> {:cont, {:ok, carried}}
+          {:error, {:already_registered, ^pid}} -> {:cont, {:ok, carried}}
+          {:error, {:already_registered, other}} -> {:halt, {{id, other}, carried}}
+        end
+      end)
+
+    case result do
+      {:ok, carried} ->
+        Process.delete(@key)
+        {:ok, carried}
+
+      {{id, other}, carried} ->
+        leave_table(carried)
+        {:error, {:already_registered, id, other}}
+    end
+  end
+
+  @doc "Takes back what `carry_over/0` has moved."
+  @spec take_back(%{AgentRegistry.id() => agent}) :: :ok
+  def take_back(carried) when carried == %{}, do: :ok
+
+  def take_back(carried) do
+    leave_table(carried)
+    Process.put(@key, Map.merge(carried, agents()))
+    :ok
+  end
+
+  defp leave_table(carried) do
+    for {id, {pid, _metadata}} <- carried do
+      Registry.unregister_for(AgentRegistry.table(), pid, id)
+    end
+  end
+
+  # A process that calls after somebody else has turned the flag on. What it cannot have is
+  # gone, with a warning: two processes had the id, each in its own dictionary.
+  defp carried(id) do
+    case agents() do
+      agents when agents == %{} ->
+        nil
+
+      agents ->
+        with {:error, {:already_registered, taken, other}} <- carry_over() do
+          {{pid, _metadata}, others} = Map.pop!(agents, taken)
+          Process.put(@key, others)
+
+          Logger.warning(
+            "expected agent #{inspect(taken)} to be registered by one process, got " <>
+              "#{inspect(pid)} and #{inspect(other)} while agents were in process dictionaries; " <>
+              "#{inspect(other)} stays"
+          )
+        end
+
+        carried(id) || shared(id)
+    end
+  end
+
+  defp shared(id) do
+    case Registry.lookup(AgentRegistry.table(), id) do
+      [agent] -> agent
+      [] -> nil
+    end
+  end
+
+  defp mode do
+    case FeatureFlags.mode(@flag) do
+      :refused -> FeatureFlags.allow_process_dictionary!(@flag)
+      mode -> mode
+    end
+  end
+
+  defp put(id, agent), do: Process.put(@key, Map.put(agents(), id, agent))
+
+  # Of another node's processes nothing is known here.
+  defp alive?(pid), do: node(pid) != node() or Process.alive?(pid)
+end
