@@ -5,7 +5,7 @@ defmodule Foundation.HealthCheck do
   Each check reads what is there and never raises: a part that is down is a figure too.
   """
 
-  alias Foundation.{AgentRegistry, Registry}
+  alias Foundation.{AgentRegistry, ErrorContext, FeatureFlags, Migration, Registry}
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc """
@@ -37,27 +37,10 @@ defmodule Foundation.HealthCheck do
     table = AgentRegistry.table()
 
     %{
-      owner_alive: Process.whereis(table) != nil,
-      processes:
-        Map.new(Foundation.RegistrySupervisor.processes(), &{&1, Process.whereis(&1) != nil})
+      owner_alive: up?(table),
+      processes: Map.new(Foundation.RegistrySupervisor.processes(), &{&1, up?(&1)})
     }
     |> Map.merge(table_figures(table))
-  end
-
-  defp table_figures(table) do
-    info = Registry.info(table)
-
-    %{
-      table_exists: true,
-      entry_count: info.size,
-      memory_usage: info.memory,
-      drops: info.drops,
-      engine: info.engine
-    }
-  rescue
-    # What it raises where no such table is known.
-    ArgumentError ->
-      %{table_exists: false, entry_count: 0, memory_usage: 0, drops: 0, engine: nil}
   end
 
   @doc """
@@ -90,14 +73,114 @@ defmodule Foundation.HealthCheck do
     tables = Tables.exist?()
 
     %{
-      span_genserver: Process.whereis(Span) != nil,
-      events_genserver: Process.whereis(SampledEvents) != nil,
-      tables_owner: Process.whereis(Tables) != nil,
+      span_genserver: up?(Span),
+      events_genserver: up?(SampledEvents),
+      tables_owner: up?(Tables),
       tables_exist: Enum.all?(tables, fn {_table, exists?} -> exists? end),
       tables: tables,
       engine: Tables.engine(),
       stats: event_stats()
     }
+  end
+
+  @doc """
+  Returns the figures of all areas:
+
+    * `:registry` - `check_registry/0`
+    * `:telemetry` - `check_telemetry/0`
+    * `:flags` - `:server`, whether flags can be changed, and `:values`
+    * `:migration` - `:stage`
+    * `:error_context` - `:server`, whether the context of a raise is kept
+
+  Never raises. O(1) in the native engine, O(agents) in the ETS engine.
+
+      iex> Foundation.HealthCheck.check_all().flags.values.use_ets_agent_registry
+      true
+  """
+  @doc since: "0.1.0"
+  @spec check_all() :: %{
+          registry: map,
+          telemetry: map,
+          flags: %{server: boolean, values: map},
+          migration: %{stage: Migration.stage()},
+          error_context: %{server: boolean}
+        }
+  def check_all do
+    %{stage: stage, flags: flags} = Migration.status()
+
+    %{
+      registry: check_registry(),
+      telemetry: check_telemetry(),
+      flags: %{server: up?(FeatureFlags), values: flags},
+      migration: %{stage: stage},
+      error_context: %{server: up?(ErrorContext.Raised)}
+    }
+  end
+
+  @doc """
+  Returns `:ok`, or `{:degraded, reasons}` while anything that is supervised is down.
+
+  A reason is `{:down, id}`, `id` being that of the child below `Foundation.Supervisor`, at any depth,
+  `{:missing, table}`, `table` being `:registry` or `:telemetry`, or `:not_running` for an application that
+  is not started. The crash of a process that its supervisor has brought back is no reason. Never raises.
+
+  Asks each supervisor, and so waits for one that is just starting a child, at most a second.
+
+      iex> Foundation.HealthCheck.status()
+      :ok
+  """
+  @doc since: "0.1.0"
+  @spec status() :: :ok | {:degraded, [{:down, term} | {:missing, atom} | :not_running, ...]}
+  def status do
+    case down(Foundation.Supervisor) ++ missing() do
+      [] -> :ok
+      reasons -> {:degraded, reasons}
+    end
+  end
+
+  defp down(Foundation.Supervisor = top) do
+    if up?(top), do: below(top, top), else: [:not_running]
+  end
+
+  defp down_below(supervisor) do
+    # Not Supervisor.which_children/1, which waits for ever.
+    children = GenServer.call(supervisor, :which_children, 1_000)
+
+    Enum.flat_map(children, fn
+      {id, pid, :supervisor, _modules} when is_pid(pid) -> below(id, pid)
+      {_id, pid, _type, _modules} when is_pid(pid) -> []
+      {id, _undefined_or_restarting, _type, _modules} -> [{:down, id}]
+    end)
+  end
+
+  defp below(id, pid) do
+    down_below(pid)
+  catch
+    # It ended, or is busy for more than a second: both are what is asked here.
+    :exit, _reason -> [{:down, id}]
+  end
+
+  defp missing do
+    tables = [registry: check_registry().table_exists, telemetry: check_telemetry().tables_exist]
+    for {table, false} <- tables, do: {:missing, table}
+  end
+
+  defp up?(name), do: Process.whereis(name) != nil
+
+  defp table_figures(table) do
+    info = Registry.info(table)
+
+    %{
+      table_exists: true,
+      entry_count: info.size,
+      memory_usage: info.memory,
+      drops: info.drops,
+      engine: info.engine
+    }
+  rescue
+    # What it raises where no such table is known.
+    ArgumentError ->
+      %{table_exists: false, entry_count: 0, memory_usage: 0, drops: 0, engine: nil}
   end
 
   defp event_stats do

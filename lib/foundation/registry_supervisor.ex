@@ -9,7 +9,7 @@ defmodule Foundation.RegistrySupervisor do
 
   use Supervisor
 
-  alias Foundation.AgentRegistry
+  alias Foundation.{AgentRegistry, Predecessor}
   alias Foundation.Registry.Backends.ETS.Table
   alias Foundation.Registry.{Cleanup, Locks, Monitor, TableHolder}
 
@@ -21,9 +21,6 @@ defmodule Foundation.RegistrySupervisor do
   @max_restarts 1_000
   @max_seconds 5
 
-  # How long a predecessor's child may take to be gone.
-  @farewell_ms 5_000
-
   @doc false
   def start_link(options), do: Supervisor.start_link(__MODULE__, options, name: __MODULE__)
 
@@ -33,7 +30,7 @@ defmodule Foundation.RegistrySupervisor do
 
   @impl true
   def init(_options) do
-    Enum.each([AgentRegistry.table() | @processes], &await_gone/1)
+    Predecessor.await_gone([AgentRegistry.table() | @processes])
 
     # These belong to this process, the only one here that runs none of its own code.
     Table.open_directory()
@@ -47,19 +44,5 @@ defmodule Foundation.RegistrySupervisor do
       max_restarts: @max_restarts,
       max_seconds: @max_seconds
     )
-  end
-
-  # A supervisor that was killed leaves children that are told of it one by one, and its
-  # successor may be quicker than that.
-  defp await_gone(name) do
-    with pid when is_pid(pid) <- Process.whereis(name) do
-      ref = Process.monitor(pid)
-
-      receive do
-        {:DOWN, ^ref, :process, _pid, _reason} -> :ok
-      after
-        @farewell_ms -> Process.demonitor(ref, [:flush])
-      end
-    end
   end
 end

@@ -5,6 +5,7 @@ defmodule Foundation.TelemetrySupervisor do
 
   use Supervisor
 
+  alias Foundation.Predecessor
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc false
@@ -14,6 +15,8 @@ defmodule Foundation.TelemetrySupervisor do
 
   @impl true
   def init(options) do
+    Predecessor.await_gone([Tables, Span, SampledEvents])
+
     children = [
       {Tables, Keyword.take(options, [:engine])},
       {Span, []},

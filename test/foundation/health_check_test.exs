@@ -34,4 +34,56 @@ defmodule Foundation.HealthCheckTest do
     {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, Foundation.RegistrySupervisor)
     assert %{table_exists: true} = HealthCheck.check_registry()
   end
+
+  doctest HealthCheck
+
+  test "all figures are together, with the flags and the stage" do
+    assert %{
+             registry: %{table_exists: true},
+             telemetry: %{tables_exist: true},
+             flags: %{server: true, values: %{use_ets_agent_registry: true}},
+             migration: %{stage: 4},
+             error_context: %{server: true}
+           } = HealthCheck.check_all()
+  end
+
+  describe "the status" do
+    # Every supervised process, with its supervisor, at any depth.
+    defp tree(supervisor \\ Foundation.Supervisor) do
+      Enum.flat_map(Supervisor.which_children(supervisor), fn
+        {id, pid, :supervisor, _modules} -> [{supervisor, id} | tree(pid)]
+        {id, _pid, :worker, _modules} -> [{supervisor, id}]
+      end)
+    end
+
+    test "is ok, or names what is down, at any depth" do
+      assert HealthCheck.status() == :ok
+
+      for {supervisor, id} <- tree() do
+        # The child's own supervisor may be another by now.
+        {supervisor, id} = Enum.find(tree(), {supervisor, id}, fn {_, other} -> other == id end)
+        :ok = Supervisor.terminate_child(supervisor, id)
+        assert {:degraded, reasons} = HealthCheck.status()
+        assert {:down, id} in reasons
+        assert is_map(HealthCheck.check_all())
+        {:ok, _pid} = Supervisor.restart_child(supervisor, id)
+        assert HealthCheck.status() == :ok
+      end
+    end
+
+    test "names the tables that are missing" do
+      :ok = Supervisor.terminate_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
+      :ok = Supervisor.terminate_child(Foundation.Supervisor, Foundation.RegistrySupervisor)
+      assert {:degraded, reasons} = HealthCheck.status()
+
+      assert [missing: :registry, missing: :telemetry] ==
+               Enum.filter(reasons, &match?({:missing, _}, &1))
+
+      for child <- [Foundation.RegistrySupervisor, Foundation.TelemetrySupervisor] do
+        {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, child)
+      end
+
+      assert HealthCheck.status() == :ok
+    end
+  end
 end
