@@ -13,7 +13,7 @@ defmodule Foundation.TelemetryStatem do
   @names [[:statem, :one], [:statem, :two], [:statem]]
   # Near to each other, so that confusion shows.
   @keys [1, 1.0, "1", {1}, [1], %{}, %{a: 1}, %{a: 1.0}, {:_, 1}, :_]
-  @bounds [max_windows: 6, max_pending: 10, batch_size: 4]
+  @bounds [max_windows: 6, max_pending: 7, batch_size: 4]
 
   def names, do: @names
 

@@ -110,6 +110,8 @@ struct Shard<E> {
     newest: [u32; CLASSES],
     /// The lists that are not empty, one bit each.
     classes: u64,
+    /// Whether there was no window at the last sweep.
+    rested: bool,
 }
 
 impl<E: Copy> Shard<E> {
@@ -121,6 +123,7 @@ impl<E: Copy> Shard<E> {
             oldest: [NONE; CLASSES],
             newest: [NONE; CLASSES],
             classes: 0,
+            rested: false,
         }
     }
 
@@ -196,10 +199,15 @@ impl<E: Copy> Shard<E> {
         }
         self.slots[at as usize].key = KeyBytes::new(&[]);
         self.free.push(at);
-        if self.classes == 0 {
-            // Nothing is left: what a rush has taken goes back.
+    }
+
+    /// Gives back what a rush has taken, when nothing is left of it since the last time.
+    fn rest(&mut self) {
+        let is_empty = self.classes == 0;
+        if is_empty && self.rested && !self.slots.is_empty() {
             *self = Shard::new();
         }
+        self.rested = is_empty;
     }
 
     fn fronts(&self) -> impl Iterator<Item = u32> + '_ {
@@ -232,8 +240,10 @@ pub struct Windows<E> {
     /// The `seq` of each shard's oldest window, as it last was. 0 is none.
     oldest: [AtomicU64; SHARDS],
     seed: Seed,
+    /// How often a window was opened: its `seq`.
     opened: AtomicU64,
-    count: AtomicU64,
+    /// How often one was closed, or opened again.
+    closed: AtomicU64,
     evicted: AtomicU64,
     most: AtomicU64,
 }
@@ -252,7 +262,7 @@ impl<E: Copy> Windows<E> {
             oldest: std::array::from_fn(|_| AtomicU64::new(0)),
             seed: Seed::random(),
             opened: AtomicU64::new(0),
-            count: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             most: AtomicU64::new(most),
         }
@@ -296,6 +306,7 @@ impl<E: Copy> Windows<E> {
         let seq = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let (expires, class) = (now.saturating_add(window), class(window));
         if let Some(at) = found {
+            self.closed.fetch_add(1, Ordering::Relaxed);
             shard.unlink(at);
             let slot = &mut shard.slots[at as usize];
             (slot.expires, slot.seq, slot.event, slot.class) = (expires, seq, event, class);
@@ -313,7 +324,6 @@ impl<E: Copy> Windows<E> {
             class,
             key: KeyBytes::new(key),
         });
-        self.count.fetch_add(1, Ordering::Relaxed);
         for _ in 0..CLOSED_ON_THE_WAY {
             match shard.expired(now) {
                 // Not the one that was opened just now, whose window may be 0.
@@ -323,7 +333,7 @@ impl<E: Copy> Windows<E> {
         }
         self.note_oldest(number, &shard);
         drop(shard);
-        if self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
+        if self.len() > self.most.load(Ordering::Relaxed) {
             self.evict(now);
         }
         Some(Admission::First(event, number, now))
@@ -331,7 +341,7 @@ impl<E: Copy> Windows<E> {
 
     fn close(&self, shard: &mut Shard<E>, at: u32) {
         shard.remove(at);
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.closed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn note_oldest(&self, number: usize, shard: &Shard<E>) {
@@ -344,7 +354,7 @@ impl<E: Copy> Windows<E> {
     /// Closes the windows that were opened first, until the bound is kept.
     #[cold]
     fn evict(&self, now: u64) {
-        while self.count.load(Ordering::Relaxed) > self.most.load(Ordering::Relaxed) {
+        while self.len() > self.most.load(Ordering::Relaxed) {
             let oldest = (0..SHARDS)
                 .map(|number| (self.oldest[number].load(Ordering::Relaxed), number))
                 .filter(|(seq, _)| *seq != 0)
@@ -352,7 +362,7 @@ impl<E: Copy> Windows<E> {
             let Some((_, number)) = oldest else { return };
             let mut shard = lock(&self.shards[number]);
             // Others may have been here meanwhile: then there is less to do.
-            if self.count.load(Ordering::Relaxed) <= self.most.load(Ordering::Relaxed) {
+            if self.len() <= self.most.load(Ordering::Relaxed) {
                 return;
             }
             if let Some(at) = shard.expired(now) {
@@ -378,6 +388,7 @@ impl<E: Copy> Windows<E> {
                 self.close(&mut shard, at);
                 closed += 1;
             }
+            shard.rest();
             self.note_oldest(number, &shard);
         }
         false
@@ -385,7 +396,10 @@ impl<E: Copy> Windows<E> {
 
     /// How many windows there are.
     pub fn len(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        // In this order the answer misses only windows that were opened meanwhile, whose openers look
+        // themselves: so the last of them keeps the bound, and none closes more than it must.
+        let opened = self.opened.load(Ordering::Acquire);
+        opened.saturating_sub(self.closed.load(Ordering::Acquire))
     }
 
     /// Whether there are none.
@@ -402,9 +416,9 @@ impl<E: Copy> Windows<E> {
     pub fn clear(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
-            let closed = (shard.slots.len() - shard.free.len()) as u64;
+            let closed = shard.index.len() as u64;
             *shard = Shard::new();
-            self.count.fetch_sub(closed, Ordering::Relaxed);
+            self.closed.fetch_add(closed, Ordering::Relaxed);
             self.note_oldest(number, &shard);
         }
         self.evicted.store(0, Ordering::Relaxed);

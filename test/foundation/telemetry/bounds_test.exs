@@ -1,0 +1,77 @@
+defmodule Foundation.Telemetry.BoundsTest do
+  # Not async: there is one set of telemetry tables.
+  use Foundation.TelemetryCase, async: false
+
+  require Foundation.Telemetry.Span, as: Span
+
+  alias Foundation.Telemetry.SampledEvents
+
+  @moduletag timeout: 120_000
+
+  @tag engine: :native
+  @tag settings: [max_windows: 10_000, window: 3_600_000]
+  test "a million dedup keys grow the VM by less than 16 MB" do
+    event = [:suite, :many]
+    SampledEvents.emit_event(event, %{}, %{}, dedup_key: 0)
+    before = memory()
+
+    for key <- 1..1_000_000,
+        do: SampledEvents.emit_event(event, %{}, %{}, dedup_key: {:user, key})
+
+    assert memory() - before < 16 * 1024 * 1024
+    assert %{windows: 10_000, evicted: 990_001, emitted: 1_000_001} = SampledEvents.stats()
+    SampledEvents.emit_event(event, %{}, %{}, dedup_key: {:user, 1_000_000})
+    assert %{suppressed: 1} = SampledEvents.stats()
+  end
+
+  @tag engine: :native
+  @tag settings: [max_windows: 1_000, window: 3_600_000]
+  test "large dedup keys are kept as digests" do
+    big = String.duplicate("x", 50_000)
+    before = memory()
+
+    for key <- 1..1_000,
+        do: SampledEvents.emit_event([:suite, :big], %{}, %{}, dedup_key: [key, big])
+
+    assert memory() - before < 2 * 1024 * 1024
+
+    for key <- 1..1_000,
+        do: SampledEvents.emit_event([:suite, :big], %{}, %{}, dedup_key: [key, big])
+
+    assert %{emitted: 1_000, suppressed: 1_000} = SampledEvents.stats()
+  end
+
+  for engine <- [:ets, :native] do
+    @tag engine: engine
+    @tag settings: [batch_size: 1_000, batch_timeout: 60_000]
+    test "an orderly stop of the tree emits what is pending, on the #{engine} engine" do
+      listen([[:batched, :suite, :last]])
+      for n <- 1..2_500, do: SampledEvents.emit_batched([:suite, :last], %{n: n}, %{})
+      stop_supervised!(Foundation.TelemetrySupervisor)
+      sizes = for {%{count: count}, _} <- received([:batched, :suite, :last]), do: count
+      assert Enum.sum(sizes) == 2_500
+    end
+  end
+
+  @tag engine: :native
+  test "spans leave nothing behind" do
+    live = fn -> Foundation.Native.registry_live_counts().terms end
+    before = live.()
+    big = Enum.to_list(1..10_000)
+
+    together(8, fn i ->
+      for n <- 1..50,
+          do: Span.with_span({i, n}, %{big: big}, do: Span.record_event(:e, %{big: big}))
+
+      Span.start_span(:abandoned, %{big: big})
+    end)
+
+    eventually(fn -> live.() == before end)
+  end
+
+  # What is held after garbage is gone, of this process too.
+  defp memory do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    :erlang.memory(:total)
+  end
+end
