@@ -26,6 +26,7 @@ defmodule Bench.Run do
     {"registry_writes.exs", Bench.RegistryWrites},
     {"registry_concurrency.exs", Bench.RegistryConcurrency},
     {"agent_registry.exs", Bench.AgentRegistry},
+    {"error_context.exs", Bench.ErrorContext},
     {"telemetry.exs", Bench.Telemetry},
     {"registry_memory.exs", Bench.RegistryMemory},
     {"scheduler.exs", Bench.Scheduler}
