@@ -97,12 +97,16 @@ defmodule Bench.MemoryProbe do
   defp owner(fun) do
     caller = self()
 
+    # A heap with room for all of it: one that grows and shrinks again would be measured too.
     pid =
-      spawn(fn ->
-        fun.()
-        send(caller, {:done, self()})
-        Process.sleep(:infinity)
-      end)
+      :erlang.spawn_opt(
+        fn ->
+          fun.()
+          send(caller, {:done, self()})
+          Process.sleep(:infinity)
+        end,
+        min_heap_size: 500
+      )
 
     done = fn ->
       receive do
@@ -122,8 +126,9 @@ defmodule Bench.MemoryProbe do
     end
   end
 
-  defp fill(side, "integer", range), do: for(n <- range, do: register(side, n))
-  defp fill(side, "binary", range), do: for(n <- range, do: register(side, "user:#{n}"))
+  # No list of results: the heap that it takes would be in the resident set for a while.
+  defp fill(side, "integer", range), do: Enum.each(range, &register(side, &1))
+  defp fill(side, "binary", range), do: Enum.each(range, &register(side, "user:#{&1}"))
 
   defp register(:ours, key), do: {:ok, _owner} = Foundation.Registry.register(@table, key, nil)
   defp register(:theirs, key), do: {:ok, _owner} = Registry.register(@table, key, nil)
