@@ -13,13 +13,15 @@ defmodule Foundation.Demo.Agent do
   use GenServer
 
   alias Foundation.AgentRegistry
-  alias Foundation.Demo.{Input, Tally}
+  alias Foundation.Demo.{Events, Input, Tally}
   alias Foundation.Registry
+
+  require Foundation.Telemetry.Span, as: Span
 
   defmodule Scope do
     @moduledoc false
-    # What all agents of one run share. `gate` is 0 until all of them are there.
-    @enforce_keys [:registry, :tally, :gate]
+    # What all agents of one run share. `gate` is 0 until all of them are there; `run` is its number.
+    @enforce_keys [:registry, :tally, :gate, :run]
     defstruct @enforce_keys
   end
 
@@ -100,7 +102,12 @@ defmodule Foundation.Demo.Agent do
 
   @impl true
   def handle_info({:called, call}, state) do
-    {:noreply, %{state | callers: MapSet.put(state.callers, call)}}
+    if MapSet.member?(state.callers, call) do
+      {:noreply, state}
+    else
+      Events.record(state.scope.run, state.source.module, call)
+      {:noreply, %{state | callers: MapSet.put(state.callers, call)}}
+    end
   end
 
   # Signals of one process arrive in order: whoever asks has all its calls here.
@@ -128,8 +135,12 @@ defmodule Foundation.Demo.Agent do
   end
 
   defp work(%{source: source} = state) do
-    calls = Enum.group_by(Input.calls(source), &elem(&1, 0))
-    state = Enum.reduce(Map.keys(calls), %{state | calls: calls}, &tell/2)
+    state =
+      Span.with_span {:module, source.module}, %{application: source.application} do
+        calls = Enum.group_by(Input.calls(source), &elem(&1, 0))
+        Enum.reduce(Map.keys(calls), %{state | calls: calls}, &tell/2)
+      end
+
     Tally.add(state.scope.tally, :passes)
     state
   end

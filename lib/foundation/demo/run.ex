@@ -3,7 +3,8 @@ defmodule Foundation.Demo.Run do
   # One run of the demo, from the start of the agents to the report.
 
   alias Foundation.AgentRegistry
-  alias Foundation.Demo.{Agent, Await, Chaos, Comparison, Format, Input, Options, Progress, Tally}
+  alias Foundation.Demo.{Agent, Await, Chaos, Comparison, Events, Format, Input, Options}
+  alias Foundation.Demo.{Progress, Tally}
   alias Foundation.Demo.Supervisor, as: Agents
 
   @agent_registry :foundation_agent_registry
@@ -26,10 +27,17 @@ defmodule Foundation.Demo.Run do
     before = AgentRegistry.count()
 
     :ok = Tally.attach(tally)
+    events = Events.attach(tally)
     {:ok, supervisor} = Agents.start_link(length(victims) + 1)
 
     try do
-      scope = %Agent.Scope{registry: Agents.registry(), tally: tally, gate: :atomics.new(1, [])}
+      scope = %Agent.Scope{
+        registry: Agents.registry(),
+        tally: tally,
+        gate: :atomics.new(1, []),
+        run: System.unique_integer()
+      }
+
       start_agents(scope, sources)
       Progress.done(progress, "#{Format.integer(length(sources))} agents registered")
 
@@ -46,6 +54,8 @@ defmodule Foundation.Demo.Run do
       Progress.done(progress, "lookups compared with Registry and ETS")
 
       emptied? = stop_agents(scope, before)
+      found = calls |> Map.values() |> Enum.map(&MapSet.size/1) |> Enum.sum()
+      telemetry = Events.report(tally, events, found, length(victims))
       {sequential_us, expected} = :timer.tc(fn -> sequential.(sources) end)
       Progress.done(progress, "computed again, sequentially")
 
@@ -55,7 +65,8 @@ defmodule Foundation.Demo.Run do
         modules: length(sources),
         applications: sources |> Enum.uniq_by(& &1.application) |> length(),
         result: calls,
-        calls: calls |> Map.values() |> Enum.map(&MapSet.size/1) |> Enum.sum(),
+        calls: found,
+        telemetry: telemetry,
         outside: outside,
         told: Tally.get(tally, :told),
         equal: {calls, outside} == expected,
@@ -80,6 +91,7 @@ defmodule Foundation.Demo.Run do
     after
       Supervisor.stop(supervisor)
       Tally.detach(tally)
+      Events.detach(tally)
     end
   end
 

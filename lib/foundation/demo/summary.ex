@@ -17,6 +17,7 @@ defmodule Foundation.Demo.Summary do
       if(module, do: callers(report, module), else: []),
       result(report),
       registry(report),
+      telemetry(report.telemetry),
       comparison(report.comparison),
       verdict(report)
     ]
@@ -49,6 +50,7 @@ defmodule Foundation.Demo.Summary do
           do: [name: inspect(r.name), entries: r.entries, memory_bytes: r.memory, drops: r.drops]
         ),
       lookups: Map.put(report.lookups, :missed, report.missed),
+      telemetry: report.telemetry,
       comparison:
         for(
           c <- report.comparison,
@@ -176,6 +178,41 @@ defmodule Foundation.Demo.Summary do
     ]
   end
 
+  defp telemetry(%{call: call, recorded: recorded, batches: batches, spans: spans}) do
+    [
+      "  Telemetry\n",
+      line("calls recorded", [
+        integer(recorded.offered),
+        "  times, an event each, batched and deduplicated"
+      ]),
+      line("deduplicated", [
+        integer(call.emitted),
+        "  emitted, one a call; ",
+        integer(call.suppressed),
+        " repeats suppressed"
+      ]),
+      line("batched", [
+        integer(recorded.emitted),
+        "  emitted in ",
+        integer(batches.count),
+        " batches, ",
+        integer(recorded.dropped),
+        " dropped, ",
+        integer(recorded.pending),
+        " pending"
+      ]),
+      line("spans", [
+        integer(spans.span_starts),
+        "  started, ",
+        integer(spans.span_stops),
+        " ended, ",
+        integer(spans.spans_abandoned),
+        " abandoned by killed agents"
+      ]),
+      "\n"
+    ]
+  end
+
   defp comparison([]), do: []
 
   defp comparison(comparison) do
@@ -191,8 +228,8 @@ defmodule Foundation.Demo.Summary do
   defp name(:registry), do: "Elixir's Registry"
   defp name(:ets), do: "ETS, no liveness"
 
-  defp verdict(%{equal: true, fits: true}) do
-    "Right: equal to the sequential computation, and every registration is accounted for.\n"
+  defp verdict(%{equal: true, fits: true, telemetry: %{fits: true}}) do
+    "Right: equal to the sequential computation, and every registration and event is accounted for.\n"
   end
 
   defp verdict(report) do
@@ -201,7 +238,8 @@ defmodule Foundation.Demo.Summary do
         do: [],
         else: ["WRONG: differs from the sequential computation\n", differences(report)]
       ),
-      if(report.fits, do: [], else: "WRONG: registrations, deaths and entries do not add up\n")
+      if(report.fits, do: [], else: "WRONG: registrations, deaths and entries do not add up\n"),
+      if(report.telemetry.fits, do: [], else: "WRONG: the events' counters do not add up\n")
     ]
   end
 

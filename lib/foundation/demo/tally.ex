@@ -5,7 +5,20 @@ defmodule Foundation.Demo.Tally do
 
   import Bitwise
 
-  @counts [:starts, :passes, :told, :missed, :registrations, :cleanups]
+  @counts [
+    :starts,
+    :passes,
+    :told,
+    :missed,
+    :registrations,
+    :cleanups,
+    :call_events,
+    :batches,
+    :batched,
+    :span_starts,
+    :span_stops,
+    :spans_abandoned
+  ]
 
   # Latencies below 32 native time units have a bucket each; above, every power of
   # two has 16, so that a percentile is off by 6 % at most.
@@ -17,7 +30,7 @@ defmodule Foundation.Demo.Tally do
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{counts: :counters.counters_ref(), latencies: :counters.counters_ref()}
-  @type count :: :starts | :passes | :told | :missed | :registrations | :cleanups
+  @type count :: unquote(Enum.reduce(@counts, &{:|, [], [&1, &2]}))
 
   @spec new() :: t
   def new do

@@ -11,7 +11,8 @@ defmodule Mix.Tasks.Foundation.Demo do
   and named through `Foundation.Registry`; it reads its module's compiled code, finds for
   every call the agent of the called module in the registry, and tells it. Meanwhile some of the
   agents are killed at random, and the processes that own the two registries once each.
-  What they found is then compared with a plain sequential computation of the same.
+  Each call that an agent records is emitted as a batched and as a deduplicated event, and each
+  module's work is a span. What they found is then compared with a plain sequential computation of the same.
 
   ## Options
 
@@ -26,14 +27,15 @@ defmodule Mix.Tasks.Foundation.Demo do
 
   ## Exit status
 
-    * 0 - the result is right, and every registration is accounted for
+    * 0 - the result is right, and every registration and event is accounted for
     * 1 - it is not
     * 2 - an option was not understood; the usage is on standard error
   """
 
   use Mix.Task
 
-  alias Foundation.Demo.{Format, Input, Options, Run, Summary}
+  alias Foundation.Demo.{Events, Format, Input, Options, Run, Summary}
+  alias Foundation.Telemetry.SampledEvents
 
   @impl true
   def run(argv) do
@@ -59,7 +61,7 @@ defmodule Mix.Tasks.Foundation.Demo do
   def conclude(report, options, module) do
     IO.write(Summary.text(report, module))
     if options.json, do: write(options.json, Summary.json(report, module))
-    unless report.equal and report.fits, do: exit({:shutdown, 1})
+    unless report.equal and report.fits and report.telemetry.fits, do: exit({:shutdown, 1})
   end
 
   defp select(sources, nil), do: sources
@@ -80,6 +82,9 @@ defmodule Mix.Tasks.Foundation.Demo do
       Application.stop(:foundation)
       Application.put_env(:foundation, :engine, engine)
     end
+
+    # Room for an event a call, which counts once a run.
+    Application.put_env(:foundation, SampledEvents, Events.settings())
 
     case Application.ensure_all_started(:foundation) do
       {:ok, _started} -> :ok

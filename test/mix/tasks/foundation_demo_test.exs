@@ -203,6 +203,23 @@ defmodule Mix.Tasks.Foundation.DemoTest do
     assert Tally.percentile(tally, 1) == 0
   end
 
+  test "events that do not add up are named, and the status is 1" do
+    {:ok, options} = Options.parse(~w(--modules 20 --kill 0))
+    sources = Enum.take(Input.sources(), 20)
+    capture_io(fn -> send(self(), {:report, Run.run(options, sources)}) end)
+    assert_received {:report, report}
+    assert %{fits: true, call: %{emitted: calls}} = report.telemetry
+    assert calls == report.calls
+
+    output =
+      capture_io(fn ->
+        report = put_in(report.telemetry.fits, false)
+        assert catch_exit(Demo.conclude(report, options, nil)) == {:shutdown, 1}
+      end)
+
+    assert output =~ "WRONG: the events' counters do not add up"
+  end
+
   test "a report without lookups has no comparison" do
     text = Summary.text(report_without_calls(), nil)
     refute IO.iodata_to_binary(text) =~ "The same lookups"
