@@ -59,6 +59,8 @@ defmodule Foundation.Telemetry.SampledEvents do
     * When that process is killed nothing is lost: the tables outlive it, and callers go on using
       them. A batch that was being emitted is emitted again by its successor (at least once) and counted once.
       An orderly stop emits what is pending first.
+    * In the ETS engine a decision and its count are two steps: a caller that is killed in between leaves
+      its event uncounted. In the native engine they are one.
     * In the native engine the tables also outlive `Foundation.Telemetry.Tables`; in the ETS engine
       they do not, and until they are back events are passed on as they come, uncounted.
 
