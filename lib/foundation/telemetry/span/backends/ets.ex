@@ -59,7 +59,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   end
 
   defp take(n, span) do
-    :ets.delete(@table, {self(), n})
+    delete(n)
     Frame.ended(span)
   end
 
@@ -88,7 +88,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   def leave(mark) do
     case innermost() do
       {n, frame} when n >= mark and frame != nil ->
-        :ets.delete(@table, {self(), n})
+        delete(n)
         if is_map(frame), do: [Frame.ended(frame) | leave(mark)], else: leave(mark)
 
       _outer ->
@@ -146,6 +146,13 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     :ok
   rescue
     ArgumentError -> :ok
+  end
+
+  # The table may go between a look at a frame and this.
+  defp delete(n) do
+    :ets.delete(@table, {self(), n})
+  rescue
+    ArgumentError -> true
   end
 
   # Not a call: the span process looks into the table when it starts, so whoever tells it
