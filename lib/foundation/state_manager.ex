@@ -185,7 +185,6 @@ defmodule Foundation.StateManager do
     quote location: :keep do
       {own, specification} = Foundation.StateManager.split!(__MODULE__, unquote(options))
       @foundation_state_options own
-      @foundation_state_id Keyword.has_key?(specification, :id)
 
       @behaviour Foundation.StateManager
       # Before GenServer's own, which wants to see an init/1.
@@ -197,13 +196,13 @@ defmodule Foundation.StateManager do
         Foundation.StateManager.start_link(__MODULE__, options, @foundation_state_options)
       end
 
-      def child_spec(options) do
-        specification = super(options)
+      if not Keyword.has_key?(specification, :id) do
+        def child_spec(options) do
+          specification = super(options)
 
-        if not @foundation_state_id and Keyword.keyword?(options) and options[:name] != nil do
-          %{specification | id: options[:name]}
-        else
-          specification
+          if Keyword.keyword?(options) and options[:name] != nil,
+            do: %{specification | id: options[:name]},
+            else: specification
         end
       end
 

@@ -17,7 +17,10 @@ conformance "AreaProcessesKilledUnderLoad",
   } do
     steps = for worker <- 1..@workers, do: &work(registry, worker, &1 || 0)
     load = Load.start(steps)
-    for victims <- phases(@subject.id, registry), do: kill_at_random(victims, load)
+
+    for victims <- phases(Registry.info(registry).engine, registry),
+        do: kill_at_random(victims, load)
+
     for rounds <- Load.stop(load), do: assert(rounds > 0)
 
     victims = [registry | RegistrySupervisor.processes()]

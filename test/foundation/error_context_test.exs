@@ -5,8 +5,6 @@ defmodule Foundation.ErrorContextTest do
 
   alias Foundation.ErrorContext.Raised
 
-  require Logger
-
   setup do
     # As at a start: no process has anything to carry over.
     :ok = FeatureFlags.boot()
@@ -453,8 +451,8 @@ defmodule Foundation.ErrorContextTest do
         assert_raise FunctionClauseError, fn -> ErrorContext.with_context(wrong, fn -> 1 end) end
       end
 
-      assert_raise FunctionClauseError, fn ->
-        ErrorContext.with_context(%{a: 1}, fn _ -> 1 end)
+      for wrong <- [fn _ -> 1 end, 1, nil] do
+        assert_raise FunctionClauseError, fn -> ErrorContext.with_context(%{a: 1}, wrong) end
       end
 
       assert_raise ArgumentError, fn -> ErrorContext.get_context(caller: true) end

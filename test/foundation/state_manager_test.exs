@@ -384,7 +384,9 @@ defmodule Foundation.StateManagerTest do
       size = byte_size(bytes)
       from = :rand.uniform(size) - 1
       length = :rand.uniform(size - from)
-      <<before::binary-size(from), cut::binary-size(length), rest::binary>> = bytes
+      before = binary_part(bytes, 0, from)
+      cut = binary_part(bytes, from, length)
+      rest = binary_part(bytes, from + length, size - from - length)
       <<byte, tail::binary>> = cut
 
       case :rand.uniform(9) do

@@ -275,7 +275,7 @@ conformance "DuplicateKeys",
   end
 
   defp standard_by_key?,
-    do: @subject.id == :standard and @variant[:keys] == {:duplicate, :key}
+    do: standard?(@subject) and @variant[:keys] == {:duplicate, :key}
 end
 
 conformance "DuplicateOrder",

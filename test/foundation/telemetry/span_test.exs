@@ -165,12 +165,12 @@ defmodule Foundation.Telemetry.SpanTest do
       test "a raise keeps its stacktrace" do
         stacktrace =
           try do
-            Span.with_span(:fails, %{}, do: :erlang.binary_to_atom(1))
+            Span.with_span(:fails, %{}, do: :erlang.binary_to_integer("one"))
           rescue
             ArgumentError -> __STACKTRACE__
           end
 
-        assert [{:erlang, :binary_to_atom, _, _} | _] = stacktrace
+        assert [{:erlang, :binary_to_integer, _, _} | _] = stacktrace
         assert_received {@exception, _, %{stacktrace: ^stacktrace, reason: :badarg}}
       end
 

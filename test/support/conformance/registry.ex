@@ -39,6 +39,13 @@ defmodule Foundation.Conformance.Registry do
   def subjects(:ours), do: @ours
 
   @doc """
+  Whether `subject` is the standard library's. A test that compares `@subject` itself is, in the
+  modules of the others, a comparison whose outcome the compiler knows and warns of.
+  """
+  @spec standard?(map) :: boolean
+  def standard?(subject), do: subject.id == :standard
+
+  @doc """
   Why `subject` cannot be asked for `feature`; `nil` if it can.
 
   The standard library is asked what it has, not for its version. Foundation's registry lacks nothing.
@@ -96,7 +103,7 @@ defmodule Foundation.Conformance.Registry do
       quote do
         defmodule unquote(module) do
           use Foundation.Case, async: unquote(async)
-          import Foundation.Conformance.Registry, only: [needs: 1]
+          import Foundation.Conformance.Registry, only: [needs: 1, standard?: 1]
 
           # What an older standard library lacks is skipped, but still compiled.
           @compile {:no_warn_undefined, Elixir.Registry}

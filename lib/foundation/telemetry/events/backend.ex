@@ -78,10 +78,9 @@ defmodule Foundation.Telemetry.Events.Backend do
   """
   @spec running() :: module | nil
   def running do
-    cond do
-      Foundation.Native.telemetry_started() -> Backends.Native
-      Backends.ETS.exists?() -> Backends.ETS
-      true -> nil
+    case existing() do
+      {:ok, backend} -> backend
+      :none -> nil
     end
   end
 
@@ -90,8 +89,22 @@ defmodule Foundation.Telemetry.Events.Backend do
   """
   @spec running!() :: module
   def running! do
-    running() ||
-      raise "Foundation's telemetry tables do not exist: start the :foundation application"
+    case existing() do
+      {:ok, backend} ->
+        backend
+
+      :none ->
+        raise "Foundation's telemetry tables do not exist: start the :foundation application"
+    end
+  end
+
+  # Tagged, because `running() || raise` is, to the type checker of Elixir 1.18, still maybe nil.
+  defp existing do
+    cond do
+      Foundation.Native.telemetry_started() -> {:ok, Backends.Native}
+      Backends.ETS.exists?() -> {:ok, Backends.ETS}
+      true -> :none
+    end
   end
 
   @doc """

@@ -40,10 +40,29 @@ defmodule Foundation.Telemetry.Span.Backend do
   """
   @spec running() :: module | nil
   def running do
+    case existing() do
+      {:ok, backend} -> backend
+      :none -> nil
+    end
+  end
+
+  @doc """
+  The backend whose table exists, or a raise that says what is missing.
+  """
+  @spec running!() :: module
+  def running! do
+    case existing() do
+      {:ok, backend} -> backend
+      :none -> raise "Foundation's span table does not exist"
+    end
+  end
+
+  # Tagged, because `running() || raise` is, to the type checker of Elixir 1.18, still maybe nil.
+  defp existing do
     cond do
-      Backends.Native.exists?() -> Backends.Native
-      Backends.ETS.exists?() -> Backends.ETS
-      true -> nil
+      Backends.Native.exists?() -> {:ok, Backends.Native}
+      Backends.ETS.exists?() -> {:ok, Backends.ETS}
+      true -> :none
     end
   end
 

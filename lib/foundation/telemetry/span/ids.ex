@@ -10,9 +10,7 @@ defmodule Foundation.Telemetry.Span.Ids do
   def new(bytes) do
     unique = {node(), self(), make_ref(), :os.system_time(), :erlang.unique_integer()}
 
-    case binary_part(:erlang.md5(:erlang.term_to_binary(unique)), 0, bytes) do
-      <<0::size(bytes)-unit(8)>> -> new(bytes)
-      id -> Base.encode16(id, case: :lower)
-    end
+    id = binary_part(:erlang.md5(:erlang.term_to_binary(unique)), 0, bytes)
+    if id == :binary.copy(<<0>>, bytes), do: new(bytes), else: Base.encode16(id, case: :lower)
   end
 end

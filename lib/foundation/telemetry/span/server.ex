@@ -14,7 +14,7 @@ defmodule Foundation.Telemetry.Span.Server do
 
   @impl true
   def init(nil) do
-    backend = Backend.running() || raise "Foundation's span table does not exist"
+    backend = Backend.running!()
     backend.watch()
     {:ok, backend}
   end
