@@ -6,6 +6,7 @@ defmodule Foundation.MigrationTest do
   import Foundation.Meanwhile
 
   alias Foundation.{AgentRegistry, ErrorContext, FeatureFlags, Migration, Registry}
+  alias Foundation.Telemetry.{SampledEvents, Span}
 
   @stages %{
     2 => :use_ets_agent_registry,
@@ -316,8 +317,18 @@ defmodule Foundation.MigrationTest do
 
     ErrorContext.with_context(%{n: n}, fn ->
       assert ErrorContext.get_context() == %{worker: worker, n: n}
+
+      Span.with_span_fun({:outer, n}, %{}, fn ->
+        id = Span.start_span({:inner, n})
+        assert %{span_id: ^id} = Span.current_span()
+        assert Span.record_event(:half, %{}) == :ok
+        assert Span.end_span(id) == :ok
+        assert %{name: {:outer, ^n}} = Span.current_span()
+      end)
     end)
 
-    Foundation.Telemetry.SampledEvents.emit_event([:migration_test], %{n: n}, %{worker: worker})
+    assert Span.current_span() == nil
+
+    SampledEvents.emit_event([:migration_test], %{n: n}, %{worker: worker})
   end
 end

@@ -24,7 +24,14 @@ defmodule Foundation.Telemetry.Legacy do
   end
 
   @doc """
-  Has the native engine's functions say `nil` while the legacy backends run, and answer again after.
+  Whether they run, or have run since the start, so that there may still be something in them.
+  """
+  @spec ever?() :: boolean
+  def ever?, do: FeatureFlags.mode(@flag) != :shared
+
+  @doc """
+  Has the native engine's functions say `nil` while the legacy backends run, and answer again after. A process
+  with native spans open is answered all the same.
 
   Called when the tables are opened and whenever a flag has changed.
   """

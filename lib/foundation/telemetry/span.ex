@@ -131,12 +131,18 @@ defmodule Foundation.Telemetry.Span do
   def start_span(name, attributes \\ %{})
 
   def start_span(name, attributes) when is_map(attributes) do
-    ids = Native.span_start(name, attributes) || Fallback.backend().start(name, attributes)
+    ids = started(name, attributes)
     Events.started(ids, name, attributes)
     elem(ids, 0)
   end
 
   def start_span(_name, attributes), do: refuse!("attributes to be a map", attributes)
+
+  # Nobody, if the flag has changed since it was asked who keeps spans.
+  defp started(name, attributes) do
+    Native.span_start(name, attributes) || Fallback.backend().start(name, attributes) ||
+      started(name, attributes)
+  end
 
   @doc """
   Ends the innermost span of this process, with status `:ok`.
@@ -175,7 +181,12 @@ defmodule Foundation.Telemetry.Span do
     end
   end
 
-  defp finish(id), do: Native.span_finish(id) || Fallback.backend().finish(id)
+  defp finish(id) do
+    case Native.span_finish(id) || Fallback.backend().finish(id) do
+      span when is_tuple(span) -> span
+      _none -> Fallback.left(& &1.finish(id), :error)
+    end
+  end
 
   @doc """
   Adds attributes to the innermost span: a map, which is merged into the ones it has.
@@ -213,7 +224,10 @@ defmodule Foundation.Telemetry.Span do
   end
 
   defp update(change) do
-    with :error <- Fallback.backend().update(change), do: {:error, :not_found}
+    with none when none != :ok <- Fallback.backend().update(change),
+         :error <- Fallback.left(& &1.update(change), :error) do
+      {:error, :not_found}
+    end
   end
 
   @doc """
@@ -297,13 +311,22 @@ defmodule Foundation.Telemetry.Span do
   def with_propagated_context(nil, fun) when is_function(fun, 0), do: fun.()
 
   def with_propagated_context(context, fun) when is_function(fun, 0) do
-    backend = Fallback.backend()
-    mark = context |> Context.validate!() |> backend.enter()
+    {backend, mark} = context |> Context.validate!() |> enter()
 
     try do
       fun.()
     after
-      mark |> backend.leave() |> Enum.each(&Events.abandoned/1)
+      backend |> Fallback.leave(mark) |> Enum.each(&Events.abandoned/1)
+    end
+  end
+
+  defp enter(context) do
+    backend = Fallback.backend()
+
+    case backend.enter(context) do
+      # As in started/2.
+      nil -> enter(context)
+      mark -> {backend, mark}
     end
   end
 
@@ -332,7 +355,12 @@ defmodule Foundation.Telemetry.Span do
   @spec from_traceparent(String.t()) :: {:ok, context} | {:error, atom}
   def from_traceparent(header), do: Context.from_traceparent(header)
 
-  defp current, do: Native.span_current() || Fallback.backend().current()
+  defp current do
+    case Native.span_current() || Fallback.backend().current() do
+      none when none in [nil, :none] -> Fallback.left(& &1.current(), :none)
+      current -> current
+    end
+  end
 
   @spec refuse!(String.t(), term) :: no_return
   defp refuse!(what, given) do

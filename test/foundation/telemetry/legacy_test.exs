@@ -51,6 +51,38 @@ defmodule Foundation.Telemetry.LegacyTest do
     end
 
     @tag engine: engine
+    test "a change of the flag in the middle of a span loses none, beside the #{engine} engine" do
+      for first <- [true, false], ending <- [:by_id, :innermost] do
+        :ok = FeatureFlags.set(:use_genserver_telemetry, first)
+        listen([[:foundation, :span, :stop], [:foundation, :span, :abandoned]])
+        context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
+
+        Span.with_propagated_context(context, fn ->
+          id = Span.start_span(:across, %{n: 1})
+          :ok = FeatureFlags.set(:use_genserver_telemetry, not first)
+          assert %{span_id: ^id, name: :across} = Span.current_span()
+          assert Span.add_attributes(%{m: 2}) == :ok
+          assert Span.record_event(:changed) == :ok
+          inner = Span.start_span(:inner)
+          assert %{span_id: ^inner} = Span.current_span()
+          assert Span.end_span(inner) == :ok
+          assert %{span_id: ^id} = Span.current_span()
+          assert if(ending == :by_id, do: Span.end_span(id), else: Span.end_span()) == :ok
+          assert Span.end_span(id) == {:error, :not_found}
+          Span.start_span(:left)
+          :ok = FeatureFlags.set(:use_genserver_telemetry, first)
+        end)
+
+        assert Span.current_span() == nil
+        assert_received {[:foundation, :span, :stop], _, %{name: :across} = across}
+        assert %{attributes: %{n: 1, m: 2}, events: [%{name: :changed}]} = across
+        assert across.trace_id == context.trace_id
+        # What was opened in the one goes on there until nothing is open in it.
+        assert :span_stack not in Process.get_keys()
+      end
+    end
+
+    @tag engine: engine
     test "where no process dictionary is allowed they raise, beside the #{engine} engine" do
       :ok = FeatureFlags.disable(:use_genserver_telemetry)
       :ok = FeatureFlags.enable(:enforce_no_process_dict)

@@ -1,17 +1,51 @@
 defmodule Foundation.Telemetry.Span.Fallback do
   @moduledoc false
   # Who keeps a process's spans: the engine that runs, or, while an application is being
-  # migrated, the process dictionary.
+  # migrated, the process dictionary. When the flag changes, a process goes from one to the
+  # other once it has no span open in the first; until then, what is not found in the one is
+  # looked for in the other.
 
   alias Foundation.Telemetry.Legacy
-  alias Foundation.Telemetry.Span.Backends
+  alias Foundation.Telemetry.Span.{Backends, Frame}
 
   @spec backend() :: module
   def backend do
+    engine = engine()
+
     cond do
-      Legacy.on?() -> Backends.ProcessDictionary
-      Backends.Native.exists?() -> Backends.Native
-      true -> Backends.ETS
+      not Legacy.on?() -> engine
+      engine.current() in [nil, :none] -> Backends.ProcessDictionary
+      true -> engine
     end
   end
+
+  @doc """
+  What `fun` finds among spans that were started while the flag was off, else `none`.
+  """
+  @spec left((module -> found), none) :: found | none when found: term, none: term
+  def left(fun, none) do
+    if Legacy.ever?(), do: fun.(Backends.ProcessDictionary), else: none
+  end
+
+  @doc """
+  Leaves a context in the backend where it was entered: the spans that were left open in it.
+
+  One that was entered in the process dictionary was entered with no span open in the engine:
+  all that are open there now were started since.
+  """
+  @spec leave(module, mark :: term) :: [Frame.ended()]
+  def leave(Backends.ProcessDictionary = backend, mark) do
+    open(engine()) ++ backend.leave(mark)
+  end
+
+  def leave(backend, mark), do: backend.leave(mark)
+
+  defp open(engine) do
+    case engine.finish(nil) do
+      span when is_tuple(span) -> [span | open(engine)]
+      _none -> []
+    end
+  end
+
+  defp engine, do: if(Backends.Native.exists?(), do: Backends.Native, else: Backends.ETS)
 end

@@ -137,9 +137,16 @@ fn number_of(term: Term) -> Option<u128> {
     })
 }
 
+/// Whether the caller's spans are kept here. Also while they are diverted, as long as it has some here:
+/// so it goes elsewhere between two spans, and not in one.
+#[inline]
+fn answers(env: Env<'_>) -> bool {
+    is_hot() || (is_open() && SPANS.innermost(caller(env), |_| ()).is_some())
+}
+
 /// `{span_id, parent_id, trace_id}`. Cost: the encoding of the terms, and O(1).
 fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     let head = stored::store(env, [name, attributes])?;
@@ -209,7 +216,7 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<
 
 /// Cost: what the span carries is decoded, and the search for an outer one, 10,000 at most.
 fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     let id = match number_of(id) {
@@ -228,7 +235,7 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
 
 /// `{:span, span}`, `{:remote, trace_id, span_id, flags}` or `:none`.
 fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     let current = SPANS.innermost(caller(env), |frame| {
@@ -249,7 +256,7 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
 
 /// Changes what the innermost frame carries beside its name, if it is a span.
 fn change<'a>(env: Env<'a>, change: impl FnOnce(&mut Extra)) -> NifResult<'a> {
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     let changed = SPANS.innermost(caller(env), |frame| {
@@ -288,7 +295,7 @@ fn span_add_link<'a>(env: Env<'a>, [link]: [Term<'a>; 1]) -> NifResult<'a> {
 
 /// Answers the mark to leave the context by.
 fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResult<'a> {
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     static MARKS: AtomicU64 = AtomicU64::new(0);
@@ -316,7 +323,7 @@ fn taken<'a>(env: Env<'a>, frames: Vec<(Frame<Body>, u64)>, all: bool) -> NifRes
 /// `{spans, all?}`: a bounded number a call.
 fn span_leave<'a>(env: Env<'a>, [mark]: [Term<'a>; 1]) -> NifResult<'a> {
     let mark = number(mark)?;
-    if !is_hot() {
+    if !answers(env) {
         return nil(env);
     }
     let now = clock::now();
