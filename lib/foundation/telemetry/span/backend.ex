@@ -67,6 +67,18 @@ defmodule Foundation.Telemetry.Span.Backend do
   end
 
   @doc """
+  The backend whose table exists, or a raise that says what is missing.
+  """
+  @spec running!() :: module
+  def running! do
+    cond do
+      Backends.Native.exists?() -> Backends.Native
+      Backends.ETS.exists?() -> Backends.ETS
+      true -> raise "Foundation's span table does not exist: start the :foundation application"
+    end
+  end
+
+  @doc """
   The backend of a table's engine.
   """
   @spec of_engine(Foundation.Engine.t()) :: module
