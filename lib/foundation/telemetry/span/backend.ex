@@ -53,7 +53,7 @@ defmodule Foundation.Telemetry.Span.Backend do
   def running! do
     case existing() do
       {:ok, backend} -> backend
-      :none -> raise "Foundation's span table does not exist"
+      :none -> raise "Foundation's span table does not exist: start the :foundation application"
     end
   end
 
@@ -63,18 +63,6 @@ defmodule Foundation.Telemetry.Span.Backend do
       Backends.Native.exists?() -> {:ok, Backends.Native}
       Backends.ETS.exists?() -> {:ok, Backends.ETS}
       true -> :none
-    end
-  end
-
-  @doc """
-  The backend whose table exists, or a raise that says what is missing.
-  """
-  @spec running!() :: module
-  def running! do
-    cond do
-      Backends.Native.exists?() -> Backends.Native
-      Backends.ETS.exists?() -> Backends.ETS
-      true -> raise "Foundation's span table does not exist: start the :foundation application"
     end
   end
 
