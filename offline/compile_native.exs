@@ -43,6 +43,8 @@ defmodule Mix.Tasks.Compile.FoundationNative do
       # Another VM may have it mapped: it must not be written to, so it is replaced.
       File.cp!(source, destination <> ".new")
       File.rename!(destination <> ".new", destination)
+      # Mix links priv into the build before it compiles: in a clone there was none yet.
+      Mix.Project.build_structure()
       {:ok, []}
     end
   end
