@@ -239,6 +239,11 @@ defmodule Foundation.Native do
   def telemetry_start(_max_windows, _max_pending, _window, _batch_size, _batch_timeout),
     do: absent()
 
+  # From here on the tables take nothing in, and say so as if there were none; what is pending
+  # can still be read and acknowledged.
+  @spec telemetry_seal() :: :ok | nil
+  def telemetry_seal, do: absent()
+
   # The owner's orderly stop: everything in the tables is gone after it.
   @spec telemetry_stop() :: :ok | nil
   def telemetry_stop, do: absent()

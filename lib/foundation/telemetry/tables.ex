@@ -53,6 +53,9 @@ defmodule Foundation.Telemetry.Tables do
   @impl true
   def terminate(reason, state) do
     if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason) do
+      # The batch processor has stopped before, and callers have gone on since.
+      state.events.seal()
+      Events.BatchProcessor.drain(state.events)
       state.events.close()
       state.spans.close()
     end

@@ -25,6 +25,12 @@ defmodule Foundation.Telemetry.Events.Backend do
   @doc "Makes the tables, or takes over what a crashed predecessor left. Called by their owner."
   @callback open(Settings.t()) :: :created | :adopted
 
+  @doc """
+  Lets nothing in any more, where the engine can: callers go on as without tables. What is
+  pending can still be peeked at and acknowledged.
+  """
+  @callback seal() :: :ok
+
   @doc "Destroys the tables."
   @callback close() :: :ok
 

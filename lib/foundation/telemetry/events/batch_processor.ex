@@ -33,6 +33,22 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   # As long as it takes: a timeout would leave the caller with a batch half known.
   def flush(server, name), do: GenServer.call(server, {:flush, name}, :infinity)
 
+  @doc """
+  Emits what is pending, in the caller: what came in after the processor's orderly stop, before
+  the tables go.
+  """
+  @spec drain(module) :: :ok
+  def drain(backend) do
+    state = %{backend: backend, timers: %{}}
+
+    for {name, %{pending: pending}} when pending > 0 <- backend.totals() do
+      size = backend.settings(name).batch_size
+      emit_times(div(pending + size - 1, size), name, size, state)
+    end
+
+    :ok
+  end
+
   @impl true
   def init(nil) do
     # So that an orderly stop runs terminate/2, which emits what is pending.

@@ -8,8 +8,8 @@ use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::{
-    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_open, nil, number,
-    stored,
+    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_open, is_there, nil,
+    number, stored,
 };
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, word};
@@ -134,7 +134,7 @@ fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
 /// The event of a name in the NIF that this is used in, which says `nil` if there is none.
 macro_rules! event {
     ($env:expr, $name:expr) => {
-        match is_open().then(|| find($env, $name)).flatten() {
+        match is_there().then(|| find($env, $name)).flatten() {
             Some(event) => event,
             None => return nil($env),
         }
@@ -210,7 +210,7 @@ fn telemetry_totals<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
 /// Walks in chunks. The event that names past the bound share comes last.
 fn telemetry_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     let cursor = number(cursor)? as usize;
-    if !is_open() {
+    if !is_there() {
         return nil(env);
     }
     let (mut events, next) = TABLES.events.walk(cursor, WALKED);

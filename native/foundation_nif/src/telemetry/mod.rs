@@ -22,6 +22,7 @@ use stored::Stored;
 
 nifs! {
     telemetry_start / 5,
+    telemetry_seal / 0,
     telemetry_stop / 0,
     telemetry_started / 0,
     telemetry_divert / 1,
@@ -58,12 +59,19 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
 const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 const DIVERTED: u8 = 2;
+/// Nothing goes in any more, and what is in is still to be read.
+const SEALED: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(CLOSED);
 /// Whether an open table is to be diverted.
 static DIVERT: AtomicU8 = AtomicU8::new(OPEN);
 
 fn is_open() -> bool {
+    matches!(STATE.load(Ordering::Acquire), OPEN | DIVERTED)
+}
+
+/// Whether there are tables to read from: also while they are sealed.
+fn is_there() -> bool {
     STATE.load(Ordering::Acquire) != CLOSED
 }
 
@@ -164,6 +172,13 @@ fn telemetry_start<'a>(
     Ok(answer.encode(env))
 }
 
+fn telemetry_seal<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    let _ = STATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+        (old != CLOSED).then_some(SEALED)
+    });
+    Ok(ok().encode(env))
+}
+
 fn telemetry_stop<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     STATE.store(CLOSED, Ordering::Release);
     events::clear();
@@ -182,9 +197,9 @@ fn telemetry_divert<'a>(env: Env<'a>, [on]: [Term<'a>; 1]) -> NifResult<'a> {
         Err(_) => return Err(Failure::BadArgument),
     };
     DIVERT.store(state, Ordering::Release);
-    // Closed tables stay closed.
+    // Closed and sealed tables stay so.
     let _ = STATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-        (old != CLOSED).then_some(state)
+        matches!(old, OPEN | DIVERTED).then_some(state)
     });
     Ok(ok().encode(env))
 }

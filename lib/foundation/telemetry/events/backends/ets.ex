@@ -54,6 +54,9 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   end
 
   @impl true
+  def seal, do: :ok
+
+  @impl true
   def close do
     Enum.each([@state, @order, @batches], &:ets.delete/1)
   end

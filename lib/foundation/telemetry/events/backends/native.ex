@@ -13,6 +13,9 @@ defmodule Foundation.Telemetry.Events.Backends.Native do
   end
 
   @impl true
+  def seal, do: Native.telemetry_seal()
+
+  @impl true
   def close, do: Native.telemetry_stop()
 
   @impl true
