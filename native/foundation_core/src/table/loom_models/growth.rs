@@ -13,7 +13,10 @@ fn loom_a_reader_finds_its_entry_while_the_segment_is_split_and_freed() {
         put(&table, &zero, 10);
         put(&table, &one, 11);
         let other = table.clone();
-        let reader = spawn(move || assert_eq!(look(&other, &one), Some(11)));
+        let reader = spawn(move || {
+            assert_eq!(look(&other, &zero), Some(10));
+            assert_eq!(look(&other, &one), Some(11));
+        });
         // The third entry splits the segment and doubles the directory.
         put(&table, &third, 12);
         reclaim::flush();
@@ -60,6 +63,25 @@ fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
         assert!(won != lost, "both or none have got the key");
         assert_eq!(look(&table, &third), Some(if won { 2 } else { 1 }));
         assert_eq!(table.len(), 3);
+    });
+}
+
+#[test]
+fn loom_a_removal_from_a_segment_that_is_split_meanwhile_is_not_lost() {
+    model(|| {
+        let table = table();
+        let zero = keys(&table, 0).next().expect("there are");
+        let one = keys(&table, 1).next().expect("there are");
+        let third = keys(&table, 1).nth(1).expect("there are");
+        put(&table, &zero, 10);
+        put(&table, &one, 11);
+        let other = table.clone();
+        let remover = spawn(move || assert!(delete(&other, &one)));
+        put(&table, &third, 12);
+        remover.join().expect("it removes");
+        let left = [zero, one, third].map(|key| look(&table, &key));
+        assert_eq!(left, [Some(10), None, Some(12)]);
+        assert_eq!(table.len(), 2);
     });
 }
 
