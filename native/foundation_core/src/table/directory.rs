@@ -77,6 +77,10 @@ impl Directory {
     }
 
     /// The segment for `hash`, which may be replaced at any moment, but is then left as it was.
+    ///
+    /// What it holds was in the table at one moment since the guard began, also when it is replaced
+    /// already: it was in its place when the place was read, or when the places were, and both
+    /// were read under the guard.
     #[inline]
     pub(super) fn segment<'g>(&self, hash: u64, guard: &'g Guard) -> Segment<'g> {
         let places = self.places(guard);

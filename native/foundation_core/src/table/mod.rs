@@ -172,8 +172,9 @@ impl<F: Foreign, V: Object> Table<F, V> {
             Key::Inline(k0, k1) => words.k0 == k0 && words.k1 == k1,
             Key::Long(kind, bytes) => {
                 words.k1 == long_word(kind, hash)
-                    // SAFETY: the second word says that the first is a blob's pointer, which was
-                    // in the table and so is not freed yet.
+                    // SAFETY: the second word says that the first is a blob's pointer: `insert`
+                    // refuses inline keys whose second word would. It was in the table under the
+                    // guard, so it is retired after the guard began at the earliest.
                     && unsafe { Blob::bytes_of(pointer(words.k0)) } == bytes
             }
             Key::Foreign(_, probe) => {
