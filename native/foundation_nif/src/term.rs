@@ -449,6 +449,28 @@ pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
     }
 }
 
+/// The elements of a list, as `element` makes them of their terms.
+///
+/// # Errors
+///
+/// When it is no proper list, or `element` makes nothing of one of them.
+pub fn elements<'a, T>(
+    list: Term<'a>,
+    element: impl Fn(Term<'a>) -> Option<T>,
+) -> Result<Vec<T>, Failure> {
+    let mut rest = list;
+    let mut made = Vec::new();
+    while let Some((head, tail)) = cell(rest) {
+        made.push(element(head).ok_or(Failure::BadArgument)?);
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        Ok(made)
+    } else {
+        Err(Failure::BadArgument)
+    }
+}
+
 /// The bytes of a binary.
 #[inline]
 pub fn binary(term: Term<'_>) -> Option<&[u8]> {

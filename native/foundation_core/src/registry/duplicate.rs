@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owners::Owners;
-use super::{Figures, Refused, Tally, World};
+use super::{Figures, Places, Refused, Tally, World};
 use crate::held::{Held, IntoIter};
 use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
@@ -84,7 +84,7 @@ pub struct Duplicate<F: Foreign, V: Object> {
     owners: Owners<Group>,
     entries: Counter,
     next_bag: AtomicU64,
-    limit: usize,
+    places: Places,
     tally: Tally,
 }
 
@@ -110,7 +110,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             owners: Owners::new(),
             entries: Counter::default(),
             next_bag: AtomicU64::new(0),
-            limit,
+            places: Places::new(limit),
             tally: Tally::default(),
         })
     }
@@ -137,15 +137,16 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         value: Value<V>,
         world: &impl World,
     ) -> Result<(), Refused> {
-        if self.limit != usize::MAX && self.len() >= self.limit {
+        let Some(place) = self.places.take() else {
             self.tally.drop_one();
             return Err(Refused::Full);
-        }
+        };
         let guard = pin();
         let hash = self.table.hash(key);
         let watch = || world.watch(owner);
         self.owners.hold(owner, watch, |held| {
             let (bag, number) = self.append(key, hash, owner, value, &guard)?;
+            place.fill();
             match held.get_mut(hash, |group| group.bag == bag) {
                 Some(group) => group.numbers.push(number),
                 None => held.insert(Group {
@@ -219,6 +220,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         };
         self.table.add_heap(hash, -(removed.bytes as i64));
         self.entries.add(hash, -1);
+        self.places.give_back(1);
         if removed.empty {
             reach(Point::BagEmptied);
             self.remove_bag(hash, bag.id(), guard);
@@ -350,12 +352,16 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         self.table.walk(from, limit, guard, visit)
     }
 
-    /// Declares `owner` dead, and gives what is to be [removed](Duplicate::remove_dead) of it.
-    pub fn bury(&self, owner: u64) -> Estate {
-        Estate {
-            groups: self.owners.bury(owner).into_iter(),
+    /// Declares `owner` dead, and gives what is to be [removed](Duplicate::remove_dead) of it and
+    /// how many keys that concerns.
+    pub fn bury(&self, owner: u64) -> (Estate, usize) {
+        let held = self.owners.bury(owner);
+        let count = held.len();
+        let estate = Estate {
+            groups: held.into_iter(),
             current: None,
-        }
+        };
+        (estate, count)
     }
 
     /// Removes up to `limit` entries of a dead owner, and says whether that was all.

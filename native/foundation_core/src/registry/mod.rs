@@ -13,7 +13,7 @@ mod unique;
 pub use duplicate::{Duplicate, Estate, Group};
 pub use unique::Unique;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::handle::Dead;
 use crate::table::OutOfMemory;
@@ -68,6 +68,59 @@ impl Tally {
 
     fn drop_one(&self) {
         self.drops.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many entries a registry may have, and how many places of these are taken.
+///
+/// A place is taken before its entry is there and given back after it is gone, so that there are
+/// never more entries than places, however many callers register at once. Without a limit nobody
+/// counts.
+#[derive(Debug)]
+pub(crate) struct Places {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Places {
+    fn new(limit: usize) -> Self {
+        Places {
+            limit,
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a place for an entry that may come, unless there is none.
+    fn take(&self) -> Option<Place<'_>> {
+        if self.limit != usize::MAX {
+            let more = |taken| (taken < self.limit).then_some(taken + 1);
+            let order = Ordering::Relaxed;
+            self.taken.fetch_update(order, order, more).ok()?;
+        }
+        Some(Place(self))
+    }
+
+    /// Gives back the places of entries that are gone.
+    fn give_back(&self, entries: usize) {
+        if self.limit != usize::MAX {
+            self.taken.fetch_sub(entries, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A place that is given back unless an entry comes.
+struct Place<'a>(&'a Places);
+
+impl Place<'_> {
+    /// The entry has come: whoever removes it gives the place back.
+    fn fill(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.give_back(1);
     }
 }
 

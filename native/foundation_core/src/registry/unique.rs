@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::owners::Owners;
-use super::{Figures, Refused, Tally, World};
+use super::{Figures, Places, Refused, Tally, World};
 use crate::held::IntoIter;
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
@@ -12,7 +12,7 @@ use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Wa
 pub struct Unique<F: Foreign, V: Object> {
     table: Table<F, V>,
     owners: Owners<u64>,
-    limit: usize,
+    places: Places,
     tally: Tally,
 }
 
@@ -26,7 +26,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         Ok(Unique {
             table: Table::new(seed)?,
             owners: Owners::new(),
-            limit,
+            places: Places::new(limit),
             tally: Tally::default(),
         })
     }
@@ -68,12 +68,18 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         value: Value<V>,
         world: &impl World,
     ) -> Result<(), Refused> {
-        if self.limit != usize::MAX && self.table.len() >= self.limit {
-            self.tally.drop_one();
-            return Err(Refused::Full);
-        }
         let guard = pin();
         let hash = self.table.hash(key);
+        let Some(place) = self.places.take() else {
+            // No new entry was asked for where there is one.
+            return Err(match self.table.get(key, hash, &guard) {
+                Some(entry) if world.is_alive(entry.owner) => Refused::Taken(entry.owner),
+                _ => {
+                    self.tally.drop_one();
+                    Refused::Full
+                }
+            });
+        };
         let watch = || world.watch(owner);
         self.owners.hold(owner, watch, |held| {
             let usurp = |entry: &Entry<'_, V>| !world.is_alive(entry.owner);
@@ -84,7 +90,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 Inserted::Taken(entry) => return Err(Refused::Taken(entry.owner)),
                 // The dead owner's death finds this entry no more, so it is counted here.
                 Inserted::Replaced(_) => self.tally.add_cleaned(1),
-                Inserted::New => {}
+                Inserted::New => place.fill(),
             }
             held.insert(hash);
             Ok(())
@@ -100,6 +106,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
                 let removed = self.table.remove(key, hash, is_own, &guard);
                 if removed {
+                    self.places.give_back(1);
                     held.remove(hash, |_| true);
                 }
                 removed
@@ -121,14 +128,25 @@ impl<F: Foreign, V: Object> Unique<F, V> {
 
     /// Visits the keys that `owner` holds.
     pub fn keys<'g>(&self, owner: u64, guard: &'g Guard, mut visit: impl FnMut(KeyView<'g, F>)) {
-        let hashes: Vec<u64> = self
+        let mut hashes: Vec<u64> = self
             .owners
             .with(owner, |held| held.iter().copied().collect())
             .unwrap_or_default();
-        for hash in hashes {
-            let is_own = |entry: &Entry<'g, V>| entry.owner == owner;
-            if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
-                visit(found.key);
+        hashes.sort_unstable();
+        for same in hashes.chunk_by(|one, other| one == other) {
+            let hash = same[0];
+            if same.len() == 1 {
+                let is_own = |entry: &Entry<'g, V>| entry.owner == owner;
+                if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
+                    visit(found.key);
+                }
+            } else {
+                // Keys that collide: a foreign key's hash has no more than 32 bits.
+                self.table.walk(hash, 1, guard, |walked| {
+                    if walked.hash == hash && walked.entry.owner == owner {
+                        visit(walked.key);
+                    }
+                });
             }
         }
     }
@@ -149,9 +167,12 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         self.table.walk(from, limit, guard, visit)
     }
 
-    /// Declares `owner` dead, and gives what is to be [removed](Unique::remove_dead) of it.
-    pub fn bury(&self, owner: u64) -> IntoIter<u64> {
-        self.owners.bury(owner).into_iter()
+    /// Declares `owner` dead, and gives what is to be [removed](Unique::remove_dead) of it and how
+    /// many keys that is.
+    pub fn bury(&self, owner: u64) -> (IntoIter<u64>, usize) {
+        let held = self.owners.bury(owner);
+        let count = held.len();
+        (held.into_iter(), count)
     }
 
     /// Removes up to `limit` entries of a dead owner, and says whether that was all.
@@ -170,6 +191,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
             let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
             removed += u64::from(self.table.remove_hashed(hash, is_own, &guard));
         };
+        self.places.give_back(removed as usize);
         self.tally.add_cleaned(removed);
         done
     }

@@ -12,7 +12,7 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, Probe, immediate_key, key, pair, short_key, single, value,
+    Budget, Buffer, OwnedTerm, Probe, elements, immediate_key, key, pair, short_key, single, value,
     value_term, word_term,
 };
 
@@ -75,25 +75,27 @@ fn register<'a>(
 ) -> NifResult<'a> {
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
-    let Some(value) = value(value_term)? else {
-        return Ok((error(), system_limit()).encode(env));
-    };
     let world = registry.world(env);
-    let registered = match &registry.entries {
-        Entries::Unique(entries) => entries.register(owner, &key, value, &world),
-        Entries::Duplicate(entries) => entries.register(owner, &key, value, &world),
-    };
-    let reason = match registered {
-        Ok(()) => return Ok(registered_term(env, registry)),
-        Err(Refused::Taken(owner)) => match live_pid(env, owner) {
-            Some(pid) => (already_registered(), pid).encode(env),
-            // It has died since: whoever asks again finds the key free.
-            None => (already_registered(), word_term(env, owner)).encode(env),
-        },
-        Err(Refused::Dead) => not_alive().encode(env),
-        Err(Refused::Full | Refused::OutOfMemory) => system_limit().encode(env),
-    };
-    Ok((error(), reason).encode(env))
+    loop {
+        let Some(value) = value(value_term)? else {
+            return Ok((error(), system_limit()).encode(env));
+        };
+        let registered = match &registry.entries {
+            Entries::Unique(entries) => entries.register(owner, &key, value, &world),
+            Entries::Duplicate(entries) => entries.register(owner, &key, value, &world),
+        };
+        let reason = match registered {
+            Ok(()) => return Ok(registered_term(env, registry)),
+            Err(Refused::Taken(holder)) => match live_pid(env, holder) {
+                Some(pid) => (already_registered(), pid).encode(env),
+                // It has died since it was asked, so that the key is free now.
+                None => continue,
+            },
+            Err(Refused::Dead) => not_alive().encode(env),
+            Err(Refused::Full | Refused::OutOfMemory) => system_limit().encode(env),
+        };
+        return Ok((error(), reason).encode(env));
+    }
 }
 
 fn registered_term<'a>(env: Env<'a>, registry: &Registry) -> Term<'a> {
@@ -357,7 +359,7 @@ fn registry_remove<'a>(
     let registry = registry!(env, name, &guard);
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
-    let numbers: Vec<u64> = numbers.decode().map_err(|_| Failure::BadArgument)?;
+    let numbers = elements(numbers, |number| number.decode().ok())?;
     unless_long(numbers.len() > ENTRIES_MAX)?;
     let removed = match (&registry.entries, known(pid)?) {
         (_, None) => 0,
@@ -374,12 +376,13 @@ fn registry_replace<'a>(
 ) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
+    let owner = known(pid)?;
     let Entries::Unique(entries) = &registry.entries else {
         return Ok(duplicate().to_term(env));
     };
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
-    let owner = known(pid)?.filter(|owner| process::is_alive(env, *owner));
+    let owner = owner.filter(|owner| process::is_alive(env, *owner));
     let entry = entries
         .get(&key, &guard)
         .filter(|entry| Some(entry.owner) == owner);
@@ -390,7 +393,10 @@ fn registry_replace<'a>(
         return Ok((error(), system_limit()).encode(env));
     };
     let same = match entry.value {
-        ValueView::Object(term) => term.is(expected),
+        ValueView::Object(term) => {
+            unless_long(term.is_heavy())?;
+            term.is(expected)
+        }
         value => value_term(env, value) == expected,
     };
     Ok(if same && entries.replace(&key, &entry, value, &guard) {

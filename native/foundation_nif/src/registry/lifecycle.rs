@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use foundation_core::table::{pin, reclaim};
-use rustler::{Encoder, Env, ListIterator, LocalPid, Term, atoms};
+use foundation_core::table::{Guard, pin, reclaim};
+use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
 use super::table::{Config, Entries, Kind, LIVE, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
 use crate::process;
 use crate::raw::{Failure, NifResult, nifs};
-use crate::term::{LIVE_TERMS, word, word_term};
+use crate::term::{Buffer, LIVE_TERMS, check_size, elements, key, word, word_term};
 
 nifs! {
     registry_start / 7,
@@ -58,16 +58,20 @@ fn bound(term: Term) -> Result<Option<u64>, Failure> {
     term.decode().map(Some).map_err(|_| Failure::BadArgument)
 }
 
-fn list(term: Term<'_>) -> Result<ListIterator<'_>, Failure> {
-    term.decode().map_err(|_| Failure::BadArgument)
-}
-
 enum Started {
-    Created(Arc<Registry>),
+    Created,
     Adopted(Arc<Registry>),
-    Replaced(Arc<Registry>, Arc<Registry>),
+    Replaced(Arc<Registry>),
     Running(u64),
     Failed,
+}
+
+/// Stores metadata where there is none; `None` when there is no memory for it.
+fn put_all(registry: &Registry, pairs: &[(Term, Term)], guard: &Guard) -> Option<()> {
+    pairs.iter().try_for_each(|(key, value)| {
+        let put = meta::put(registry, *key, *value, false, guard);
+        put.is_ok_and(|put| put).then_some(())
+    })
 }
 
 /// `registry_start(name, kind, partitions, listeners, meta, adopt_timeout, max_entries)`.
@@ -85,30 +89,31 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
         return Err(Failure::BadArgument);
     }
     let kind = Kind::decode(kind)?;
-    let listeners = list(listeners)?.map(|listener| {
-        listener
-            .is_atom()
-            .then(|| word(listener))
-            .ok_or(Failure::BadArgument)
-    });
     let mut config = Some(Config {
         partitions: partitions.decode().map_err(|_| Failure::BadArgument)?,
-        listeners: listeners.collect::<Result<_, _>>()?,
+        listeners: elements(listeners, |listener| {
+            listener.is_atom().then(|| word(listener))
+        })?,
         adopt_timeout: bound(adopt_timeout)?.map(Duration::from_millis),
     });
-    let pairs = list(pairs)?
-        .map(|pair| pair.decode::<(Term, Term)>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Failure::BadArgument)?;
+    let pairs = elements(pairs, |pair| pair.decode::<(Term, Term)>().ok())?;
+    // Before anything changes: nothing below moves to a dirty scheduler and begins anew.
+    for (meta_key, value) in &pairs {
+        key(*meta_key, &mut Buffer::new(), &mut None)?;
+        check_size(*value)?;
+    }
     let limit = bound(limit)?.map_or(usize::MAX, |limit| limit as usize);
     let owner = process::caller(env);
 
+    let guard = pin();
     let started = NAMES.change(word(name), |bearer| {
         let config = config
             .take()
             .unwrap_or_else(|| unreachable!("this is called once"));
         let create = |config| {
             let created = Registry::new(word(name), kind, limit).ok()?;
+            // Whoever finds the registry finds its metadata.
+            put_all(&created, &pairs, &guard)?;
             created.adopt(env, owner, config).then_some(created)
         };
         match bearer {
@@ -125,22 +130,20 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
                 (Some(old.clone()), started)
             }
             old => match (old, create(config)) {
-                (None, Some(new)) => (Some(new.clone()), Started::Created(new)),
-                (Some(old), Some(new)) => (Some(new.clone()), Started::Replaced(new, old.clone())),
+                (None, Some(new)) => (Some(new), Started::Created),
+                (Some(old), Some(new)) => (Some(new), Started::Replaced(old.clone())),
                 (old, None) => (old.cloned(), Started::Failed),
             },
         }
     });
-    let guard = pin();
-    if let Started::Created(new) | Started::Adopted(new) | Started::Replaced(new, _) = &started {
-        for (key, value) in pairs {
-            meta::put(new, key, value, false, &guard)?;
-        }
+    if let Started::Adopted(registry) = &started {
+        // What there is no memory for is missing, as it would be after `put_meta/3`.
+        let _ = put_all(registry, &pairs, &guard);
     }
     Ok(match started {
-        Started::Created(_) => created().encode(env),
+        Started::Created => created().encode(env),
         Started::Adopted(_) => adopted().encode(env),
-        Started::Replaced(_, old) => {
+        Started::Replaced(old) => {
             let old_kind = old.kind.encode(env);
             background::send(Job::Drop(old));
             (replaced(), old_kind).encode(env)

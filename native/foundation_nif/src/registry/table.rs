@@ -193,10 +193,12 @@ impl Registry {
     /// `false` if the caller cannot be monitored, which says that it is exiting.
     pub fn adopt(self: &Arc<Self>, env: Env, owner: u64, config: Config) -> bool {
         let watch = ResourceArc::new(OwnerWatch(Arc::downgrade(self)));
+        // Held until the owner is known: a caller on a dirty scheduler may die meanwhile, and its
+        // death waits for this lock.
+        let mut current = self.config();
         if env.monitor(&watch, &process::local(owner)).is_none() {
             return false;
         }
-        let mut current = self.config();
         self.owner.store(owner, Ordering::Release);
         self.has_listeners
             .store(!config.listeners.is_empty(), Ordering::Relaxed);
@@ -232,20 +234,20 @@ impl Registry {
         }
     }
 
-    /// A process has died: its entries go, the first of them at once.
-    pub fn bury(self: &Arc<Self>, env: Option<Env>, owner: u64) {
+    /// A process has died: its entries go, the first of them at once. Says how many keys it had.
+    pub fn bury(self: &Arc<Self>, env: Option<Env>, owner: u64) -> usize {
         let (mut remains, held) = match &self.entries {
             Entries::Unique(entries) => {
-                let held = entries.held_by(owner);
-                (Remains::Unique(entries.bury(owner)), held)
+                let (remains, held) = entries.bury(owner);
+                (Remains::Unique(remains), held)
             }
             Entries::Duplicate(entries) => {
-                let held = entries.held_by(owner);
-                (Remains::Duplicate(entries.bury(owner)), held)
+                let (remains, held) = entries.bury(owner);
+                (Remains::Duplicate(remains), held)
             }
         };
         if held == 0 {
-            return;
+            return 0;
         }
         self.dead_processes.fetch_add(1, Ordering::Relaxed);
         if self.remove(owner, &mut remains) {
@@ -253,6 +255,7 @@ impl Registry {
         } else {
             background::send(Job::Remains(self.clone(), owner, Box::new(remains)));
         }
+        held
     }
 
     /// Removes some of what is left of a dead process, and says whether that was all.

@@ -26,9 +26,13 @@ const KEYS_MAX: usize = 64;
 
 /// `registry_keys(name, pid, cursor)`: all at once, since a process's keys must be seen at one
 /// moment; many are taken on a dirty scheduler.
-fn registry_keys<'a>(env: Env<'a>, [name, pid, _cursor]: [Term<'a>; 3]) -> NifResult<'a> {
+fn registry_keys<'a>(env: Env<'a>, [name, pid, from]: [Term<'a>; 3]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
+    // No other cursor was ever given out.
+    if !matches!(from.decode::<u64>(), Ok(0)) {
+        return Err(Failure::BadArgument);
+    }
     let mut keys = Vec::new();
     if let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) {
         if registry.held_by(owner) > ENTRIES_MAX && !may_take_long() {
@@ -145,6 +149,9 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
             .get(&key, &guard)
             .and_then(|bag| bag.walk(from, &guard, |member| add(member.owner, member.value))),
     };
+    if budget.takes_long() {
+        return Err(Failure::TakesLong);
+    }
     let next = match next {
         Some(number) => number.encode(env),
         None => done().encode(env),
@@ -207,8 +214,7 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
         return Err(Failure::BadArgument);
     }
     process::declare_dead(owner);
-    let held = registry.held_by(owner);
-    registry.bury(Some(env), owner);
+    let held = registry.bury(Some(env), owner);
     if NAMES
         .all()
         .iter()

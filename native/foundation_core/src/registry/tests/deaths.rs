@@ -20,13 +20,13 @@ fn duplicate() -> Arc<(Bags, Town)> {
 
 fn bury(world: &(Subject, Town), owner: u64) {
     world.1.kill(owner);
-    let mut held = world.0.bury(owner);
+    let (mut held, _) = world.0.bury(owner);
     while !world.0.remove_dead(owner, &mut held, 10) {}
 }
 
 fn bury_bags(world: &(Bags, Town), owner: u64) {
     world.1.kill(owner);
-    let mut estate = world.0.bury(owner);
+    let (mut estate, _) = world.0.bury(owner);
     while !world.0.remove_dead(owner, &mut estate, 10) {}
 }
 

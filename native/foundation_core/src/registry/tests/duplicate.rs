@@ -28,7 +28,7 @@ fn own(registry: &Subject, owner: u64, key: u64) -> Vec<(u64, u64)> {
 
 fn bury(registry: &Subject, town: &Town, owner: u64) {
     town.kill(owner);
-    let mut estate = registry.bury(owner);
+    let (mut estate, _) = registry.bury(owner);
     while !registry.remove_dead(owner, &mut estate, 100) {}
 }
 
@@ -112,7 +112,7 @@ fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
         );
     }
     town.kill(1);
-    let mut estate = registry.bury(1);
+    let (mut estate, _) = registry.bury(1);
     let mut pieces = 1;
     let mut before = registry.len();
     while !registry.remove_dead(1, &mut estate, 33) {

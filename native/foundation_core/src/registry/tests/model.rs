@@ -104,7 +104,7 @@ proptest! {
                     let number = lives.number(owner);
                     lives.town.kill(number);
                     lives.renew(owner);
-                    let mut held = registry.bury(number);
+                    let (mut held, _) = registry.bury(number);
                     while !registry.remove_dead(number, &mut held, 3) {}
                     model.retain(|_, (holder, _)| *holder != number);
                 }
@@ -169,7 +169,7 @@ proptest! {
                     let number = lives.number(owner);
                     lives.town.kill(number);
                     lives.renew(owner);
-                    let mut estate = registry.bury(number);
+                    let (mut estate, _) = registry.bury(number);
                     while !registry.remove_dead(number, &mut estate, 3) {}
                     model.values_mut().for_each(|list| list.retain(|(holder, _)| *holder != number));
                 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::key::{Foreign, KeyView};
 
 type Subject = super::super::Unique<NoForeign, NoObject>;
 
@@ -20,7 +21,7 @@ fn keys(registry: &Subject, owner: u64) -> usize {
 /// Buries an owner and removes what it held, as a runtime does.
 fn bury(registry: &Subject, town: &Town, owner: u64) {
     town.kill(owner);
-    let mut held: IntoIter<u64> = registry.bury(owner);
+    let (mut held, _): (IntoIter<u64>, _) = registry.bury(owner);
     while !registry.remove_dead(owner, &mut held, 100) {}
 }
 
@@ -63,7 +64,7 @@ fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
         );
     }
     town.kill(1);
-    let mut held = registry.bury(1);
+    let (mut held, _) = registry.bury(1);
     let mut pieces = 0;
     loop {
         let before = registry.len();
@@ -158,4 +159,97 @@ fn figures_return_to_what_an_empty_registry_has() {
         left.memory,
         empty.memory
     );
+}
+
+/// A foreign key that has its hash in common with all others.
+#[derive(Debug)]
+struct Colliding(u64);
+
+impl Foreign for Colliding {
+    type Probe = u64;
+
+    fn new(probe: &u64) -> Option<Box<Self>> {
+        Some(Box::new(Colliding(*probe)))
+    }
+
+    fn matches(&self, probe: &u64) -> bool {
+        self.0 == *probe
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+#[test]
+fn keys_with_one_hash_are_all_listed_and_all_removed() {
+    let registry = super::super::Unique::<Colliding, NoObject>::new(Seed::fixed(1), usize::MAX)
+        .expect("there is memory");
+    let town = Town::default();
+    for key in 0..2_000 {
+        let owner = 1 + key % 2;
+        let key = Key::Foreign(7, &key);
+        assert_eq!(registry.register(owner, &key, word(0), &town), Ok(()));
+    }
+    assert!(registry.unregister(1, &Key::Foreign(7, &10)));
+    let mut keys = Vec::new();
+    registry.keys(1, &pin(), |key| match key {
+        KeyView::Foreign(key) => keys.push(key.0),
+        key => panic!("expected a foreign key, got: {key:?}"),
+    });
+    keys.sort_unstable();
+    let expected: Vec<u64> = (0..2_000).step_by(2).filter(|key| *key != 10).collect();
+    assert_eq!(keys, expected);
+
+    town.kill(1);
+    let (mut held, count) = registry.bury(1);
+    assert_eq!(count, 999);
+    while !registry.remove_dead(1, &mut held, 100) {}
+    assert_eq!((registry.len(), registry.take_cleaned()), (1_000, 999));
+}
+
+#[test]
+fn the_limit_holds_whoever_comes_at_once() {
+    let (registry, town) = (unique(1), Town::default());
+    let inside = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for owner in 1..=4 {
+            let (registry, town, inside) = (&registry, &town, &inside);
+            scope.spawn(move || {
+                for _ in 0..100_000 {
+                    if registry.register(owner, &int(owner), word(0), town) == Ok(()) {
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        registry.unregister(owner, &int(owner));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(registry.len(), 0);
+}
+
+#[test]
+fn a_full_registry_says_who_has_a_key_and_has_room_again() {
+    let (registry, town) = (unique(2), Town::default());
+    for key in [1, 2] {
+        assert_eq!(registry.register(key, &int(key), word(0), &town), Ok(()));
+    }
+    let taken = Err(Refused::Taken(1));
+    assert_eq!(registry.register(3, &int(1), word(0), &town), taken);
+    assert_eq!(registry.figures().drops, 0);
+    assert_eq!(
+        registry.register(3, &int(3), word(0), &town),
+        Err(Refused::Full)
+    );
+    assert!(registry.unregister(2, &int(2)));
+    assert_eq!(registry.register(3, &int(1), word(0), &town), taken);
+    assert_eq!(registry.register(3, &int(3), word(0), &town), Ok(()));
+    bury(&registry, &town, 1);
+    assert_eq!(registry.register(3, &int(1), word(0), &town), Ok(()));
+    assert_eq!(
+        registry.register(3, &int(4), word(0), &town),
+        Err(Refused::Full)
+    );
+    assert_eq!((registry.len(), registry.figures().drops), (2, 2));
 }
