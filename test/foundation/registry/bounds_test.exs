@@ -1,0 +1,88 @@
+import Foundation.Conformance.Registry
+
+conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :duplicate]] do
+  @tag registry: [max_entries: 3]
+  test "a full registry refuses, counts what it refused, and has room again", %{
+    registry: registry
+  } do
+    worker = start_worker()
+    for key <- 1..2, do: {:ok, _} = Registry.register(registry, key, nil)
+    {:ok, _} = Registry.register_for(registry, worker, 3, nil)
+
+    assert_raise SystemLimitError, fn -> Registry.register(registry, 4, nil) end
+    assert_raise SystemLimitError, fn -> Registry.register_for(registry, worker, 4, nil) end
+    assert %{size: 3, keys: 3, drops: 2} = Registry.info(registry)
+    assert Registry.lookup(registry, 4) == []
+    assert Registry.keys(registry, worker) == [3]
+
+    :ok = Registry.unregister(registry, 1)
+    assert {:ok, _} = Registry.register(registry, 4, nil)
+    kill(worker)
+    eventually(fn -> Registry.count(registry) == 2 end)
+    assert {:ok, _} = Registry.register(registry, 5, nil)
+    assert_raise SystemLimitError, fn -> Registry.register(registry, 6, nil) end
+    assert %{size: 3, drops: 3} = Registry.info(registry)
+  end
+
+  test "memory comes back when the entries go, round after round", %{registry: registry} do
+    %{memory: empty} = Registry.info(registry)
+
+    [first | _] =
+      fulls =
+      for _round <- 1..4 do
+        for key <- 1..20_000,
+            do: {:ok, _} = Registry.register(registry, {:key, key}, %{value: key})
+
+        %{memory: full} = Registry.info(registry)
+        for key <- 1..20_000, do: :ok = Registry.unregister(registry, {:key, key})
+        full
+      end
+
+    # What is let go of is given back a little later.
+    eventually(fn -> Registry.info(registry).memory < empty + first * 0.1 end)
+    assert Enum.max(fulls) < first * 1.1
+  end
+end
+
+# Not async: the counts are those of the whole library.
+conformance "Leaks",
+  subjects: :ours,
+  variants: [[keys: :unique], [keys: :duplicate]],
+  async: false do
+  test "nothing that the library allocated is left of a registry",
+       %{registry: registry} = context do
+    if context.subject == :native do
+      count = &Foundation.Native.registry_live_counts/0
+      before = count.()
+
+      for {name, key} <- Foundation.Terms.all(),
+          do: {:ok, _} = Registry.register(registry, key, name)
+
+      for {name, value} <- Foundation.Terms.all(),
+          do: {:ok, _} = Registry.register(registry, name, value)
+
+      assert count.().terms > before.terms
+
+      # Some go one by one, some with their process, the rest with the table.
+      for {_name, key} <- Enum.take_every(Foundation.Terms.all(), 2),
+          do: Registry.unregister(registry, key)
+
+      worker = start_worker()
+
+      run(worker, fn ->
+        for key <- 1..2_000, do: Registry.register(registry, %{key => key}, [key])
+      end)
+
+      kill(worker)
+      for {_name, key} <- Foundation.Terms.all(), do: Registry.lookup(registry, key)
+      :ok = stop_supervised(registry)
+
+      eventually(fn -> assert count.() == %{before | registries: before.registries - 1} end)
+    else
+      # The ETS engine allocates nothing but ETS tables, and those end with their registry.
+      tables = length(:ets.all())
+      :ok = stop_supervised(registry)
+      assert length(:ets.all()) < tables
+    end
+  end
+end
