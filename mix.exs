@@ -15,6 +15,8 @@ defmodule Foundation.MixProject do
       version: @version,
       elixir: "~> 1.14",
       elixirc_paths: elixirc_paths(Mix.env()),
+      # Code that the tests read: Elixir 1.19 takes it for tests with a mistyped name.
+      test_ignore_filters: [&String.starts_with?(&1, "test/migrating/")],
       start_permanent: Mix.env() == :prod,
       compilers: compilers(),
       deps: deps(),

@@ -6,8 +6,6 @@ defmodule Bench.ErrorContext do
   alias Bench.Row
   alias Foundation.{ErrorContext, FeatureFlags}
 
-  require Logger
-
   @flag {__MODULE__, :flag}
 
   def rows do

@@ -124,9 +124,11 @@ defmodule Bench.Report do
   defp pad(text, width, :right), do: String.pad_leading(text, width)
 
   defp commit do
-    case System.cmd("git", ~w(describe --always --dirty), stderr_to_stdout: true) do
-      {commit, 0} -> String.trim(commit)
-      {_no_repository, _status} -> "unknown"
+    with git when git != nil <- System.find_executable("git"),
+         {commit, 0} <- System.cmd(git, ~w(describe --always --dirty), stderr_to_stdout: true) do
+      String.trim(commit)
+    else
+      _no_git_or_repository -> "unknown"
     end
   end
 

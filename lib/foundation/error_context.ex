@@ -325,9 +325,9 @@ defmodule Foundation.ErrorContext do
       {:error, %{reason: :not_found, context: %{}}}
   """
   @doc since: "0.1.0"
-  @spec enrich_error({:error, reason}) :: {:error, %{reason: reason, context: t}}
-        when reason: var
-  @spec enrich_error(error) :: %{error: error, context: t} when error: var
+  @spec enrich_error({:error, reason} | error) ::
+          {:error, %{reason: reason, context: t}} | %{error: error, context: t}
+        when reason: var, error: var
   def enrich_error({:error, reason} = error), do: enhance_error(error, context_of(reason))
   def enrich_error(error), do: enhance_error(error, context_of(error))
 

@@ -86,10 +86,7 @@ defmodule Foundation.JSON do
   defp escape(<<>>, all, skip, length), do: binary_part(all, skip, length)
 
   defp escape(<<byte, rest::binary>>, all, skip, length) do
-    [
-      binary_part(all, skip, length),
-      escaped(byte) | escape(rest, all, skip + length + 1, 0)
-    ]
+    [binary_part(all, skip, length), escaped(byte), escape(rest, all, skip + length + 1, 0)]
   end
 
   defp escaped(?"), do: "\\\""

@@ -38,15 +38,12 @@ defmodule Foundation.Audit.Source do
            emit_warnings: false
          ) do
       {:ok, tree} -> {:ok, tree}
-      {:error, {meta, message, token}} -> problem(file, line(meta), describe(message, token))
+      {:error, {meta, message, token}} -> problem(file, meta[:line], describe(message, token))
     end
   rescue
     # Some malformed escapes raise in the tokenizer where others are returned.
     error -> problem(file, nil, "does not parse: " <> Exception.message(error))
   end
-
-  defp line(meta) when is_list(meta), do: Keyword.get(meta, :line)
-  defp line(line) when is_integer(line), do: line
 
   defp describe({before, later}, token), do: one_line("#{before}#{token}#{later}")
   defp describe(message, token), do: one_line("#{message}#{token}")

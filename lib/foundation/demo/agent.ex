@@ -23,6 +23,13 @@ defmodule Foundation.Demo.Agent do
     # What all agents of one run share. `gate` is 0 until all of them are there; `run` is its number.
     @enforce_keys [:registry, :tally, :gate, :run]
     defstruct @enforce_keys
+
+    @type t :: %__MODULE__{
+            registry: atom,
+            tally: Tally.t(),
+            gate: :atomics.atomics_ref(),
+            run: integer
+          }
   end
 
   # How long a module whose agent is being restarted is let be before it is looked

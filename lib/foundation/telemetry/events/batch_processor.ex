@@ -23,7 +23,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   @doc """
   Tells the processor that an event began (`:first`) or filled (`:full`) a batch.
   """
-  @spec tell(GenServer.name(), [atom, ...], :first | :full) :: :ok
+  @spec tell(GenServer.server(), [atom, ...], :first | :full) :: :ok
   def tell(server, name, edge), do: GenServer.cast(server, {edge, name})
 
   @doc """
