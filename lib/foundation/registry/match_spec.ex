@@ -94,7 +94,15 @@ defmodule Foundation.Registry.MatchSpec do
     end
   end
 
-  defp compile(spec), do: :ets.match_spec_compile(spec)
+  # Elixir's Registry gives a specification to :ets.select/2 and its kin, as the second
+  # argument, and the message says so.
+  defp compile(spec) do
+    :ets.match_spec_compile(spec)
+  rescue
+    error in ArgumentError ->
+      message = String.replace(error.message, "1st argument", "2nd argument")
+      reraise ArgumentError, [message: message], __STACKTRACE__
+  end
 
   defp key_chunks(backend, name, key) do
     chunks(fn cursor ->
