@@ -43,7 +43,16 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   @impl true
   def open(%Settings{} = settings) do
-    options = [:named_table, :public, write_concurrency: true, read_concurrency: true]
+    # The bounds are read off the tables' sizes at each event: where counters are decentralized
+    # (what write_concurrency brings with it) asking for a size halts all schedulers' writers.
+    options = [
+      :named_table,
+      :public,
+      write_concurrency: true,
+      read_concurrency: true,
+      decentralized_counters: false
+    ]
+
     :ets.new(@order, [:ordered_set | options])
     :ets.new(@batches, [:ordered_set | options])
     # Named last and filled before, because its existence says that all is there.
