@@ -8,7 +8,7 @@ defmodule Foundation.Registry.Locks do
 
   use GenServer
 
-  alias Foundation.Registry.Steady
+  alias Foundation.Steady
 
   @table __MODULE__
 

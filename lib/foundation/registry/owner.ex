@@ -9,8 +9,9 @@ defmodule Foundation.Registry.Owner do
   require Logger
 
   alias Foundation.Native
-  alias Foundation.Registry.{Backend, Monitor, Options, Steady, TableHolder}
+  alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
+  alias Foundation.Steady
 
   @republish_ms 10
 

@@ -155,7 +155,8 @@ defmodule Foundation.Telemetry.SampledEvents do
     admit(name, measurements, metadata, opts[:dedup_key] || dedup_key(metadata), window)
   end
 
-  def emit_event(name, measurements, metadata, _opts), do: refuse!(name, measurements, metadata)
+  def emit_event(name, measurements, metadata, opts),
+    do: refuse!(name, measurements, metadata, opts)
 
   defp dedup_key(%{dedup_key: key}) when key not in [nil, false], do: key
   defp dedup_key(metadata), do: metadata
@@ -192,12 +193,14 @@ defmodule Foundation.Telemetry.SampledEvents do
     end
   end
 
-  def emit_batched(name, measurements, metadata), do: refuse!(name, measurements, metadata)
+  def emit_batched(name, measurements, metadata), do: refuse!(name, measurements, metadata, [])
 
   @doc """
   Emits what was pending in all batches when it was called, and returns `:ok` after that.
 
-  Takes as long as the handlers do. Exits when the batch processor is not running.
+  Takes as long as the handlers do, and outlasts a crash of the batch processor; exits when that
+  has not been running for five seconds. Called by a handler of a batch it returns at once, and
+  what is pending is emitted after that batch.
   """
   @doc since: "0.1.0"
   @spec flush() :: :ok
@@ -255,8 +258,9 @@ defmodule Foundation.Telemetry.SampledEvents do
   @doc """
   Gives one event settings of its own: `:window`, `:batch_size`, `:batch_timeout`.
 
-  Those that are not named stay. They hold for windows and batches that begin from now on, until the
-  application stops. Returns `:ok`; raises `ArgumentError` for what is not such a setting.
+  Those that are not named stay. They hold until the application stops: `:window` for windows that
+  open from now on, the others also for what is pending, whose timeout begins anew. Returns `:ok`;
+  raises `ArgumentError` for what is not such a setting.
 
       iex> Foundation.Telemetry.SampledEvents.configure_event([:doc, :slow], window: 60_000)
       :ok
@@ -264,14 +268,25 @@ defmodule Foundation.Telemetry.SampledEvents do
   @doc since: "0.1.0"
   @spec configure_event(name, keyword) :: :ok
   def configure_event(name, options) do
-    Backend.running!().configure(Fallback.name!(name), Settings.event!(options))
+    own = Settings.event!(options)
+    Backend.running!().configure(Fallback.name!(name), own)
+
+    if own[:batch_size] || own[:batch_timeout],
+      do: BatchProcessor.tell(__MODULE__, name, :changed),
+      else: :ok
   end
 
-  defp refuse!(name, measurements, metadata) do
+  @spec refuse!(term, term, term, term) :: no_return
+  defp refuse!(name, measurements, metadata, opts) do
     Fallback.name!(name)
 
-    raise ArgumentError,
-          "expected measurements and metadata to be maps and options to be a keyword list, " <>
-            "got: #{inspect(measurements)} and #{inspect(metadata)}"
+    {what, kind, given} =
+      cond do
+        not is_map(measurements) -> {"measurements", "a map", measurements}
+        not is_map(metadata) -> {"metadata", "a map", metadata}
+        true -> {"the options of emit_event/4", "a keyword list", opts}
+      end
+
+    raise ArgumentError, "expected #{what} to be #{kind}, got: #{inspect(given)}"
   end
 end

@@ -321,6 +321,56 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert_receive {@batched, %{count: 1}, _}, 1_000
       end
 
+      @tag settings: [batch_size: 100, batch_timeout: 60_000]
+      test "what is pending is cut by a smaller size and waits for a shorter timeout" do
+        listen([@batched])
+        for n <- 1..10, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
+        :ok = SampledEvents.configure_event(@batch, batch_size: 4)
+        # Well before the processor's tick finds it.
+        assert_receive {@batched, %{count: 4, sum: %{n: 10}}, _}, 500
+        assert_receive {@batched, %{count: 4, sum: %{n: 26}}, _}, 500
+        assert %{pending: 2, emitted: 8} = counts(@batch)
+        :ok = SampledEvents.configure_event(@batch, batch_timeout: 20)
+        assert_receive {@batched, %{count: 2, sum: %{n: 19}}, _}, 500
+      end
+
+      @tag settings: [batch_timeout: 60_000]
+      test "flush by a handler of a batch has what is pending emitted after it" do
+        test = self()
+
+        handler = fn _, %{count: count}, _, _ ->
+          send(test, {:handled, count})
+
+          if count == 1 do
+            for _ <- 1..2, do: SampledEvents.emit_batched(@batch, %{}, %{})
+            send(test, {:flushed, SampledEvents.flush(), SampledEvents.flush(@batch)})
+          end
+        end
+
+        :telemetry.attach(:flushes, @batched, handler, nil)
+        on_exit(fn -> :telemetry.detach(:flushes) end)
+        SampledEvents.emit_batched(@batch, %{}, %{})
+        assert :ok = SampledEvents.flush()
+        assert_received {:handled, 1}
+        assert_received {:flushed, :ok, :ok}
+        assert_receive {:handled, 2}, 1_000
+      end
+
+      @tag settings: [batch_timeout: 60_000]
+      test "flush outlasts kills of the processor" do
+        listen([@batched])
+        flusher = Task.async(fn -> for _ <- 1..2_000, do: :ok = SampledEvents.flush() end)
+
+        for _ <- 1..5 do
+          SampledEvents.emit_batched(@batch, %{}, %{})
+          kill_server(SampledEvents)
+        end
+
+        Task.await(flusher, 30_000)
+        assert :ok = SampledEvents.flush()
+        assert %{offered: 5, emitted: 5} = counts(@batch)
+      end
+
       @tag settings: [batch_size: 25, batch_timeout: 50]
       test "each process's events are in order within a batch and from batch to batch" do
         listen([@batched])

@@ -8,8 +8,9 @@ defmodule Foundation.Registry.Backends.ETS do
 
   import Foundation.Registry.Backend, only: [alive?: 1]
 
-  alias Foundation.Registry.{Backend, Cleanup, Monitor, Steady, TableHolder}
+  alias Foundation.Registry.{Backend, Cleanup, Monitor, TableHolder}
   alias Foundation.Registry.Backends.ETS.{Scan, Table}
+  alias Foundation.Steady
 
   ## Ownership
 

@@ -10,6 +10,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   use GenServer
 
+  alias Foundation.Steady
   alias Foundation.Telemetry.Events.{Backend, Batch}
 
   # How often expired windows are closed and lost edges looked for, in milliseconds.
@@ -21,17 +22,26 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   end
 
   @doc """
-  Tells the processor that an event began (`:first`) or filled (`:full`) a batch.
+  Tells the processor that an event began (`:first`) or filled (`:full`) a batch, or that the
+  settings of its batches have `:changed`.
   """
-  @spec tell(GenServer.server(), [atom, ...], :first | :full) :: :ok
+  @spec tell(GenServer.server(), [atom, ...], :first | :full | :changed) :: :ok
   def tell(server, name, edge), do: GenServer.cast(server, {edge, name})
 
   @doc """
   Emits what is pending of one event, or of all.
   """
-  @spec flush(GenServer.name(), [atom, ...] | :all) :: :ok
-  # As long as it takes: a timeout would leave the caller with a batch half known.
-  def flush(server, name), do: GenServer.call(server, {:flush, name}, :infinity)
+  @spec flush(atom, [atom, ...] | :all) :: :ok
+  def flush(server, name) do
+    if Process.whereis(server) == self() do
+      # A handler of the batch that is being emitted: it cannot wait for its own end.
+      GenServer.cast(server, {:flush, name})
+    else
+      # As long as it takes: a timeout would leave the caller with a batch half known. A
+      # processor that is killed has a successor, who finds what is pending.
+      Steady.call(server, {:flush, name})
+    end
+  end
 
   @doc """
   Emits what is pending, in the caller: what came in after the processor's orderly stop, before
@@ -63,13 +73,12 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   @impl true
   def handle_cast({:first, name}, state), do: {:noreply, arm(name, state)}
   def handle_cast({:full, name}, state), do: {:noreply, settle(name, state)}
+  # The timer that runs is for the timeout as it was.
+  def handle_cast({:changed, name}, state), do: {:noreply, settle(name, disarm(name, state))}
+  def handle_cast({:flush, name}, state), do: {:noreply, flush_now(name, state)}
 
   @impl true
-  def handle_call({:flush, :all}, _from, state) do
-    {:reply, :ok, Enum.reduce(pending(state), state, &flush_one/2)}
-  end
-
-  def handle_call({:flush, name}, _from, state), do: {:reply, :ok, flush_one(name, state)}
+  def handle_call({:flush, name}, _from, state), do: {:reply, :ok, flush_now(name, state)}
 
   @impl true
   def handle_info({:timeout, timer, name}, state) do
@@ -113,6 +122,9 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
       do: rest(name, emit_times(full, name, size, disarm(name, state))),
       else: rest(name, state)
   end
+
+  defp flush_now(:all, state), do: Enum.reduce(pending(state), state, &flush_one/2)
+  defp flush_now(name, state), do: flush_one(name, state)
 
   defp flush_one(name, state) do
     {size, pending} = size_and_pending(name, state)

@@ -1,6 +1,6 @@
-defmodule Foundation.Registry.Steady do
+defmodule Foundation.Steady do
   @moduledoc false
-  # Calls to the registry's own processes that outlast a restart of the one called.
+  # Calls to the application's own processes that outlast a restart of the one called.
   #
   # Such a process may be killed between a request and its answer. What it knows is in
   # tables, and every request made this way can be made twice, so the caller asks its
