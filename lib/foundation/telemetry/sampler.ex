@@ -34,7 +34,7 @@ defmodule Foundation.Telemetry.Sampler do
   """
 
   alias Foundation.Native
-  alias Foundation.Telemetry.Events.Backend
+  alias Foundation.Telemetry.Events.{Backend, Fallback}
   alias Foundation.Telemetry.Sampler.Strategy
 
   @type name :: term
@@ -63,7 +63,8 @@ defmodule Foundation.Telemetry.Sampler do
   end
 
   @doc """
-  Whether this event of `name` is to be kept. `true` where no strategy is set.
+  Whether this event of `name` is to be kept. `true` where no strategy is set, and while there are
+  no tables to have one in: before the application is started.
 
   The decision counts. O(1), in the caller. `metadata` is the event's; no strategy looks at it.
 
@@ -75,7 +76,7 @@ defmodule Foundation.Telemetry.Sampler do
   @spec should_sample?(name, map) :: boolean
   def should_sample?(name, metadata \\ %{}) when is_map(metadata) do
     case Native.sampler_decide(name) do
-      nil -> Backend.running!().sample?(name)
+      nil -> Fallback.sample?(name)
       sample? -> sample?
     end
   end

@@ -38,6 +38,7 @@ defmodule Foundation.TelemetrySupervisorTest do
           assert :ok = SampledEvents.emit_batched([:suite, :gap], %{n: n}, %{})
           id = Span.start_span({i, n})
           assert Span.end_span(id) in [:ok, {:error, :not_found}]
+          assert Sampler.should_sample?([:suite, :gap])
         end
       end)
 
@@ -54,6 +55,7 @@ defmodule Foundation.TelemetrySupervisorTest do
       assert :ok = SampledEvents.emit_batched([:suite, :alone], %{n: 1}, %{})
       assert_received {[:batched, :suite, :alone], %{count: 1}, _}
       assert Span.with_span_fun(:alone, %{}, fn -> :ran end) == :ran
+      assert Sampler.should_sample?([:suite, :alone])
 
       assert_raise RuntimeError, ~r/start the :foundation application/, fn ->
         SampledEvents.stats()

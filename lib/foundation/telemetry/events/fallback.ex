@@ -49,6 +49,9 @@ defmodule Foundation.Telemetry.Events.Fallback do
     end
   end
 
+  @spec sample?(term) :: boolean
+  def sample?(name), do: decide(true, & &1.sample?(name))
+
   @doc """
   An event's name, or an `ArgumentError`.
   """
