@@ -136,6 +136,16 @@ defmodule Foundation.FeatureFlagsTest do
     assert_raise ArgumentError, ~r/got: "text"$/, fn -> FeatureFlags.enabled?("text") end
   end
 
+  test "a flag that is not even an atom is an unknown one" do
+    for flag <- ["use_ets_agent_registry", 1, nil, {:a, 1}] do
+      unknown = {:error, {:unknown_flag, flag}}
+      assert FeatureFlags.enable(flag) == unknown
+      assert FeatureFlags.disable(flag) == unknown
+      assert FeatureFlags.set(flag, 50) == unknown
+      assert FeatureFlags.set_percentage(flag, 50) == unknown
+    end
+  end
+
   test "what is neither a boolean nor a percentage is refused" do
     for value <- [nil, :on, -1, 101, 50.0, "50", {1, 2}] do
       assert FeatureFlags.set(:enforce_no_process_dict, value) ==

@@ -70,7 +70,8 @@ defmodule Foundation.FeatureFlags.Table do
 
   @spec validate(term) :: :ok | {:error, FeatureFlags.reason()}
   def validate(changes) do
-    if Keyword.keyword?(changes) do
+    # Not Keyword.keyword?/1, to which a flag that is no atom is no pair.
+    if is_list(changes) and Enum.all?(changes, &match?({_flag, _value}, &1)) do
       Enum.find_value(changes, :ok, fn {flag, value} -> invalid(flag, value) end)
     else
       {:error, {:invalid_value, changes}}
