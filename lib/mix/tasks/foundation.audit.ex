@@ -129,13 +129,15 @@ defmodule Mix.Tasks.Foundation.Audit do
 
   defp report("text", result) do
     lines = for f <- result.findings, do: [location(f), ": ", f.call, " - ", f.suggestion, ?\n]
-    [lines, summary(length(result.findings), result.files), ?\n]
+    [lines, summary(result)]
   end
 
-  defp summary(0, files), do: "No use of the process dictionary in #{count(files, "file")}."
+  # What was not read is not said to be free of them.
+  defp summary(%{findings: [], problems: [_ | _]}), do: []
 
-  defp summary(findings, files) do
-    "#{count(findings, "use")} of the process dictionary in #{count(files, "file")}."
+  defp summary(%{findings: findings, files: files}) do
+    uses = if findings == [], do: "No use", else: count(length(findings), "use")
+    [uses, " of the process dictionary in ", count(files, "file"), ".\n"]
   end
 
   defp count(1, thing), do: "1 #{thing}"

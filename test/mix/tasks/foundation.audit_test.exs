@@ -88,6 +88,15 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     assert output =~ "2 uses"
   end
 
+  test "what could not be read is not said to be clean", c do
+    bad = Path.join(c.lib, "bad.ex")
+    File.write!(bad, "def f(\n")
+
+    assert {2, "", _errors} = audit(["no/such"])
+    assert {2, "", _errors} = audit([bad])
+    assert {2, "{\"findings\":[]}\n", _errors} = audit([bad, "--format", "json"])
+  end
+
   test "a file that does not parse is status 2, with its line; JSON stays alone", c do
     bad = Path.join(c.lib, "bad.ex")
     File.write!(bad, "def f(\n")
