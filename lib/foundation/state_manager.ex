@@ -6,8 +6,8 @@ defmodule Foundation.StateManager do
     checkpoint_dir: [
       type: :string,
       doc: """
-      The directory of this server's checkpoints, and of no other server's. Made if it does
-      not exist. Required.
+      The directory of this server's checkpoints, and of no other server's: a second one of
+      the same node is refused. Made if it does not exist. Required.
       """
     ],
     checkpoint_interval: [
@@ -137,8 +137,9 @@ defmodule Foundation.StateManager do
   Starts a server of `module`, linked to the caller: what the `start_link/1` of a module that uses
   this one calls. `defaults` are the options of its `use`.
 
-  Returns what `GenServer.start_link/3` returns, and `{:error, {:checkpoint_dir, path, posix}}` if the
-  directory cannot be made or written. Raises `ArgumentError` if an option is missing or wrong.
+  Returns what `GenServer.start_link/3` returns, and `{:error, {:checkpoint_dir, path, reason}}`: a
+  posix reason if the directory cannot be made or written, `:in_use` if another server of this node
+  has it (one that is just ending is waited for, up to a second). Raises `ArgumentError` if an option is missing or wrong.
   Costs the reading of the newest checkpoint.
   """
   @doc since: "0.1.0"

@@ -63,6 +63,22 @@ defmodule Foundation.StateManagerTest do
     send(parent, {event, measurements, metadata})
   end
 
+  test "a directory belongs to one server, until that is gone", %{tmp_dir: dir} do
+    first = start(dir)
+    link = Path.join(dir, "../" <> Path.basename(dir))
+    options = [name: nil, checkpoint_dir: link]
+
+    for module <- [Keeper, Listener] do
+      assert {:error, {{:checkpoint_dir, ^dir, :in_use}, _child}} =
+               start_supervised({module, options}, id: make_ref())
+    end
+
+    :ok = GenServer.call(first, {:put, :kept})
+    :ok = StateManager.checkpoint(first)
+    Process.exit(first, :kill)
+    assert dir |> start() |> GenServer.call(:get) == :kept
+  end
+
   describe "what comes back" do
     test "the initial state, from the start options, where there is no checkpoint", %{
       tmp_dir: dir

@@ -13,6 +13,10 @@ defmodule Foundation.StateManager.Server do
 
   @tick {Foundation.StateManager, :tick}
 
+  # How long a predecessor may take to be seen as gone, in tries of 10 ms: its death reaches its
+  # supervisor and what keeps the claims in no order that is promised.
+  @claim_tries 100
+
   @enforce_keys [:module, :state, :store, :interval]
   # changed: whether a callback has run since the last checkpoint. resume: what the last callback
   # asked for beside its state, which a checkpoint in between must not make gen_server forget.
@@ -48,33 +52,49 @@ defmodule Foundation.StateManager.Server do
     Process.flag(:trap_exit, true)
     started = System.monotonic_time()
 
-    case Store.open(dir) do
-      {:ok, store, restored, problems} ->
-        Enum.each(problems, &report_damage/1)
+    with :ok <- claim(Path.expand(dir), @claim_tries),
+         {:ok, store, restored, problems} <- Store.open(dir) do
+      Enum.each(problems, &report_damage/1)
 
-        {state, path} =
-          case restored do
-            {:ok, state, path} -> {state, path}
-            :none -> {module.initial_state(options), nil}
-          end
+      {state, path} =
+        case restored do
+          {:ok, state, path} -> {state, path}
+          :none -> {module.initial_state(options), nil}
+        end
 
-        duration = System.monotonic_time() - started
-        execute(:restore, %{duration: duration}, %{module: module, path: path})
+      duration = System.monotonic_time() - started
+      execute(:restore, %{duration: duration}, %{module: module, path: path})
 
-        # What is not the newest checkpoint's state has yet to be checkpointed.
-        changed = path == nil or problems != []
+      # What is not the newest checkpoint's state has yet to be checkpointed.
+      changed = path == nil or problems != []
 
-        {:ok,
-         schedule(%__MODULE__{
-           module: module,
-           state: state,
-           store: store,
-           interval: interval,
-           changed: changed
-         })}
-
+      {:ok,
+       schedule(%__MODULE__{
+         module: module,
+         state: state,
+         store: store,
+         interval: interval,
+         changed: changed
+       })}
+    else
       {:error, reason} ->
         {:stop, {:checkpoint_dir, Path.expand(dir), reason}}
+    end
+  end
+
+  # Two servers of one directory would restore each other's state and remove each other's files. A
+  # lock of this node's own, which is released when its holder dies.
+  defp claim(dir, tries) do
+    cond do
+      :global.set_lock({{__MODULE__, dir}, self()}, [node()], 0) ->
+        :ok
+
+      tries > 0 ->
+        Process.sleep(10)
+        claim(dir, tries - 1)
+
+      true ->
+        {:error, :in_use}
     end
   end
 
