@@ -44,6 +44,23 @@ conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :dupli
   end
 end
 
+conformance "BoundOfUniqueKeys", subjects: :ours, variants: [[keys: :unique]] do
+  @tag registry: [max_entries: 3]
+  test "a full registry still says whose a key is, and gives that of a dead process away",
+       %{registry: registry} do
+    worker = start_worker()
+    {:ok, _} = Registry.register_for(registry, worker, 1, nil)
+    for key <- 2..3, do: {:ok, _} = Registry.register(registry, key, nil)
+
+    assert Registry.register(registry, 1, nil) == {:error, {:already_registered, worker}}
+    assert Registry.info(registry).drops == 0
+
+    kill(worker)
+    assert {:ok, _} = Registry.register(registry, 1, nil)
+    assert Registry.lookup(registry, 1) == [{self(), nil}]
+  end
+end
+
 # Not async: the counts are those of the whole library.
 conformance "Leaks",
   subjects: :ours,

@@ -37,7 +37,7 @@ defmodule Foundation.Registry.Backends.ETS do
     on(name, fn table ->
       cond do
         not alive?(pid) -> {:error, :not_alive}
-        full?(table) -> refuse(table)
+        full?(table) and not held?(table, key) -> refuse(table)
         true -> table |> insert(pid, key, value) |> registered(table)
       end
     end)
@@ -122,6 +122,10 @@ defmodule Foundation.Registry.Backends.ETS do
 
   defp full?(%{max_entries: :infinity}), do: false
   defp full?(table), do: :ets.info(table.entries, :size) >= table.max_entries
+
+  # Then nothing is added: it is refused for its holder, or takes a dead one's place.
+  defp held?(%{kind: :unique} = table, key), do: :ets.member(table.entries, key)
+  defp held?(_duplicate, _key), do: false
 
   defp refuse(table) do
     :counters.add(table.drops, 1, 1)
