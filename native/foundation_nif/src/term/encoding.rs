@@ -1,0 +1,398 @@
+//! The bytes of a term that has a short form.
+//!
+//! In the form of a key, terms are equal (`===`) if and only if their encodings are: immediates
+//! (atoms, small integers, local pids, ports, `[]`) are the VM's own words, binaries their bytes,
+//! and tuples, lists, floats and integers of 64 bits are built of those. In the form of a value
+//! maps have an encoding too.
+
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::*;
+use rustler::{Env, Term};
+
+use super::view::{View, entries};
+use super::{PRIMARY, binary_term, no_term, word_term};
+
+/// The longest encoding; longer terms are kept as terms.
+const ENCODED_MAX: usize = 512;
+/// How deep an encoded term nests; deeper ones are kept as terms.
+const DEPTH_MAX: usize = 16;
+/// The longest binary that the VM copies instead of sharing it.
+const HEAP_BINARY_MAX: usize = 64;
+
+const TAG_IMMEDIATE: u8 = 0x00;
+const TAG_FLOAT: u8 = 0x01;
+const TAG_INTEGER: u8 = 0x02;
+const TAG_NATURAL: u8 = 0x03;
+const TAG_BINARY: u8 = 0x04;
+const TAG_TUPLE: u8 = 0x05;
+const TAG_LIST: u8 = 0x06;
+const TAG_END: u8 = 0x07;
+const TAG_TAIL: u8 = 0x08;
+const TAG_MAP: u8 = 0x09;
+const SHORT_TUPLE: u8 = 0x20;
+const SHORT_TUPLES: usize = 0x20;
+const SHORT_BINARY: u8 = 0x40;
+const SHORT_BINARIES: usize = 0x40;
+
+/// Whether `0.0` and `-0.0` are one term here: they are two from OTP 27 on.
+fn zeros_are_one() -> bool {
+    static ONE: OnceLock<bool> = OnceLock::new();
+    *ONE.get_or_init(|| {
+        // SAFETY: the terms belong to an environment that lives until they have been compared.
+        unsafe {
+            let env = enif_alloc_env();
+            let (plus, minus) = (enif_make_double(env, 0.0), enif_make_double(env, -0.0));
+            let one = enif_is_identical(plus, minus) == 1;
+            enif_free_env(env);
+            one
+        }
+    })
+}
+
+/// A buffer on the stack that an encoding goes into, as far as there is room.
+pub struct Buffer {
+    bytes: [MaybeUninit<u8>; ENCODED_MAX],
+    len: usize,
+}
+
+/// What an encoding is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// To be compared: only what has one encoding is encoded.
+    Key,
+    /// As a key, and of a map that the VM keeps sorted too.
+    Window,
+    /// To be turned into an equal term again.
+    Value,
+}
+
+/// The most entries of a map that the VM keeps sorted by key, whatever the order they came in.
+const SORTED_MAP_MAX: usize = 32;
+
+/// A term has no encoding, or a longer one than is kept.
+pub struct NotEncoded;
+
+impl Buffer {
+    #[inline]
+    pub fn new() -> Self {
+        Buffer {
+            bytes: [const { MaybeUninit::uninit() }; ENCODED_MAX],
+            len: 0,
+        }
+    }
+
+    /// What has been written.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the first `len` bytes have been written.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.len) }
+    }
+
+    /// Writes bytes as they are.
+    #[inline]
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotEncoded> {
+        let end = self.len + bytes.len();
+        let room = self.bytes.get_mut(self.len..end).ok_or(NotEncoded)?;
+        for (place, byte) in room.iter_mut().zip(bytes) {
+            place.write(*byte);
+        }
+        self.len = end;
+        Ok(())
+    }
+
+    fn push_number(&mut self, mut number: u64) -> Result<(), NotEncoded> {
+        while number >= 0x80 {
+            self.push(&[number as u8 | 0x80])?;
+            number >>= 7;
+        }
+        self.push(&[number as u8])
+    }
+
+    fn push_header(
+        &mut self,
+        count: usize,
+        short: (u8, usize),
+        long: u8,
+    ) -> Result<(), NotEncoded> {
+        if count < short.1 {
+            self.push(&[short.0 | count as u8])
+        } else {
+            self.push(&[long])?;
+            self.push_number(count as u64)
+        }
+    }
+
+    /// Takes back everything after the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Writes a term such that [`decode_all`] gives it back.
+    #[inline]
+    pub fn encode_value(&mut self, term: Term) -> Result<(), NotEncoded> {
+        self.encode(term, Form::Value, 0)
+    }
+
+    /// Writes a term such that equal terms, and no others, are written alike.
+    #[inline]
+    pub fn encode_window(&mut self, term: Term) -> Result<(), NotEncoded> {
+        self.encode(term, Form::Window, 0)
+    }
+
+    /// Encodes a term. In the form of a key, terms are equal if and only if their encodings are.
+    pub(super) fn encode(
+        &mut self,
+        term: Term,
+        form: Form,
+        depth: usize,
+    ) -> Result<(), NotEncoded> {
+        if depth == DEPTH_MAX {
+            return Err(NotEncoded);
+        }
+        match View::of(term) {
+            View::Immediate(word) => {
+                self.push(&[TAG_IMMEDIATE])?;
+                self.push_number(word >> 2)
+            }
+            View::Binary(bytes) => {
+                if form == Form::Value && bytes.len() > HEAP_BINARY_MAX {
+                    return Err(NotEncoded);
+                }
+                self.push_header(bytes.len(), (SHORT_BINARY, SHORT_BINARIES), TAG_BINARY)?;
+                self.push(bytes)
+            }
+            View::Cell(..) => {
+                self.push(&[TAG_LIST])?;
+                let mut rest = term;
+                while let View::Cell(head, tail) = View::of(rest) {
+                    self.encode(head, form, depth + 1)?;
+                    rest = tail;
+                }
+                if rest.is_empty_list() {
+                    self.push(&[TAG_END])
+                } else {
+                    self.push(&[TAG_TAIL])?;
+                    self.encode(rest, form, depth + 1)
+                }
+            }
+            View::Tuple(elements) => {
+                self.push_header(elements.len(), (SHORT_TUPLE, SHORT_TUPLES), TAG_TUPLE)?;
+                for element in elements.iter() {
+                    self.encode(element, form, depth + 1)?;
+                }
+                Ok(())
+            }
+            View::Float(float) => {
+                // A value keeps the sign of its zero; a key of which the VM says that the sign
+                // makes no difference must not.
+                let one = form != Form::Value && float == 0.0 && zeros_are_one();
+                self.push(&[TAG_FLOAT])?;
+                self.push(&if one { 0.0f64 } else { float }.to_le_bytes())
+            }
+            View::Integer(integer) => {
+                self.push(&[TAG_INTEGER])?;
+                self.push(&integer.to_le_bytes())
+            }
+            View::Natural(natural) => {
+                self.push(&[TAG_NATURAL])?;
+                self.push(&natural.to_le_bytes())
+            }
+            View::Map(len)
+                if form == Form::Value || form == Form::Window && len <= SORTED_MAP_MAX =>
+            {
+                self.push(&[TAG_MAP])?;
+                self.push_number(len as u64)?;
+                for (key, value) in entries(term) {
+                    self.encode(key, form, depth + 1)?;
+                    self.encode(value, form, depth + 1)?;
+                }
+                Ok(())
+            }
+            View::Map(_) | View::Other => Err(NotEncoded),
+        }
+    }
+}
+
+/// The term of an encoding.
+pub(super) fn decode<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    let mut reader = Reader { env, bytes };
+    reader.term()
+}
+
+/// The terms of so many encodings, one after the other.
+pub fn decode_all<'a, const N: usize>(env: Env<'a>, bytes: &[u8]) -> [Term<'a>; N] {
+    let mut reader = Reader { env, bytes };
+    std::array::from_fn(|_| reader.term())
+}
+
+/// Reads what [`Buffer::encode`] has written: nothing else is ever given to it.
+struct Reader<'a, 'b> {
+    env: Env<'a>,
+    bytes: &'b [u8],
+}
+
+impl<'a> Reader<'a, '_> {
+    fn byte(&mut self) -> u8 {
+        self.take(1)[0]
+    }
+
+    fn take(&mut self, count: usize) -> &[u8] {
+        let (taken, rest) = self.bytes.split_at(count);
+        self.bytes = rest;
+        taken
+    }
+
+    fn eight(&mut self) -> [u8; 8] {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(self.take(8));
+        eight
+    }
+
+    fn number(&mut self) -> u64 {
+        let mut number = 0;
+        let mut shift = 0;
+        loop {
+            let byte = self.byte();
+            number |= u64::from(byte & 0x7F) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return number;
+            }
+        }
+    }
+
+    fn term(&mut self) -> Term<'a> {
+        let tag = self.byte();
+        let env = self.env.as_c_arg();
+        match tag {
+            TAG_IMMEDIATE => {
+                let word = self.number() << 2 | PRIMARY;
+                word_term(self.env, word)
+            }
+            TAG_FLOAT => {
+                let float = f64::from_le_bytes(self.eight());
+                // SAFETY: the environment is the call's.
+                unsafe { Term::new(self.env, enif_make_double(env, float)) }
+            }
+            TAG_INTEGER => {
+                let integer = i64::from_le_bytes(self.eight());
+                // SAFETY: as above.
+                unsafe { Term::new(self.env, enif_make_int64(env, integer)) }
+            }
+            TAG_NATURAL => {
+                let natural = u64::from_le_bytes(self.eight());
+                // SAFETY: as above.
+                unsafe { Term::new(self.env, enif_make_uint64(env, natural)) }
+            }
+            TAG_BINARY => {
+                let len = self.number() as usize;
+                self.binary(len)
+            }
+            TAG_TUPLE => {
+                let arity = self.number() as usize;
+                self.tuple(arity)
+            }
+            TAG_LIST => self.list(),
+            TAG_MAP => self.map(),
+            short if short >= SHORT_BINARY => self.binary(usize::from(short - SHORT_BINARY)),
+            short => self.tuple(usize::from(short - SHORT_TUPLE)),
+        }
+    }
+
+    fn binary(&mut self, len: usize) -> Term<'a> {
+        let env = self.env;
+        binary_term(env, self.take(len))
+    }
+
+    fn words(&mut self, count: usize) -> Words {
+        let mut words = Words::default();
+        for _ in 0..count {
+            words.push(self.term().as_c_arg());
+        }
+        words
+    }
+
+    fn tuple(&mut self, arity: usize) -> Term<'a> {
+        let words = self.words(arity);
+        let words = words.as_slice();
+        // SAFETY: the elements were made in this environment.
+        unsafe {
+            let env = self.env.as_c_arg();
+            let tuple = enif_make_tuple_from_array(env, words.as_ptr(), words.len() as u32);
+            Term::new(self.env, tuple)
+        }
+    }
+
+    fn list(&mut self) -> Term<'a> {
+        let mut words = Words::default();
+        let tail = loop {
+            match self.bytes[0] {
+                TAG_END => {
+                    self.byte();
+                    break Term::list_new_empty(self.env);
+                }
+                TAG_TAIL => {
+                    self.byte();
+                    break self.term();
+                }
+                _ => words.push(self.term().as_c_arg()),
+            }
+        };
+        let cells = words.as_slice().iter().rev();
+        cells.fold(tail, |tail, head| {
+            // SAFETY: the element was made in this environment.
+            tail.list_prepend(unsafe { Term::new(self.env, *head) })
+        })
+    }
+
+    fn map(&mut self) -> Term<'a> {
+        let count = self.number() as usize;
+        let (mut keys, mut values) = (Words::default(), Words::default());
+        for _ in 0..count {
+            keys.push(self.term().as_c_arg());
+            values.push(self.term().as_c_arg());
+        }
+        let mut map = no_term();
+        // SAFETY: the keys and values were made in this environment, there are as many of each as
+        // is said, and the keys are different, being a map's.
+        unsafe {
+            let env = self.env.as_c_arg();
+            let (keys, values) = (keys.as_slice().as_ptr(), values.as_slice().as_ptr());
+            let made = enif_make_map_from_arrays(env, keys, values, count, &mut map);
+            assert_eq!(made, 1, "a map's keys are different");
+            Term::new(self.env, map)
+        }
+    }
+}
+
+/// A few terms' words, on the stack as long as they are few.
+#[derive(Default)]
+struct Words {
+    few: [ErlNifTerm; 8],
+    len: usize,
+    many: Vec<ErlNifTerm>,
+}
+
+impl Words {
+    fn push(&mut self, word: ErlNifTerm) {
+        if let Some(place) = self.few.get_mut(self.len) {
+            *place = word;
+            self.len += 1;
+            return;
+        }
+        if self.many.is_empty() {
+            self.many.extend(self.few);
+        }
+        self.many.push(word);
+    }
+
+    fn as_slice(&self) -> &[ErlNifTerm] {
+        if self.many.is_empty() {
+            &self.few[..self.len]
+        } else {
+            &self.many
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A term as a key: an immediate as its word, a binary as its bytes, other terms as their encoding.
+//!
+//! What has no encoding in the form of a key (maps, functions, references, larger integers,
+//! bitstrings, remote pids), and what has a long one, is kept as a term and compared by the VM.
+//! Which of them it is depends on the term alone.
+
+use std::sync::OnceLock;
+
+use foundation_core::key::{Key, KeyView};
+use rustler::sys::{ErlNifHash, enif_hash};
+use rustler::{Env, Term};
+
+use super::encoding::{Buffer, Form, decode};
+use super::owned::{OwnedTerm, Probe};
+use super::value::check_size;
+use super::view::binary;
+use super::{binary_term, is_immediate, word, word_term};
+use crate::raw::Failure;
+
+const BINARY: u8 = 0;
+const IMMEDIATE: u8 = 1;
+const COMPOUND: u8 = 2;
+
+/// The longest binary that is hashed and copied on a normal scheduler.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
+/// stays in registers.
+#[inline(always)]
+pub fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
+    let word = word(term);
+    is_immediate(word).then(|| Key::word(IMMEDIATE, word))
+}
+
+/// The key of an immediate or of a short binary: one that borrows nothing.
+#[inline(always)]
+pub fn short_key(term: Term) -> Option<Key<'static, Probe>> {
+    immediate_key(term).or_else(|| Key::short(BINARY, binary(term)?))
+}
+
+/// The key of a term, which `buffer` and `probe` hold what it borrows of.
+///
+/// # Errors
+///
+/// When it would take long and this is a normal scheduler.
+#[inline(always)]
+pub fn key<'k, 'a: 'k>(
+    term: Term<'a>,
+    buffer: &'k mut Buffer,
+    probe: &'k mut Option<Probe>,
+) -> Result<Key<'k, Probe>, Failure> {
+    if let Some(key) = immediate_key(term) {
+        return Ok(key);
+    }
+    if let Some(bytes) = binary(term) {
+        if bytes.len() > BYTES_MAX && !crate::raw::may_take_long() {
+            return Err(Failure::TakesLong);
+        }
+        return Ok(Key::new(BINARY, bytes));
+    }
+    compound_key(term, buffer, probe)
+}
+
+#[inline(never)]
+fn compound_key<'k, 'a: 'k>(
+    term: Term<'a>,
+    buffer: &'k mut Buffer,
+    probe: &'k mut Option<Probe>,
+) -> Result<Key<'k, Probe>, Failure> {
+    if buffer.encode(term, Form::Key, 0).is_ok() {
+        return Ok(Key::new(COMPOUND, buffer.bytes()));
+    }
+    check_size(term)?;
+    // SAFETY: the term is alive, and hashing it needs nothing else.
+    let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
+    let probe = probe.insert(Probe::new(term));
+    Ok(Key::Foreign(hash, probe))
+}
+
+/// The salt of the VM's own hash function: a secret of this run, as the tables' seeds are.
+fn salt() -> u64 {
+    static SALT: OnceLock<u64> = OnceLock::new();
+    *SALT.get_or_init(|| {
+        let seed = foundation_core::key::Seed::random();
+        seed.hash(&Key::<()>::word(0, 0))
+    })
+}
+
+/// The term of a stored key.
+pub fn key_term<'a>(env: Env<'a>, key: &KeyView<'_, OwnedTerm>) -> Term<'a> {
+    let of_kind = |kind: u8, bytes: &[u8]| match kind {
+        BINARY => binary_term(env, bytes),
+        IMMEDIATE => word_term(
+            env,
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |word, byte| (word << 8) | u64::from(*byte)),
+        ),
+        _ => decode(env, bytes),
+    };
+    match key {
+        KeyView::Inline { kind, bytes, len } => of_kind(*kind, &bytes[..*len]),
+        KeyView::Long(kind, bytes) => of_kind(*kind, bytes),
+        KeyView::Foreign(term) => term.copy(env),
+    }
+}

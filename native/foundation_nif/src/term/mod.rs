@@ -1,0 +1,113 @@
+//! Terms as keys and values of the tables.
+//!
+//! - [`key`]: a term as a key. Equal terms (`===`) are equal keys.
+//! - [`value`]: a term as a value, and back.
+//! - [`encoding`]: the bytes of a term that has a short form.
+//! - [`view`]: what a term is, and how much of it there is.
+//! - [`owned`]: a term that is kept as it is, in an environment of its own.
+
+mod encoding;
+mod key;
+mod owned;
+mod value;
+mod view;
+
+pub use encoding::{Buffer, NotEncoded, decode_all};
+pub use key::{immediate_key, key, key_term, short_key};
+pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
+pub use value::{Budget, check_size, copies_in_time, value, value_term};
+pub use view::{binary, cell, elements};
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::{enif_make_list_from_array, enif_make_new_binary, enif_make_tuple_from_array};
+use rustler::{Env, Term};
+
+/// The low two bits of a word, which say what it is.
+const PRIMARY: u64 = 3;
+const LIST: u64 = 1;
+
+/// A term's word.
+#[inline]
+pub fn word(term: Term) -> u64 {
+    // SAFETY: a raw term is a transparent word of the machine's size.
+    let word = unsafe { std::mem::transmute::<ErlNifTerm, usize>(term.as_c_arg()) };
+    word as u64
+}
+
+/// A word that no term has.
+fn no_term() -> ErlNifTerm {
+    ErlNifTerm::default()
+}
+
+/// Whether a term is its word alone.
+#[inline]
+pub fn is_immediate(word: u64) -> bool {
+    word & PRIMARY == PRIMARY
+}
+
+/// Checks, when the library is loaded, what it assumes about this VM's words: that it can tell
+/// immediates by their two low bits. It has been so since before OTP had NIFs; a VM where it is
+/// not so does not get to use this library.
+pub fn words_are_as_assumed(env: Env) -> bool {
+    let encode = |value: i64| rustler::Encoder::encode(&value, env);
+    let list = Term::list_new_empty(env);
+    let cell = list.list_prepend(encode(1));
+    let atom = rustler::types::atom::ok().to_term(env);
+    let tuple = rustler::types::tuple::make_tuple(env, &[atom, atom]);
+    let float = rustler::Encoder::encode(&1.5f64, env);
+    let binary = rustler::Encoder::encode("binary", env);
+    let map = Term::map_new(env);
+    let immediates = [list, atom, encode(0), encode(-1), encode(1 << 58)];
+    let others = [
+        tuple,
+        float,
+        binary,
+        map,
+        encode(i64::MAX),
+        encode(i64::MIN),
+    ];
+    immediates.into_iter().all(|term| is_immediate(word(term)))
+        && others
+            .into_iter()
+            .all(|term| !is_immediate(word(term)) && word(term) & PRIMARY != LIST)
+        && word(cell) & PRIMARY == LIST
+}
+
+/// `{first, second}`.
+#[inline]
+pub fn pair<'a>(env: Env<'a>, first: Term<'a>, second: Term<'a>) -> Term<'a> {
+    let words = [first.as_c_arg(), second.as_c_arg()];
+    // SAFETY: both terms belong to this environment.
+    unsafe {
+        let tuple = enif_make_tuple_from_array(env.as_c_arg(), words.as_ptr(), 2);
+        Term::new(env, tuple)
+    }
+}
+
+/// `[term]`.
+#[inline]
+pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
+    let word = term.as_c_arg();
+    // SAFETY: the term belongs to this environment.
+    unsafe { Term::new(env, enif_make_list_from_array(env.as_c_arg(), &word, 1)) }
+}
+
+/// The term of an immediate's word.
+#[inline]
+pub fn word_term(env: Env<'_>, word: u64) -> Term<'_> {
+    debug_assert!(is_immediate(word));
+    // SAFETY: a raw term is a transparent word of the machine's size, and an immediate belongs to
+    // every environment.
+    unsafe { Term::new(env, std::mem::transmute::<usize, ErlNifTerm>(word as usize)) }
+}
+
+/// A new binary.
+pub fn binary_term<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    let mut term = no_term();
+    // SAFETY: the VM gives room for as many bytes as are copied there.
+    unsafe {
+        let room = enif_make_new_binary(env.as_c_arg(), bytes.len(), &mut term);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), room, bytes.len());
+        Term::new(env, term)
+    }
+}

@@ -1,0 +1,281 @@
+//! What a term is, and how much of it there is.
+
+use std::mem::MaybeUninit;
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::*;
+use rustler::{Env, Term};
+
+use super::{LIST, PRIMARY, is_immediate, no_term, word};
+use crate::raw::Failure;
+
+/// How much there is of a term, as far as somebody wants to know.
+#[derive(Default)]
+pub(super) struct Size {
+    pub(super) nodes: usize,
+    pub(super) bytes: usize,
+}
+
+impl Size {
+    /// Counts at most about this many subterms.
+    const ENOUGH: usize = 100_000;
+
+    pub(super) fn add(&mut self, term: Term) {
+        self.add_up_to(term, Self::ENOUGH, usize::MAX);
+    }
+
+    /// Adds a term's subterms and the bytes of its binaries, and says whether the limits held.
+    pub(super) fn add_up_to(&mut self, term: Term, nodes: usize, bytes: usize) -> bool {
+        let mut left = vec![term];
+        while let Some(term) = left.pop() {
+            self.nodes += 1;
+            if self.nodes > nodes || self.bytes > bytes {
+                return false;
+            }
+            match View::of(term) {
+                View::Immediate(_) | View::Float(_) | View::Integer(_) | View::Natural(_) => {}
+                View::Binary(binary) => self.bytes += binary.len(),
+                View::Cell(head, tail) => left.extend([tail, head]),
+                View::Tuple(elements) => {
+                    if elements.len() > nodes {
+                        return false;
+                    }
+                    left.extend(elements.iter());
+                }
+                View::Map(len) => {
+                    if len > nodes {
+                        return false;
+                    }
+                    left.extend(entries(term).flat_map(|(key, value)| [key, value]));
+                }
+                // A large integer has its size in its bits, and bitstrings and functions have
+                // theirs elsewhere: the VM copies them as one piece.
+                View::Other => self.bytes += size_of::<ErlNifTerm>(),
+            }
+        }
+        true
+    }
+}
+
+/// The entries of a map, by the VM's own iterator: rustler's can go both ways, which costs
+/// as much again for every entry.
+pub(super) struct Entries<'a> {
+    map: Term<'a>,
+    iterator: ErlNifMapIterator,
+    left: usize,
+}
+
+pub(super) fn entries(map: Term<'_>) -> Entries<'_> {
+    let env = map.get_env().as_c_arg();
+    let (mut left, mut iterator) = (0, MaybeUninit::<ErlNifMapIterator>::zeroed());
+    // SAFETY: the iterator is used only if there are entries, and then the VM has made it; it
+    // is a plain structure, of which all zeros is a value.
+    let iterator = unsafe {
+        if enif_get_map_size(env, map.as_c_arg(), &mut left) == 1 && left > 0 {
+            let first = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
+            if enif_map_iterator_create(env, map.as_c_arg(), iterator.as_mut_ptr(), first) == 0 {
+                left = 0;
+            }
+        } else {
+            left = 0;
+        }
+        iterator.assume_init()
+    };
+    Entries {
+        map,
+        iterator,
+        left,
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (Term<'a>, Term<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let env = self.map.get_env();
+        let (mut key, mut value) = (no_term(), no_term());
+        // SAFETY: entries are left, so the iterator is at one of them, and is moved on only if
+        // there is another.
+        unsafe {
+            enif_map_iterator_get_pair(env.as_c_arg(), &mut self.iterator, &mut key, &mut value);
+            self.left -= 1;
+            if self.left > 0 {
+                enif_map_iterator_next(env.as_c_arg(), &mut self.iterator);
+            } else {
+                enif_map_iterator_destroy(env.as_c_arg(), &mut self.iterator);
+            }
+            Some((Term::new(env, key), Term::new(env, value)))
+        }
+    }
+}
+
+impl Drop for Entries<'_> {
+    fn drop(&mut self) {
+        if self.left > 0 {
+            // SAFETY: it was created, and has not been destroyed at its end.
+            unsafe {
+                let env = self.map.get_env().as_c_arg();
+                enif_map_iterator_destroy(env, &mut self.iterator);
+            }
+        }
+    }
+}
+
+/// The elements of a tuple.
+#[derive(Clone, Copy)]
+pub(super) struct Elements<'a> {
+    env: Env<'a>,
+    words: &'a [ErlNifTerm],
+}
+
+impl<'a> Elements<'a> {
+    pub(super) fn len(self) -> usize {
+        self.words.len()
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Term<'a>> {
+        // SAFETY: the elements of a tuple belong to its environment.
+        self.words
+            .iter()
+            .map(move |word| unsafe { Term::new(self.env, *word) })
+    }
+}
+
+/// What a term is, as far as its encoding is concerned.
+pub(super) enum View<'a> {
+    Immediate(u64),
+    Binary(&'a [u8]),
+    Cell(Term<'a>, Term<'a>),
+    Tuple(Elements<'a>),
+    Float(f64),
+    Integer(i64),
+    Natural(u64),
+    Map(usize),
+    Other,
+}
+
+impl<'a> View<'a> {
+    #[inline]
+    pub(super) fn of(term: Term<'a>) -> Self {
+        let word = word(term);
+        if is_immediate(word) {
+            View::Immediate(word)
+        } else {
+            View::of_compound(term)
+        }
+    }
+
+    fn of_compound(term: Term<'a>) -> Self {
+        let env = term.get_env();
+        let (raw, word) = (env.as_c_arg(), term.as_c_arg());
+        // SAFETY: each function is asked about a term of its environment, and what it fills is
+        // read only when it says that it has.
+        unsafe {
+            if let Some((head, tail)) = cell(term) {
+                return View::Cell(head, tail);
+            }
+            // One question instead of one for each kind.
+            match enif_term_type(raw, word) {
+                ErlNifTermType::ERL_NIF_TERM_TYPE_MAP => {
+                    let mut size = 0;
+                    if enif_get_map_size(raw, word, &mut size) == 1 {
+                        return View::Map(size);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_TUPLE => {
+                    let mut arity = 0;
+                    let mut elements = MaybeUninit::uninit();
+                    if enif_get_tuple(raw, word, &mut arity, elements.as_mut_ptr()) == 1 {
+                        // An empty tuple has no place for elements to point at.
+                        let words = match arity {
+                            0 => &[],
+                            arity => {
+                                std::slice::from_raw_parts(elements.assume_init(), arity as usize)
+                            }
+                        };
+                        return View::Tuple(Elements { env, words });
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_FLOAT => {
+                    let mut float = 0.0;
+                    if enif_get_double(raw, word, &mut float) == 1 {
+                        return View::Float(float);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_INTEGER => {
+                    let mut integer = 0;
+                    if enif_get_int64(raw, word, &mut integer) == 1 {
+                        return View::Integer(integer);
+                    }
+                    let mut natural = 0;
+                    if enif_get_uint64(raw, word, &mut natural) == 1 {
+                        return View::Natural(natural);
+                    }
+                }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_BITSTRING => {
+                    if let Some(bytes) = binary(term) {
+                        return View::Binary(bytes);
+                    }
+                }
+                _ => {}
+            }
+        }
+        View::Other
+    }
+}
+
+/// The head and the tail of a list that is not empty.
+#[inline]
+pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
+    if word(term) & PRIMARY != LIST {
+        return None;
+    }
+    let env = term.get_env();
+    let (mut head, mut tail) = (no_term(), no_term());
+    // SAFETY: the terms are read only when the function says that it has filled them in.
+    unsafe {
+        (enif_get_list_cell(env.as_c_arg(), term.as_c_arg(), &mut head, &mut tail) == 1)
+            .then(|| (Term::new(env, head), Term::new(env, tail)))
+    }
+}
+
+/// The elements of a list, as `element` makes them of their terms.
+///
+/// # Errors
+///
+/// When it is no proper list, or `element` makes nothing of one of them.
+pub fn elements<'a, T>(
+    list: Term<'a>,
+    element: impl Fn(Term<'a>) -> Option<T>,
+) -> Result<Vec<T>, Failure> {
+    let mut rest = list;
+    let mut made = Vec::new();
+    while let Some((head, tail)) = cell(rest) {
+        made.push(element(head).ok_or(Failure::BadArgument)?);
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        Ok(made)
+    } else {
+        Err(Failure::BadArgument)
+    }
+}
+
+/// The bytes of a binary.
+#[inline]
+pub fn binary(term: Term<'_>) -> Option<&[u8]> {
+    let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+    // SAFETY: the function fills `binary` when it says so; the bytes live as long as the term's
+    // environment, which the slice's lifetime is bound to.
+    unsafe {
+        let env = term.get_env().as_c_arg();
+        if enif_inspect_binary(env, term.as_c_arg(), binary.as_mut_ptr()) == 0 {
+            return None;
+        }
+        let binary = binary.assume_init();
+        Some(std::slice::from_raw_parts(binary.data, binary.size))
+    }
+}
