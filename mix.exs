@@ -3,8 +3,10 @@ defmodule Foundation.MixProject do
 
   @version "0.1.0"
 
-  # No Hex in reach (script/setup finds out): offline/ stands in for its packages.
-  @offline System.get_env("FOUNDATION_OFFLINE") == "1"
+  # No Hex in reach: offline/ stands in for its packages. script/setup finds out and leaves a
+  # note, so that mix alone works after it; the environment overrules the note.
+  @note with {:ok, note} <- File.read(Path.join(__DIR__, "_build/mode")), do: String.trim(note)
+  @offline (System.get_env("FOUNDATION_OFFLINE") || @note) == "1"
 
   if @offline, do: Code.require_file("offline/compile_native.exs", __DIR__)
 

@@ -6,6 +6,7 @@
 #     --quick                small sizes and few rounds: shows that everything runs
 #     --engine native|ets    measure that engine
 #     --list                 name the rows and their targets
+#     --help                 print the options
 #
 # Every figure is a ratio of two medians in one run: ours and theirs take turns, in one
 # process on one scheduler, over at least 20 rounds; each result is checked before it is
@@ -32,13 +33,15 @@ defmodule Bench.Run do
     {"scheduler.exs", Bench.Scheduler}
   ]
 
-  @switches [json: :string, quick: :boolean, engine: :string, list: :boolean]
-  @usage "usage: mix run bench/run.exs [--quick] [--engine native|ets] [--json FILE] [--list] [ROW ...]\n"
+  @switches [json: :string, quick: :boolean, engine: :string, list: :boolean, help: :boolean]
+  @usage "usage: mix run bench/run.exs [--quick] [--engine native|ets] [--json FILE] [--list] [--help] [ROW ...]\n"
 
   def main(argv) do
     {options, names} = parse(argv)
-    rows = select(load(), names)
+    if options[:help], do: IO.write(@usage), else: run(select(load(), names), options)
+  end
 
+  defp run(rows, options) do
     if options[:list] do
       for row <- rows, do: IO.puts([String.pad_trailing("#{row.name}", 24), inspect(row.target)])
     else
