@@ -166,10 +166,11 @@ defmodule Foundation.MigrationTest do
 
     test "of code that put them there itself are carried over too" do
       at(1)
-      Process.put(:registered_agents, %{"old" => {self(), %{}}})
+      Process.put(:registered_agents, %{"old" => {self(), %{}}, "older" => self()})
       Process.put(:error_context, %{request_id: "old"})
       at(3)
       assert AgentRegistry.get_agent("old") == {:ok, self()}
+      assert AgentRegistry.get_agent("older") == {:ok, self()}
       assert Logger.metadata()[:request_id] == "old"
     end
   end

@@ -77,6 +77,14 @@ defmodule Foundation.AgentRegistry.LegacyTest do
                {:error, :not_found}
     end
 
+    test "a pid alone, as an application may have kept it, is an agent without metadata" do
+      Process.put(:registered_agents, %{"a" => self(), "b" => {self(), %{n: 1}}})
+      assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{}}}
+      assert Enum.sort(AgentRegistry.list_agents()) == [{"a", self()}, {"b", self()}]
+      assert AgentRegistry.update_metadata("a", %{n: 2}) == :ok
+      assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{n: 2}}}
+    end
+
     test "the same events are emitted as with the flag on" do
       id = make_ref()
       events = for event <- [:register, :unregister], do: [:foundation, :registry, event]

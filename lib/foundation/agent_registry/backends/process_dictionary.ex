@@ -113,9 +113,16 @@ defmodule Foundation.AgentRegistry.Backends.ProcessDictionary do
   def agents do
     case Process.get(@key) do
       nil -> %{}
-      agents -> Map.filter(agents, fn {_id, {pid, _metadata}} -> alive?(pid) end)
+      agents -> for {id, agent} <- agents, alive?(pid(agent)), into: %{}, do: {id, whole(agent)}
     end
   end
+
+  # What an application has kept under the same key before is often a pid and nothing else.
+  defp whole({pid, metadata}), do: {pid, metadata}
+  defp whole(pid), do: {pid, %{}}
+
+  defp pid({pid, _metadata}), do: pid
+  defp pid(pid) when is_pid(pid), do: pid
 
   @doc """
   Moves everything that is here into the shared table, and returns what has moved.
