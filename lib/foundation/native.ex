@@ -288,6 +288,10 @@ defmodule Foundation.Native do
   @spec telemetry_windows() :: {non_neg_integer, non_neg_integer} | nil
   def telemetry_windows, do: absent()
 
+  # The same of one event.
+  @spec telemetry_own_windows([atom]) :: {non_neg_integer, non_neg_integer} | nil
+  def telemetry_own_windows(_name), do: absent()
+
   # Closes expired windows, a bounded number a call; true while there are more.
   @spec telemetry_sweep() :: boolean | nil
   def telemetry_sweep, do: absent()

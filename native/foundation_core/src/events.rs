@@ -9,6 +9,7 @@ use crate::batch::Queue;
 use crate::key::{Key, Seed};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::sampler::Sampler;
+use crate::window::Opener;
 
 /// Names that are told apart.
 pub const MOST: u64 = 10_000;
@@ -31,16 +32,23 @@ pub struct Counts {
     pub sampled_out: AtomicU64,
     /// Repeats that were counted under the lock of this part's shard.
     repeats: AtomicU64,
+    /// Windows that are open in this part's shard, and those that it closed early. Written under its lock.
+    windows: AtomicU64,
+    evicted: AtomicU64,
 }
 
 impl Counts {
-    /// Counts a repeat. Only whoever has locked this part's shard may: there is no other writer, so this
-    /// need not be one atomic step.
+    /// Counts a repeat. Only whoever has locked this part's shard may.
     #[inline]
     pub fn repeat(&self) {
-        let repeats = self.repeats.load(Ordering::Relaxed);
-        self.repeats.store(repeats + 1, Ordering::Relaxed);
+        add(&self.repeats, 1);
     }
+}
+
+/// Adds where there is no other writer, so that it need not be one atomic step.
+#[inline]
+fn add(count: &AtomicU64, n: u64) {
+    count.store(count.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
 
 /// What has become of an event's occurrences.
@@ -142,6 +150,15 @@ impl<N, T> Event<N, T> {
         totals
     }
 
+    /// How many windows it has open, and how many were closed early.
+    pub fn windows(&self) -> (u64, u64) {
+        let sum = |of: fn(&Counts) -> &AtomicU64| {
+            let parts = self.counts.iter();
+            parts.map(|part| of(part).load(Ordering::Relaxed)).sum()
+        };
+        (sum(|part| &part.windows), sum(|part| &part.evicted))
+    }
+
     /// Forgets everything but the name.
     pub fn clear(&self, waiting: &AtomicU64) {
         for counts in &self.counts {
@@ -149,12 +166,32 @@ impl<N, T> Event<N, T> {
             counts.suppressed.store(0, Ordering::Relaxed);
             counts.repeats.store(0, Ordering::Relaxed);
             counts.sampled_out.store(0, Ordering::Relaxed);
+            counts.windows.store(0, Ordering::Relaxed);
+            counts.evicted.store(0, Ordering::Relaxed);
         }
         self.window.set(None);
         self.batch_size.set(None);
         self.batch_timeout.set(None);
         self.sampler.clear();
         self.queue.clear(waiting);
+    }
+}
+
+impl<N, T> Opener for &Event<N, T> {
+    #[inline]
+    fn opened(self, shard: usize) {
+        add(&self.counts(shard).windows, 1);
+    }
+
+    #[inline]
+    fn closed(self, shard: usize, early: bool) {
+        let counts = self.counts(shard);
+        // A window that was being opened while everything was cleared has not been counted.
+        let open = counts.windows.load(Ordering::Relaxed).saturating_sub(1);
+        counts.windows.store(open, Ordering::Relaxed);
+        if early {
+            add(&counts.evicted, 1);
+        }
     }
 }
 
@@ -280,6 +317,31 @@ mod tests {
         }
         assert!(events.get_or_insert(b"more", || Some(0)).is_none());
         assert!(events.get(&7u64.to_le_bytes()).is_some());
+    }
+
+    #[test]
+    fn an_event_knows_its_own_windows() {
+        let events = Events::<u64, ()>::default();
+        let event = |key| {
+            events
+                .get_or_insert(key, || Some(0))
+                .unwrap_or_else(|| panic!("there is room"))
+        };
+        let (a, b) = (event(b"a"), event(b"b"));
+        let windows = crate::window::Windows::new(5);
+        for n in 0..6u8 {
+            windows.admit(&[1, n], 0, || Some((a, 10)), |_, _| ());
+        }
+        for n in 0..2u8 {
+            windows.admit(&[2, n], 1, || Some((b, 100)), |_, _| ());
+        }
+        assert_eq!((a.windows(), b.windows()), ((3, 3), (2, 0)));
+        // An expired one that is opened again is no other.
+        windows.admit(&[1, 5], 10, || Some((a, 10)), |_, _| ());
+        assert!(!windows.sweep(15, 100));
+        assert_eq!((a.windows(), b.windows()), ((1, 3), (2, 0)));
+        a.clear(&AtomicU64::new(0));
+        assert_eq!(a.windows(), (0, 0));
     }
 
     #[test]

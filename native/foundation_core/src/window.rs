@@ -61,6 +61,15 @@ impl Clock for u64 {
     }
 }
 
+/// What a window says of its event: a handle that keeps count of the event's windows, with the number of a
+/// shard, while that is locked. So for one number there is one writer.
+pub trait Opener: Copy {
+    /// A window was opened.
+    fn opened(self, shard: usize);
+    /// One was closed; whether that was early, at the bound.
+    fn closed(self, shard: usize, early: bool);
+}
+
 #[derive(Debug)]
 enum KeyBytes {
     Inline(u8, [u8; INLINE]),
@@ -254,7 +263,7 @@ fn class(window: u64) -> u8 {
     (u64::BITS - millis.leading_zeros()).min(CLASSES as u32 - 1) as u8
 }
 
-impl<E: Copy> Windows<E> {
+impl<E: Opener> Windows<E> {
     /// A table of at most `most` windows.
     pub fn new(most: u64) -> Self {
         Windows {
@@ -314,6 +323,7 @@ impl<E: Copy> Windows<E> {
             self.note_oldest(number, &shard);
             return Some(Admission::First(event, number, now));
         }
+        event.opened(number);
         shard.insert(Slot {
             hash,
             expires,
@@ -327,7 +337,9 @@ impl<E: Copy> Windows<E> {
         for _ in 0..CLOSED_ON_THE_WAY {
             match shard.expired(now) {
                 // Not the one that was opened just now, whose window may be 0.
-                Some(at) if shard.slots[at as usize].seq != seq => self.close(&mut shard, at),
+                Some(at) if shard.slots[at as usize].seq != seq => {
+                    self.close(&mut shard, number, at, false);
+                }
                 _ => break,
             }
         }
@@ -339,9 +351,13 @@ impl<E: Copy> Windows<E> {
         Some(Admission::First(event, number, now))
     }
 
-    fn close(&self, shard: &mut Shard<E>, at: u32) {
+    fn close(&self, shard: &mut Shard<E>, number: usize, at: u32, early: bool) {
+        shard.slots[at as usize].event.closed(number, early);
         shard.remove(at);
         self.closed.fetch_add(1, Ordering::Relaxed);
+        if early {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn note_oldest(&self, number: usize, shard: &Shard<E>) {
@@ -366,10 +382,9 @@ impl<E: Copy> Windows<E> {
                 return;
             }
             if let Some(at) = shard.expired(now) {
-                self.close(&mut shard, at);
+                self.close(&mut shard, number, at, false);
             } else if let Some(at) = shard.first() {
-                self.close(&mut shard, at);
-                self.evicted.fetch_add(1, Ordering::Relaxed);
+                self.close(&mut shard, number, at, true);
             }
             self.note_oldest(number, &shard);
         }
@@ -385,7 +400,7 @@ impl<E: Copy> Windows<E> {
                     self.note_oldest(number, &shard);
                     return true;
                 }
-                self.close(&mut shard, at);
+                self.close(&mut shard, number, at, false);
                 closed += 1;
             }
             shard.rest();
@@ -412,7 +427,7 @@ impl<E: Copy> Windows<E> {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Closes all windows and forgets what was counted.
+    /// Closes all windows and forgets what was counted. Openers are not told.
     pub fn clear(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
@@ -434,6 +449,11 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
+
+    impl Opener for u8 {
+        fn opened(self, _shard: usize) {}
+        fn closed(self, _shard: usize, _early: bool) {}
+    }
 
     fn first(windows: &Windows<u8>, key: &[u8], now: u64, window: u64) -> bool {
         matches!(

@@ -134,6 +134,24 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         for [a, b] <- Enum.chunk_every(times, 2, 1, :discard), do: assert(b - a >= 99)
       end
 
+      @tag settings: [max_windows: 4, window: 60_000]
+      test "an event's counts are of its own windows" do
+        for id <- 1..3, do: SampledEvents.emit_event(@event, %{}, %{id: id})
+        for id <- 1..3, do: SampledEvents.emit_event([:_], %{}, %{id: id})
+        assert %{windows: 1, evicted: 2} = SampledEvents.stats(@event)
+        assert %{windows: 3, evicted: 0} = SampledEvents.stats([:_])
+        assert %{windows: 4, evicted: 2} = SampledEvents.stats()
+        assert %{windows: 0, evicted: 0, offered: 0} = SampledEvents.stats([:suite, :unknown])
+      end
+
+      test "an event's own windows are closed when they have expired" do
+        for id <- 1..10, do: SampledEvents.emit_event(@event, %{}, %{id: id}, window: 1)
+        other = [:suite, :other]
+        for id <- 1..2, do: SampledEvents.emit_event(other, %{}, %{id: id}, window: 60_000)
+        eventually(fn -> SampledEvents.stats(@event).windows == 0 end)
+        assert %{windows: 2} = SampledEvents.stats(other)
+      end
+
       test "an event's own window holds where none is given, and one of 0 suppresses nothing" do
         :ok = SampledEvents.configure_event(@event, window: 0)
         for _ <- 1..5, do: SampledEvents.emit_event(@event, %{}, %{})

@@ -23,6 +23,7 @@ nifs! {
     telemetry_totals / 1,
     telemetry_events / 1,
     telemetry_windows / 0,
+    telemetry_own_windows / 1,
     telemetry_sweep / 0,
     telemetry_peek / 3,
     telemetry_ack / 2,
@@ -237,6 +238,11 @@ fn telemetry_windows<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         return nil(env);
     }
     Ok((TABLES.windows.len(), TABLES.windows.evicted()).encode(env))
+}
+
+fn telemetry_own_windows<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let event = event!(env, name);
+    Ok(event.windows().encode(env))
 }
 
 /// Closes a bounded number of windows a call.

@@ -6,8 +6,8 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   #                            {{:counts, name}, emitted, suppressed, sampled_out, dropped, appended},
   #                            {{:acked, name}, count, keys},
   #                            {{:strategy, key}, version, name, strategy, state, sampled, out},
-  #                            {:settings, settings}, {:evicted, n}
-  #   :sampled_events_order    ordered_set: {seq, key, expires}, the windows as they were opened
+  #                            {:settings, settings}, {:evicted, n}, {{:evicted, name}, n}
+  #   :sampled_events_order    ordered_set: {seq, key, expires, name}, the windows as they were opened
   #   :sampled_events_batches  ordered_set: {{name, seq}, at, measurements, metadata}
   #
   # Exclusive decisions are compare-and-set (`select_replace`) on a row whose key is bound. A
@@ -74,45 +74,45 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   @impl true
   def admit(name, key, window) do
-    if opens?(external({name, key}), window || settings(name).window) do
+    if opens?(name, external({name, key}), window || settings(name).window) do
       if sample?(name), do: counted(name, @emitted, :emit), else: counted(name, @sampled_out, :ok)
     else
       counted(name, @suppressed, :ok)
     end
   end
 
-  defp opens?(key, window) do
+  defp opens?(name, key, window) do
     now = now()
 
     case :ets.lookup(@state, {:window, key}) do
       [{_key, expires, _seq}] when now < expires -> false
-      [{_key, expires, seq}] -> reopen(key, {expires, seq}, now, window)
-      [] -> open_new(key, now, window)
+      [{_key, expires, seq}] -> reopen(name, key, {expires, seq}, now, window)
+      [] -> open_new(name, key, now, window)
     end
   end
 
-  defp reopen(key, {expires, seq}, now, window) do
+  defp reopen(name, key, {expires, seq}, now, window) do
     fresh = {{:window, key}, now + window * 1_000_000, seq()}
     old = {{:window, key}, expires, seq}
 
     case :ets.select_replace(@state, [{old, [], [{:const, fresh}]}]) do
       1 ->
         :ets.delete(@order, seq)
-        opened(fresh)
+        opened(name, fresh)
 
       # Someone else was first, or the window was swept: look again.
       0 ->
-        opens?(key, window)
+        opens?(name, key, window)
     end
   end
 
-  defp open_new(key, now, window) do
+  defp open_new(name, key, now, window) do
     fresh = {{:window, key}, now + window * 1_000_000, seq()}
-    if :ets.insert_new(@state, fresh), do: opened(fresh), else: opens?(key, window)
+    if :ets.insert_new(@state, fresh), do: opened(name, fresh), else: opens?(name, key, window)
   end
 
-  defp opened({{:window, key}, expires, seq}) do
-    :ets.insert(@order, {seq, key, expires})
+  defp opened(name, {{:window, key}, expires, seq}) do
+    :ets.insert(@order, {seq, key, expires, name})
     if :ets.info(@order, :size) > global().max_windows, do: evict(:ets.first(@order))
     true
   end
@@ -124,14 +124,19 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
     now = now()
 
     case :ets.take(@order, seq) do
-      [{^seq, key, expires}] ->
+      [{^seq, key, expires, name}] ->
         close_window(key, expires, seq)
-        if now < expires, do: :ets.update_counter(@state, :evicted, 1)
+        if now < expires, do: count_evicted(name)
         :ok
 
       [] ->
         evict(:ets.first(@order))
     end
+  end
+
+  defp count_evicted(name) do
+    :ets.update_counter(@state, :evicted, 1)
+    :ets.update_counter(@state, {:evicted, name}, 1, {{:evicted, name}, 0})
   end
 
   defp close_window(key, expires, seq) do
@@ -143,7 +148,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   @impl true
   def sweep do
     now = now()
-    spec = [{{:"$1", :"$2", :"$3"}, [{:"=<", :"$3", now}], [{{:"$1", :"$2", :"$3"}}]}]
+    spec = [{{:"$1", :"$2", :"$3", :_}, [{:"=<", :"$3", now}], [{{:"$1", :"$2", :"$3"}}]}]
     sweep(:ets.select(@order, spec, 500))
   end
 
@@ -162,6 +167,20 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   def windows do
     [{:evicted, evicted}] = :ets.lookup(@state, :evicted)
     %{windows: :ets.info(@order, :size), evicted: evicted}
+  end
+
+  # Counted when asked for: opening and closing a window stay as cheap as they are.
+  @impl true
+  def windows(name) do
+    spec = [{{:_, :_, :_, :"$1"}, [{:"=:=", :"$1", {:const, name}}], [true]}]
+
+    evicted =
+      case :ets.lookup(@state, {:evicted, name}) do
+        [{_key, evicted}] -> evicted
+        [] -> 0
+      end
+
+    %{windows: :ets.select_count(@order, spec), evicted: evicted}
   end
 
   ## Batches

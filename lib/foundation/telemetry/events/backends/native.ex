@@ -56,10 +56,12 @@ defmodule Foundation.Telemetry.Events.Backends.Native do
   end
 
   @impl true
-  def windows do
-    {windows, evicted} = Native.telemetry_windows()
-    %{windows: windows, evicted: evicted}
-  end
+  def windows, do: windows_of(Native.telemetry_windows())
+
+  @impl true
+  def windows(name), do: windows_of(Native.telemetry_own_windows(name))
+
+  defp windows_of({windows, evicted}), do: %{windows: windows, evicted: evicted}
 
   @impl true
   def sweep do
