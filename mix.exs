@@ -5,8 +5,12 @@ defmodule Foundation.MixProject do
 
   # No Hex in reach: offline/ stands in for its packages. script/setup finds out and leaves a
   # note, so that mix alone works after it; the environment overrules the note.
-  @note with {:ok, note} <- File.read(Path.join(__DIR__, "_build/mode")), do: String.trim(note)
-  @offline (System.get_env("FOUNDATION_OFFLINE") || @note) == "1"
+  @offline (System.get_env("FOUNDATION_OFFLINE") ||
+              with(
+                {:ok, note} <- File.read(Path.join(__DIR__, "_build/mode")),
+                do: String.trim(note)
+              )) ==
+             "1"
 
   if @offline, do: Code.require_file("offline/compile_native.exs", __DIR__)
 
