@@ -217,7 +217,8 @@ defmodule Foundation.Registry do
   end
 
   @doc """
-  Removes what another process has under `key`, as `unregister/2` would if it called.
+  Removes what another process has under `key`, as `unregister/2` would if it called. Costs what
+  it removes; always `:ok`, also for one that is dead.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.UnregisterFor)
       iex> {:ok, _} = Foundation.Registry.register(Docs.UnregisterFor, "key", 1)
@@ -331,6 +332,8 @@ defmodule Foundation.Registry do
 
   @doc """
   Returns what `lookup/2` gives for each of `keys`, in their order, in one call.
+
+  O(keys and what is under them), in the caller. Each key is read by itself: no snapshot of all.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.LookupMany)
       iex> {:ok, _} = Foundation.Registry.register(Docs.LookupMany, "key", 1)
@@ -457,7 +460,8 @@ defmodule Foundation.Registry do
   @doc """
   Returns all entries as a lazy enumerable of `{key, pid, value}`, read by chunks as it is used.
 
-  An entry that is there throughout appears exactly once, others at most once.
+  O(entries used), in the caller, with a chunk of them in memory. No entry is of a process that was
+  dead when its chunk was read. An entry that is there throughout appears exactly once, others at most once.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Stream)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Stream, "key", 1)
@@ -522,6 +526,8 @@ defmodule Foundation.Registry do
 
   @doc """
   Sends `message` once for each entry under `key`; returns how many were sent.
+
+  O(entries under the key), in the caller; none goes to a dead process.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Broadcast)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Broadcast, "key", nil)
