@@ -73,7 +73,8 @@ defmodule Foundation.Telemetry.Span do
   The value of the block, run inside a span.
 
   The span ends with the block. When the block raises, throws or exits there is an `:exception` event instead of
-  a `:stop`, and what was raised goes on with its stacktrace.
+  a `:stop`, and what was raised goes on with its stacktrace; spans that the block has started by hand and not
+  ended are ended as abandoned then. When it returns, they stay open.
 
       iex> require Foundation.Telemetry.Span, as: Span
       iex> Span.with_span :sum, %{of: 2} do
@@ -99,13 +100,14 @@ defmodule Foundation.Telemetry.Span do
   @doc since: "0.1.0"
   @spec with_span_fun(term, map, (() -> result)) :: result when result: term
   def with_span_fun(name, attributes \\ %{}, fun) when is_function(fun, 0) do
-    id = start_span(name, attributes)
+    {id, parent_id, _trace_id} = open(name, attributes)
 
     try do
       fun.()
     catch
       kind, reason ->
         stacktrace = __STACKTRACE__
+        unwind([id, parent_id])
 
         # Not open any more if the block itself ended it.
         with span when is_tuple(span) <- finish(id),
@@ -120,6 +122,17 @@ defmodule Foundation.Telemetry.Span do
     end
   end
 
+  # What was raised went past the end of the spans that were started by hand below these: left
+  # open they would be the parents of all that this process does from now on.
+  defp unwind(outer_ids) do
+    with {:span, {_, id, _, _, _, _, _, _, _}} <- current(),
+         false <- id in outer_ids,
+         span when is_tuple(span) <- finish(id) do
+      Events.abandoned(span)
+      unwind(outer_ids)
+    end
+  end
+
   @doc """
   Opens a span inside the innermost open one and returns its id, 16 hex digits.
 
@@ -130,13 +143,18 @@ defmodule Foundation.Telemetry.Span do
   @spec start_span(term, map) :: id
   def start_span(name, attributes \\ %{})
 
-  def start_span(name, attributes) when is_map(attributes) do
-    ids = started(name, attributes)
-    Events.started(ids, name, attributes)
-    elem(ids, 0)
+  def start_span(name, attributes) do
+    {id, _parent_id, _trace_id} = open(name, attributes)
+    id
   end
 
-  def start_span(_name, attributes), do: refuse!("attributes to be a map", attributes)
+  defp open(name, attributes) when is_map(attributes) do
+    ids = started(name, attributes)
+    Events.started(ids, name, attributes)
+    ids
+  end
+
+  defp open(_name, attributes), do: refuse!("attributes to be a map", attributes)
 
   # Nobody, if the flag has changed since it was asked who keeps spans.
   defp started(name, attributes) do

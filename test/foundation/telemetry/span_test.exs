@@ -162,6 +162,28 @@ defmodule Foundation.Telemetry.SpanTest do
         refute_received {@stop, _, _}
       end
 
+      test "a raise past the end of spans started by hand ends them too" do
+        outer = Span.start_span(:outer)
+
+        assert_raise RuntimeError, fn ->
+          Span.with_span :fails, %{} do
+            Span.start_span(:left)
+            Span.start_span(:inner)
+            raise "no"
+          end
+        end
+
+        assert Span.current_span().span_id == outer
+        assert_received {@abandoned, %{duration: _}, %{name: :inner, status: :abandoned}}
+        assert_received {@abandoned, _, %{name: :left}}
+        assert_received {@exception, _, %{name: :fails}}
+        # Not below the span that fails, when that has been ended already.
+        catch_throw(Span.with_span(:ended, %{}, do: {Span.end_span(), throw(:no)}))
+        assert Span.current_span().span_id == outer
+        assert :ok = Span.end_span(outer)
+        refute_received {@abandoned, _, _}
+      end
+
       test "a raise keeps its stacktrace" do
         stacktrace =
           try do
