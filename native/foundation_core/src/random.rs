@@ -25,6 +25,12 @@ impl Random {
         Random([word(1), word(2), word(3), word(4) | 1])
     }
 
+    /// Another generator, whose numbers have nothing to do with this one's next.
+    pub fn fork(&mut self) -> Self {
+        let mut word = || self.next_u64();
+        Random([word(), word(), word(), word() | 1])
+    }
+
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.0;
@@ -73,5 +79,14 @@ mod tests {
     #[test]
     fn generators_differ() {
         assert_ne!(Random::new().next_u64(), Random::new().next_u64());
+    }
+
+    #[test]
+    fn forks_differ_from_each_other_and_from_their_origin() {
+        let mut origin = Random::new();
+        let mut forks = [origin.fork(), origin.fork()];
+        let [one, other] = forks.each_mut().map(Random::next_u64);
+        assert_ne!(one, other);
+        assert!(![one, other].contains(&origin.next_u64()));
     }
 }

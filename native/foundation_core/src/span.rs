@@ -45,6 +45,8 @@ pub struct Started {
 #[derive(Debug)]
 struct Stack<T, W> {
     frames: Vec<Frame<T>>,
+    /// Makes ids. The process's own, so that an id needs no lock but the stack's.
+    random: Random,
     /// Kept until the process dies.
     _watch: W,
 }
@@ -72,7 +74,8 @@ pub struct Spans<T, W> {
     untold: AtomicU64,
 }
 
-/// Generators of ids: enough that callers on as many schedulers seldom meet.
+/// What the generators of stacks are forked from: enough that callers on as many schedulers seldom
+/// meet.
 const GENERATORS: usize = 16;
 
 impl<T, W> Spans<T, W> {
@@ -87,18 +90,10 @@ impl<T, W> Spans<T, W> {
         }
     }
 
-    fn ids(&self, process: u64, with_trace: bool) -> (u64, u128) {
+    fn generator(&self, process: u64) -> Random {
         // The low bits of a process's word are the same for all.
         let generator = (process >> 4) as usize % GENERATORS;
-        let mut random = lock(&self.random[generator]);
-        let mut word = || random.next_u64().max(1);
-        let id = word();
-        let trace = if with_trace {
-            u128::from(word()) << 64 | u128::from(word())
-        } else {
-            0
-        };
-        (id, trace)
+        lock(&self.random[generator]).fork()
     }
 
     /// Opens a span in the innermost frame of `process`. `watch` is called for the first of a process
@@ -113,7 +108,7 @@ impl<T, W> Spans<T, W> {
         match self.stacks.entry(process) {
             Entry::Occupied(mut stack) => {
                 let stack = stack.get_mut();
-                let frame = self.frame(process, stack.frames.last(), now, body);
+                let frame = Frame::new(&mut stack.random, stack.frames.last(), now, body);
                 let started = frame.ids();
                 if frame.depth <= self.deepest {
                     stack.frames.push(frame);
@@ -121,33 +116,18 @@ impl<T, W> Spans<T, W> {
                 started
             }
             Entry::Vacant(place) => {
-                let frame = self.frame(process, None, now, body);
+                let mut random = self.generator(process);
+                let frame = Frame::new(&mut random, None, now, body);
                 let started = frame.ids();
                 if let Some(watch) = watch() {
                     place.insert(Stack {
                         frames: vec![frame],
+                        random,
                         _watch: watch,
                     });
                 }
                 started
             }
-        }
-    }
-
-    fn frame(&self, process: u64, parent: Option<&Frame<T>>, now: u64, body: T) -> Frame<T> {
-        let (id, new_trace) = self.ids(process, parent.is_none());
-        let (parent, trace, flags, depth) = match parent {
-            Some(parent) => (parent.id, parent.trace, parent.flags, parent.depth + 1),
-            None => (0, new_trace, 1, 1),
-        };
-        Frame {
-            id,
-            parent,
-            trace,
-            flags,
-            started: now,
-            depth,
-            body: Some(body),
         }
     }
 
@@ -197,6 +177,7 @@ impl<T, W> Spans<T, W> {
             Entry::Occupied(stack) => stack.into_ref(),
             Entry::Vacant(place) => place.insert(Stack {
                 frames: Vec::new(),
+                random: self.generator(process),
                 _watch: watch()?,
             }),
         };
@@ -334,6 +315,25 @@ impl<T, W> Spans<T, W> {
 }
 
 impl<T> Frame<T> {
+    #[inline]
+    fn new(random: &mut Random, parent: Option<&Frame<T>>, now: u64, body: T) -> Self {
+        let mut word = || random.next_u64().max(1);
+        let id = word();
+        let (parent, trace, flags, depth) = match parent {
+            Some(parent) => (parent.id, parent.trace, parent.flags, parent.depth + 1),
+            None => (0, u128::from(word()) << 64 | u128::from(word()), 1, 1),
+        };
+        Frame {
+            id,
+            parent,
+            trace,
+            flags,
+            started: now,
+            depth,
+            body: Some(body),
+        }
+    }
+
     fn ids(&self) -> Started {
         Started {
             id: self.id,

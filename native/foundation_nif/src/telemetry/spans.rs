@@ -5,13 +5,13 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use foundation_core::batch::Payload;
 use foundation_core::span::{Frame, NotReady, Spans};
-use rustler::types::tuple::make_tuple;
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
 
 use super::stored::{self, Stored};
 use super::{clock, is_hot, is_open, nil, number};
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::tuple;
 
 nifs! {
     span_start / 2,
@@ -127,14 +127,32 @@ fn trace_id(env: Env<'_>, id: u128) -> Term<'_> {
 fn number_of(term: Term) -> Option<u128> {
     let digits = crate::term::binary(term)?;
     (digits.len() <= 32).then_some(())?;
-    digits.iter().try_fold(0u128, |number, digit| {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u128::from(digit))
-    })
+    let (high, low) = digits.split_at(digits.len().saturating_sub(16));
+    Some(u128::from(number_of_digits(high)?) << 64 | u128::from(number_of_digits(low)?))
+}
+
+/// What hex digits are worth, [`NO_DIGIT`] for every other byte.
+static WORTH: [u8; 256] = {
+    let mut worth = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        worth[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    worth
+};
+const NO_DIGIT: u8 = 0x80;
+
+/// The same of 16 digits at most.
+#[inline]
+fn number_of_digits(digits: &[u8]) -> Option<u64> {
+    let (mut number, mut seen) = (0, 0);
+    for digit in digits {
+        let worth = WORTH[usize::from(*digit)];
+        seen |= worth;
+        number = number << 4 | u64::from(worth & 0xF);
+    }
+    (seen < NO_DIGIT).then_some(number)
 }
 
 /// Whether the caller's spans are kept here. Also while they are diverted, as long as it has some here:
@@ -158,7 +176,7 @@ fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<
         parent_id(env, started.parent),
         trace_id(env, started.trace),
     ];
-    Ok(make_tuple(env, &ids))
+    Ok(tuple(env, ids))
 }
 
 impl From<NotReady> for Failure {
@@ -211,7 +229,7 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<
         links,
         duration.encode(env),
     ];
-    Ok(make_tuple(env, &parts))
+    Ok(tuple(env, parts))
 }
 
 /// Cost: what the span carries is decoded, and the search for an outer one, 10,000 at most.

@@ -84,6 +84,17 @@ pub fn pair<'a>(env: Env<'a>, first: Term<'a>, second: Term<'a>) -> Term<'a> {
     }
 }
 
+/// A tuple. rustler's own allocates a vector for its elements, which costs more than the tuple.
+#[inline]
+pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<'a> {
+    let words = elements.map(|element| element.as_c_arg());
+    // SAFETY: the elements belong to this environment.
+    unsafe {
+        let tuple = enif_make_tuple_from_array(env.as_c_arg(), words.as_ptr(), N as u32);
+        Term::new(env, tuple)
+    }
+}
+
 /// `[term]`.
 #[inline]
 pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
