@@ -166,6 +166,9 @@ fn lookup<'a>(
     }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
+    if !budget.spend_search(&key) {
+        return Err(Failure::TakesLong);
+    }
     match &registry.entries {
         Entries::Unique(entries) => entry_list(env, entries.get(&key, guard), budget),
         Entries::Duplicate(entries) => entries_list(env, entries.get(&key, guard), budget, guard),
@@ -266,6 +269,7 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
     if !rest.is_list() {
         return Err(Failure::BadArgument);
     }
+    budget.charge(env);
     Ok(pair(env, results.encode(env), rest))
 }
 

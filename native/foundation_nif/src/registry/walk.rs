@@ -1,5 +1,6 @@
 //! Walks over a table, over a key's entries and over a process's keys, a bounded part a call.
 
+use foundation_core::key::KeyView;
 use foundation_core::table::{Bag, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
@@ -8,7 +9,9 @@ use super::registry;
 use super::table::{Entries, NAMES};
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value_term};
+use crate::term::{
+    Budget, Buffer, OwnedTerm, charge, copies_in_time, key, key_term, pair, value_term,
+};
 
 nifs! {
     registry_keys / 3,
@@ -38,14 +41,22 @@ fn registry_keys<'a>(env: Env<'a>, [name, pid, from]: [Term<'a>; 3]) -> NifResul
         if registry.held_by(owner) > ENTRIES_MAX && !may_take_long() {
             return Err(Failure::TakesLong);
         }
-        match &registry.entries {
-            Entries::Unique(entries) => {
-                entries.keys(owner, &guard, |key| keys.push(key_term(env, &key)));
-            }
-            Entries::Duplicate(entries) => entries.keys(owner, &guard, |key, count| {
+        let mut budget = Budget::default();
+        let mut in_time = true;
+        let mut add = |key: &KeyView<'_, OwnedTerm>, count| {
+            in_time = in_time && (budget.spend_keys(key, count) || may_take_long());
+            if in_time {
                 keys.extend(std::iter::repeat_n(key_term(env, key), count));
-            }),
+            }
+        };
+        match &registry.entries {
+            Entries::Unique(entries) => entries.keys(owner, &guard, |key| add(&key, 1)),
+            Entries::Duplicate(entries) => entries.keys(owner, &guard, add),
         }
+        if !in_time {
+            return Err(Failure::TakesLong);
+        }
+        budget.charge(env);
     }
     Ok((keys, done()).encode(env))
 }
@@ -78,7 +89,8 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
             let mut in_time = true;
             let next = entries.walk(from.0, ENTRIES_MAX / 2, &guard, |walked| {
                 // A segment's entries are one answer, which a dirty scheduler has the time for.
-                in_time = in_time && (budget.spend(walked.entry.value) || may_take_long());
+                let spent = budget.spend_entry(&walked.key, walked.entry.value);
+                in_time = in_time && (spent || may_take_long());
                 if in_time && let Some(pid) = live_pid(env, walked.entry.owner) {
                     let value = value_term(env, walked.entry.value);
                     found.push((key_term(env, &walked.key), pid, value).encode(env));
@@ -105,7 +117,7 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
                     let same = (*hash, *id) == (from.0, from.1);
                     let number = if same { from.2 } else { 0 };
                     let rest = bag.walk(number, &guard, |member| {
-                        let in_time = budget.spend(member.value);
+                        let in_time = budget.spend_entry(key, member.value);
                         if in_time && let Some(pid) = live_pid(env, member.owner) {
                             let value = value_term(env, member.value);
                             found.push((key_term(env, key), pid, value).encode(env));
@@ -120,6 +132,7 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
     if budget.takes_long() {
         return Err(Failure::TakesLong);
     }
+    budget.charge(env);
     Ok(pair(env, found.encode(env), cursor_term(env, next)))
 }
 
@@ -156,6 +169,7 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
         Some(number) => number.encode(env),
         None => done().encode(env),
     };
+    budget.charge(env);
     Ok(pair(env, found.encode(env), next))
 }
 
@@ -170,7 +184,8 @@ fn registry_broadcast<'a>(
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
-    let mut budget = crate::term::copies_in_time(message);
+    let copies = copies_in_time(message)?;
+    let mut budget = copies;
     let mut sent = 0u64;
     let mut remotes = Vec::new();
     let mut send = |owner| {
@@ -199,6 +214,7 @@ fn registry_broadcast<'a>(
         Some(number) => number.encode(env),
         None => done().encode(env),
     };
+    charge(env, (copies - budget) * 50 / copies);
     Ok((sent, remotes, next).encode(env))
 }
 

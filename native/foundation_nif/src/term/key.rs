@@ -10,9 +10,9 @@ use foundation_core::key::{Key, KeyView};
 use rustler::sys::{ErlNifHash, enif_hash};
 use rustler::{Env, Term};
 
+use super::budget::measure;
 use super::encoding::{Buffer, Form, decode};
 use super::owned::{OwnedTerm, Probe};
-use super::value::check_size;
 use super::view::binary;
 use super::{binary_term, is_immediate, word, word_term};
 use crate::raw::Failure;
@@ -70,10 +70,10 @@ fn compound_key<'k, 'a: 'k>(
     if buffer.encode(term, Form::Key, 0).is_ok() {
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }
-    check_size(term)?;
+    let nodes = measure(term)?;
     // SAFETY: the term is alive, and hashing it needs nothing else.
     let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
-    let probe = probe.insert(Probe::new(term));
+    let probe = probe.insert(Probe::new(term, nodes));
     Ok(Key::Foreign(hash, probe))
 }
 

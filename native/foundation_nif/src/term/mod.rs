@@ -2,20 +2,23 @@
 //!
 //! - [`key`]: a term as a key. Equal terms (`===`) are equal keys.
 //! - [`value`]: a term as a value, and back.
+//! - [`budget`]: how much of that a call does.
 //! - [`encoding`]: the bytes of a term that has a short form.
 //! - [`view`]: what a term is, and how much of it there is.
 //! - [`owned`]: a term that is kept as it is, in an environment of its own.
 
+mod budget;
 mod encoding;
 mod key;
 mod owned;
 mod value;
 mod view;
 
+pub use budget::{Budget, charge, check_size, copies_in_time};
 pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{immediate_key, key, key_term, short_key};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
-pub use value::{Budget, check_size, copies_in_time, value, value_term};
+pub use value::{value, value_term};
 pub use view::{binary, cell, elements};
 
 use rustler::codegen_runtime::ErlNifTerm;

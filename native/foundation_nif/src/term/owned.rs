@@ -1,12 +1,14 @@
 //! A term that is kept as it is, in an environment of its own.
 
+use std::time::{Duration, Instant};
+
 use foundation_core::key::Foreign;
 use foundation_core::table::Object;
 use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
 use rustler::sys::{enif_alloc_env, enif_free_env, enif_is_identical, enif_make_copy};
 use rustler::{Env, Term};
 
-use super::value::NODES_MAX;
+use super::budget::NODES_MAX;
 use super::view::Size;
 
 /// A term in an environment of its own.
@@ -38,13 +40,25 @@ impl OwnedTerm {
                 return None;
             }
             LIVE_TERMS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let started = size.has_function.then(Instant::now);
+            let copy = enif_make_copy(env, term.as_c_arg());
+            if let Some(started) = started {
+                size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));
+            }
             Some(OwnedTerm {
                 env,
-                term: enif_make_copy(env, term.as_c_arg()),
+                term: copy,
                 size: Self::ENVIRONMENT + size.bytes + size.nodes * 2 * size_of::<ErlNifTerm>(),
                 nodes: size.nodes,
             })
         }
+    }
+
+    /// About how many subterms were copied in a time. A thread that was stopped meanwhile makes
+    /// it too many, and then the term is handled with more care than it needs.
+    fn nodes_in(time: Duration) -> usize {
+        const NANOSECONDS: u128 = 50;
+        usize::try_from(time.as_nanos() / NANOSECONDS).unwrap_or(usize::MAX)
     }
 
     /// Whether copying it takes so long that a normal scheduler must not.
@@ -87,13 +101,16 @@ impl Object for OwnedTerm {
 pub struct Probe {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
+    /// How many subterms it has, as far as they were counted.
+    pub(super) nodes: usize,
 }
 
 impl Probe {
-    pub(super) fn new(term: Term) -> Self {
+    pub(super) fn new(term: Term, nodes: usize) -> Self {
         Probe {
             env: term.get_env().as_c_arg(),
             term: term.as_c_arg(),
+            nodes,
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::raw::Failure;
 pub(super) struct Size {
     pub(super) nodes: usize,
     pub(super) bytes: usize,
+    /// Whether there is a function in it, which may hold anything and does not say.
+    pub(super) has_function: bool,
 }
 
 impl Size {
@@ -24,7 +26,8 @@ impl Size {
         self.add_up_to(term, Self::ENOUGH, usize::MAX);
     }
 
-    /// Adds a term's subterms and the bytes of its binaries, and says whether the limits held.
+    /// Adds a term's subterms and the bytes of its binaries, and says whether the limits held. Where
+    /// they did not, more than `nodes` or `bytes` has been counted.
     pub(super) fn add_up_to(&mut self, term: Term, nodes: usize, bytes: usize) -> bool {
         let mut left = vec![term];
         while let Some(term) = left.pop() {
@@ -38,18 +41,24 @@ impl Size {
                 View::Cell(head, tail) => left.extend([tail, head]),
                 View::Tuple(elements) => {
                     if elements.len() > nodes {
+                        self.nodes += elements.len();
                         return false;
                     }
                     left.extend(elements.iter());
                 }
                 View::Map(len) => {
                     if len > nodes {
+                        self.nodes += 2 * len;
                         return false;
                     }
                     left.extend(entries(term).flat_map(|(key, value)| [key, value]));
                 }
-                // A large integer has its size in its bits, and bitstrings and functions have
-                // theirs elsewhere: the VM copies them as one piece.
+                View::Function => {
+                    self.has_function = true;
+                    self.bytes += size_of::<ErlNifTerm>();
+                }
+                // A large integer has its size in its bits, and a bitstring elsewhere: the VM
+                // copies them as one piece.
                 View::Other => self.bytes += size_of::<ErlNifTerm>(),
             }
         }
@@ -154,6 +163,7 @@ pub(super) enum View<'a> {
     Integer(i64),
     Natural(u64),
     Map(usize),
+    Function,
     Other,
 }
 
@@ -220,6 +230,7 @@ impl<'a> View<'a> {
                         return View::Binary(bytes);
                     }
                 }
+                ErlNifTermType::ERL_NIF_TERM_TYPE_FUN => return View::Function,
                 _ => {}
             }
         }

@@ -1,0 +1,133 @@
+defmodule Foundation.Registry.SchedulingTest do
+  @moduledoc """
+  What is long leaves the normal schedulers, and what is not is counted as work. Not async: a process has
+  one tracer, and these tests trace theirs.
+  """
+  use Foundation.Case, async: false
+
+  alias Foundation.{Native, Registry}
+
+  setup context do
+    name = unique_name("scheduling")
+    keys = Map.get(context, :keys, :unique)
+    start_supervised!({Registry, name: name, keys: keys, engine: :native})
+    %{name: name, worker: start_worker()}
+  end
+
+  describe "on a dirty scheduler" do
+    test "a value with more elements than are counted is looked up", %{name: name, worker: worker} do
+      for {key, value} <- [
+            tuple: Tuple.duplicate(1, 200_000),
+            map: Map.new(1..150_000, &{&1, &1}),
+            list: Enum.to_list(1..200_000)
+          ] do
+        {:ok, _} = Registry.register(name, key, value)
+        assert dirty?(worker, fn -> Registry.lookup(name, key) end), "#{key}"
+      end
+
+      {:ok, _} = Registry.register(name, :light, Map.new(1..500, &{&1, &1}))
+      refute dirty?(worker, fn -> Registry.lookup(name, :light) end)
+    end
+
+    test "a function is registered, and looked up if it holds much", context do
+      %{name: name, worker: worker} = context
+      list = Enum.to_list(1..500_000)
+      assert dirty?(worker, fn -> Registry.register(name, :much, fn -> list end) end)
+      assert dirty?(worker, fn -> Registry.lookup(name, :much) end)
+
+      # Copying little may have looked long, when the machine had something else to do.
+      assert Enum.any?(1..20, fn key ->
+               {:ok, _} = Registry.register(name, key, fn -> key end)
+               not dirty?(worker, fn -> Registry.lookup(name, key) end)
+             end)
+    end
+
+    @tag keys: :duplicate
+    test "a large message is broadcast", %{name: name, worker: worker} do
+      {:ok, _} = run(worker, fn -> Registry.register(name, :topic, 1) end)
+      large = Map.new(1..10_000, &{&1, &1})
+      sender = start_worker()
+      assert dirty?(sender, fn -> Registry.broadcast(name, :topic, large) end)
+      refute dirty?(sender, fn -> Registry.broadcast(name, :topic, :small) end)
+    end
+
+    @tag keys: :duplicate
+    test "a process's keys are listed if they are long or many", %{name: name, worker: worker} do
+      for index <- 1..100 do
+        {:ok, _} = run(worker, fn -> Registry.register(name, long_key(index), 1) end)
+      end
+
+      lister = start_worker()
+      assert dirty?(lister, fn -> Registry.keys(name, worker) end)
+
+      other = start_worker()
+      run(other, fn -> for _ <- 1..2_000, do: {:ok, _} = Registry.register(name, :same, 1) end)
+      assert dirty?(lister, fn -> Registry.keys(name, other) end)
+
+      {:ok, _} = run(lister, fn -> Registry.register(name, :one, 1) end)
+      refute dirty?(lister, fn -> Registry.keys(name, lister) end)
+    end
+
+    test "a heavy value is compared when it is replaced", %{name: name, worker: worker} do
+      heavy = Enum.to_list(1..200_000)
+      {:ok, _} = run(worker, fn -> Registry.register(name, :key, heavy) end)
+      assert dirty?(worker, fn -> :ok = Native.registry_replace(name, :key, self(), heavy, 1) end)
+    end
+  end
+
+  describe "as work of the caller" do
+    test "a chunk of a walk is counted", %{name: name} do
+      for key <- 1..2_000, do: {:ok, _} = Registry.register(name, key, key)
+      assert reductions(fn -> Native.registry_walk(name, 0) end) > 500
+    end
+
+    test "a chunk of look-ups is counted", %{name: name} do
+      keys = Enum.to_list(1..1_000)
+      for key <- keys, do: {:ok, _} = Registry.register(name, key, key)
+      assert reductions(fn -> Native.registry_lookup_many(name, keys) end) > 500
+    end
+
+    test "long keys make the chunks short", %{name: name} do
+      for index <- 1..100, do: {:ok, _} = Registry.register(name, long_key(index), index)
+      keys = for index <- 1..100, _time <- 1..5, do: long_key(index)
+      assert {results, [_ | _]} = Native.registry_lookup_many(name, keys)
+      assert length(results) in 1..200
+      assert Registry.lookup_many(name, keys) == Enum.map(keys, &Registry.lookup(name, &1))
+    end
+  end
+
+  defp long_key(index), do: :binary.copy(<<index>>, 60_000)
+
+  # The work of one call, as the VM counts it.
+  defp reductions(call) do
+    {:reductions, before} = Process.info(self(), :reductions)
+    call.()
+    {:reductions, now} = Process.info(self(), :reductions)
+    now - before
+  end
+
+  # Whether a worker called the library on a dirty scheduler while it ran `fun`.
+  defp dirty?(worker, fun) do
+    1 = :erlang.trace(worker, true, [:running, :scheduler_id])
+
+    run(worker, fn ->
+      fun.()
+      :ok
+    end)
+
+    :erlang.trace(worker, false, [:running, :scheduler_id])
+    ref = :erlang.trace_delivered(worker)
+    assert_receive {:trace_delivered, ^worker, ^ref}
+    Enum.any?(started(worker), &match?({{Native, _function, _arity}, 0}, &1))
+  end
+
+  # Where it was taken up, and on which scheduler: all dirty ones have the number 0.
+  defp started(worker) do
+    receive do
+      {:trace, ^worker, :in, mfa, scheduler} -> [{mfa, scheduler} | started(worker)]
+      {:trace, ^worker, :out, _mfa, _scheduler} -> started(worker)
+    after
+      0 -> []
+    end
+  end
+end
