@@ -44,16 +44,27 @@ pub fn send(job: Job) {
     let _ = QUEUE.send(job);
 }
 
-#[derive(Default)]
 struct Worker {
     orphans: Vec<(Weak<Registry>, u64, Instant)>,
     drops: Vec<Arc<Registry>>,
+    flushed: Instant,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker {
+            orphans: Vec::new(),
+            drops: Vec::new(),
+            flushed: Instant::now(),
+        }
+    }
 }
 
 impl Worker {
     fn run(&mut self, queue: &Receiver<Job>) {
         loop {
-            let job = match queue.recv_timeout(self.pause()) {
+            let pause = self.next().saturating_duration_since(Instant::now());
+            let job = match queue.recv_timeout(pause) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -64,13 +75,15 @@ impl Worker {
         }
     }
 
-    fn pause(&self) -> Duration {
-        if !self.drops.is_empty() {
-            return SHORT_TICK;
-        }
-        let now = Instant::now();
+    /// When there is something to do even if no job comes.
+    fn next(&self) -> Instant {
         let next = self.orphans.iter().map(|(.., deadline)| *deadline).min();
-        next.map_or(TICK, |next| next.saturating_duration_since(now).min(TICK))
+        next.map_or(self.next_flush(), |next| next.min(self.next_flush()))
+    }
+
+    fn next_flush(&self) -> Instant {
+        let waits = !self.drops.is_empty();
+        self.flushed + if waits { SHORT_TICK } else { TICK }
     }
 
     fn step(&mut self, job: Option<Job>) {
@@ -83,7 +96,7 @@ impl Worker {
                 self.orphans.push((registry, owner, deadline));
             }
             Some(Job::Drop(registry)) => self.drops.push(registry),
-            None => reclaim::flush(),
+            None => {}
         }
         let now = Instant::now();
         self.orphans.retain(|(registry, owner, deadline)| {
@@ -95,9 +108,23 @@ impl Worker {
             }
             false
         });
-        // Names that are still being read keep a registry; the last of its users shall be this
-        // thread, which has the time to free it.
-        self.drops
-            .retain(|registry| Arc::strong_count(registry) > 1);
+        // By the clock and not when there is nothing else to do: jobs may never stop coming.
+        if now >= self.next_flush() {
+            self.flushed = now;
+            reclaim::flush();
+            self.drop_unused();
+            // What they held has been retired by this thread.
+            reclaim::flush();
+        }
+    }
+
+    /// Frees the registries that nobody uses any more. Names that are still being read keep one,
+    /// and a death that is under way does: the last of its users is this thread, which has the
+    /// time, since none can come between the look and the taking.
+    fn drop_unused(&mut self) {
+        let drops = std::mem::take(&mut self.drops).into_iter();
+        self.drops = drops
+            .filter_map(|registry| Arc::try_unwrap(registry).err())
+            .collect();
     }
 }

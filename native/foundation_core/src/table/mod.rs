@@ -513,13 +513,18 @@ impl<F: Foreign, V: Object> Table<F, V> {
 
 impl<F: Foreign, V: Object> Drop for Table<F, V> {
     fn drop(&mut self) {
-        let guard = pin();
-        self.directory.for_each_segment(&guard, |segment| {
+        let mut from = Some(0);
+        while let Some(hash) = from {
+            // A guard for each segment: what one guard has seen retired waits for its end, and the
+            // entries of a large table would all wait together.
+            let guard = pin();
+            let (segment, end) = self.directory.segment_and_end(hash, &guard);
             // SAFETY: nobody else has the table any more, so this is the only call for each entry.
             segment.for_each(|words| unsafe {
                 Self::retire(&words, &guard);
             });
-        });
+            from = end;
+        }
     }
 }
 

@@ -18,20 +18,27 @@ pub type Named<T> = (u64, Arc<T>);
 
 struct Snapshot<T> {
     len: usize,
-    places: Box<[Option<Named<T>>]>,
+    /// A name, and where its bearer is: of one name to the next snapshot the same place in memory,
+    /// so that a change copies words, and touches nothing that belongs to the others. Null where
+    /// there is none.
+    places: Box<[(u64, *const Arc<T>)]>,
 }
 
+// SAFETY: a snapshot is never changed, and leads to `Arc`s that may be used on any thread.
+unsafe impl<T: Send + Sync> Send for Snapshot<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for Snapshot<T> {}
+
 impl<T> Snapshot<T> {
-    fn new(entries: impl Iterator<Item = Named<T>>, len: usize) -> Self {
-        let mut places: Vec<Option<Named<T>>> = Vec::new();
-        places.resize_with((2 * len + 1).next_power_of_two(), || None);
+    fn new(entries: impl Iterator<Item = (u64, *const Arc<T>)>, len: usize) -> Self {
+        let mut places = vec![(0, std::ptr::null::<Arc<T>>()); (2 * len + 1).next_power_of_two()];
         let mask = places.len() - 1;
         for entry in entries {
             let mut index = hash(entry.0) & mask;
-            while places[index].is_some() {
+            while !places[index].1.is_null() {
                 index = (index + 1) & mask;
             }
-            places[index] = Some(entry);
+            places[index] = entry;
         }
         Snapshot {
             len,
@@ -40,21 +47,29 @@ impl<T> Snapshot<T> {
     }
 
     #[inline]
-    fn get(&self, name: u64) -> Option<&Arc<T>> {
+    fn get(&self, name: u64) -> Option<*const Arc<T>> {
         let mask = self.places.len() - 1;
         let mut index = hash(name) & mask;
         loop {
             // At least one place in two is free, so that the search ends.
-            match self.places.get(index)? {
-                Some((found, value)) if *found == name => return Some(value),
-                Some(_) => index = (index + 1) & mask,
-                None => return None,
+            let (found, bearer) = *self.places.get(index)?;
+            if bearer.is_null() {
+                return None;
             }
+            if found == name {
+                return Some(bearer);
+            }
+            index = (index + 1) & mask;
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = Named<T>> {
-        self.places.iter().flatten().cloned()
+    fn entries(&self) -> impl Iterator<Item = (u64, *const Arc<T>)> {
+        let places = self.places.iter().copied();
+        places.filter(|(_, bearer)| !bearer.is_null())
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.places)
     }
 }
 
@@ -86,12 +101,20 @@ impl<T: Send + Sync + 'static> Names<T> {
     /// What bears `name`.
     #[inline]
     pub fn get<'g>(&self, name: u64, guard: &'g Guard) -> Option<&'g Arc<T>> {
-        self.snapshot(guard).get(name)
+        let bearer = self.snapshot(guard).get(name)?;
+        // SAFETY: it was in a snapshot under this guard, and is retired only after that was
+        // replaced by one without it.
+        Some(unsafe { &*bearer })
     }
 
     /// All names and what bears them.
     pub fn all(&self) -> Vec<Named<T>> {
-        self.snapshot(&pin()).entries().collect()
+        let guard = pin();
+        let entries = self.snapshot(&guard).entries();
+        entries
+            // SAFETY: as in `get`.
+            .map(|(name, bearer)| (name, unsafe { &*bearer }.clone()))
+            .collect()
     }
 
     /// Changes who bears `name`: `change` is told who does, and says who shall. No other change
@@ -104,7 +127,7 @@ impl<T: Send + Sync + 'static> Names<T> {
         let _writer = lock(&self.writer);
         let guard = pin();
         let old = self.snapshot(&guard);
-        let bearer = old.get(name);
+        let bearer = self.get(name, &guard);
         let (next, result) = change(bearer);
         let same = match (bearer, &next) {
             (Some(bearer), Some(next)) => Arc::ptr_eq(bearer, next),
@@ -113,11 +136,19 @@ impl<T: Send + Sync + 'static> Names<T> {
         if !same {
             let len = old.len + usize::from(next.is_some()) - usize::from(bearer.is_some());
             let others = old.entries().filter(|(other, _)| *other != name);
-            let entries = others.chain(next.map(|next| (name, next)));
-            let new = Box::into_raw(Box::new(Snapshot::new(entries, len)));
+            let next = next.map(|next| (name, Box::into_raw(Box::new(next)).cast_const()));
+            let gone = old.get(name);
+            let new = Box::into_raw(Box::new(Snapshot::new(others.chain(next), len)));
+            let size = old.size();
             let old = self.snapshot.swap(new, Ordering::AcqRel);
-            // SAFETY: only the holder of the lock replaces the snapshot, once.
-            unsafe { guard.retire(old, size_of::<Snapshot<T>>()) }
+            // SAFETY: only the holder of the lock replaces the snapshot, once; and of one snapshot
+            // to the next it takes out one bearer, which no later one has again.
+            unsafe {
+                guard.retire(old, size);
+                if let Some(gone) = gone {
+                    guard.retire(gone.cast_mut(), size_of::<Arc<T>>());
+                }
+            }
         }
         result
     }
@@ -125,9 +156,15 @@ impl<T: Send + Sync + 'static> Names<T> {
 
 impl<T: Send + Sync + 'static> Drop for Names<T> {
     fn drop(&mut self) {
+        let guard = pin();
         let snapshot = self.snapshot.load(Ordering::Relaxed);
         // SAFETY: nobody else has the names any more.
-        unsafe { pin().retire(snapshot, size_of::<Snapshot<T>>()) }
+        unsafe {
+            for (_, bearer) in (*snapshot).entries() {
+                guard.retire(bearer.cast_mut(), size_of::<Arc<T>>());
+            }
+            guard.retire(snapshot, (*snapshot).size());
+        }
     }
 }
 
@@ -152,5 +189,28 @@ mod tests {
         assert_eq!(seven.as_deref(), Some(&7));
         assert_eq!(names.get(64 * 7, &guard), None);
         assert_eq!(names.all().len(), 999);
+        let eight = names.change(64 * 8, |bearer| (Some(Arc::new(80)), bearer.cloned()));
+        assert_eq!(eight.as_deref(), Some(&8));
+        assert_eq!(names.get(64 * 8, &guard).map(|name| **name), Some(80));
+        assert_eq!(names.all().len(), 999);
+    }
+
+    #[test]
+    fn a_change_touches_its_own_bearer_alone_and_frees_it() {
+        let names = Names::default();
+        let (one, two) = (Arc::new(1), Arc::new(2));
+        names.change(64, |_| (Some(one.clone()), ()));
+        names.change(128, |_| (Some(two.clone()), ()));
+        assert_eq!((Arc::strong_count(&one), Arc::strong_count(&two)), (2, 2));
+        names.change(64, |_| (None, ()));
+        while Arc::strong_count(&one) > 1 {
+            crate::table::reclaim::flush();
+            std::thread::yield_now();
+        }
+        drop(names);
+        while Arc::strong_count(&two) > 1 {
+            crate::table::reclaim::flush();
+            std::thread::yield_now();
+        }
     }
 }
