@@ -25,20 +25,18 @@ defmodule Foundation.Registry.Monitor do
   @spec watch_all(atom) :: :ok
   def watch_all(name), do: GenServer.cast(__MODULE__, {:watch_all, name})
 
-  @doc """
-  Ends the watch over a table, by its name (native) or itself (ETS), that is about to go.
-  """
-  @spec forget(atom | Table.t()) :: :ok
+  @doc "Ends the watch over an ETS table that is about to go."
+  @spec forget(Table.t()) :: :ok
   def forget(%Table{registrants: registrants}) do
     spec = [{{:_, :"$1", :"$2"}, [{:is_pid, :"$1"}], [{{:"$1", :"$2"}}]}]
     each_chunk(registrants, spec, &GenServer.cast(__MODULE__, {:forget, &1}))
   end
 
-  def forget(name), do: GenServer.cast(__MODULE__, {:forget, name})
-
   @impl true
-  # State: the monitors of the native engine's remote registrants. Those of the ETS engine
-  # are in its tables, where a million of them need no map.
+  # State: the monitors of the native engine's remote registrants, one for each however many
+  # registries it is in: its death is told once, and so cannot be taken for a later one after it
+  # has come back. They last as long as the processes do. Those of the ETS engine are in its
+  # tables, where a million of them need no map.
   def init(nil), do: {:ok, %{}, {:continue, :take_over}}
 
   @impl true
@@ -52,7 +50,7 @@ defmodule Foundation.Registry.Monitor do
        name <- Native.registry_names(),
        pid <- Native.registry_remotes(name) || [],
        reduce: remotes,
-       do: (remotes -> watch_remote(remotes, name, pid))
+       do: (remotes -> watch_remote(remotes, pid))
      )}
   end
 
@@ -64,7 +62,7 @@ defmodule Foundation.Registry.Monitor do
         {:noreply, remotes}
 
       :error ->
-        {:noreply, watch_remote(remotes, name, pid)}
+        {:noreply, watch_remote(remotes, pid)}
     end
   end
 
@@ -78,12 +76,6 @@ defmodule Foundation.Registry.Monitor do
     {:noreply, remotes}
   end
 
-  def handle_cast({:forget, name}, remotes) do
-    {forgotten, kept} = Enum.split_with(remotes, &match?({{^name, _pid}, _ref}, &1))
-    for {_registrant, ref} <- forgotten, do: Process.demonitor(ref)
-    {:noreply, Map.new(kept)}
-  end
-
   @impl true
   def handle_info({{:down, name, registrants}, _ref, :process, pid, _reason}, remotes) do
     # Of another incarnation, or none, nothing is left to clean.
@@ -91,10 +83,11 @@ defmodule Foundation.Registry.Monitor do
     {:noreply, remotes}
   end
 
-  def handle_info({{:remote_down, name}, _ref, :process, pid, _reason}, remotes) do
-    # What it removes is among the deaths that the library tells of. `nil`: the table is gone.
-    _removed = Native.registry_remote_down(name, pid)
-    {:noreply, Map.delete(remotes, {name, pid})}
+  def handle_info({:remote_down, _ref, :process, pid, _reason}, remotes) do
+    # For all registries, whichever is named. What it removes is among the deaths that the library
+    # tells of.
+    _removed = Native.registry_remote_down(__MODULE__, pid)
+    {:noreply, Map.delete(remotes, pid)}
   end
 
   def handle_info({:foundation_registry, :deaths}, remotes) do
@@ -140,13 +133,12 @@ defmodule Foundation.Registry.Monitor do
 
   ## Native
 
-  defp watch_remote(remotes, name, pid) do
-    if is_map_key(remotes, {name, pid}) or Native.registry_config(name) == nil do
-      remotes
-    else
-      Map.put(remotes, {name, pid}, :erlang.monitor(:process, pid, tag: {:remote_down, name}))
-    end
-  end
+  # A local one was registered in an ETS table that is gone.
+  defp watch_remote(remotes, pid) when is_map_key(remotes, pid) or node(pid) == node(),
+    do: remotes
+
+  defp watch_remote(remotes, pid),
+    do: Map.put(remotes, pid, :erlang.monitor(:process, pid, tag: :remote_down))
 
   defp each_chunk(tid, spec, fun) do
     # Never released: the table is about to be deleted.

@@ -64,16 +64,17 @@ pub fn meet(pid: Term) -> Result<u64, Failure> {
     }
 }
 
-/// A remote process is dead from now on, in every registry.
-pub fn declare_dead(owner: u64) {
+/// A remote process is dead from now on, in every registry: its number, if it had one, is nobody's
+/// any more. If the process is met again, its connection having come back, it gets another.
+pub fn declare_dead(pid: Term) -> Option<u64> {
+    let (_, owner) = REMOTES.numbers.remove(&external(pid))?;
     REMOTES.pids.remove(&owner);
+    Some(owner)
 }
 
-/// Forgets a remote process that is dead and has no entry left anywhere.
-pub fn forget(pid: Term) {
-    if let Some((_, owner)) = REMOTES.numbers.remove(&external(pid)) {
-        declare_dead(owner);
-    }
+/// How many remote processes are known.
+pub fn remote_count() -> usize {
+    REMOTES.pids.len()
 }
 
 /// All remote processes that are known and alive.

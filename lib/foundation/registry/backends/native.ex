@@ -32,7 +32,7 @@ defmodule Foundation.Registry.Backends.Native do
   def stop(name, _state) do
     # Gone already is what was wanted.
     _ = Native.registry_stop(name)
-    Monitor.forget(name)
+    :ok
   end
 
   @impl true

@@ -107,6 +107,16 @@ impl<T: Send + Sync + 'static> Names<T> {
         Some(unsafe { &*bearer })
     }
 
+    /// How many names are borne.
+    pub fn len(&self) -> usize {
+        self.snapshot(&pin()).len
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// All names and what bears them.
     pub fn all(&self) -> Vec<Named<T>> {
         let guard = pin();
@@ -184,7 +194,7 @@ mod tests {
         let guard = pin();
         assert_eq!(names.get(64 * 7, &guard).map(|name| **name), Some(7));
         assert_eq!(names.get(64 * 1_000, &guard), None);
-        assert_eq!(names.all().len(), 1_000);
+        assert_eq!((names.all().len(), names.len()), (1_000, 1_000));
         let seven = names.change(64 * 7, |bearer| (None, bearer.cloned()));
         assert_eq!(seven.as_deref(), Some(&7));
         assert_eq!(names.get(64 * 7, &guard), None);

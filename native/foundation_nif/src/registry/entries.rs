@@ -59,11 +59,19 @@ fn registry_register_for<'a>(
 ) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    let owner = meet(pid)?;
-    if !process::is_alive(env, owner) {
-        return Ok((error(), not_alive()).encode(env));
+    loop {
+        let owner = meet(pid)?;
+        if !process::is_alive(env, owner) && !process::is_remote(owner) {
+            return Ok((error(), not_alive()).encode(env));
+        }
+        let registered = register(env, registry, owner, key, value)?;
+        if !process::is_remote(owner) || process::is_alive(env, owner) {
+            return Ok(registered);
+        }
+        // Declared dead meanwhile, perhaps before the entry was there to be found. What it is
+        // called from now on, if it is there after all, is not that.
+        registry.bury(Some(env), owner);
     }
-    register(env, registry, owner, key, value)
 }
 
 fn register<'a>(

@@ -10,7 +10,7 @@ use super::table::{Entries, NAMES};
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, charge, copies_in_time, key, key_term, pair, value_term,
+    Budget, Buffer, OwnedTerm, charge, copies_in_time, key, key_term, pair, value_term, word,
 };
 
 nifs! {
@@ -218,26 +218,27 @@ fn registry_broadcast<'a>(
     Ok((sent, remotes, next).encode(env))
 }
 
-/// A remote process is dead: all its entries in this registry go. It is forgotten when the last
-/// registry that had any has been told.
+/// A remote process is dead: all its entries go, in this registry and in all others, which hide
+/// them from the same moment on. Says how many keys it had here.
 fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a> {
-    let guard = pin();
-    let registry = registry!(env, name, &guard);
-    let Some(owner) = known(pid)? else {
-        return Ok(0.encode(env));
-    };
-    if !process::is_remote(owner) {
+    let is_local = known(pid)?.is_some_and(|owner| !process::is_remote(owner));
+    if !name.is_atom() || is_local {
         return Err(Failure::BadArgument);
     }
-    process::declare_dead(owner);
-    let held = registry.bury(Some(env), owner);
-    if NAMES
-        .all()
-        .iter()
-        .all(|(_, registry)| registry.held_by(owner) == 0)
-    {
-        process::forget(pid);
+    if NAMES.len() > ENTRIES_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
     }
+    let mut held = 0;
+    if let Some(owner) = process::declare_dead(pid) {
+        for (bearer, registry) in NAMES.all() {
+            let keys = registry.bury(Some(env), owner);
+            if bearer == word(name) {
+                held = keys;
+            }
+        }
+    }
+    let guard = pin();
+    registry!(env, name, &guard);
     Ok(held.encode(env))
 }
 
@@ -245,6 +246,9 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
 fn registry_remotes<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
+    if process::remote_count() > ENTRIES_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
     let pids = process::remotes()
         .into_iter()
         .filter(|owner| registry.held_by(*owner) > 0)
