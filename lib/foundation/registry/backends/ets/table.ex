@@ -247,11 +247,13 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     end
   end
 
-  # Whether a pattern with this key binds it, to nothing but itself. In a map it does neither on
+  # Whether a pattern with this key binds it, to nothing but what is equal. In a map it does neither on
   # every OTP: there it is a pattern for all maps that have more, too.
   defp plain?(atom) when is_atom(atom), do: not variable?(atom)
   defp plain?([head | tail]), do: plain?(head) and plain?(tail)
   defp plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()
   defp plain?(map) when is_map(map), do: false
+  # Before OTP 27 the two zeros are one key, but a pattern with one does not match the other.
+  defp plain?(float) when is_float(float), do: float != 0.0
   defp plain?(_other), do: true
 end
