@@ -43,8 +43,9 @@ defmodule Foundation.Telemetry.SampledEvents do
   The settings are read at the start of the application.
 
   Dedup keys of up to 256 bytes (in the engine's encoding) are kept as they are, longer ones as
-  a 128 bit digest: the bound on windows bounds their memory too. Beyond 10,000 names of
-  events the native engine counts and batches the rest under the one name `[:foundation, :other_events]`.
+  a 128 bit digest: the bound on windows bounds their memory too. A name has at most 32 atoms.
+  Beyond 10,000 names of events the native engine counts and batches the rest under the one name
+  `[:foundation, :other_events]`.
 
   ## Consistency
 

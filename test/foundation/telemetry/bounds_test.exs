@@ -53,28 +53,30 @@ defmodule Foundation.Telemetry.BoundsTest do
     end
   end
 
-  @tag engine: :native
-  @tag settings: [batch_size: 100, batch_timeout: 20]
-  test "a stop of the tree while processes emit loses no batched event" do
-    event = [:suite, :stopping]
-    counts = :counters.new(2, [])
-    on_exit(fn -> :telemetry.detach(:stopping) end)
-    :telemetry.attach(:stopping, [:batched | event], &__MODULE__.count/4, counts)
+  for engine <- [:ets, :native] do
+    @tag engine: engine
+    @tag settings: [batch_size: 100, batch_timeout: 20, max_pending: 1_000_000]
+    test "a stop of the tree while processes emit loses no batched event, on the #{engine} engine" do
+      event = [:suite, :stopping]
+      counts = :counters.new(2, [])
+      on_exit(fn -> :telemetry.detach(:stopping) end)
+      :telemetry.attach(:stopping, [:batched | event], &__MODULE__.count/4, counts)
 
-    emitters =
-      for _ <- 1..4 do
-        Task.async(fn ->
-          for n <- 1..20_000 do
-            SampledEvents.emit_batched(event, %{n: n}, %{})
-            :counters.add(counts, 1, 1)
-          end
-        end)
-      end
+      emitters =
+        for _ <- 1..4 do
+          Task.async(fn ->
+            for n <- 1..20_000 do
+              SampledEvents.emit_batched(event, %{n: n}, %{})
+              :counters.add(counts, 1, 1)
+            end
+          end)
+        end
 
-    eventually(fn -> :counters.get(counts, 1) > 5_000 end)
-    stop_supervised!(Foundation.TelemetrySupervisor)
-    Task.await_many(emitters, 60_000)
-    assert :counters.get(counts, 2) == 80_000
+      eventually(fn -> :counters.get(counts, 1) > 5_000 end)
+      stop_supervised!(Foundation.TelemetrySupervisor)
+      Task.await_many(emitters, 60_000)
+      assert :counters.get(counts, 2) == 80_000
+    end
   end
 
   def count(_name, %{count: n}, _metadata, counts), do: :counters.add(counts, 2, n)

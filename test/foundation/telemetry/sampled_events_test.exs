@@ -221,6 +221,25 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert SampledEvents.stats().evicted == 0
       end
 
+      test "a name has 32 atoms at most" do
+        longest = List.duplicate(:a, 32)
+        assert :ok = SampledEvents.emit_event(longest, %{}, %{})
+        assert %{emitted: 1} = counts(longest)
+        longer = [:a | longest]
+
+        for refused <- [
+              &SampledEvents.emit_event(&1, %{}, %{}),
+              &SampledEvents.emit_batched(&1, %{}, %{}),
+              &SampledEvents.flush/1,
+              &SampledEvents.stats/1,
+              &SampledEvents.configure_event(&1, window: 1)
+            ] do
+          assert_raise ArgumentError, ~r/to have at most 32 atoms, got 33: /, fn ->
+            refused.(longer)
+          end
+        end
+      end
+
       test "a name that is no list of atoms is refused, and so is a wrong window" do
         for name <- [:event, [], ["a"], [:a, 1], [:a | :b], nil] do
           assert_raise ArgumentError,

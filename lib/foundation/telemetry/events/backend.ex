@@ -26,8 +26,8 @@ defmodule Foundation.Telemetry.Events.Backend do
   @callback open(Settings.t()) :: :created | :adopted
 
   @doc """
-  Lets nothing in any more, where the engine can: callers go on as without tables. What is
-  pending can still be peeked at and acknowledged.
+  Lets nothing in any more: callers go on as without tables. What is pending can still be peeked
+  at and acknowledged, by the owner.
   """
   @callback seal() :: :ok
 
@@ -42,9 +42,11 @@ defmodule Foundation.Telemetry.Events.Backend do
 
   @doc """
   Appends to the event's batch. `:first` when a batch begins with it, `:full` when it fills
-  one: the batch processor is to be told. `:ok` also for an event that was dropped. O(1).
+  one: the batch processor is to be told. `:ok` also for an event that was dropped. `:alone` or
+  `nil` when the tables have been sealed meanwhile, and the event is not in them. O(1).
   """
-  @callback append(name, measurements :: map, metadata :: map) :: :ok | :first | :full
+  @callback append(name, measurements :: map, metadata :: map) ::
+              :ok | :first | :full | :alone | nil
 
   @doc "Counts a decision that a legacy backend made."
   @callback count(name, :emitted | :suppressed | :sampled_out) :: :ok

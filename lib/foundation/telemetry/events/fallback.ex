@@ -7,6 +7,9 @@ defmodule Foundation.Telemetry.Events.Fallback do
   alias Foundation.Telemetry.Events.{Backend, Backends, Batch, BatchProcessor}
   alias Foundation.Telemetry.Legacy
 
+  # What the native engine tells apart (`NAME_MAX` in native/foundation_nif/src/telemetry/mod.rs).
+  @longest_name 32
+
   @spec emit_event([atom, ...], map, map, term, non_neg_integer | nil) :: :ok
   def emit_event(name, measurements, metadata, key, window) do
     name!(name)
@@ -45,6 +48,8 @@ defmodule Foundation.Telemetry.Events.Fallback do
     case decide(:alone, & &1.append(name, measurements, metadata)) do
       :ok -> :ok
       :alone -> Batch.execute(name, [{System.system_time(), measurements, metadata}])
+      # The tables have closed since it was asked who is to take it.
+      nil -> emit_batched(server, name, measurements, metadata)
       edge -> BatchProcessor.tell(server, name, edge)
     end
   end
@@ -57,13 +62,19 @@ defmodule Foundation.Telemetry.Events.Fallback do
   """
   @spec name!(term) :: [atom, ...]
   def name!(name) do
-    unless match?([_ | _], name) and List.improper?(name) == false and
-             Enum.all?(name, &is_atom/1) do
-      raise ArgumentError,
-            "expected an event name to be a non-empty list of atoms, got: #{inspect(name)}"
-    end
+    cond do
+      not (match?([_ | _], name) and not List.improper?(name) and Enum.all?(name, &is_atom/1)) ->
+        raise ArgumentError,
+              "expected an event name to be a non-empty list of atoms, got: #{inspect(name)}"
 
-    name
+      length(name) > @longest_name ->
+        raise ArgumentError,
+              "expected an event name to have at most #{@longest_name} atoms, got #{length(name)}: " <>
+                inspect(name, limit: 5)
+
+      true ->
+        name
+    end
   end
 
   defp decide(without_tables, fun) do

@@ -6,7 +6,8 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   #                            {{:counts, name}, emitted, suppressed, sampled_out, dropped, appended},
   #                            {{:acked, name}, count, keys},
   #                            {{:strategy, key}, version, name, strategy, state, sampled, out},
-  #                            {:settings, settings}, {:evicted, n}, {{:evicted, name}, n}
+  #                            {:settings, settings}, {:evicted, n}, {{:evicted, name}, n},
+  #                            {:sealed, true}
   #   :sampled_events_order    ordered_set: {seq, key, expires, name}, the windows as they were opened
   #   :sampled_events_batches  ordered_set: {{name, seq}, at, measurements, metadata}
   #
@@ -36,10 +37,17 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   @before_all -0x1_0000_0000_0000_0000
 
   @doc """
-  Whether the tables exist.
+  Whether the tables exist, and let something in.
   """
   @spec exists?() :: boolean
-  def exists?, do: :ets.whereis(@state) != :undefined
+  def exists? do
+    not sealed?()
+  rescue
+    # There is no table to ask.
+    ArgumentError -> false
+  end
+
+  defp sealed?, do: :ets.member(@state, :sealed)
 
   @impl true
   def open(%Settings{} = settings) do
@@ -63,10 +71,14 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   end
 
   @impl true
-  def seal, do: :ok
+  def seal do
+    :ets.insert(@state, {:sealed, true})
+    :ok
+  end
 
   @impl true
   def close do
+    # What they are asked for first is not there first.
     Enum.each([@state, @order, @batches], &:ets.delete/1)
   end
 
@@ -195,10 +207,16 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
         counted(name, @dropped, :ok)
 
       true ->
-        :ets.insert(@batches, {{name, seq()}, :erlang.system_time(), measurements, metadata})
-        edge(count_up(name, @appended, 1) - acked(name), name)
+        key = {name, seq()}
+        :ets.insert(@batches, {key, :erlang.system_time(), measurements, metadata})
+        queued = count_up(name, @appended, 1) - acked(name)
+        if sealed?(), do: take_back(key), else: edge(queued, name)
     end
   end
+
+  # Sealed meanwhile: whoever takes the event out of the table, its caller or the closing owner,
+  # emits it.
+  defp take_back(key), do: if(:ets.take(@batches, key) == [], do: :ok, else: :alone)
 
   defp edge(queued, name) do
     case settings(name).batch_size do
@@ -214,7 +232,8 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
     with [{_key, _count, keys}] <- :ets.lookup(@state, {:acked, name}), do: delete(keys)
 
     keys = keys(name, limit, {name, @before_all})
-    rows = Enum.flat_map(keys, &:ets.lookup(@batches, &1))
+    read = if sealed?(), do: &:ets.take/2, else: &:ets.lookup/2
+    rows = Enum.flat_map(keys, &read.(@batches, &1))
     {for({_key, at, measurements, metadata} <- rows, do: {at, measurements, metadata}), keys}
   end
 
@@ -279,6 +298,9 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   end
 
   defp totals_of({_key, emitted, suppressed, sampled_out, dropped, appended}, acked) do
+    # An event can be emitted before its caller gets to count it as appended.
+    acked = min(acked, appended)
+
     %{
       emitted: emitted + acked,
       suppressed: suppressed,
