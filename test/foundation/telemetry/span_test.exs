@@ -268,8 +268,11 @@ defmodule Foundation.Telemetry.SpanTest do
       end
 
       test "attributes that are no map are refused" do
-        assert_raise ArgumentError, ~r/expected attributes to be a map/, fn ->
-          Span.start_span(:a, [1])
+        # Out of a list, for the type checker: it knows that a literal is refused.
+        for wrong <- [[1], nil] do
+          assert_raise ArgumentError, ~r/expected attributes to be a map/, fn ->
+            Span.start_span(:a, wrong)
+          end
         end
 
         assert_raise ArgumentError, ~r/expected attributes to be a map/, fn ->
