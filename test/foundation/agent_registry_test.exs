@@ -302,7 +302,7 @@ for engine <- [:ets, :native] do
     test "an agent on another node is found, and counted when its node goes" do
       distributed? = Node.alive?()
       :ok = Peer.distribute()
-      on_exit(fn -> if not distributed?, do: Node.stop() end)
+      on_exit(fn -> if not distributed?, do: Peer.undistribute() end)
       {peer, node} = Peer.start()
       [pid, dead] = for _ <- 1..2, do: Peer.spawn_on(node)
       kill(dead)

@@ -17,6 +17,17 @@ defmodule Foundation.Peer do
     :ok
   end
 
+  @doc """
+  Makes this VM no node again, and waits until it is none: the VM gives its name up a moment
+  after the process that held it.
+  """
+  @spec undistribute() :: :ok
+  def undistribute do
+    Node.stop()
+    Foundation.Eventually.eventually(fn -> not Node.alive?() end)
+    :ok
+  end
+
   @doc "Starts a node that has this project's code; it ends with the process that started it."
   @spec start() :: {pid, node}
   def start do

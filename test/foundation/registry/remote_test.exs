@@ -12,7 +12,7 @@ conformance "Remote",
     :ok = Peer.distribute()
     {peer, node} = Peer.start()
 
-    on_exit(fn -> if not distributed?, do: Node.stop() end)
+    on_exit(fn -> if not distributed?, do: Peer.undistribute() end)
     %{peer: peer, node: node}
   end
 
