@@ -15,9 +15,22 @@ defmodule Foundation.Registry.Owner do
 
   @republish_ms 10
 
+  # GenServer would register the name before init/1, and a caller that finds it then would find
+  # no table, or one that belongs to the predecessor. So the name comes last here.
   @spec start_link(Options.t()) :: GenServer.on_start()
-  def start_link(%Options{} = options),
-    do: GenServer.start_link(__MODULE__, options, name: options.name)
+  def start_link(%Options{} = options), do: :proc_lib.start_link(__MODULE__, :start, [options])
+
+  @doc false
+  def start(options) do
+    with :ok <- unborne(options.name),
+         {:ok, state} <- init(options),
+         :ok <- bear(options.name) do
+      :proc_lib.init_ack({:ok, self()})
+      :gen_server.enter_loop(__MODULE__, [], state, {:local, options.name})
+    else
+      {:error, _reason} = error -> :proc_lib.init_ack(error)
+    end
+  end
 
   @impl true
   def init(options) do
@@ -26,14 +39,26 @@ defmodule Foundation.Registry.Owner do
     clear_other_engine(options)
     backend = Backend.module(options.engine)
 
-    case backend.start(options) do
-      {:ok, how, table} ->
-        report(how, options)
-        {:ok, %{name: options.name, backend: backend, table: table, holder: watch_holder(table)}}
-
-      {:error, reason} ->
-        {:stop, reason}
+    with {:ok, how, table} <- backend.start(options) do
+      report(how, options)
+      {:ok, %{name: options.name, backend: backend, table: table, holder: watch_holder(table)}}
     end
+  end
+
+  defp unborne(name) do
+    case Process.whereis(name) do
+      nil -> :ok
+      bearer -> {:error, {:already_started, bearer}}
+    end
+  end
+
+  # Taken meanwhile by somebody who is no owner, or not yet let go by a predecessor that is
+  # exiting: the table is an orphan until the next start.
+  defp bear(name) do
+    Process.register(self(), name)
+    :ok
+  rescue
+    error in ArgumentError -> with :ok <- unborne(name), do: reraise(error, __STACKTRACE__)
   end
 
   # A table of this name that a crash left behind in the other engine, before a change of

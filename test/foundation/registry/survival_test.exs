@@ -183,3 +183,70 @@ defmodule Foundation.Registry.SurvivalTest do
     end
   end
 end
+
+defmodule Foundation.Registry.SuccessionTest do
+  # Not async: suspends the process that every table of the ETS engine is given out by.
+  use Foundation.Case, async: false
+
+  alias Foundation.Registry
+  alias Foundation.Registry.TableHolder
+
+  # A successor that waits for its table.
+  defp claims(holder) do
+    {:messages, messages} = Process.info(holder, :messages)
+    for {:"$gen_call", {pid, _tag}, {:claim, _options}} <- messages, do: pid
+  end
+
+  # The registry is linked to a worker and ends with it.
+  defp start_meanwhile(name) do
+    worker = start_worker()
+    options = [keys: :unique, name: name, engine: :ets, adopt_timeout: 20]
+    Task.async(fn -> run(worker, fn -> Registry.start_link(options) end) end)
+  end
+
+  setup do
+    holder = Process.whereis(TableHolder)
+    :sys.suspend(holder)
+    on_exit(fn -> :sys.resume(holder) end)
+    %{holder: holder}
+  end
+
+  test "whoever bears the name has the table: a successor bears it last", %{holder: holder} do
+    name = unique_name("succession")
+    :sys.resume(holder)
+    start_supervised!({Registry, keys: :unique, name: name, engine: :ets})
+    {:ok, owner} = Registry.register(name, "ours", 1)
+    :sys.suspend(holder)
+
+    kill(owner)
+    [successor] = eventually(fn -> match?([_], claims(holder)) && claims(holder) end)
+    assert Process.whereis(name) == nil
+    assert Registry.register(name, "meanwhile", 2) == {:ok, owner}
+
+    :sys.resume(holder)
+    assert eventually(fn -> Process.whereis(name) end) == successor
+    assert Registry.register(name, "more", 3) == {:ok, successor}
+  end
+
+  test "a name that is found borne leads to a table", %{holder: holder} do
+    name = unique_name("first")
+    start = start_meanwhile(name)
+    eventually(fn -> claims(holder) != [] end)
+    assert Process.whereis(name) == nil
+
+    :sys.resume(holder)
+    eventually(fn -> Process.whereis(name) end)
+    assert Registry.count(name) == 0
+    assert {:ok, _owner} = Task.await(start)
+  end
+
+  test "a name that somebody else takes meanwhile is theirs", %{holder: holder} do
+    name = unique_name("taken")
+    start = start_meanwhile(name)
+    eventually(fn -> claims(holder) != [] end)
+
+    Process.register(self(), name)
+    :sys.resume(holder)
+    assert Task.await(start) == {:error, {:already_started, self()}}
+  end
+end
