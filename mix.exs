@@ -3,6 +3,10 @@ defmodule Foundation.MixProject do
 
   @version "0.1.0"
 
+  # The repository's address, from whose releases the prebuilt libraries come. There is none yet, so
+  # the library is built: see RELEASING.md.
+  @source_url nil
+
   # No Hex in reach: offline/ stands in for its packages. script/setup finds out and leaves a
   # note, so that mix alone works after it; the environment overrules the note.
   @offline (System.get_env("FOUNDATION_OFFLINE") ||
@@ -29,6 +33,7 @@ defmodule Foundation.MixProject do
       description: description(),
       package: package(),
       docs: docs(),
+      source_url: @source_url,
       # Legacy backends exist to migrate away from the process dictionary.
       foundation_audit: [allow: ["lib/foundation/**/backends/process_dictionary.ex"]],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]]
@@ -85,9 +90,9 @@ defmodule Foundation.MixProject do
       # The name of the application is taken.
       name: "foundation_native",
       licenses: ["Apache-2.0"],
-      links: %{},
+      links: for(url <- List.wrap(@source_url), into: %{}, do: {"Repository", url}),
       files:
-        ~w(lib guides mix.exs .formatter.exs Cargo.toml Cargo.lock) ++
+        ~w(lib guides mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
           ~w(native/foundation_core/Cargo.toml native/foundation_core/src) ++
           ~w(native/foundation_nif/Cargo.toml native/foundation_nif/src) ++
           ~w(checksum-*.exs *.md LICENSE)

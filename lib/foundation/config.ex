@@ -67,9 +67,11 @@ defmodule Foundation.Config do
       type: {:or, [:string, {:in, [nil]}]},
       default: nil,
       doc: """
-      Read when `:foundation` is compiled: where prebuilt libraries are fetched from. With
-      `nil` the library is built by cargo, for which `:rustler` must be among the
-      application's dependencies.
+      Read when `:foundation` is compiled: the address of a directory to fetch prebuilt
+      libraries from, in place of the project's own releases. They are compared with the
+      checksums in the package, wherever they come from. Where there are none for this
+      version, or `FOUNDATION_BUILD=1` is in the environment, the library is built by cargo,
+      for which `:rustler` must be among the application's dependencies.
       """
     ]
   ]

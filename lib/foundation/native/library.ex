@@ -36,17 +36,35 @@ defmodule Foundation.Native.Library do
 
   # `Foundation.Config` describes these settings.
   if Application.compile_env(:foundation, :native, true) do
-    @releases_url Application.compile_env(:foundation, :releases_url)
+    alias Foundation.Native.Release
+
+    @project Mix.Project.config()
+    @url Release.url(
+           Application.compile_env(:foundation, :releases_url),
+           @project[:source_url],
+           @project[:version]
+         )
+    # Where RustlerPrecompiled looks for it.
+    @checksums "checksum-#{__MODULE__}.exs"
+    @reason_to_build Release.reason_to_build(@url, @checksums, System.get_env("FOUNDATION_BUILD"))
+
+    # Without a reason of ours the settings of `:rustler_precompiled` decide.
+    @build if(@reason_to_build, do: [force_build: true], else: [])
+
+    # Where `:rustler` is missing the next lines raise and say so, but not why it is needed.
+    if @reason_to_build do
+      Mix.shell().info("The native library is built by cargo: #{@reason_to_build}")
+    end
 
     use RustlerPrecompiled,
-      otp_app: :foundation,
-      crate: "foundation_nif",
-      version: Mix.Project.config()[:version],
-      base_url: @releases_url || "",
-      # No release of this version is published yet: without an address it is built.
-      force_build: @releases_url == nil,
-      # The floor, so that one file serves OTP 24 and all later ones.
-      nif_versions: ["2.15"]
+        [
+          otp_app: :foundation,
+          crate: "foundation_nif",
+          version: @project[:version],
+          base_url: @url || "",
+          targets: Release.targets(),
+          nif_versions: Release.nif_versions()
+        ] ++ @build
   end
 
   @before_compile NotLoadedHere
