@@ -1,0 +1,88 @@
+defmodule Foundation.Native.ReleaseTest do
+  use ExUnit.Case, async: true
+
+  alias Foundation.Native.Release
+
+  @url "https://example.com/foundation"
+
+  describe "where the libraries are" do
+    test "by default in the release of the version, in the repository of mix.exs" do
+      assert Release.url(nil, @url, "1.2.3") == @url <> "/releases/download/v1.2.3"
+    end
+
+    test "where the configuration says, whatever mix.exs names" do
+      assert Release.url("https://example.org/mirror", @url, "1.2.3") ==
+               "https://example.org/mirror"
+    end
+
+    test "nowhere while there is no repository" do
+      assert Release.url(nil, nil, "1.2.3") == nil
+    end
+  end
+
+  describe "the library is built" do
+    test "where no release has it" do
+      assert Release.reason_to_build(nil, __ENV__.file, nil) =~ "@source_url in mix.exs"
+    end
+
+    test "where the checksums of a package are missing" do
+      assert Release.reason_to_build(@url, "checksum-none.exs", nil) =~ "no checksum-none.exs"
+    end
+
+    test "where FOUNDATION_BUILD asks for it" do
+      for wanted <- ["1", "true"] do
+        assert Release.reason_to_build(@url, __ENV__.file, wanted) =~ "FOUNDATION_BUILD=#{wanted}"
+      end
+    end
+
+    test "nowhere else" do
+      for wanted <- [nil, "0", "false", ""] do
+        assert Release.reason_to_build(@url, __ENV__.file, wanted) == nil
+      end
+    end
+  end
+
+  describe "the workflows" do
+    test "build a release's library for each system and NIF version, and for no other" do
+      workflow = File.read!(".github/workflows/release.yml")
+      [targets] = scan(workflow, ~r/^ +job:\n((?: +- \{.*\}\n)+)/m)
+      [nif_versions] = scan(workflow, ~r/^ +nif: \[(.*)\]$/m)
+
+      assert Enum.sort(scan(targets, ~r/target: ([^,]+),/)) == Enum.sort(Release.targets())
+      assert scan(nif_versions, ~r/"([^"]+)"/) == Release.nif_versions()
+    end
+
+    test "name the crate as it is named" do
+      [crate] =
+        scan(File.read!("native/foundation_nif/Cargo.toml"), ~r/^\[package\]\nname = "(.+)"$/m)
+
+      assert File.read!(".github/workflows/release.yml") =~ "project-name: #{crate}\n"
+    end
+
+    test "build with the floor of the NIF versions" do
+      [floor] = scan(File.read!("Cargo.toml"), ~r/features = \["nif_version_(\d+_\d+)"\]/)
+      assert String.replace(floor, "_", ".") == Enum.min(Release.nif_versions())
+    end
+
+    test "test on the oldest Elixir of mix.exs, and on none that it refuses" do
+      requirement = Mix.Project.config()[:elixir]
+      versions = scan(File.read!(".github/workflows/ci.yml"), ~r/\{ elixir: "([\d.]+)"/)
+
+      assert "~> " <> hd(versions) == requirement
+      assert Enum.all?(versions, &Version.match?(&1 <> ".0", requirement))
+      assert versions == Enum.sort_by(versions, &Version.parse!(&1 <> ".0"), Version)
+    end
+
+    test "run no action that its owner can change under an old name, but for well-known ones" do
+      for file <- Path.wildcard(".github/workflows/*.yml"),
+          action <- scan(File.read!(file), ~r/uses: ([^.\s]\S+)/) do
+        assert action =~ ~r/^(actions|erlef)\/.+@v\d+$/ or action =~ ~r/@[0-9a-f]{40}$/,
+               "#{file}: #{action}"
+      end
+    end
+  end
+
+  defp scan(text, regex) do
+    regex |> Regex.scan(text, capture: :all_but_first) |> Enum.concat()
+  end
+end

@@ -1,0 +1,90 @@
+defmodule Foundation.PackageTest do
+  # async: false, because a second Mix and cargo need both of two cores for a while.
+  use ExUnit.Case, async: false
+
+  @package Mix.Project.config()[:package]
+
+  test "what a package holds is in the repository, and nothing that was built" do
+    assert packed() -- tracked() == Enum.filter(packed(), &String.starts_with?(&1, "checksum-"))
+  end
+
+  test "all that the repository has in a place that is packed is in the package" do
+    for file <- tracked(), Enum.any?(@package[:files], &String.starts_with?(file, &1 <> "/")) do
+      assert file in packed()
+    end
+  end
+
+  test "a package holds the library, its guides, licence and sources" do
+    sources =
+      Enum.flat_map(~w(lib/**/*.ex native/*/Cargo.toml native/*/src/**/*.rs), &Path.wildcard/1)
+
+    pages =
+      ~w(README.md CHANGELOG.md LICENSE mix.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
+        Path.wildcard("guides/*")
+
+    assert (sources ++ pages) -- packed() == []
+  end
+
+  test "a package holds nothing that only the repository needs" do
+    places = ~w(test/ bench/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
+    assert Enum.filter(packed(), &String.starts_with?(&1, places)) == []
+  end
+
+  test "the licence that is named is the one that is packed" do
+    assert @package[:licenses] == ["Apache-2.0"]
+    assert File.read!("LICENSE") =~ "Apache License"
+  end
+
+  @tag :tmp_dir
+  @tag timeout: :timer.minutes(10)
+  test "a package compiles by itself, and its library loads", %{tmp_dir: root} do
+    for file <- packed(), do: copy(file, root)
+    # What stands in for its dependencies: a package gets those from Hex.
+    for file <- tracked(), String.starts_with?(file, "offline/"), do: copy(file, root)
+
+    environment = [
+      {"FOUNDATION_OFFLINE", "1"},
+      {"MIX_ENV", "prod"},
+      {"MIX_BUILD_PATH", nil},
+      {"CARGO_TARGET_DIR", Path.expand("target/package")},
+      {"CARGO_BUILD_TARGET", nil},
+      # Whether it compiles is the question here, not how fast it is then.
+      {"CARGO_PROFILE_RELEASE_LTO", "off"},
+      {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"}
+    ]
+
+    mix = &System.cmd("mix", &1, cd: root, env: environment, stderr_to_stdout: true)
+
+    assert {_output, 0} = mix.(["compile", "--warnings-as-errors"])
+    assert {engine, 0} = mix.(["run", "-e", "IO.puts(Foundation.engine())"])
+    assert String.ends_with?(engine, "native\n")
+  end
+
+  # As Hex expands `:files`: wildcards that match no dot, and directories with all that is in them.
+  defp packed do
+    @package[:files] |> Enum.flat_map(&Path.wildcard/1) |> Enum.flat_map(&files/1) |> Enum.uniq()
+  end
+
+  defp files(path) do
+    if File.dir?(path),
+      do: path |> File.ls!() |> Enum.flat_map(&files(Path.join(path, &1))),
+      else: [path]
+  end
+
+  # A copy without git (script/matrix makes one) has no other files than those, and what is built.
+  defp tracked do
+    if File.exists?(".git") do
+      {files, 0} = System.cmd("git", ~w(ls-files -z --cached --others --exclude-standard))
+      files |> String.split(<<0>>, trim: true) |> Enum.filter(&File.exists?/1)
+    else
+      built = ~w(_build deps target priv tmp)
+      for name <- File.ls!("."), name not in built, file <- files(name), do: file
+    end
+  end
+
+  defp copy(file, root) do
+    destination = Path.join(root, file)
+    File.mkdir_p!(Path.dirname(destination))
+    File.cp!(file, destination)
+  end
+end
