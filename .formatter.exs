@@ -1,3 +1,8 @@
 [
-  inputs: ["{mix,.formatter}.exs", "{config,lib,test,bench,offline}/**/*.{ex,exs}"]
+  inputs: [
+    "{mix,.formatter}.exs",
+    "{config,lib,test,bench,offline}/**/*.{ex,exs}",
+    "examples/*/mix.exs",
+    "examples/*/{lib,test}/**/*.{ex,exs}"
+  ]
 ]
