@@ -40,7 +40,7 @@ defmodule Foundation do
   defdelegate engine, to: Foundation.Engine, as: :selected
 
   @doc """
-  The version of this application.
+  The version of this application, as it was compiled. O(1).
 
       iex> Version.parse!(Foundation.version()).major
       0

@@ -22,7 +22,7 @@ defmodule Foundation.AgentRegistry do
   With `:use_ets_agent_registry` off (`Foundation.FeatureFlags`, for migration only), agents that
   are registered are kept by the process that registers them, and seen by no other.
 
-  ## Telemetry
+  ## Telemetry events
 
   | event | measurements | metadata | when |
   |---|---|---|---|
@@ -32,6 +32,11 @@ defmodule Foundation.AgentRegistry do
 
   A handler of `:cleanup` that blocks delays later `:cleanup` events, which then come as one,
   and nothing else.
+
+  ## Bounds
+
+  Those of `Foundation.Registry`: `config :foundation, registry: [max_entries: :infinity, adopt_timeout:
+  60_000]`. `register_agent/2` raises `SystemLimitError` where the table is full.
   """
 
   alias Foundation.AgentRegistry.Backends.ProcessDictionary, as: Legacy
@@ -55,7 +60,8 @@ defmodule Foundation.AgentRegistry do
   Registers an agent, without metadata.
 
   The same id and process again is `:ok` and changes nothing. `{:error, :not_alive}` for a dead
-  process, `{:error, {:already_registered, pid}}` for an id that another process has. O(1).
+  process, `{:error, {:already_registered, pid}}` for an id that another process has. O(1); for an
+  agent on another node one message there and back.
 
       iex> Foundation.AgentRegistry.register_agent("doc-1", self())
       :ok
@@ -74,7 +80,8 @@ defmodule Foundation.AgentRegistry do
   @doc """
   Registers an agent with metadata, a map.
 
-  As `register_agent/2`; the same id and process again replaces the metadata.
+  As `register_agent/2`; the same id and process again replaces the metadata. Raises `ArgumentError`
+  for metadata that is no map.
 
       iex> Foundation.AgentRegistry.register_agent("doc-2", self(), %{role: :planner})
       :ok
@@ -133,7 +140,8 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Returns `{:ok, {pid, metadata}}` of an agent that is alive, or `{:error, :not_found}`. O(1).
+  Returns `{:ok, {pid, metadata}}` of an agent that is alive, or `{:error, :not_found}`. O(1) and a
+  copy of the metadata, in the caller. Pid and metadata are of one moment.
 
       iex> Foundation.AgentRegistry.get_agent_with_metadata("nobody")
       {:error, :not_found}
@@ -159,7 +167,8 @@ defmodule Foundation.AgentRegistry do
 
   `:ok` or `{:error, :not_found}`. Functions that race lose no update: one that was overtaken is
   called again with the newer metadata, so it should do nothing but compute, and not update the
-  same agent itself. If it raises, nothing has changed.
+  same agent itself. If it raises, nothing has changed. O(size of the metadata). Raises
+  `ArgumentError` for what is no map.
 
       iex> Foundation.AgentRegistry.register_agent("doc-3", self(), %{calls: 1})
       iex> Foundation.AgentRegistry.update_metadata("doc-3", &Map.update!(&1, :calls, fn n -> n + 1 end))

@@ -54,18 +54,21 @@ defmodule Foundation.ErrorContext do
   When `:use_logger_error_context` (`Foundation.FeatureFlags`) changes, the context of a process
   moves with its next call of a function here.
 
-  ## Events
+  ## Telemetry events
 
   | event | measurements | metadata | when |
   |---|---|---|---|
-  | `[:foundation, :error_context, :set]` | `depth`: levels around it | | on each set, and each entry of a level |
+  | `[:foundation, :error_context, :set]` | `:depth` (levels) | `%{}` | on each set, and each entry of a level |
 
   The depth is 0 for `set_context/1` outside of everything, 1 in the first `with_context/2`.
 
   ## Bounds
 
-  See `:error_context` of `Foundation.Config`: the depth of nesting, the number of breadcrumbs,
-  the bytes of a printed value and of all of them.
+  Under `config :foundation, error_context: [...]`:
+
+  #{Foundation.Options.docs(Foundation.ErrorContext.Limits.schema())}
+
+  Besides, one context is kept for each process that something was raised in: the newest.
   """
 
   require Logger
@@ -158,7 +161,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  Removes the context of this process from the metadata. Everything else there stays.
+  Removes the context of this process from the metadata. Everything else there stays. Returns
+  `:ok`, also where there is none. O(keys of the metadata).
 
       iex> Logger.metadata(user: "ada")
       iex> Foundation.ErrorContext.set_context(%{request_id: 1})
@@ -212,7 +216,8 @@ defmodule Foundation.ErrorContext do
   A context for the operation `module.function`.
 
   The third argument is its metadata, a map, or a keyword list of `:metadata`, `:correlation_id`
-  (by default a new one) and `:parent_context`.
+  (by default a new one) and `:parent_context`. It is only made, not set. O(size of the metadata).
+  Raises `ArgumentError` for any other option.
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place, metadata: %{order: 7})
       iex> {context.module, context.function, context.metadata}
@@ -246,7 +251,8 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   A context for an operation that is part of `parent`'s: with its correlation id, its metadata,
-  with `metadata` merged in, and its breadcrumbs, with one more.
+  with `metadata` merged in, and its breadcrumbs, with one more. Of a parent that is a plain map
+  the keys become metadata. It is only made, not set. O(breadcrumbs kept and size of the metadata).
 
       iex> parent = Foundation.ErrorContext.new(MyApp.Orders, :place, %{order: 7})
       iex> child = Foundation.ErrorContext.child_context(parent, MyApp.Stock, :take, %{item: 1})
@@ -299,6 +305,7 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   `context` with `metadata` merged in: into its `:metadata` if it is from `new/3`, else into itself.
+  The context of the process stays as it is. O(size of both).
 
       iex> Foundation.ErrorContext.add_metadata(%{request_id: 1}, %{user: "ada"})
       %{request_id: 1, user: "ada"}
@@ -313,7 +320,8 @@ defmodule Foundation.ErrorContext do
   An exception, or any reason, with the context that it belongs to.
 
   That is the context it was raised in, if it has left a `with_context/2` of this process
-  on its way here, else the current one. An `{:error, reason}` stays one.
+  on its way here, else the current one. An `{:error, reason}` stays one. O(size of the exception),
+  which is hashed, and one read of a table.
 
       iex> try do
       ...>   Foundation.ErrorContext.with_context(%{request_id: 1}, fn -> raise "no" end)
@@ -334,7 +342,7 @@ defmodule Foundation.ErrorContext do
   @doc """
   An exception, a reason or an `{:error, reason}` with the context that is given.
 
-  One that has a context already has `context` merged into it.
+  One that has a context already has `context` merged into it. O(size of both contexts).
 
       iex> Foundation.ErrorContext.enhance_error(:timeout, %{request_id: 1})
       %{error: :timeout, context: %{request_id: 1}}
@@ -360,7 +368,8 @@ defmodule Foundation.ErrorContext do
   def enhance_error(error, context) when is_map(context), do: %{error: error, context: context}
 
   @doc """
-  `result` as it is, except that an `{:error, reason}` gets `context`, with `more` merged in.
+  `result` as it is, except that an `{:error, reason}` gets `context`, with `more` merged in. O(1)
+  for a success.
 
       iex> Foundation.ErrorContext.add_context({:ok, 1}, %{request_id: 1})
       {:ok, 1}
@@ -379,6 +388,7 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   The breadcrumbs of `context` as text, oldest first, with how long ago each was; `""` for none.
+  O(breadcrumbs).
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
       iex> context = Foundation.ErrorContext.add_breadcrumb(context, MyApp.Stock, :take)
@@ -398,8 +408,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  How many milliseconds ago the operation of `context` began; `nil` for a plain map without a
-  `:start_time`.
+  How many milliseconds ago the operation of `context` began, by the monotonic clock; `nil` for a
+  plain map without a `:start_time`. O(1).
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
       iex> Foundation.ErrorContext.get_operation_duration(context) in 0..60_000
@@ -415,6 +425,17 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   Spawns a process that runs `fun` in the context that the caller has now. Returns its pid.
+
+  Costs a `spawn/1` and a copy of the context. The report of its crash has the context.
+
+      iex> test = self()
+      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
+      ...>   Foundation.ErrorContext.spawn_with_context(fn ->
+      ...>     send(test, Foundation.ErrorContext.get_context())
+      ...>   end)
+      ...> end)
+      iex> receive do: (context -> context)
+      %{request_id: 1}
   """
   @doc since: "0.1.0"
   @spec spawn_with_context((() -> term)) :: pid
@@ -424,6 +445,11 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   As `spawn_with_context/1`, linked to the caller.
+
+      iex> pid = Foundation.ErrorContext.spawn_link_with_context(fn -> Process.sleep(:infinity) end)
+      iex> {:links, links} = Process.info(self(), :links)
+      iex> pid in links
+      true
   """
   @doc since: "0.1.0"
   @spec spawn_link_with_context((() -> term)) :: pid
@@ -432,7 +458,7 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  `Task.async/1` of `fun` in the context that the caller has now.
+  `Task.async/1` of `fun` in the context that the caller has now. Costs that and a copy of the context.
 
       iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Task.await(Foundation.ErrorContext.async(&Foundation.ErrorContext.get_context/0))
@@ -464,7 +490,8 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   A function that runs `fun`, of up to 20 arguments, in the context that the caller has now, in
-  whatever process it is called. That process's own context is put back after it.
+  whatever process it is called. That process's own context is put back after it. Each call costs
+  what `with_temporary_context/2` does. Raises `FunctionClauseError` for a function of more arguments.
 
       iex> fun = Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Foundation.ErrorContext.propagate(fn x -> {x, Foundation.ErrorContext.get_context()} end)

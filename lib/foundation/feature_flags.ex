@@ -6,7 +6,7 @@ defmodule Foundation.FeatureFlags do
   |---|---|---|
   | `:use_ets_agent_registry` | on | agents are in the shared table of `Foundation.AgentRegistry` |
   | `:use_logger_error_context` | on | `Foundation.ErrorContext` is in Logger metadata |
-  | `:use_genserver_telemetry` | on | spans and windows are in the tables of `Foundation.Telemetry` |
+  | `:use_genserver_telemetry` | on | spans and windows are in shared tables, see `Foundation.Telemetry.Span` and `Foundation.Telemetry.SampledEvents` |
   | `:enforce_no_process_dict` | off | what would use the process dictionary raises instead |
 
   With one of the first three off, its area runs a backend that keeps its state in the
@@ -28,6 +28,8 @@ defmodule Foundation.FeatureFlags do
   the call that made it has returned. Changes are made one after another by one process. When
   that process is killed no flag changes; while it is away, reads go on and changes
   return `{:error, :unavailable}`. A start of the application takes the configured values.
+
+  Flags are a node's own: a cluster is changed node by node.
 
   Each change makes the VM look through all processes for the old values: flags are for
   what changes a few times in a system's life.
@@ -89,14 +91,20 @@ defmodule Foundation.FeatureFlags do
   end
 
   @doc """
-  Turns `flag` on for everybody. See `set/2`.
+  Turns `flag` on for everybody. Returns as `set/2` does, and costs the same.
+
+      iex> Foundation.FeatureFlags.enable(:use_logger_error_context)
+      :ok
   """
   @doc since: "0.1.0"
   @spec enable(flag) :: :ok | {:error, reason}
   def enable(flag), do: set(flag, true)
 
   @doc """
-  Turns `flag` off for everybody. See `set/2`.
+  Turns `flag` off for everybody. Returns as `set/2` does, and costs the same.
+
+      iex> Foundation.FeatureFlags.disable(:enforce_no_process_dict)
+      :ok
   """
   @doc since: "0.1.0"
   @spec disable(flag) :: :ok | {:error, reason}
@@ -107,7 +115,7 @@ defmodule Foundation.FeatureFlags do
 
   Returns `:ok` once every process reads the new value, or `{:error, reason}`:
   `{:unknown_flag, flag}`, `{:invalid_value, value}`, or `:unavailable` while the process that
-  makes the changes is away.
+  makes the changes is away. A call of that process, which writes a persistent term: O(processes).
 
       iex> Foundation.FeatureFlags.set(:use_everything, true)
       {:error, {:unknown_flag, :use_everything}}
@@ -119,7 +127,15 @@ defmodule Foundation.FeatureFlags do
   def set(flag, value), do: put([{flag, value}])
 
   @doc """
-  Sets `flag` to a percentage, a whole number of 0 to 100. Returns as `set/2` does.
+  Sets `flag` to a percentage, a whole number of 0 to 100. Returns as `set/2` does, and costs
+  the same.
+
+      iex> Foundation.FeatureFlags.set_percentage(:use_ets_agent_registry, 100)
+      :ok
+      iex> Foundation.FeatureFlags.set_percentage(:use_ets_agent_registry, true)
+      {:error, {:invalid_value, true}}
+      iex> Foundation.FeatureFlags.enable(:use_ets_agent_registry)
+      :ok
   """
   @doc since: "0.1.0"
   @spec set_percentage(flag, percentage) :: :ok | {:error, reason}
@@ -127,7 +143,7 @@ defmodule Foundation.FeatureFlags do
   def set_percentage(_flag, percentage), do: {:error, {:invalid_value, percentage}}
 
   @doc """
-  All flags with their values, as they were set.
+  All flags with their values, as they were set. O(flags), in the caller.
 
       iex> Foundation.FeatureFlags.list_all()
       %{
@@ -145,6 +161,12 @@ defmodule Foundation.FeatureFlags do
 
   @doc """
   Gives all flags the values of a new application, whatever is configured.
+
+  `:ok`, or `{:error, :unavailable}` while the process that makes the changes is away. Costs what
+  `set/2` does.
+
+      iex> Foundation.FeatureFlags.reset_all()
+      :ok
   """
   @doc since: "0.1.0"
   @spec reset_all() :: :ok | {:error, :unavailable}
@@ -153,7 +175,11 @@ defmodule Foundation.FeatureFlags do
   @doc """
   Lays the configured flags over the current ones; those that are not configured stay.
 
-  `{:error, reason}` as from `set/2` if one of them is wrong, and then none is changed.
+  `:ok`, or `{:error, reason}` as from `set/2` if one of them is wrong, and then none is changed.
+  Costs what `set/2` does.
+
+      iex> Foundation.FeatureFlags.load_from_config()
+      :ok
   """
   @doc since: "0.1.0"
   @spec load_from_config() :: :ok | {:error, reason}

@@ -2,7 +2,14 @@ defmodule Foundation.HealthCheck do
   @moduledoc """
   Figures of the running system, for probes, dashboards and people.
 
-  Each check reads what is there and never raises: a part that is down is a figure too.
+  Each check reads what is there and never raises: a part that is down is a figure too. What to
+  watch, and what to do about it, is in the guide [Operating](operating.html).
+
+  ## Consistency
+
+  Each figure is read at a moment of its own, in the caller: together they are no snapshot.
+  `entry_count` may run behind deaths by milliseconds. Nothing is changed by a check, and nothing
+  waits for it.
   """
 
   alias Foundation.{AgentRegistry, ErrorContext, FeatureFlags, Migration, Registry}

@@ -33,7 +33,7 @@ defmodule Foundation.Migration do
   fails, everything is as it was. Other processes carry over what they have when they next
   call the area. Changes of this node run one after another.
 
-  ## Events
+  ## Telemetry events
 
   | event | measurements | metadata | when |
   |---|---|---|---|
@@ -59,7 +59,7 @@ defmodule Foundation.Migration do
 
   @type stage :: 1..5
   @type reason ::
-          {:unhealthy, Readiness.area(), [atom]}
+          {:unhealthy, area :: :registry | :error_context | :telemetry, parts :: [atom]}
           | {:already_registered, id :: term, pid}
           | {:invalid_stage, term}
           | :first_stage
@@ -97,6 +97,16 @@ defmodule Foundation.Migration do
       another process one of the same id in the registry
     * `:last_stage` - there is none after the fifth
     * `:unavailable` - the process that changes flags is away
+
+  Waits for other changes of this node, for a look at the health of what it turns on, and for one
+  change of flags: O(processes), and O(agents and context of the caller).
+
+      iex> Foundation.Migration.advance()
+      {:ok, 5}
+      iex> Foundation.Migration.advance()
+      {:error, :last_stage}
+      iex> Foundation.Migration.rollback()
+      {:ok, 4}
   """
   @doc since: "0.1.0"
   @spec advance() :: {:ok, stage} | {:error, reason}
@@ -125,7 +135,12 @@ defmodule Foundation.Migration do
   Goes back by one stage: `{:ok, stage}`, or `{:error, reason}`: `:first_stage` if there is none
   before, `:unavailable` while the process that changes flags is away.
 
-  What is in the shared state stays where it is and is still found.
+  What is in the shared state stays where it is and is still found. One change of flags: O(processes).
+
+      iex> Foundation.Migration.rollback()
+      {:ok, 3}
+      iex> Foundation.Migration.advance()
+      {:ok, 4}
   """
   @doc since: "0.1.0"
   @spec rollback() :: {:ok, stage} | {:error, reason}
@@ -140,6 +155,13 @@ defmodule Foundation.Migration do
 
   @doc """
   Goes back to a stage. `{:error, {:invalid_stage, stage}}` if that is not back; else as `rollback/0`.
+
+      iex> Foundation.Migration.rollback(2)
+      {:ok, 2}
+      iex> Foundation.Migration.rollback(3)
+      {:error, {:invalid_stage, 3}}
+      iex> Foundation.Migration.to_stage(4)
+      {:ok, 4}
   """
   @doc since: "0.1.0"
   @spec rollback(stage) :: {:ok, stage} | {:error, reason}
@@ -153,7 +175,12 @@ defmodule Foundation.Migration do
 
   @doc """
   Goes back to stage 1 at once, whatever the stage is. `reason`, any term, goes into a warning in
-  the log.
+  the log. `{:ok, 1}`, or `{:error, :unavailable}`; costs what `rollback/0` does.
+
+      iex> Foundation.Migration.emergency_rollback("latency doubled")
+      {:ok, 1}
+      iex> Foundation.Migration.to_stage(4)
+      {:ok, 4}
   """
   @doc since: "0.1.0"
   @spec emergency_rollback(term) :: {:ok, 1} | {:error, :unavailable}

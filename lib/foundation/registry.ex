@@ -36,9 +36,11 @@ defmodule Foundation.Registry do
   @keys [:unique, :duplicate, {:duplicate, :key}, {:duplicate, :pid}]
 
   @doc """
-  Starts a registry; returns the table's owner.
+  Starts a registry; returns `{:ok, owner}`, the process that stands for its table.
 
-  Usually done by a supervisor: `{Foundation.Registry, keys: :unique, name: MyApp.Registry}`.
+  `{:error, {:already_started, pid}}` where one of that name is running. After a crash of the last
+  owner the new one adopts its table: see [Who owns a table](#module-who-owns-a-table). O(1). Usually
+  done by a supervisor: `{Foundation.Registry, keys: :unique, name: MyApp.Registry}`.
 
     * `:keys` (required) - `:unique`, or `:duplicate` for any number of entries a key. `{:duplicate,
       :pid}` is `:duplicate`; with `{:duplicate, :key}` a key's entries are one group for `dispatch/4`
@@ -49,7 +51,7 @@ defmodule Foundation.Registry do
     * `:meta` - a keyword list of what `meta/2` reads
     * `:compressed` - whether the ETS engine compresses entries. Default `false`
 
-  Other options are ignored. Raises `ArgumentError` for wrong ones.
+  Other options are ignored, as `Registry` ignores them. Raises `ArgumentError` for wrong ones.
 
       iex> {:ok, owner} = Foundation.Registry.start_link(keys: :unique, name: Docs.Start)
       iex> owner == Process.whereis(Docs.Start)
@@ -65,7 +67,7 @@ defmodule Foundation.Registry do
     do: start_link([keys: keys, name: name] ++ options)
 
   @doc """
-  Returns the child specification of a registry; its id is the registry's name.
+  Returns the child specification of a registry; its id is the registry's name. O(1).
 
       iex> Foundation.Registry.child_spec(keys: :unique, name: Docs.Child).id
       Docs.Child
@@ -194,9 +196,11 @@ defmodule Foundation.Registry do
   defp registered({:error, _reason} = error, _registry, _pid, _key, _value), do: error
 
   @doc """
-  Removes what the calling process has under `key`. Costs what it removes.
+  Removes what the calling process has under `key`. Costs what it removes, however many other
+  keys the process or processes the key has.
 
-  Always `:ok`; listeners are told also if there was nothing.
+  Always `:ok`; listeners are told also if there was nothing. No read that begins after it returned finds
+  what was removed.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Unregister)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Unregister, "key", 1)
@@ -313,7 +317,8 @@ defmodule Foundation.Registry do
   @doc """
   Returns the `{pid, value}` pairs under `key`, duplicate ones in the order of registration.
 
-  O(entries under the key), in the caller; no pair of a dead process.
+  O(entries under the key), in the caller, without a lock; of a unique key O(1). It sees every
+  registration that had returned when it began, and no pair of a dead process.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Lookup)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Lookup, "key", 1)
@@ -346,7 +351,8 @@ defmodule Foundation.Registry do
     do: Backend.of!(registry).lookup_many(registry, keys)
 
   @doc """
-  Returns the values of `pid` under `key`. Costs the entries of `pid` under the key.
+  Returns the values of `pid` under `key`; `[]` for a dead process. Costs the entries of `pid`
+  under the key, in the caller.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Values)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Values, "key", 1)
@@ -369,7 +375,8 @@ defmodule Foundation.Registry do
   end
 
   @doc """
-  Returns the keys of `pid`, one for each entry, in no particular order. O(entries of `pid`).
+  Returns the keys of `pid`, one for each entry, in no particular order; `[]` for a dead process,
+  at once. O(entries of `pid`), in the caller.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Keys)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Keys, "key", 1)
@@ -412,7 +419,8 @@ defmodule Foundation.Registry do
       do: MatchSpec.count_match(Backend.of!(registry), registry, key, pattern, guards)
 
   @doc """
-  Returns what a match specification over `{key, pid, value}` makes of the entries.
+  Returns what a match specification over `{key, pid, value}` makes of the entries. Raises
+  `ArgumentError` for one that is invalid.
 
   O(entries), by chunks; where each part of the specification binds its key, O(entries under these
   keys). The variables `:"$_"` and `:"$$"` show how entries are laid out: do not use them.
@@ -570,7 +578,7 @@ defmodule Foundation.Registry do
   end
 
   @doc """
-  Stores metadata under an atom or a tuple. O(1).
+  Stores metadata under an atom or a tuple, in place of what is there. Returns `:ok`. O(1).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.PutMeta)
       iex> Foundation.Registry.put_meta(Docs.PutMeta, {:a, 1}, :value)
@@ -583,7 +591,7 @@ defmodule Foundation.Registry do
       do: Backend.of!(registry).put_meta(registry, key, value)
 
   @doc """
-  Deletes metadata. O(1).
+  Deletes metadata, if it is there. Returns `:ok`. O(1).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.DeleteMeta)
       iex> Foundation.Registry.delete_meta(Docs.DeleteMeta, :a)
@@ -598,7 +606,7 @@ defmodule Foundation.Registry do
   Runs `function` in the caller while no other runs under the same `lock_key`; returns its result.
 
   Waiting callers get the lock in the order they came, also when its holder dies or raises. Lock keys
-  have nothing to do with registered keys. Not re-entrant.
+  have nothing to do with registered keys. Not re-entrant: a holder that asks for it again waits for ever.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Lock)
       iex> Foundation.Registry.lock(Docs.Lock, :hello, fn -> 1 + 1 end)

@@ -19,7 +19,11 @@ defmodule Foundation.RequestContext do
   @doc """
   Runs `fun` with `id` as the request's, and returns what it returns.
 
-  Raises `ArgumentError` if `id` is `nil`.
+  However it ends, the id is then what it was before. Costs what `Foundation.ErrorContext.with_context/2`
+  does. Raises `ArgumentError` if `id` is `nil`.
+
+      iex> Foundation.RequestContext.with_request_id("r-1", &Foundation.RequestContext.request_id/0)
+      "r-1"
   """
   @doc since: "0.1.0"
   @spec with_request_id(id, (() -> result)) :: result when result: var
@@ -29,7 +33,8 @@ defmodule Foundation.RequestContext do
 
   @doc """
   Makes `id` the request's, until it is replaced, the context is cleared, or the `with_context/2`
-  ends that this is called in. Raises `ArgumentError` if `id` is `nil`.
+  ends that this is called in. Returns `:ok`; costs what `Foundation.ErrorContext.set_context/1` does.
+  Raises `ArgumentError` if `id` is `nil`.
 
       iex> Foundation.RequestContext.put_request_id("r-1")
       :ok
@@ -45,7 +50,7 @@ defmodule Foundation.RequestContext do
   end
 
   @doc """
-  The id of the request, or `nil` outside of one. O(1).
+  The id of the request that this process works on, or `nil` outside of one. O(1).
 
       iex> Foundation.RequestContext.request_id()
       nil
@@ -60,7 +65,7 @@ defmodule Foundation.RequestContext do
   end
 
   @doc """
-  A new id: 20 characters of the URL-safe alphabet, another each time and on each node.
+  A new id: 20 characters of the URL-safe alphabet, another each time and on each node. O(1).
 
   It is unique, not secret: it is made of the time, the process and a counter.
 

@@ -54,7 +54,7 @@ defmodule Foundation.StateManager do
   the child specification (`restart: :transient`). There `:shutdown` is 30 seconds rather
   than 5, for the last checkpoint to be written in, and `:id` is the `:name` that was given.
 
-  ## When there is a checkpoint, and what is lost
+  ## Consistency: when there is a checkpoint, and what is lost
 
   A checkpoint is written
 
@@ -93,12 +93,12 @@ defmodule Foundation.StateManager do
   raises when called. The directory must be writable for nobody else: a checkpoint is decoded
   as the node's own data.
 
-  ## Telemetry
+  ## Telemetry events
 
   | event | measurements | metadata |
   |---|---|---|
-  | `[:foundation, :state, :restore]` | `:duration` (native) | `:module`, `:path` of the checkpoint, `nil` for `c:initial_state/1` |
-  | `[:foundation, :state, :checkpoint]` | `:duration` (native), `:bytes` | `:module`, `:path` |
+  | `[:foundation, :state, :restore]` | `:duration` (native unit) | `:module`, `:path` of the checkpoint, `nil` for `c:initial_state/1` |
+  | `[:foundation, :state, :checkpoint]` | `:duration` (native unit), `:bytes` | `:module`, `:path` |
   | `[:foundation, :state, :checkpoint_failed]` | `:count` (1) | `:module`, `:path` of the directory, `:reason` |
   | `[:foundation, :state, :corrupt]` | `:count` (1) | `:path`, `:reason` |
 
@@ -117,6 +117,7 @@ defmodule Foundation.StateManager do
   The state to begin with, where no checkpoint can be restored. It is given the options of
   `start_link/1`.
   """
+  @doc since: "0.1.0"
   @callback initial_state(options :: keyword) :: state :: term
 
   @doc """
@@ -126,6 +127,26 @@ defmodule Foundation.StateManager do
   Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`; the server goes on.
   Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole state and
   two syncs.
+
+      iex> defmodule Docs.Visits do
+      ...>   use Foundation.StateManager, checkpoint_interval: :infinity
+      ...>   @impl Foundation.StateManager
+      ...>   def initial_state(_options), do: 0
+      ...>   @impl GenServer
+      ...>   def handle_call(:visit, _from, visits), do: {:reply, visits + 1, visits + 1}
+      ...> end
+      iex> directory = Path.join(System.tmp_dir!(), Foundation.RequestContext.new_request_id())
+      iex> {:ok, server} = Docs.Visits.start_link(checkpoint_dir: directory)
+      iex> GenServer.call(server, :visit)
+      1
+      iex> Foundation.StateManager.checkpoint(server)
+      :ok
+      iex> GenServer.stop(server)
+      iex> {:ok, server} = Docs.Visits.start_link(checkpoint_dir: directory)
+      iex> GenServer.call(server, :visit)
+      2
+      iex> GenServer.stop(server)
+      iex> {:ok, _files} = File.rm_rf(directory)
   """
   @doc since: "0.1.0"
   @spec checkpoint(server, timeout) :: :ok | {:error, File.posix()}
@@ -141,6 +162,18 @@ defmodule Foundation.StateManager do
   posix reason if the directory cannot be made or written, `:in_use` if another server of this node
   has it (one that is just ending is waited for, up to a second). Raises `ArgumentError` if an option is missing or wrong.
   Costs the reading of the newest checkpoint.
+
+      iex> defmodule Docs.Counter do
+      ...>   use Foundation.StateManager
+      ...>   @impl Foundation.StateManager
+      ...>   def initial_state(_options), do: 0
+      ...> end
+      iex> directory = Path.join(System.tmp_dir!(), Foundation.RequestContext.new_request_id())
+      iex> {:ok, server} = Foundation.StateManager.start_link(Docs.Counter, checkpoint_dir: directory)
+      iex> server == Process.whereis(Docs.Counter)
+      true
+      iex> GenServer.stop(server)
+      iex> {:ok, _files} = File.rm_rf(directory)
   """
   @doc since: "0.1.0"
   @spec start_link(module, keyword, keyword) :: GenServer.on_start()

@@ -15,6 +15,8 @@ defmodule Foundation.MigrationTest do
     5 => :enforce_no_process_dict
   }
 
+  @moduletag :capture_log
+
   setup do
     :ok = FeatureFlags.boot()
     :ok = :telemetry.attach(self(), [:foundation, :migration, :stage], &__MODULE__.tell/4, self())

@@ -2,5 +2,4 @@ defmodule Foundation.RegistryTest do
   use ExUnit.Case, async: true
   doctest Foundation.Registry
   doctest Foundation.AgentRegistry
-  doctest Foundation.HealthCheck
 end

@@ -7,6 +7,8 @@ defmodule Foundation.StateManagerTest do
 
   @moduletag :tmp_dir
 
+  doctest StateManager
+
   defmodule Keeper do
     use Foundation.StateManager, checkpoint_interval: :infinity
 

@@ -62,7 +62,7 @@ defmodule Foundation.Telemetry.SampledEvents do
       An orderly stop emits what is pending first.
     * In the ETS engine a decision and its count are two steps: a caller that is killed in between leaves
       its event uncounted. In the native engine they are one.
-    * In the native engine the tables also outlive `Foundation.Telemetry.Tables`; in the ETS engine
+    * In the native engine the tables also outlive the process that owns them; in the ETS engine
       they do not, and until they are back events are passed on as they come, uncounted.
 
   ## Telemetry events
@@ -112,8 +112,17 @@ defmodule Foundation.Telemetry.SampledEvents do
       (native unit), or `p ++ [op, :exception]` with `:kind`, `:reason` and `:stacktrace`; the block's value
 
   All but `span` return `:ok`. Starts and stops are neither deduplicated nor counted: each belongs
-  to one operation.
+  to one operation. Costs and errors are those of the functions named.
+
+      iex> defmodule Docs.Events do
+      ...>   use Foundation.Telemetry.SampledEvents, prefix: [:doc]
+      ...> end
+      iex> Docs.Events.emit_event(:login, %{count: 1}, %{user: 7})
+      :ok
+      iex> Docs.Events.emit_if(false, :login, %{count: 1}, %{user: 8})
+      :ok
   """
+  @doc since: "0.1.0"
   defmacro __using__(options) do
     quote do
       require Foundation.Telemetry.Events.Emitter
@@ -202,13 +211,19 @@ defmodule Foundation.Telemetry.SampledEvents do
   Takes as long as the handlers do, and outlasts a crash of the batch processor; exits when that
   has not been running for five seconds. Called by a handler of a batch it returns at once, and
   what is pending is emitted after that batch.
+
+      iex> Foundation.Telemetry.SampledEvents.flush()
+      :ok
   """
   @doc since: "0.1.0"
   @spec flush() :: :ok
   def flush, do: BatchProcessor.flush(__MODULE__, :all)
 
   @doc """
-  `flush/0` of one event.
+  `flush/0` of one event. Raises `ArgumentError` for a name that is not a list of atoms.
+
+      iex> Foundation.Telemetry.SampledEvents.flush([:doc, :query])
+      :ok
   """
   @doc since: "0.1.0"
   @spec flush(name) :: :ok
@@ -222,7 +237,12 @@ defmodule Foundation.Telemetry.SampledEvents do
     * `:windows` - windows kept, of which expired ones are closed within about a second
     * `:evicted` - windows that were closed early, at the bound
 
-  O(names of events), in the caller.
+  O(names of events), in the caller. Raises `RuntimeError` when the application was never started.
+
+      iex> counts = Foundation.Telemetry.SampledEvents.stats()
+      iex> outcomes = [:emitted, :suppressed, :sampled_out, :dropped, :pending]
+      iex> counts.offered == outcomes |> Enum.map(&counts[&1]) |> Enum.sum()
+      true
   """
   @doc since: "0.1.0"
   @spec stats() :: stats
@@ -237,9 +257,10 @@ defmodule Foundation.Telemetry.SampledEvents do
   end
 
   @doc """
-  The counts of one event.
+  The counts of one event, in the form of `stats/0`.
 
-  O(1), in the caller; O(windows) in the ETS engine.
+  O(1), in the caller; O(windows) in the ETS engine. Raises `ArgumentError` for a name that is not a
+  list of atoms.
 
       iex> Foundation.Telemetry.SampledEvents.stats([:doc, :never_emitted]).offered
       0
@@ -261,7 +282,7 @@ defmodule Foundation.Telemetry.SampledEvents do
 
   Those that are not named stay. They hold until the application stops: `:window` for windows that
   open from now on, the others also for what is pending, whose timeout begins anew. Returns `:ok`;
-  raises `ArgumentError` for what is not such a setting.
+  O(1). Raises `ArgumentError` for what is not such a setting.
 
       iex> Foundation.Telemetry.SampledEvents.configure_event([:doc, :slow], window: 60_000)
       :ok

@@ -30,7 +30,13 @@ defmodule Foundation.Telemetry.Sampler do
   ## Bounds
 
   What a strategy remembers is bounded whatever its numbers: 1 kB for `{:rate_limited, n}`, a few words
-  for the others. Numbers go up to 4,294,967,295.
+  for the others. Numbers go up to 4,294,967,295. Beyond 10,000 names of events the native engine
+  decides and counts the rest under one name: see `Foundation.Telemetry.SampledEvents`.
+
+  ## Telemetry events
+
+  None of its own: what a strategy decides is counted, in `get_stats/0` and, of events of
+  `Foundation.Telemetry.SampledEvents`, in `Foundation.Telemetry.SampledEvents.stats/0`.
   """
 
   alias Foundation.Native
@@ -38,7 +44,14 @@ defmodule Foundation.Telemetry.Sampler do
   alias Foundation.Telemetry.Sampler.Strategy
 
   @type name :: term
-  @type strategy :: Strategy.t()
+  @typedoc "See the table above."
+  @type strategy ::
+          :always
+          | :never
+          | {:random, rate :: number}
+          | {:rate_limited, per_second :: non_neg_integer}
+          | {:adaptive, per_second :: number}
+          | {:reservoir, size :: pos_integer}
   @type stats :: %{
           offered: non_neg_integer,
           sampled: non_neg_integer,
@@ -84,7 +97,14 @@ defmodule Foundation.Telemetry.Sampler do
   @doc """
   How often the strategy of `name` decided, and how. O(1).
 
-  `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two.
+  `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two: each
+  count is of all decisions that had returned when it was read.
+
+      iex> Foundation.Telemetry.Sampler.configure_event([:doc, :counted], :never)
+      iex> Foundation.Telemetry.Sampler.should_sample?([:doc, :counted])
+      false
+      iex> Foundation.Telemetry.Sampler.get_stats([:doc, :counted])
+      %{offered: 1, sampled: 0, sampled_out: 1, strategy: :never}
   """
   @doc since: "0.1.0"
   @spec get_stats(name) :: stats
@@ -92,6 +112,10 @@ defmodule Foundation.Telemetry.Sampler do
 
   @doc """
   `get_stats/1` of each name that has been given a strategy, by name. O(names).
+
+      iex> Foundation.Telemetry.Sampler.configure_event([:doc, :listed], {:adaptive, 10})
+      iex> Foundation.Telemetry.Sampler.get_stats()[[:doc, :listed]]
+      %{offered: 0, sampled: 0, sampled_out: 0, strategy: {:adaptive, 10}}
   """
   @doc since: "0.1.0"
   @spec get_stats() :: %{optional(name) => stats}
@@ -101,6 +125,10 @@ defmodule Foundation.Telemetry.Sampler do
 
   @doc """
   Sets all counts to 0 and lets every strategy forget what it remembers. The strategies stay.
+  Returns `:ok`. O(names).
+
+      iex> Foundation.Telemetry.Sampler.reset_stats()
+      :ok
   """
   @doc since: "0.1.0"
   @spec reset_stats() :: :ok

@@ -29,7 +29,7 @@ defmodule Foundation.Telemetry.Span do
     * A process's spans are its own: only it starts, changes and ends them, and each call sees what the ones before
       it did.
     * Open spans are in a table that outlives the span process: spans start and end while that is away. In the
-      native engine they also outlive `Foundation.Telemetry.Tables`.
+      native engine they also outlive the process that owns it.
     * A span whose process dies is ended with one `:abandoned` event, soon after the death and innermost first.
       Only a kill of the span process in the moment between taking a span from the table and emitting the event loses that event.
     * Trace ids are 128 bit, span ids 64 bit, random, and written in lower-case hex.
@@ -74,7 +74,7 @@ defmodule Foundation.Telemetry.Span do
 
   The span ends with the block. When the block raises, throws or exits there is an `:exception` event instead of
   a `:stop`, and what was raised goes on with its stacktrace; spans that the block has started by hand and not
-  ended are ended as abandoned then. When it returns, they stay open.
+  ended are ended as abandoned then. When it returns, they stay open. Costs a `start_span/2` and an `end_span/2`.
 
       iex> require Foundation.Telemetry.Span, as: Span
       iex> Span.with_span :sum, %{of: 2} do
@@ -138,6 +138,12 @@ defmodule Foundation.Telemetry.Span do
 
   O(size of name and attributes), in the caller. `name` is any term; raises `ArgumentError` for attributes
   that are no map.
+
+      iex> id = Foundation.Telemetry.Span.start_span("import", %{file: "a.csv"})
+      iex> byte_size(id)
+      16
+      iex> Foundation.Telemetry.Span.end_span(id)
+      :ok
   """
   @doc since: "0.1.0"
   @spec start_span(term, map) :: id
@@ -208,6 +214,15 @@ defmodule Foundation.Telemetry.Span do
 
   @doc """
   Adds attributes to the innermost span: a map, which is merged into the ones it has.
+
+  `:ok`, or `{:error, :not_found}` outside of a span. O(size of all its attributes), in the caller. Raises
+  `ArgumentError` for what is no map.
+
+      iex> Foundation.Telemetry.Span.with_span_fun(:import, %{file: "a.csv"}, fn ->
+      ...>   Foundation.Telemetry.Span.add_attributes(%{rows: 120})
+      ...>   Foundation.Telemetry.Span.current_span().attributes
+      ...> end)
+      %{file: "a.csv", rows: 120}
   """
   @doc since: "0.1.0"
   @spec add_attributes(map) :: :ok | {:error, :not_found}
@@ -215,7 +230,10 @@ defmodule Foundation.Telemetry.Span do
   def add_attributes(attributes), do: refuse!("attributes to be a map", attributes)
 
   @doc """
-  Records that something happened in the innermost span.
+  Records that something happened in the innermost span, and when.
+
+  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span. O(size of the
+  attributes), in the caller. Raises `ArgumentError` for attributes that are no map.
 
       iex> Foundation.Telemetry.Span.record_event(:retry, %{attempt: 2})
       {:error, :not_found}
@@ -233,7 +251,16 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Links the innermost span to another, which is given by its context (see `propagate_context/0`).
 
-  Raises `ArgumentError` for what is no context.
+  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span. O(1). Raises
+  `ArgumentError` for what is no context.
+
+      iex> alias Foundation.Telemetry.Span
+      iex> batch = Span.with_span_fun(:batch, %{}, &Span.propagate_context/0)
+      iex> Span.with_span_fun(:item, %{}, fn ->
+      ...>   Span.link_span(batch)
+      ...>   Span.current_span().links == [Map.take(batch, [:trace_id, :span_id])]
+      ...> end)
+      true
   """
   @doc since: "0.1.0"
   @spec link_span(context) :: :ok | {:error, :not_found}
@@ -249,7 +276,7 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The innermost span of this process, `nil` outside one.
+  The innermost span of this process, `nil` outside one. O(what it holds), in the caller.
 
   `%{span_id:, parent_id:, trace_id:, trace_flags:, name:, attributes:, events:, links:}`. Directly inside
   `with_propagated_context/2` it is the span of that context, of which nothing but its ids and flags is known: `name` is
@@ -293,14 +320,21 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The trace that this process works on, 32 hex digits, or `nil`.
+  The trace that this process works on, 32 hex digits, or `nil` outside of a span. O(1).
+
+      iex> Foundation.Telemetry.Span.current_trace_id()
+      nil
   """
   @doc since: "0.1.0"
   @spec current_trace_id() :: String.t() | nil
   def current_trace_id, do: with(%{trace_id: trace_id} <- propagate_context(), do: trace_id)
 
   @doc """
-  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or `nil` outside a span.
+  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or `nil` outside
+  a span. A plain map, to be sent in any message. O(1).
+
+      iex> Foundation.Telemetry.Span.propagate_context()
+      nil
   """
   @doc since: "0.1.0"
   @spec propagate_context() :: context | nil
@@ -322,7 +356,17 @@ defmodule Foundation.Telemetry.Span do
 
   `context` comes from `propagate_context/0` or `from_traceparent/1`; with `nil` there is nothing to go on from, and `fun` just
   runs. Afterwards, also after a raise, this process is where it was; spans that `fun` left open are ended as abandoned.
-  Raises `ArgumentError` for what is no context.
+  O(1) besides `fun`. Raises `ArgumentError` for what is no context.
+
+      iex> alias Foundation.Telemetry.Span
+      iex> Span.with_span_fun(:parent, %{}, fn ->
+      ...>   context = Span.propagate_context()
+      ...>   task =
+      ...>     Task.async(fn -> Span.with_propagated_context(context, &Span.current_trace_id/0) end)
+      ...>
+      ...>   Task.await(task) == Span.current_trace_id()
+      ...> end)
+      true
   """
   @doc since: "0.1.0"
   @spec with_propagated_context(context | nil, (() -> result)) :: result when result: term
@@ -349,7 +393,13 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The `traceparent` header that continues this trace elsewhere, or `nil` outside a span.
+  The `traceparent` header that continues this trace elsewhere, or `nil` outside a span. O(1).
+
+      iex> alias Foundation.Telemetry.Span
+      iex> {:ok, context} =
+      ...>   Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+      iex> Span.with_propagated_context(context, &Span.to_traceparent/0)
+      "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
   """
   @doc since: "0.1.0"
   @spec to_traceparent() :: String.t() | nil
@@ -361,7 +411,8 @@ defmodule Foundation.Telemetry.Span do
   The context of a `traceparent` header.
 
   `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`, `:invalid_trace_id`,
-  `:invalid_span_id` or `:invalid_flags`: what the standard says is to be ignored.
+  `:invalid_span_id` or `:invalid_flags`: what the standard says is to be ignored. O(1): a tail is not
+  looked at. Creates no atoms.
 
       iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
       iex> context

@@ -10,13 +10,7 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
   @slice 4_000_000
   @slices div(@second, @slice)
 
-  @type t ::
-          :always
-          | :never
-          | {:random, number}
-          | {:rate_limited, non_neg_integer}
-          | {:adaptive, number}
-          | {:reservoir, pos_integer}
+  @type t :: Foundation.Telemetry.Sampler.strategy()
 
   @typedoc "Random numbers, and what the strategy remembers."
   @type state :: {:rand.state(), term}

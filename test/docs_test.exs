@@ -1,0 +1,187 @@
+defmodule Foundation.DocsTest do
+  # What the documentation has to have, for every module that is public: one whose moduledoc is not
+  # `false`. What is `@doc false` in it is not public.
+  use ExUnit.Case, async: true
+
+  # The modules that a chapter on consistency is expected of: all that keep state.
+  @areas [
+    Foundation.AgentRegistry,
+    Foundation.ConcurrentRegistry,
+    Foundation.ErrorContext,
+    Foundation.FeatureFlags,
+    Foundation.HealthCheck,
+    Foundation.Migration,
+    Foundation.Registry,
+    Foundation.StateManager,
+    Foundation.Telemetry.SampledEvents,
+    Foundation.Telemetry.Sampler,
+    Foundation.Telemetry.Span
+  ]
+
+  @pages Path.wildcard("*.md") ++ Path.wildcard("guides/*.{md,livemd}")
+
+  test "every public function says what it does, since when, and of what types" do
+    for module <- public(), {{kind, name, arity}, _, _, doc, meta} <- documented(module) do
+      function = "#{inspect(module)}.#{name}/#{arity}"
+      assert is_map(doc), "#{function} has no @doc"
+      assert meta[:since], "#{function} has no @doc since"
+
+      assert kind != :function or {name, arity} in specs(module), "#{function} has no @spec"
+    end
+  end
+
+  test "every public function shows itself in an example" do
+    for module <- public(),
+        {{kind, name, arity}, _, _, %{"en" => doc}, _meta} <- documented(module),
+        kind in [:function, :macro] do
+      assert doc =~ "iex>", "#{inspect(module)}.#{name}/#{arity} has no doctest"
+    end
+  end
+
+  test "the examples of every public module are run" do
+    run =
+      for file <- Path.wildcard("test/**/*_test.exs"),
+          [_all, name] <- Regex.scan(~r/^\s*doctest ([\w.]+)/m, File.read!(file)),
+          do: name
+
+    for module <- public(), examples?(module) do
+      assert Enum.any?(run, &named?(module, &1)),
+             "no test runs the doctests of #{inspect(module)}"
+    end
+  end
+
+  test "every area has a chapter on consistency" do
+    for module <- @areas do
+      assert moduledoc(module) =~ ~r/^## Consistency/m, "#{inspect(module)} has no such chapter"
+    end
+  end
+
+  test "every event of the library's own is in a table of its area, and in the guide to operating" do
+    tables = Enum.map_join(public(), &moduledoc/1)
+    operating = File.read!("guides/operating.md")
+
+    emitted =
+      for file <- Path.wildcard("lib/foundation/**/*.ex"),
+          not String.contains?(file, "/demo/"),
+          [event] <- Regex.scan(~r/\[:foundation(?:, :\w+)+\]/, code(file)),
+          uniq: true,
+          do: event
+
+    assert length(emitted) >= 5
+
+    for event <- emitted do
+      assert tables =~ event, "no moduledoc has #{event} in a table"
+      assert operating =~ event, "guides/operating.md does not name #{event}"
+    end
+  end
+
+  test "what the documentation refers to exists, and is public" do
+    texts =
+      for(page <- @pages, page != "INTERNALS.md", do: {page, File.read!(page)}) ++
+        for module <- public(),
+            {where, text} <- [{inspect(module), moduledoc(module)} | texts(module)],
+            do: {where, text}
+
+    references =
+      for {where, text} <- texts,
+          [_all, module | function] <-
+            Regex.scan(~r/`(Foundation(?:\.[A-Z]\w*)*)(?:\.(\w+[?!]?)\/(\d+))?`/, text),
+          do: {where, Module.concat([module]), function}
+
+    assert length(references) > 50
+
+    # The first is compiled only where Credo is, the second a process and no module.
+    public = [Foundation.Audit.CredoCheck, Foundation.Supervisor | public()]
+
+    for {where, module, function} <- references do
+      assert module in public, "#{where} refers to #{inspect(module)}, which is not public"
+
+      assert defined?(module, function),
+             "#{where} refers to #{Enum.join([inspect(module) | function], ".")}, which is not there"
+    end
+  end
+
+  test "links between the pages lead somewhere" do
+    for page <- @pages,
+        [_all, target] <- Regex.scan(~r/\]\(([^)#\s]+)(?:#[^)]*)?\)/, File.read!(page)),
+        not String.contains?(target, "://") do
+      path = page |> Path.dirname() |> Path.join(target)
+      assert File.exists?(path), "#{page} links to #{target}, which does not exist"
+    end
+  end
+
+  defp public do
+    {:ok, modules} = :application.get_key(:foundation, :modules)
+    for module <- modules, ours?(module), moduledoc(module) != nil, do: module
+  end
+
+  # Not what the tests themselves are made of.
+  defp ours?(module) do
+    to_string(module.module_info(:compile)[:source]) =~ ~r"/lib/(foundation|mix)[/.]"
+  end
+
+  defp moduledoc(module) do
+    case Code.fetch_docs(module) do
+      {:docs_v1, _, _, _, %{"en" => text}, _, _} -> text
+      _hidden_or_none -> nil
+    end
+  end
+
+  defp documented(module) do
+    {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(module)
+
+    for {{kind, name, arity}, _, _, doc, _meta} = entry <- docs,
+        kind in [:function, :macro, :callback, :macrocallback],
+        doc != :hidden,
+        # `use Supervisor` brings it along.
+        {name, arity} != {:child_spec, 1} or Supervisor not in behaviours(module),
+        do: entry
+  end
+
+  defp behaviours(module) do
+    for {:behaviour, behaviours} <- module.module_info(:attributes), one <- behaviours, do: one
+  end
+
+  defp texts(module) do
+    for {{_, name, arity}, _, _, %{"en" => text}, _} <- documented(module),
+        do: {"#{inspect(module)}.#{name}/#{arity}", text}
+  end
+
+  defp specs(module) do
+    case Code.Typespec.fetch_specs(module) do
+      {:ok, specs} -> for {function, _} <- specs, do: function
+      :error -> []
+    end
+  end
+
+  defp examples?(module) do
+    texts = for {_function, text} <- texts(module), do: text
+    Enum.any?([moduledoc(module) | texts], &(&1 =~ "iex>"))
+  end
+
+  defp named?(module, name) do
+    inspect(module) == name or String.ends_with?(inspect(module), "." <> name)
+  end
+
+  defp defined?(_module, []), do: true
+
+  defp defined?(module, [function, arity]) do
+    arity = String.to_integer(arity)
+
+    Enum.any?(documented(module), fn {{_, name, most}, _, _, _, meta} ->
+      Atom.to_string(name) == function and arity in (most - (meta[:defaults] || 0))..most
+    end)
+  end
+
+  # A source without comments and documentation.
+  defp code(file) do
+    file
+    |> File.read!()
+    |> Code.string_to_quoted!()
+    |> Macro.prewalk(&without_docs/1)
+    |> Macro.to_string()
+  end
+
+  defp without_docs({:@, _, [{name, _, _}]}) when name in [:moduledoc, :doc, :typedoc], do: nil
+  defp without_docs(other), do: other
+end
