@@ -15,17 +15,22 @@ defmodule Foundation.Registry.Owner do
 
   @republish_ms 10
 
+  # How long a predecessor whose supervisor is dead may take to follow it.
+  @farewell_ms 5_000
+
   # GenServer would register the name before init/1, and a caller that finds it then would find
   # no table, or one that belongs to the predecessor. So the name comes last here.
   @spec start_link(Options.t()) :: GenServer.on_start()
-  def start_link(%Options{} = options), do: :proc_lib.start_link(__MODULE__, :start, [options])
+  def start_link(%Options{} = options),
+    do: :proc_lib.start_link(__MODULE__, :start, [options, self()])
 
   @doc false
-  def start(options) do
+  def start(options, parent) do
     with :ok <- unborne(options.name),
          {:ok, state} <- init(options),
          :ok <- bear(options.name) do
       :proc_lib.init_ack({:ok, self()})
+      state = Map.put(state, :parent, parent)
       :gen_server.enter_loop(__MODULE__, [], state, {:local, options.name})
     else
       {:error, _reason} = error -> :proc_lib.init_ack(error)
@@ -46,10 +51,59 @@ defmodule Foundation.Registry.Owner do
   end
 
   defp unborne(name) do
-    case Process.whereis(name) do
-      nil -> :ok
-      bearer -> {:error, {:already_started, bearer}}
+    bearer = Process.whereis(name)
+
+    cond do
+      bearer == nil -> :ok
+      owner?(bearer, name) and leaving?(bearer) -> unborne(name)
+      true -> {:error, {:already_started, bearer}}
     end
+  end
+
+  # A supervisor that was killed leaves children that are told of it one by one, and its successor may be
+  # quicker than that. If this start failed then, that supervisor's would, and it would stop in
+  # order what it had started already: other registries, with all their entries.
+  defp leaving?(owner) do
+    case parent(owner) do
+      {parent, linked?} ->
+        cond do
+          Process.alive?(parent) -> false
+          linked? -> gone?(owner)
+          # It was unlinked, and stays; or the exit is the next message that it gets.
+          true -> parent(owner) == :gone
+        end
+
+      :busy ->
+        false
+
+      :gone ->
+        true
+    end
+  end
+
+  defp parent(owner) do
+    GenServer.call(owner, :parent, @farewell_ms)
+  catch
+    :exit, {:timeout, {GenServer, :call, _arguments}} -> :busy
+    :exit, {_reason, {GenServer, :call, _arguments}} -> :gone
+  end
+
+  defp gone?(owner) do
+    ref = Process.monitor(owner)
+
+    receive do
+      {:DOWN, ^ref, :process, ^owner, _reason} -> true
+    after
+      @farewell_ms ->
+        Process.demonitor(ref, [:flush])
+        false
+    end
+  end
+
+  # And not another process that has this name.
+  defp owner?(bearer, name) do
+    match?({_kind, _partitions, _listeners, ^bearer}, Native.registry_config(name)) or
+      match?({:ok, %Table{owner: ^bearer}}, Table.fetch(name))
   end
 
   # Taken meanwhile by somebody who is no owner, or not yet let go by a predecessor that is
@@ -91,6 +145,11 @@ defmodule Foundation.Registry.Owner do
 
   def handle_call(:count_children, _from, state),
     do: {:reply, [specs: 0, active: 0, supervisors: 0, workers: 0], state}
+
+  def handle_call(:parent, _from, %{parent: parent} = state) do
+    {:links, links} = Process.info(self(), :links)
+    {:reply, {parent, parent in links}, state}
+  end
 
   @impl true
   # Linked to nobody but the parent, whose exit never comes here: somebody sent this signal,

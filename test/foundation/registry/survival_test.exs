@@ -17,6 +17,61 @@ defmodule Foundation.Registry.SurvivalTest do
       Process.whereis(registry)
     end
 
+    # What a supervisor that is killed leaves behind: an owner that has not been told of it yet.
+    # The successor of that supervisor starts the registry in `successor`.
+    test "a start waits for a predecessor whose supervisor is dead", %{options: options} do
+      options = Keyword.merge(options, name: unique_name("left_behind"))
+      [supervisor, successor] = start_workers(2)
+      {:ok, owner} = run(supervisor, fn -> Registry.start_link(options) end)
+      {:ok, ^owner} = Registry.register(options[:name], "key", 1)
+
+      :erlang.suspend_process(owner)
+      kill(supervisor)
+
+      task =
+        Task.async(fn ->
+          run(successor, fn ->
+            Process.flag(:trap_exit, true)
+            Registry.start_link(options)
+          end)
+        end)
+
+      eventually(fn -> not Process.alive?(task.pid) or starts?(successor) end)
+      assert Process.alive?(owner)
+
+      capture_log(fn ->
+        :erlang.resume_process(owner)
+        assert {:ok, started} = Task.await(task)
+        assert Process.whereis(options[:name]) == started
+      end)
+
+      assert Registry.lookup(options[:name], "key") == [{self(), 1}]
+    end
+
+    test "a start does not wait for an owner that was unlinked from its starter", %{
+      options: options
+    } do
+      options = Keyword.merge(options, name: unique_name("unlinked"))
+      starter = start_worker()
+
+      owner =
+        run(starter, fn ->
+          {:ok, owner} = Registry.start_link(options)
+          Process.unlink(owner)
+          owner
+        end)
+
+      kill(starter)
+      assert Registry.start_link(options) == {:error, {:already_started, owner}}
+      GenServer.stop(owner)
+    end
+
+    # Whether the process that a worker is starting, the only one it is linked to, waits for something.
+    defp starts?(worker) do
+      with {:links, [started]} <- Process.info(worker, :links),
+           do: Process.info(started, :status) == {:status, :waiting}
+    end
+
     # An owner that nobody starts again.
     defp start_temporary(options) do
       name = unique_name("temporary")
