@@ -3,6 +3,7 @@ defmodule Foundation.FeatureFlagsTest do
   use ExUnit.Case, async: false
 
   alias Foundation.FeatureFlags
+  alias Foundation.FeatureFlags.Table
 
   @flags [
     :use_ets_agent_registry,
@@ -241,6 +242,54 @@ defmodule Foundation.FeatureFlagsTest do
     assert FeatureFlags.enabled?(:use_ets_agent_registry)
 
     {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, FeatureFlags)
+  end
+
+  describe "a server that is killed" do
+    setup do
+      :ok = Supervisor.terminate_child(Foundation.Supervisor, FeatureFlags)
+      on_exit(fn -> Supervisor.restart_child(Foundation.Supervisor, FeatureFlags) end)
+    end
+
+    test "after a change and before its answer has made it" do
+      stand_in(fn {:put, changes} -> Table.put(changes) end)
+      assert FeatureFlags.disable(:use_ets_agent_registry) == :ok
+      refute FeatureFlags.enabled?(:use_ets_agent_registry)
+    end
+
+    test "in the middle of a change leaves everything as it was" do
+      flag = :use_genserver_telemetry
+      mode = FeatureFlags.mode(flag)
+
+      stand_in(fn {:put, [{^flag, false}]} ->
+        :persistent_term.put(Table.mode_key(flag), :legacy)
+        Foundation.Telemetry.Legacy.divert(:legacy)
+      end)
+
+      assert FeatureFlags.disable(flag) == {:error, :unavailable}
+      {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, FeatureFlags)
+      assert FeatureFlags.enabled?(flag)
+      assert FeatureFlags.mode(flag) == mode
+      refute Foundation.Telemetry.Legacy.on?()
+    end
+
+    # Does what the server does with one call, and is killed before it answers.
+    defp stand_in(work) do
+      test = self()
+
+      spawn_link(fn ->
+        Process.register(self(), FeatureFlags)
+        Process.unlink(test)
+        send(test, :registered)
+
+        receive do
+          {:"$gen_call", _from, call} -> work.(call)
+        end
+
+        Process.exit(self(), :kill)
+      end)
+
+      assert_receive :registered
+    end
   end
 
   test "of changes from many processes at once none is lost" do

@@ -1,7 +1,8 @@
 defmodule Foundation.FeatureFlags.Server do
   @moduledoc false
   # The one writer of the flags: a change reads what there is and writes it back, so changes
-  # go one after another. It holds no state, so that a restart loses none.
+  # go one after another. It holds no state, so that a restart loses none. If it is killed in
+  # the middle of a change, its successor takes back what there is of it.
   use GenServer
 
   alias Foundation.FeatureFlags
@@ -14,17 +15,24 @@ defmodule Foundation.FeatureFlags.Server do
   def change(change) do
     GenServer.call(FeatureFlags, change)
   catch
-    # Whatever keeps it from answering: not started, being restarted, stopped meanwhile.
-    :exit, {_reason, {GenServer, :call, _arguments}} -> {:error, :unavailable}
+    # Not started, or being restarted: it has not been asked.
+    :exit, {:noproc, {GenServer, :call, _arguments}} ->
+      {:error, :unavailable}
+
+    # Killed or stopped meanwhile, before the change, in it, or between it and the answer.
+    :exit, {_reason, {GenServer, :call, _arguments}} ->
+      if Table.put?(changes(change)), do: :ok, else: {:error, :unavailable}
   end
 
   @impl true
-  def init([]), do: {:ok, []}
+  def init([]) do
+    :ok = Table.restore()
+    {:ok, []}
+  end
 
   @impl true
-  def handle_call({:put, changes}, _from, state), do: {:reply, Table.put(changes), state}
+  def handle_call(change, _from, state), do: {:reply, Table.put(changes(change)), state}
 
-  def handle_call(:reset, _from, state) do
-    {:reply, Table.put(Table.defaults()), state}
-  end
+  defp changes({:put, changes}), do: changes
+  defp changes(:reset), do: Table.defaults()
 end

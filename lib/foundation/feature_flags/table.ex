@@ -52,6 +52,17 @@ defmodule Foundation.FeatureFlags.Table do
     with :ok <- validate(changes), do: write(merge(read(), changes))
   end
 
+  @doc "Whether these are the values of the flags now."
+  @spec put?(keyword) :: boolean
+  def put?(changes) do
+    entries = read()
+    Enum.all?(changes, fn {flag, value} -> value(Map.fetch!(entries, flag)) === value end)
+  end
+
+  @doc "Takes back a change that a writer was killed in: what is written last is what holds."
+  @spec restore() :: :ok
+  def restore, do: write(read())
+
   @spec read() :: t
   def read, do: :persistent_term.get(FeatureFlags, initial())
 
@@ -108,7 +119,8 @@ defmodule Foundation.FeatureFlags.Table do
 
   # A term that is as it was is not written again by the VM: no scan for a change that is none.
   # Modes have terms of their own, as the hot paths of the areas read nothing else: an atom
-  # under an atom, a third of the cost. They are written first: whoever sees a flag sees its mode.
+  # under an atom, a third of the cost. They are written first: whoever sees a flag sees its mode,
+  # and a change that got no further is taken back by `restore/0`.
   #
   # The native telemetry is told before it is to answer, and after it is not to: so when the
   # mode says that it answers, it does.
