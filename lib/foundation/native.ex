@@ -363,7 +363,11 @@ defmodule Foundation.Native do
   @spec span_watch(pid) :: :ok | nil
   def span_watch(_pid), do: absent()
 
-  # Takes abandoned spans, a bounded number a call, and says whether that was all.
+  # Abandoned spans, a bounded number a call, and whether that is all. They stay until each is forgotten.
   @spec span_abandoned() :: {[span], boolean} | nil
   def span_abandoned, do: absent()
+
+  # The first of them has been told of, if it is still this one.
+  @spec span_forget(binary) :: boolean | nil
+  def span_forget(_id), do: absent()
 end

@@ -69,6 +69,9 @@ pub struct Spans<T, W> {
     stacks: DashMap<u64, Stack<T, W>, foldhash::quality::RandomState>,
     random: Box<[Mutex<Random>]>,
     abandoned: Mutex<VecDeque<Abandoned<T>>>,
+    /// Those that are being told of, with how long they lasted. A lock of its own: reading them may
+    /// take long, and those who die must not wait for that.
+    handed: Mutex<VecDeque<(Frame<T>, u64)>>,
     deepest: u32,
     /// How many processes' deaths have not been told of.
     untold: AtomicU64,
@@ -85,6 +88,7 @@ impl<T, W> Spans<T, W> {
             stacks: DashMap::default(),
             random: (0..GENERATORS).map(|_| Mutex::default()).collect(),
             abandoned: Mutex::default(),
+            handed: Mutex::default(),
             deepest,
             untold: AtomicU64::new(0),
         }
@@ -259,46 +263,64 @@ impl<T, W> Spans<T, W> {
         self.untold.store(0, Ordering::Release);
     }
 
-    /// Up to `most` abandoned spans with how long they lasted, innermost first for each process. It stops
-    /// at one that is not `ready`.
+    /// What `read` makes of up to `most` abandoned spans and how long they lasted, innermost first for
+    /// each process, and whether that is all. They stay until they are forgotten one by one, so
+    /// that none is lost with whoever asked. It stops at one that is not `ready`.
     ///
     /// # Errors
     ///
     /// [`NotReady`] when that is the first.
-    pub fn take_abandoned(
+    pub fn abandoned<R>(
         &self,
         most: usize,
         ready: impl Fn(&Frame<T>) -> bool,
-    ) -> Result<Vec<(Frame<T>, u64)>, NotReady> {
-        let mut taken = Vec::new();
-        let mut abandoned = lock(&self.abandoned);
-        while taken.len() < most {
-            let Some(process) = abandoned.front_mut() else {
+        mut read: impl FnMut(&Frame<T>, u64) -> R,
+    ) -> Result<(Vec<R>, bool), NotReady> {
+        let mut handed = lock(&self.handed);
+        let mut all = self.hand_out(&mut handed, most);
+        let mut given = Vec::new();
+        for (frame, lasted) in handed.iter() {
+            if !ready(frame) {
+                all = false;
                 break;
-            };
-            match process.frames.last() {
-                Some(frame) if !ready(frame) => {
-                    return if taken.is_empty() {
-                        Err(NotReady)
-                    } else {
-                        Ok(taken)
-                    };
-                }
-                Some(frame) => {
-                    let lasted = process.at.saturating_sub(frame.started);
-                    taken.extend(process.frames.pop().map(|frame| (frame, lasted)));
-                }
-                None => drop(abandoned.pop_front()),
             }
+            given.push(read(frame, *lasted));
         }
-        Ok(taken)
+        if given.is_empty() && !handed.is_empty() {
+            Err(NotReady)
+        } else {
+            Ok((given, all))
+        }
     }
 
-    /// Whether there are no abandoned spans.
-    pub fn none_abandoned(&self) -> bool {
-        lock(&self.abandoned)
-            .iter()
-            .all(|process| process.frames.is_empty())
+    /// Fills `handed` up to `most`, and says whether nothing is left behind it.
+    fn hand_out(&self, handed: &mut VecDeque<(Frame<T>, u64)>, most: usize) -> bool {
+        let mut abandoned = lock(&self.abandoned);
+        while let Some(process) = abandoned.front_mut() {
+            if process.frames.is_empty() {
+                abandoned.pop_front();
+            } else if handed.len() < most {
+                let at = process.at;
+                let frame = process.frames.pop();
+                handed.extend(frame.map(|frame| {
+                    let lasted = at.saturating_sub(frame.started);
+                    (frame, lasted)
+                }));
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The next abandoned span has been told of, if it is still the one of this id.
+    pub fn forget(&self, id: u64) -> bool {
+        let mut handed = lock(&self.handed);
+        let next = handed.front().is_some_and(|(frame, _)| frame.id == id);
+        if next {
+            handed.pop_front();
+        }
+        next
     }
 
     /// How many processes have a stack.
@@ -310,6 +332,7 @@ impl<T, W> Spans<T, W> {
     pub fn clear(&self) {
         self.stacks.clear();
         lock(&self.abandoned).clear();
+        lock(&self.handed).clear();
         self.told();
     }
 }
@@ -374,9 +397,20 @@ mod tests {
         left.unwrap_or_else(|NotReady| panic!("all are ready"))
     }
 
-    fn take(spans: &Spans<&'static str, ()>) -> Vec<(Frame<&'static str>, u64)> {
-        let taken = spans.take_abandoned(2, |_| true);
-        taken.unwrap_or_else(|NotReady| panic!("all are ready"))
+    type Told = (u64, Option<&'static str>, u64);
+
+    fn look(spans: &Spans<&'static str, ()>, most: usize) -> (Vec<Told>, bool) {
+        let read = |frame: &Frame<_>, lasted| (frame.id, frame.body, lasted);
+        let told = spans.abandoned(most, |_| true, read);
+        told.unwrap_or_else(|NotReady| panic!("all are ready"))
+    }
+
+    fn take(spans: &Spans<&'static str, ()>) -> Vec<Told> {
+        let (told, _all) = look(spans, 2);
+        for (id, ..) in &told {
+            assert!(spans.forget(*id) && !spans.forget(*id));
+        }
+        told
     }
 
     fn names(frames: &[Frame<&'static str>]) -> Vec<&'static str> {
@@ -447,13 +481,34 @@ mod tests {
         spans.told();
         let taken: Vec<_> = take(&spans)
             .into_iter()
-            .map(|(frame, lasted)| (frame.body, lasted))
+            .map(|(_id, body, lasted)| (body, lasted))
             .collect();
         assert_eq!(taken, [(Some("inner"), 20), (Some("outer"), 20)]);
         assert_eq!(take(&spans).len(), 1);
         assert_eq!((take(&spans).len(), spans.processes()), (0, 0));
         start(&spans, "again");
         assert!(spans.died(1, 50));
+    }
+
+    #[test]
+    fn an_abandoned_span_stays_until_it_is_forgotten() {
+        let spans = spans();
+        for name in ["outer", "middle", "inner"] {
+            start(&spans, name);
+        }
+        assert!(spans.died(1, 30));
+        let (first, all) = look(&spans, 2);
+        assert_eq!((first.len(), all), (2, false));
+        assert_eq!(look(&spans, 2), (first.clone(), false));
+        assert!(!spans.forget(first[1].0), "not the next");
+        assert!(spans.forget(first[0].0));
+        let (second, all) = look(&spans, 2);
+        assert_eq!(
+            (second[0], second[1].1, all),
+            (first[1], Some("outer"), true)
+        );
+        spans.clear();
+        assert_eq!(look(&spans, 2), (vec![], true));
     }
 
     #[test]
@@ -482,8 +537,8 @@ mod tests {
             Some(Some("large too"))
         );
         spans.died(1, 9);
-        assert!(spans.take_abandoned(9, |_| false).is_err());
+        assert!(spans.abandoned(9, |_| false, |_, _| ()).is_err());
         assert_eq!(take(&spans).len(), 2);
-        assert!(spans.none_abandoned());
+        assert_eq!(look(&spans, 9), (vec![], true));
     }
 }

@@ -459,6 +459,25 @@ defmodule Foundation.Telemetry.SpanTest do
         assert received(@abandoned) == []
       end
 
+      test "a span process that is killed while it tells of abandoned spans loses none" do
+        deaths = :counters.new(1, [])
+        id = {__MODULE__, make_ref()}
+        :ok = :telemetry.attach(id, @abandoned, &__MODULE__.die_or_tell/4, {deaths, self()})
+        on_exit(fn -> :telemetry.detach(id) end)
+
+        pid =
+          spawn(fn ->
+            for n <- 1..9, do: Span.start_span(n)
+            hold(10)
+          end)
+
+        assert_receive {@start, _, %{name: 10}}
+        Process.exit(pid, :kill)
+        for n <- 10..1//-1, do: assert_receive({:told, ^n})
+        assert :counters.get(deaths, 1) == 3
+        refute_receive {:told, _}, 50
+      end
+
       test "every span of a thousand processes that die at once is abandoned once" do
         pids = for n <- 1..1_000, do: spawn(fn -> hold(n) end)
         for n <- 1..1_000, do: assert_receive({@start, _, %{name: ^n}}, 5_000)
@@ -518,6 +537,16 @@ defmodule Foundation.Telemetry.SpanTest do
         assert is_atom(reason)
       end
     end
+  end
+
+  @doc false
+  def die_or_tell(_event, _measurements, %{name: name}, {deaths, test}) do
+    if :counters.get(deaths, 1) < 3 do
+      :counters.add(deaths, 1, 1)
+      Process.exit(Process.whereis(Span), :kill)
+    end
+
+    send(test, {:told, name})
   end
 
   defp hold(name) do

@@ -1,7 +1,7 @@
 defmodule Foundation.Telemetry.Span.Backend do
   @moduledoc false
   # What `Foundation.Telemetry.Span` runs on: a stack of open spans for each process. All
-  # but the last two act on the calling process's own, in O(1) where nothing else is said.
+  # but the last three act on the calling process's own, in O(1) where nothing else is said.
 
   alias Foundation.Telemetry.Span.{Backends, Context, Frame}
 
@@ -31,9 +31,14 @@ defmodule Foundation.Telemetry.Span.Backend do
   @callback watch() :: :ok
 
   @doc """
-  What a message to that process is about: the spans that were left open, and `:more` when it should ask again with `:abandoned`. `:ignored` when it is about nothing.
+  What a message to that process is about: the spans that were left open, each with what to forget it by,
+  and `:more` when it should ask again with `:abandoned` after that. `:ignored` when it is about nothing.
   """
-  @callback abandoned(message :: term) :: {[Frame.ended()], :more | :done} | :ignored
+  @callback abandoned(message :: term) ::
+              {[{Frame.ended(), token :: term}], :more | :done} | :ignored
+
+  @doc "Forgets an abandoned span; they are forgotten in their order. Until then a successor is given it too."
+  @callback forget(token :: term) :: :ok
 
   @doc """
   The backend whose table exists, `nil` when there is none.

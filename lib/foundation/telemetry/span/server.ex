@@ -1,7 +1,8 @@
 defmodule Foundation.Telemetry.Span.Server do
   @moduledoc false
   # Ends the spans of processes that died: the process named `Foundation.Telemetry.Span`. It
-  # keeps nothing: open spans are in the table, and a successor asks the table who died.
+  # keeps nothing: open spans are in the table, and a successor asks the table who died. A span
+  # is forgotten once its event has been emitted: a kill in between repeats one, and loses none.
 
   use GenServer
 
@@ -23,7 +24,7 @@ defmodule Foundation.Telemetry.Span.Server do
   def handle_info(message, backend) do
     case backend.abandoned(message) do
       {spans, more} ->
-        Enum.each(spans, &Events.abandoned/1)
+        Enum.each(spans, &tell(&1, backend))
         # Through the mailbox, so that a mass death does not keep system messages waiting.
         if more == :more, do: send(self(), :abandoned)
 
@@ -33,5 +34,10 @@ defmodule Foundation.Telemetry.Span.Server do
     end
 
     {:noreply, backend}
+  end
+
+  defp tell({span, token}, backend) do
+    Events.abandoned(span)
+    backend.forget(token)
   end
 end

@@ -25,8 +25,6 @@ mod loom_models;
 mod names;
 pub mod reclaim;
 mod segment;
-#[cfg(not(loom))]
-mod stored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod value;
@@ -35,10 +33,6 @@ pub use bag::{Bag, Member};
 pub use blob::Blob;
 pub use names::Names;
 pub use reclaim::{Guard, pin};
-#[cfg(not(loom))]
-pub(crate) use stored::NOBODY;
-#[cfg(not(loom))]
-pub use stored::{Members, Stored};
 pub use value::{Object, Value, ValueView};
 
 use crate::interleave::{Point, reach};
@@ -115,8 +109,6 @@ pub struct Walked<'g, F, V> {
     pub key: KeyView<'g, F>,
     /// Its key's hash, in whose order the walk goes.
     pub hash: u64,
-    /// What tells keys of one hash apart, for as long as they are there.
-    pub place: u64,
     /// Its owner and value.
     pub entry: Entry<'g, V>,
 }
@@ -513,7 +505,6 @@ impl<F: Foreign, V: Object> Table<F, V> {
             Walked {
                 key,
                 hash,
-                place: words.k0 ^ words.k1.rotate_left(32),
                 entry: Self::entry(words),
             }
         }

@@ -24,6 +24,7 @@ nifs! {
     span_leave / 1,
     span_watch / 1,
     span_abandoned / 0,
+    span_forget / 1,
 }
 
 atoms! { ok, error, none, remote, span, foundation_spans, abandoned }
@@ -364,15 +365,24 @@ fn span_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(ok().to_term(env))
 }
 
-/// `{spans, all?}`: a bounded number a call.
+/// `{spans, all?}`: a bounded number a call. They stay until they are forgotten.
 fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
     // Before the look: a death that comes after it sends another message.
     SPANS.told();
-    let frames = SPANS.take_abandoned(TAKEN, is_ready)?;
-    taken(env, frames, SPANS.none_abandoned())
+    let read = |frame: &Frame<Body>, lasted| span_term(env, frame, lasted);
+    let (spans, all) = SPANS.abandoned(TAKEN, is_ready, read)?;
+    let spans = spans.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok((spans, all).encode(env))
+}
+
+/// Forgets the abandoned span that is the next, if it has this id.
+fn span_forget<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
+    let id = number_of(id).and_then(|id| u64::try_from(id).ok());
+    let id = id.ok_or(Failure::BadArgument)?;
+    Ok(SPANS.forget(id).encode(env))
 }
 
 /// Forgets all spans.

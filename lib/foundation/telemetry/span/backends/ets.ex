@@ -108,18 +108,47 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     {[], :done}
   end
 
-  def abandoned({:DOWN, _ref, :process, pid, _reason}), do: {all_of(pid), :done}
+  # The outermost is forgotten with all else of the process, contexts and mark.
+  def abandoned({:DOWN, _ref, :process, pid, _reason}) do
+    case spans_of(pid, @last) do
+      [] ->
+        forget({pid, @last})
+        {[], :done}
+
+      spans ->
+        {List.update_at(spans, -1, fn {span, _key} -> {span, {pid, @last}} end), :done}
+    end
+  end
+
   def abandoned(_message), do: :ignored
 
-  defp all_of(pid) do
+  defp spans_of(pid, position) do
+    with {^pid, n} = key when n > 0 <- :ets.prev(@table, {pid, position}) do
+      case :ets.lookup_element(@table, key, 2) do
+        span when is_map(span) -> [{Frame.ended(span), key} | spans_of(pid, n)]
+        _context -> spans_of(pid, n)
+      end
+    else
+      _none -> []
+    end
+  end
+
+  @impl true
+  def forget({pid, @last}) do
     case :ets.prev(@table, {pid, @last}) do
       {^pid, _n} = key ->
-        [{^key, frame}] = :ets.take(@table, key)
-        if is_map(frame), do: [Frame.ended(frame) | all_of(pid)], else: all_of(pid)
+        # The mark comes last: while it is there a successor looks for the rest.
+        :ets.delete(@table, key)
+        forget({pid, @last})
 
       _another ->
-        []
+        :ok
     end
+  end
+
+  def forget(key) do
+    :ets.delete(@table, key)
+    :ok
   end
 
   defp innermost, do: before(@last)

@@ -56,8 +56,15 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   @impl true
   def abandoned(message) when message in [:abandoned, {:foundation_spans, :abandoned}] do
     {spans, all?} = Native.span_abandoned()
-    {spans, if(all?, do: :done, else: :more)}
+    {for(span <- spans, do: {span, elem(span, 1)}), if(all?, do: :done, else: :more)}
   end
 
   def abandoned(_message), do: :ignored
+
+  @impl true
+  def forget(id) do
+    # Gone already is what was wanted.
+    _ = Native.span_forget(id)
+    :ok
+  end
 end
