@@ -13,8 +13,8 @@ pub(crate) enum Point {
     SegmentChosen,
     /// A walk has found the segment that it is about to read.
     SegmentWalked,
-    /// A registration has found the bag that it is about to append to.
-    BagFound,
+    /// A registration has found the entry or the bag that it is about to put another entry behind.
+    EntryFound,
     /// A bag has been emptied, and is about to be removed.
     BagEmptied,
     /// The handle of an owner has been found, and is about to be locked.

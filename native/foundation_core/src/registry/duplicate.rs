@@ -4,27 +4,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
-use crate::held::{Held, IntoIter};
+use crate::held::{Held, HeldSet, IntoIter};
 use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::counter::Counter;
 use crate::table::{
-    Bag, Entry, Guard, Inserted, Member, Object, OutOfMemory, Table, Value, ValueView, Walked, pin,
+    Bag, Entry, Guard, Inserted, Member, Members, NOBODY, Object, OutOfMemory, Stored, Table,
+    Value, Walked, pin,
 };
 
-/// What one owner holds of one key: its entries' numbers in the key's bag.
+/// What one owner holds of one key: its first entry ever, or others.
+///
+/// The first was in the key's slot, without a bag, and another registrant may have made a bag of it
+/// since. So of that one nothing is noted but the hash, also where its owner has others as well.
 #[derive(Debug)]
 pub struct Group {
     hash: u64,
-    bag: u64,
-    numbers: Numbers,
+    many: Option<Box<Many>>,
 }
 
-/// One number, which takes no allocation, or more.
+/// Entries by their numbers in a bag.
 #[derive(Debug)]
-enum Numbers {
-    One(u64),
-    Many(Vec<u64>),
+struct Many {
+    bag: u64,
+    numbers: Vec<u64>,
 }
 
 impl Held for Group {
@@ -33,43 +36,46 @@ impl Held for Group {
     }
 }
 
-impl Numbers {
-    fn push(&mut self, number: u64) {
-        match self {
-            Numbers::One(first) => *self = Numbers::Many(vec![*first, number]),
-            Numbers::Many(numbers) => numbers.push(number),
-        }
+impl Group {
+    /// The first entry of a key with this hash.
+    fn first(hash: u64) -> Self {
+        Group { hash, many: None }
     }
 
-    fn as_slice(&self) -> &[u64] {
-        match self {
-            Numbers::One(number) => std::slice::from_ref(number),
-            Numbers::Many(numbers) => numbers,
-        }
+    fn is_first(&self) -> bool {
+        self.many.is_none()
     }
 
-    /// Takes the last number out.
-    fn pop(&mut self) -> Option<u64> {
-        match self {
-            Numbers::One(number) => {
-                let number = *number;
-                *self = Numbers::Many(Vec::new());
-                Some(number)
-            }
-            Numbers::Many(numbers) => numbers.pop(),
-        }
+    fn is_of(&self, bag: u64) -> bool {
+        self.many.as_ref().is_some_and(|many| many.bag == bag)
+    }
+
+    /// The numbers of others than the first.
+    fn numbers(&self) -> &[u64] {
+        self.many.as_ref().map_or(&[], |many| &many.numbers)
     }
 
     /// Takes out the numbers in `gone`, which is sorted, and says whether any is left.
     fn remove(&mut self, gone: &[u64]) -> bool {
-        match self {
-            Numbers::One(number) => gone.binary_search(number).is_err(),
-            Numbers::Many(numbers) => {
-                numbers.retain(|number| gone.binary_search(number).is_err());
-                !numbers.is_empty()
-            }
-        }
+        self.many.as_mut().is_some_and(|many| {
+            many.numbers
+                .retain(|number| gone.binary_search(number).is_err());
+            !many.numbers.is_empty()
+        })
     }
+}
+
+/// A key of a registry and its entries, as a walk shows them.
+#[derive(Debug)]
+pub struct Keyed<'g, F, V: Object> {
+    /// The key.
+    pub key: KeyView<'g, F>,
+    /// Its hash, in whose order the walk goes.
+    pub hash: u64,
+    /// What tells keys of one hash apart, for as long as they are there.
+    pub place: u64,
+    /// Its entries, also those whose owners are dead.
+    pub members: Members<'g, V>,
 }
 
 /// What is left to remove of a dead owner.
@@ -80,22 +86,29 @@ pub struct Estate {
 
 /// A registry in which a key has any number of entries.
 pub struct Duplicate<F: Foreign, V: Object> {
-    table: Table<F, Bag<V>>,
+    table: Table<F, Stored<V>>,
     owners: Owners<Group>,
-    entries: Counter,
+    /// How many entries there are beside the first of each key.
+    others: Counter,
     next_bag: AtomicU64,
     places: Places,
     tally: Tally,
 }
 
-/// The owner of a table's entry, which is a bag and belongs to nobody.
-const NOBODY: u64 = 1;
+/// Where an entry has been put.
+enum Put {
+    /// It is its key's first.
+    First,
+    /// In a bag, with this number.
+    Bag { id: u64, number: u64 },
+}
 
-fn bag<'g, V: Object>(entry: &Entry<'g, Bag<V>>) -> Option<&'g Bag<V>> {
-    match entry.value {
-        ValueView::Object(bag) => Some(bag),
-        ValueView::Word(_) | ValueView::Bytes(_) => None,
-    }
+fn members<'g, V: Object>(entry: &Entry<'g, Stored<V>>) -> Members<'g, V> {
+    Members(*entry)
+}
+
+fn bag<'g, V: Object>(entry: &Entry<'g, Stored<V>>) -> Option<&'g Bag<Stored<V>>> {
+    members(entry).bag()
 }
 
 impl<F: Foreign, V: Object> Duplicate<F, V> {
@@ -108,21 +121,26 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         Ok(Duplicate {
             table: Table::new(seed)?,
             owners: Owners::new(),
-            entries: Counter::default(),
+            others: Counter::default(),
             next_bag: AtomicU64::new(0),
             places: Places::new(limit),
             tally: Tally::default(),
         })
     }
 
-    fn bag<'g>(&self, key: &Key<'_, F::Probe>, hash: u64, guard: &'g Guard) -> Option<&'g Bag<V>> {
-        bag(&self.table.get(key, hash, guard)?)
-    }
-
     /// The entries of `key`, also those whose owners are dead.
     #[inline]
-    pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<&'g Bag<V>> {
-        self.bag(key, self.table.hash(key), guard)
+    pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Members<'g, V>> {
+        self.get_hashed(key, self.table.hash(key), guard)
+    }
+
+    fn get_hashed<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        guard: &'g Guard,
+    ) -> Option<Members<'g, V>> {
+        self.table.get(key, hash, guard).as_ref().map(members)
     }
 
     /// Registers another entry of `key`, for `owner`.
@@ -145,62 +163,70 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         let hash = self.table.hash(key);
         let watch = || world.watch(owner);
         self.owners.hold(owner, watch, |held| {
-            let (bag, number) = self.append(key, hash, owner, value, &guard)?;
+            let put = self.put(key, hash, owner, Stored::value(value), &guard)?;
             place.fill();
-            match held.get_mut(hash, |group| group.bag == bag) {
-                Some(group) => group.numbers.push(number),
-                None => held.insert(Group {
-                    hash,
-                    bag,
-                    numbers: Numbers::One(number),
-                }),
-            }
-            self.entries.add(hash, 1);
+            note(held, hash, put);
             Ok(())
         })?
     }
 
-    /// Appends an entry to the bag of `key`; returns the bag's id and the entry's number.
-    fn append(
+    /// Puts an entry into the slot of `key`, or behind those that are there.
+    fn put(
         &self,
         key: &Key<'_, F::Probe>,
         hash: u64,
         owner: u64,
-        value: Value<V>,
+        value: Value<Stored<V>>,
         guard: &Guard,
-    ) -> Result<(u64, u64), OutOfMemory> {
+    ) -> Result<Put, OutOfMemory> {
+        assert_ne!(owner, NOBODY, "expected an owner that is not 0");
         let mut value = Some(value);
         loop {
             let Some(given) = value.take() else {
                 unreachable!("a value that was not taken is given back");
             };
-            if let Some(bag) = self.bag(key, hash, guard) {
-                reach(Point::BagFound);
+            let Some(entry) = self.table.get(key, hash, guard) else {
+                let mut given = Some(given);
+                let make = || match given.take() {
+                    Some(given) => given,
+                    None => unreachable!("a value is made once"),
+                };
+                match self
+                    .table
+                    .insert(key, hash, owner, make, |_| false, guard)?
+                {
+                    Inserted::New | Inserted::Replaced(_) => return Ok(Put::First),
+                    Inserted::Taken(_) => value = given,
+                }
+                continue;
+            };
+            reach(Point::EntryFound);
+            if let Some(bag) = bag(&entry) {
                 match bag.push(owner, given, guard) {
                     Ok((number, bytes)) => {
                         self.table.add_heap(hash, bytes as i64);
-                        return Ok((bag.id(), number));
+                        self.others.add(hash, 1);
+                        let id = bag.id();
+                        return Ok(Put::Bag { id, number });
                     }
                     Err(given) => {
                         // Whoever emptied the bag is about to remove it: help.
                         self.remove_bag(hash, bag.id(), guard);
                         value = Some(given);
-                        continue;
                     }
                 }
-            }
-            let id = self.next_bag.fetch_add(1, Ordering::Relaxed);
-            let mut given = Some(given);
-            let make = || match given.take() {
-                Some(given) => Value::Object(Box::new(Bag::new(id, owner, given))),
-                None => unreachable!("a value is made once"),
-            };
-            match self
-                .table
-                .insert(key, hash, NOBODY, make, |_| false, guard)?
-            {
-                Inserted::New | Inserted::Replaced(_) => return Ok((id, 0)),
-                Inserted::Taken(_) => value = given,
+            } else {
+                let id = self.next_bag.fetch_add(1, Ordering::Relaxed);
+                match self
+                    .table
+                    .gather(key, hash, &entry, id, owner, given, guard)
+                {
+                    Ok(()) => {
+                        self.others.add(hash, 1);
+                        return Ok(Put::Bag { id, number: 1 });
+                    }
+                    Err(given) => value = Some(given),
+                }
             }
         }
     }
@@ -214,39 +240,76 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     }
 
     /// Removes one entry from a bag, and the bag with its last entry.
-    fn remove_from(&self, bag: &Bag<V>, hash: u64, number: u64, owner: u64, guard: &Guard) -> bool {
+    fn remove_from(
+        &self,
+        bag: &Bag<Stored<V>>,
+        hash: u64,
+        number: u64,
+        owner: u64,
+        guard: &Guard,
+    ) -> bool {
         let Some(removed) = bag.remove(number, owner, guard) else {
             return false;
         };
         self.table.add_heap(hash, -(removed.bytes as i64));
-        self.entries.add(hash, -1);
         self.places.give_back(1);
         if removed.empty {
             reach(Point::BagEmptied);
             self.remove_bag(hash, bag.id(), guard);
+        } else {
+            self.others.add(hash, -1);
         }
         true
     }
 
-    /// Removes `owner`'s entries of `key`, and says how many there were.
-    pub fn unregister(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
+    /// Removes `owner`'s entry of `key` if it is in the slot.
+    fn remove_single(&self, key: &Key<'_, F::Probe>, hash: u64, owner: u64, guard: &Guard) -> bool {
+        let is_own = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
+        let removed = self.table.remove(key, hash, is_own, guard);
+        if removed {
+            self.places.give_back(1);
+        }
+        removed
+    }
+
+    /// Removes `owner`'s entries of `key`, and says how many there were. `None`, and nothing is
+    /// removed, if there are more than `limit`.
+    pub fn unregister(&self, owner: u64, key: &Key<'_, F::Probe>, limit: usize) -> Option<usize> {
         let guard = pin();
         let hash = self.table.hash(key);
         self.owners
             .with(owner, |held| {
-                let Some(bag) = self.bag(key, hash, &guard) else {
-                    return 0;
+                // What was in the slot may be in a bag at the next look, but not the other way.
+                if self.remove_single(key, hash, owner, &guard) {
+                    held.remove(hash, Group::is_first);
+                    return Some(1);
+                }
+                let Some(members) = self.get_hashed(key, hash, &guard) else {
+                    return Some(0);
                 };
-                let group = held.remove(hash, |group| group.bag == bag.id());
-                let numbers = group
-                    .as_ref()
-                    .map_or(&[][..], |group| group.numbers.as_slice());
-                numbers
-                    .iter()
-                    .filter(|number| self.remove_from(bag, hash, **number, owner, &guard))
-                    .count()
+                let Some(bag) = members.bag() else {
+                    return Some(0);
+                };
+                let is_of = |group: &Group| group.is_of(bag.id());
+                let has_first = members.first_is_of(owner, &guard);
+                let others = held
+                    .get_mut(hash, is_of)
+                    .map_or(0, |group| group.numbers().len());
+                if usize::from(has_first) + others > limit {
+                    return None;
+                }
+                let remove = |number: u64| self.remove_from(bag, hash, number, owner, &guard);
+                let mut removed = 0;
+                if has_first && held.remove(hash, Group::is_first).is_some() {
+                    removed += usize::from(remove(0));
+                }
+                if let Some(group) = held.remove(hash, is_of) {
+                    let numbers = group.numbers().iter();
+                    removed += numbers.filter(|number| remove(**number)).count();
+                }
+                Some(removed)
             })
-            .unwrap_or(0)
+            .unwrap_or(Some(0))
     }
 
     /// Removes those of `owner`'s entries of `key` that have one of these numbers, and says how
@@ -258,36 +321,36 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         numbers.sort_unstable();
         self.owners
             .with(owner, |held| {
-                let Some(bag) = self.bag(key, hash, &guard) else {
+                if numbers.contains(&0) && self.remove_single(key, hash, owner, &guard) {
+                    held.remove(hash, Group::is_first);
+                    return 1;
+                }
+                let Some(members) = self.get_hashed(key, hash, &guard) else {
                     return 0;
                 };
-                let id = bag.id();
-                let removed = numbers
-                    .iter()
-                    .filter(|number| self.remove_from(bag, hash, **number, owner, &guard))
-                    .count();
-                let group = held.get_mut(hash, |group| group.bag == id);
-                if group.is_some_and(|group| !group.numbers.remove(&numbers)) {
-                    held.remove(hash, |group| group.bag == id);
+                let Some(bag) = members.bag() else {
+                    return 0;
+                };
+                if numbers.contains(&0) && members.first_is_of(owner, &guard) {
+                    held.remove(hash, Group::is_first);
                 }
-                removed
+                let is_of = |group: &Group| group.is_of(bag.id());
+                if held
+                    .get_mut(hash, is_of)
+                    .is_some_and(|group| !group.remove(&numbers))
+                {
+                    held.remove(hash, is_of);
+                }
+                let remove = |number: &&u64| self.remove_from(bag, hash, **number, owner, &guard);
+                numbers.iter().filter(remove).count()
             })
             .unwrap_or(0)
     }
 
     /// How many entries of `key` `owner` has.
     pub fn count_of(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
-        let guard = pin();
-        let hash = self.table.hash(key);
-        let Some(bag) = self.bag(key, hash, &guard) else {
-            return 0;
-        };
-        self.owners
-            .with(owner, |held| {
-                let group = held.get_mut(hash, |group| group.bag == bag.id());
-                group.map_or(0, |group| group.numbers.as_slice().len())
-            })
-            .unwrap_or(0)
+        self.numbers_of(owner, key, &pin())
+            .map_or(0, |(_, numbers)| numbers.len())
     }
 
     /// Visits `owner`'s entries of `key`, in the order of their registration.
@@ -298,19 +361,36 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         guard: &'g Guard,
         mut visit: impl FnMut(Member<'g, V>),
     ) {
-        let hash = self.table.hash(key);
-        let Some(bag) = self.bag(key, hash, guard) else {
+        let Some((members, numbers)) = self.numbers_of(owner, key, guard) else {
             return;
         };
-        let numbers = self.owners.with(owner, |held| {
-            held.get_mut(hash, |group| group.bag == bag.id())
-                .map(|group| group.numbers.as_slice().to_vec())
-        });
-        for number in numbers.flatten().unwrap_or_default() {
-            if let Some(member) = bag.get(number, guard) {
+        for number in numbers {
+            if let Some(member) = members.get(number, guard) {
                 visit(member);
             }
         }
+    }
+
+    /// The entries of `key`, and the numbers of those that are `owner`'s.
+    fn numbers_of<'g>(
+        &self,
+        owner: u64,
+        key: &Key<'_, F::Probe>,
+        guard: &'g Guard,
+    ) -> Option<(Members<'g, V>, Vec<u64>)> {
+        let hash = self.table.hash(key);
+        let members = self.get_hashed(key, hash, guard)?;
+        let id = members.bag().map(Bag::id);
+        let numbers = self.owners.with(owner, |held| {
+            let mut numbers = Vec::new();
+            numbers.extend(members.first_is_of(owner, guard).then_some(0));
+            let of_bag = |group: &Group| id.is_some_and(|id| group.is_of(id));
+            if let Some(group) = held.get_mut(hash, of_bag) {
+                numbers.extend(group.numbers());
+            }
+            numbers
+        })?;
+        Some((members, numbers))
     }
 
     /// Visits the keys that `owner` holds, each as often as it has entries of it.
@@ -320,36 +400,69 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         guard: &'g Guard,
         mut visit: impl FnMut(&KeyView<'g, F>, usize),
     ) {
-        let groups: Vec<(u64, u64, usize)> = self
-            .owners
-            .with(owner, |held| {
-                held.iter()
-                    .map(|group| (group.hash, group.bag, group.numbers.as_slice().len()))
-                    .collect()
-            })
-            .unwrap_or_default();
+        let mut firsts = Vec::new();
+        let mut groups = Vec::new();
+        self.owners.with(owner, |held| {
+            for group in held.iter() {
+                match &group.many {
+                    None => firsts.push(group.hash),
+                    Some(many) => groups.push((group.hash, many.bag, many.numbers.len())),
+                }
+            }
+        });
         for (hash, id, count) in groups {
-            let is_bag = |entry: &Entry<'g, Bag<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
+            let is_bag =
+                |entry: &Entry<'g, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
             if let Some(found) = self.table.find_hashed(hash, is_bag, guard) {
                 visit(&found.key, count);
             }
         }
+        firsts.sort_unstable();
+        for same in firsts.chunk_by(|one, other| one == other) {
+            let hash = same[0];
+            let is_own = |entry: &Entry<'g, Stored<V>>| members(entry).first_is_of(owner, guard);
+            if same.len() == 1 {
+                if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
+                    visit(&found.key, 1);
+                }
+            } else {
+                // Keys that collide: a foreign key's hash has no more than 32 bits.
+                self.table.walk(hash, 1, guard, |walked| {
+                    if walked.hash == hash && is_own(&walked.entry) {
+                        visit(&walked.key, 1);
+                    }
+                });
+            }
+        }
     }
 
-    /// How many keys `owner` holds entries of.
+    /// How many keys `owner` holds entries of; one of which it has the first and others counts twice.
     pub fn held_by(&self, owner: u64) -> usize {
         self.owners.with(owner, |held| held.len()).unwrap_or(0)
     }
 
-    /// Visits keys and their bags; see [`Table::walk`].
+    /// Visits keys and their entries; see [`Table::walk`].
     pub fn walk<'g>(
         &self,
         from: u64,
         limit: usize,
         guard: &'g Guard,
-        visit: impl FnMut(Walked<'g, F, Bag<V>>),
+        mut visit: impl FnMut(Keyed<'g, F, V>),
     ) -> Option<u64> {
-        self.table.walk(from, limit, guard, visit)
+        self.table.walk(from, limit, guard, |walked| {
+            let Walked {
+                key,
+                hash,
+                place,
+                entry,
+            } = walked;
+            visit(Keyed {
+                key,
+                hash,
+                place,
+                members: members(&entry),
+            });
+        })
     }
 
     /// Declares `owner` dead, and gives what is to be [removed](Duplicate::remove_dead) of it and
@@ -380,12 +493,19 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                 }
                 continue;
             };
-            let id = group.bag;
-            let is_bag = |entry: &Entry<'_, Bag<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
+            let Some(many) = &mut group.many else {
+                left -= 1;
+                removed += u64::from(self.remove_first(owner, group.hash, &guard));
+                estate.current = None;
+                continue;
+            };
+            let id = many.bag;
+            let is_bag =
+                |entry: &Entry<'_, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
             let found = self.table.find_hashed(group.hash, is_bag, &guard);
             if let Some(bag) = found.and_then(|found| bag(&found.entry)) {
                 while left > 0
-                    && let Some(number) = group.numbers.pop()
+                    && let Some(number) = many.numbers.pop()
                 {
                     left -= 1;
                     let gone = self.remove_from(bag, group.hash, number, owner, &guard);
@@ -401,9 +521,24 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         done
     }
 
+    /// Removes an entry of `owner` that was the first of a key with this hash, wherever it is by now:
+    /// of several such keys' any one, since there is a call for each.
+    fn remove_first(&self, owner: u64, hash: u64, guard: &Guard) -> bool {
+        let is_single = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
+        if self.table.remove_hashed(hash, is_single, guard) {
+            self.places.give_back(1);
+            return true;
+        }
+        let is_own = |entry: &Entry<'_, Stored<V>>| members(entry).first_is_of(owner, guard);
+        let found = self.table.find_hashed(hash, is_own, guard);
+        found
+            .and_then(|found| bag(&found.entry))
+            .is_some_and(|bag| self.remove_from(bag, hash, 0, owner, guard))
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.entries.sum()
+        self.table.len() + self.others.sum()
     }
 
     /// Whether there is none.
@@ -425,5 +560,24 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             memory: self.table.memory() + self.owners.memory(),
             drops: self.tally.drops.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Notes an entry as held.
+fn note(held: &mut HeldSet<Group>, hash: u64, put: Put) {
+    let Put::Bag { id, number } = put else {
+        held.insert(Group::first(hash));
+        return;
+    };
+    let group = held.get_mut(hash, |group| group.is_of(id));
+    match group.and_then(|group| group.many.as_mut()) {
+        Some(many) => many.numbers.push(number),
+        None => held.insert(Group {
+            hash,
+            many: Some(Box::new(Many {
+                bag: id,
+                numbers: vec![number],
+            })),
+        }),
     }
 }

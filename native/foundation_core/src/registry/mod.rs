@@ -10,7 +10,7 @@ mod owners;
 mod tests;
 mod unique;
 
-pub use duplicate::{Duplicate, Estate, Group};
+pub use duplicate::{Duplicate, Estate, Group, Keyed};
 pub use unique::Unique;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

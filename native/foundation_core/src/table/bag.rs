@@ -35,6 +35,7 @@ struct Chunk {
     places: Box<[Place]>,
 }
 
+#[derive(Debug)]
 struct Chunks(Box<[*mut Chunk]>);
 
 // SAFETY: the pointers are those of boxes, and chunks are made of atomics.
@@ -42,12 +43,14 @@ unsafe impl Send for Chunks {}
 // SAFETY: as above.
 unsafe impl Sync for Chunks {}
 
+#[derive(Debug)]
 struct State {
     next: u64,
     live: usize,
 }
 
 /// The entries of one key.
+#[derive(Debug)]
 pub struct Bag<V: Object> {
     id: u64,
     chunks: AtomicPtr<Chunks>,
@@ -124,15 +127,28 @@ impl<V: Object> Bag<V> {
     ///
     /// Not public, as what changes a bag is not: a reader's view of a member lives as long as its
     /// guard, so a bag has to be in a table, where it is freed only after the guard is gone.
+    #[cfg(test)]
     pub(crate) fn new(id: u64, owner: u64, value: Value<V>) -> Self {
-        assert_ne!(owner, GONE, "expected an owner that is not 0");
+        Self::with(id, [(owner, ValueWord::new(value))])
+    }
+
+    /// A bag with its first entries, numbered from 0: few enough for one chunk.
+    pub(super) fn with<const N: usize>(id: u64, entries: [(u64, ValueWord); N]) -> Self {
+        const { assert!(0 < N && N <= MIN_CHUNK) };
         let chunk = Chunk::new(MIN_CHUNK);
-        chunk.push(owner, ValueWord::new(value).0, 0);
+        for (number, (owner, word)) in (0..).zip(entries) {
+            assert_ne!(owner, GONE, "expected an owner that is not 0");
+            chunk.push(owner, word.0, number);
+        }
         let chunks = Chunks(Box::new([Box::into_raw(Box::new(chunk))]));
+        let state = State {
+            next: N as u64,
+            live: N,
+        };
         Bag {
             id,
             chunks: AtomicPtr::new(Box::into_raw(Box::new(chunks))),
-            state: Mutex::new(State { next: 1, live: 1 }),
+            state: Mutex::new(state),
             values: std::marker::PhantomData,
         }
     }

@@ -25,6 +25,8 @@ mod loom_models;
 mod names;
 pub mod reclaim;
 mod segment;
+#[cfg(not(loom))]
+mod stored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod value;
@@ -33,6 +35,10 @@ pub use bag::{Bag, Member};
 pub use blob::Blob;
 pub use names::Names;
 pub use reclaim::{Guard, pin};
+#[cfg(not(loom))]
+pub(crate) use stored::NOBODY;
+#[cfg(not(loom))]
+pub use stored::{Members, Stored};
 pub use value::{Object, Value, ValueView};
 
 use crate::interleave::{Point, reach};
@@ -109,6 +115,8 @@ pub struct Walked<'g, F, V> {
     pub key: KeyView<'g, F>,
     /// Its key's hash, in whose order the walk goes.
     pub hash: u64,
+    /// What tells keys of one hash apart, for as long as they are there.
+    pub place: u64,
     /// Its owner and value.
     pub entry: Entry<'g, V>,
 }
@@ -505,6 +513,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
             Walked {
                 key,
                 hash,
+                place: words.k0 ^ words.k1.rotate_left(32),
                 entry: Self::entry(words),
             }
         }

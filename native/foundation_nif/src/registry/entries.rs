@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foundation_core::key::Key;
 use foundation_core::registry::Refused;
-use foundation_core::table::{Bag, Entry, Guard, ValueView, pin};
+use foundation_core::table::{Entry, Guard, Members, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::table::{Entries, Registry};
@@ -142,9 +142,13 @@ fn unregister<'a>(
                 entries.unregister(owner, &key);
             }
             Entries::Duplicate(entries) => {
-                let many = entries.count_of(owner, &key) > ENTRIES_MAX;
-                unless_long(many)?;
-                entries.unregister(owner, &key);
+                let limit = if may_take_long() {
+                    usize::MAX
+                } else {
+                    ENTRIES_MAX
+                };
+                let removed = entries.unregister(owner, &key, limit);
+                unless_long(removed.is_none())?;
             }
         }
     }
@@ -186,13 +190,13 @@ fn lookup<'a>(
 /// `[{pid, value}, …]` of a key's entries whose owners are alive.
 fn entries_list<'a>(
     env: Env<'a>,
-    bag: Option<&Bag<OwnedTerm>>,
+    members: Option<Members<'_, OwnedTerm>>,
     budget: &mut Budget,
     guard: &Guard,
 ) -> NifResult<'a> {
     let mut found = Vec::new();
-    let rest = bag.and_then(|bag| {
-        bag.walk(0, guard, |member| {
+    let rest = members.and_then(|members| {
+        members.walk(0, guard, |member| {
             // All of a key's entries are one answer, which a dirty scheduler has the time for.
             let in_time = budget.spend(member.value) || may_take_long();
             if in_time && let Some(pid) = live_pid(env, member.owner) {

@@ -1,7 +1,7 @@
 //! Walks over a table, over a key's entries and over a process's keys, a bounded part a call.
 
 use foundation_core::key::KeyView;
-use foundation_core::table::{Bag, ValueView, pin};
+use foundation_core::table::{ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
@@ -61,7 +61,8 @@ fn registry_keys<'a>(env: Env<'a>, [name, pid, from]: [Term<'a>; 3]) -> NifResul
     Ok((keys, done()).encode(env))
 }
 
-/// Where a walk goes on: at a hash, and for duplicate keys at a bag and a number in it.
+/// Where a walk goes on: at a hash, and for duplicate keys at one of those with that
+/// hash and at the number of one of its entries.
 type Cursor = (u64, u64, u64);
 
 fn cursor(term: Term) -> Result<Cursor, Failure> {
@@ -102,29 +103,25 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
             next.map(|hash| (hash, 0, 0))
         }
         Entries::Duplicate(entries) => {
-            let mut bags = Vec::new();
-            let next = entries.walk(from.0, KEYS_MAX, &guard, |walked| {
-                if let ValueView::Object(bag) = walked.entry.value {
-                    bags.push((walked.hash, bag.id(), bag, walked.key));
-                }
-            });
+            let mut keys = Vec::new();
+            let next = entries.walk(from.0, KEYS_MAX, &guard, |keyed| keys.push(keyed));
             // Keys with one hash, in an order that the next call finds again.
-            bags.sort_unstable_by_key(|(hash, id, ..)| (*hash, *id));
-            let stopped = bags
+            keys.sort_unstable_by_key(|keyed| (keyed.hash, keyed.place));
+            let stopped = keys
                 .iter()
-                .filter(|(hash, id, ..)| (*hash, *id) >= (from.0, from.1))
-                .find_map(|(hash, id, bag, key)| {
-                    let same = (*hash, *id) == (from.0, from.1);
+                .filter(|keyed| (keyed.hash, keyed.place) >= (from.0, from.1))
+                .find_map(|keyed| {
+                    let same = (keyed.hash, keyed.place) == (from.0, from.1);
                     let number = if same { from.2 } else { 0 };
-                    let rest = bag.walk(number, &guard, |member| {
-                        let in_time = budget.spend_entry(key, member.value);
+                    let rest = keyed.members.walk(number, &guard, |member| {
+                        let in_time = budget.spend_entry(&keyed.key, member.value);
                         if in_time && let Some(pid) = live_pid(env, member.owner) {
                             let value = value_term(env, member.value);
-                            found.push((key_term(env, key), pid, value).encode(env));
+                            found.push((key_term(env, &keyed.key), pid, value).encode(env));
                         }
                         in_time
                     })?;
-                    Some((*hash, *id, rest))
+                    Some((keyed.hash, keyed.place, rest))
                 });
             stopped.or(next.map(|hash| (hash, 0, 0)))
         }
@@ -158,9 +155,9 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
             }
             None
         }
-        Entries::Duplicate(entries) => entries
-            .get(&key, &guard)
-            .and_then(|bag| bag.walk(from, &guard, |member| add(member.owner, member.value))),
+        Entries::Duplicate(entries) => entries.get(&key, &guard).and_then(|members| {
+            members.walk(from, &guard, |member| add(member.owner, member.value))
+        }),
     };
     if budget.takes_long() {
         return Err(Failure::TakesLong);
@@ -208,7 +205,7 @@ fn registry_broadcast<'a>(
         }
         Entries::Duplicate(entries) => entries
             .get(&key, &guard)
-            .and_then(|bag: &Bag<OwnedTerm>| bag.walk(from, &guard, |member| send(member.owner))),
+            .and_then(|members| members.walk(from, &guard, |member| send(member.owner))),
     };
     let next = match next {
         Some(number) => number.encode(env),

@@ -96,16 +96,35 @@ fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
 }
 
 #[test]
-fn a_registration_into_a_bag_that_is_emptied_meanwhile_makes_another() {
+fn a_registration_behind_entries_that_go_meanwhile_is_the_first() {
+    // Of one entry, and of a bag.
+    for before in [1, 2] {
+        let world = duplicate();
+        for _ in 0..before {
+            assert_eq!(add(&world, 1, 7), Ok(()));
+        }
+        let other = world.clone();
+        let meanwhile = move || assert_eq!(other.0.unregister(1, &int(7), 9), Some(before));
+        let result = during(Point::EntryFound, meanwhile, || add(&world, 2, 7));
+        assert_eq!(result, Ok(()));
+        let figures = world.0.figures();
+        assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
+        assert_eq!(world.0.unregister(2, &int(7), 9), Some(1));
+    }
+}
+
+#[test]
+fn a_registration_behind_an_entry_that_becomes_a_bag_meanwhile_goes_into_it() {
     let world = duplicate();
     assert_eq!(add(&world, 1, 7), Ok(()));
     let other = world.clone();
-    let meanwhile = move || assert_eq!(other.0.unregister(1, &int(7)), 1);
-    let result = during(Point::BagFound, meanwhile, || add(&world, 2, 7));
+    let meanwhile = move || assert_eq!(add(&other, 2, 7), Ok(()));
+    let result = during(Point::EntryFound, meanwhile, || add(&world, 3, 7));
     assert_eq!(result, Ok(()));
-    let figures = world.0.figures();
-    assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
-    assert_eq!(world.0.unregister(2, &int(7)), 1);
+    assert_eq!((world.0.len(), world.0.figures().keys), (3, 1));
+    for owner in [1, 2, 3] {
+        assert_eq!(world.0.unregister(owner, &int(7), 9), Some(1));
+    }
 }
 
 #[test]
@@ -113,15 +132,16 @@ fn a_registration_helps_away_an_empty_bag_and_keeps_its_own() {
     let world = duplicate();
     assert_eq!(add(&world, 1, 7), Ok(()));
     let before = world.0.figures().memory;
+    assert_eq!(add(&world, 1, 7), Ok(()));
     let other = world.clone();
     let meanwhile = move || assert_eq!(add(&other, 2, 7), Ok(()));
     let removed = during(Point::BagEmptied, meanwhile, || {
-        world.0.unregister(1, &int(7))
+        world.0.unregister(1, &int(7), 9)
     });
-    assert_eq!(removed, 1);
+    assert_eq!(removed, Some(2));
     let figures = world.0.figures();
     assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
-    assert_eq!(world.0.unregister(2, &int(7)), 1);
+    assert_eq!(world.0.unregister(2, &int(7), 9), Some(1));
     assert_eq!(world.0.figures().keys, 0);
     assert!(world.0.figures().memory <= 2 * before);
 }
@@ -132,11 +152,12 @@ fn a_registration_and_the_death_of_the_last_of_its_key() {
     assert_eq!(add(&world, 1, 7), Ok(()));
     let other = world.clone();
     let result = during(
-        Point::BagFound,
+        Point::EntryFound,
         move || bury_bags(&other, 1),
         || add(&world, 2, 7),
     );
     assert_eq!(result, Ok(()));
+    assert_eq!(add(&world, 2, 7), Ok(()));
     let other = world.clone();
     let death = || bury_bags(&world, 2);
     during(

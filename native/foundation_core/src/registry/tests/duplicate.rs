@@ -1,6 +1,9 @@
 use super::*;
+use crate::table::Members;
 
 type Subject = super::super::Duplicate<NoForeign, NoObject>;
+
+const ALL: usize = usize::MAX;
 
 fn duplicate(limit: usize) -> Subject {
     Duplicate::new(Seed::fixed(1), limit).expect("there is memory")
@@ -45,7 +48,7 @@ fn a_keys_entries_keep_their_order() {
     let expected: Vec<_> = (0..100).map(|value| (1 + value % 3, value)).collect();
     assert_eq!(entries(&registry, 1), expected);
     assert_eq!(town.watched(), 3);
-    assert_eq!(registry.unregister(2, &int(1)), 33);
+    assert_eq!(registry.unregister(2, &int(1), ALL), Some(33));
     let left: Vec<_> = expected
         .into_iter()
         .filter(|(owner, _)| *owner != 2)
@@ -76,8 +79,8 @@ fn an_owner_removes_one_of_its_many_entries() {
     assert!(values(2).eq(0..5));
     assert_eq!(registry.remove(1, &int(1), &numbers), 4);
     assert_eq!((registry.held_by(1), registry.held_by(2)), (0, 1));
-    assert_eq!(registry.unregister(1, &int(1)), 0);
-    assert_eq!(registry.unregister(2, &int(1)), 5);
+    assert_eq!(registry.unregister(1, &int(1), ALL), Some(0));
+    assert_eq!(registry.unregister(2, &int(1), ALL), Some(5));
     assert!(registry.is_empty());
     assert_eq!(registry.figures().keys, 0);
 }
@@ -93,8 +96,9 @@ fn keys_are_visited_with_the_count_of_their_entries() {
     let mut counts = Vec::new();
     registry.keys(1, &pin(), |_, count| counts.push(count));
     counts.sort_unstable();
-    assert_eq!(counts, [1, 2, 3]);
-    assert_eq!(registry.held_by(1), 3);
+    // Of the first entries and of the others.
+    assert_eq!(counts, [1, 1, 1, 1, 2]);
+    assert_eq!(registry.held_by(1), 5);
 }
 
 #[test]
@@ -140,7 +144,7 @@ fn a_full_registry_refuses_and_counts_it() {
         Err(Refused::Full)
     );
     assert_eq!(registry.figures().drops, 1);
-    assert_eq!(registry.unregister(1, &int(1)), 3);
+    assert_eq!(registry.unregister(1, &int(1), ALL), Some(3));
     assert_eq!(registry.register(1, &int(1), word(0), &town), Ok(()));
 }
 
@@ -166,7 +170,7 @@ fn a_key_of_many_owners_and_an_owner_of_many_keys_leave_no_memory() {
     }
     assert_eq!(entries(&registry, 0), []);
     for number in 1..=MANY / 2 {
-        assert_eq!(registry.unregister(MANY + 1, &int(number)), 1);
+        assert_eq!(registry.unregister(MANY + 1, &int(number), ALL), Some(1));
     }
     bury(&registry, &town, MANY + 1);
     let left = registry.figures();
@@ -178,4 +182,73 @@ fn a_key_of_many_owners_and_an_owner_of_many_keys_leave_no_memory() {
         left.memory,
         empty.memory
     );
+}
+
+/// An object that counts its end.
+#[derive(Debug)]
+struct Counted(Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Object for Counted {
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+#[test]
+fn a_value_that_moves_into_a_bag_is_read_all_the_while_and_freed_once() {
+    let registry = Duplicate::<NoForeign, Counted>::new(Seed::fixed(1), ALL).expect("memory");
+    let (town, freed) = (Town::default(), Arc::new(AtomicU64::new(0)));
+    let add = |owner| {
+        let value = Value::Object(Box::new(Counted(freed.clone())));
+        registry.register(owner, &int(1), value, &town)
+    };
+    let empty = registry.figures().memory;
+    assert_eq!(add(1), Ok(()));
+    {
+        let guard = pin();
+        let single = registry.get(&int(1), &guard).expect("it is there");
+        assert_eq!(add(2), Ok(()));
+        assert_eq!(registry.unregister(1, &int(1), ALL), Some(1));
+        let owners = |members: Members<'_, Counted>| {
+            let mut owners = Vec::new();
+            members.walk(0, &guard, |member| {
+                assert!(matches!(member.value, ValueView::Object(_)));
+                owners.push(member.owner);
+                true
+            });
+            owners
+        };
+        let bag = registry.get(&int(1), &guard).expect("it is there");
+        assert_eq!((owners(single), owners(bag)), (vec![1], vec![2]));
+        assert_eq!(freed.load(Ordering::SeqCst), 0);
+    }
+    for owner in [1, 2] {
+        town.kill(owner);
+        let (mut estate, _) = registry.bury(owner);
+        assert!(registry.remove_dead(owner, &mut estate, 10));
+    }
+    assert_eq!(registry.figures().memory, empty);
+    while freed.load(Ordering::SeqCst) < 2 {
+        crate::table::reclaim::flush();
+        std::thread::yield_now();
+    }
+    drop(registry);
+    assert_eq!(freed.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn more_entries_than_the_limit_stay() {
+    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    for value in 0..3 {
+        assert_eq!(registry.register(1, &int(1), word(value), &town), Ok(()));
+    }
+    assert_eq!(registry.unregister(1, &int(1), 2), None);
+    assert_eq!((registry.len(), registry.count_of(1, &int(1))), (3, 3));
+    assert_eq!(registry.unregister(1, &int(1), 3), Some(3));
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::held::IntoIter;
-use crate::key::{Key, NoForeign, Seed};
+use crate::key::{Foreign, Key, NoForeign, Seed};
 use crate::primitive::lock;
 use crate::table::{Object, Value, ValueView, pin};
 
@@ -67,5 +67,25 @@ pub(super) fn number<V>(view: ValueView<'_, V>) -> u64 {
     match view {
         ValueView::Word(word) => word >> 1,
         _ => panic!("expected a word"),
+    }
+}
+
+/// A foreign key, which may have its hash in common with others.
+#[derive(Debug)]
+pub(super) struct Colliding(pub(super) u64);
+
+impl Foreign for Colliding {
+    type Probe = u64;
+
+    fn new(probe: &u64) -> Option<Box<Self>> {
+        Some(Box::new(Colliding(*probe)))
+    }
+
+    fn matches(&self, probe: &u64) -> bool {
+        self.0 == *probe
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
     }
 }

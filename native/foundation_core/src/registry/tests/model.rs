@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::key::KeyView;
 
 const OWNERS: u64 = 4;
 const KEYS: u64 = 12;
@@ -69,6 +70,11 @@ impl Lives {
     }
 }
 
+/// A key that has its hash in common with every third other.
+fn third(key: &u64) -> Key<'_, u64> {
+    Key::Foreign(key % 3, key)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -130,7 +136,8 @@ proptest! {
 
     #[test]
     fn a_duplicate_registry_is_a_map_of_lists(changes in prop::collection::vec(change(), 0..200)) {
-        let registry: Duplicate<NoForeign, NoObject> =
+        // Every third key has the same hash.
+        let registry: Duplicate<Colliding, NoObject> =
             Duplicate::new(Seed::fixed(3), usize::MAX).expect("there is memory");
         let mut lives = Lives::new();
         let mut model: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
@@ -138,7 +145,7 @@ proptest! {
             match change {
                 Change::Register { owner, key, value } => {
                     let number = lives.number(owner);
-                    let done = registry.register(number, &int(key), word(value), &lives.town);
+                    let done = registry.register(number, &third(&key), word(value), &lives.town);
                     prop_assert_eq!(done, Ok(()));
                     model.entry(key).or_default().push((number, value));
                 }
@@ -147,12 +154,13 @@ proptest! {
                     let list = model.entry(key).or_default();
                     let before = list.len();
                     list.retain(|(holder, _)| *holder != number);
-                    prop_assert_eq!(registry.unregister(number, &int(key)), before - list.len());
+                    let removed = registry.unregister(number, &third(&key), usize::MAX);
+                    prop_assert_eq!(removed, Some(before - list.len()));
                 }
                 Change::RemoveOne { owner, key, which } => {
                     let owner = lives.number(owner);
                     let mut own = Vec::new();
-                    registry.entries(owner, &int(key), &pin(), |member| {
+                    registry.entries(owner, &third(&key), &pin(), |member| {
                         own.push((member.number, number(member.value)));
                     });
                     let list = model.entry(key).or_default();
@@ -162,7 +170,7 @@ proptest! {
                     prop_assert_eq!(own.iter().map(|(_, value)| *value).collect::<Vec<_>>(), values);
                     if which < own.len() {
                         list.remove(places[which]);
-                        prop_assert_eq!(registry.remove(owner, &int(key), &[own[which].0]), 1);
+                        prop_assert_eq!(registry.remove(owner, &third(&key), &[own[which].0]), 1);
                     }
                 }
                 Change::Death { owner } => {
@@ -186,7 +194,7 @@ proptest! {
         let guard = pin();
         for key in 0..KEYS {
             let mut entries = Vec::new();
-            if let Some(bag) = registry.get(&int(key), &guard) {
+            if let Some(bag) = registry.get(&third(&key), &guard) {
                 bag.walk(0, &guard, |member| {
                     entries.push((member.owner, number(member.value)));
                     true
@@ -196,8 +204,15 @@ proptest! {
         }
         for owner in 1..=OWNERS {
             let number = lives.number(owner);
-            let held = |list: &&Vec<(u64, u64)>| list.iter().any(|(holder, _)| *holder == number);
-            prop_assert_eq!(registry.held_by(number), model.values().filter(held).count());
+            let mut keys = BTreeMap::new();
+            registry.keys(number, &guard, |key, count| match key {
+                KeyView::Foreign(key) => *keys.entry(key.0).or_default() += count,
+                key => panic!("expected a foreign key, got: {key:?}"),
+            });
+            prop_assert_eq!(registry.held_by(number) == 0, keys.is_empty());
+            let own = |list: &Vec<(u64, u64)>| list.iter().filter(|(holder, _)| *holder == number).count();
+            let expected: BTreeMap<_, _> = model.iter().map(|(key, list)| (*key, own(list))).filter(|(_, count)| *count > 0).collect();
+            prop_assert_eq!(keys, expected);
         }
     }
 }

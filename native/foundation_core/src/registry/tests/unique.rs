@@ -1,5 +1,5 @@
 use super::*;
-use crate::key::{Foreign, KeyView};
+use crate::key::KeyView;
 
 type Subject = super::super::Unique<NoForeign, NoObject>;
 
@@ -159,26 +159,6 @@ fn figures_return_to_what_an_empty_registry_has() {
         left.memory,
         empty.memory
     );
-}
-
-/// A foreign key that has its hash in common with all others.
-#[derive(Debug)]
-struct Colliding(u64);
-
-impl Foreign for Colliding {
-    type Probe = u64;
-
-    fn new(probe: &u64) -> Option<Box<Self>> {
-        Some(Box::new(Colliding(*probe)))
-    }
-
-    fn matches(&self, probe: &u64) -> bool {
-        self.0 == *probe
-    }
-
-    fn size(&self) -> usize {
-        size_of::<Self>()
-    }
 }
 
 #[test]
