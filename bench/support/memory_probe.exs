@@ -15,18 +15,24 @@ defmodule Bench.MemoryProbe do
     IO.write(:io_lib.format("~w.~n", [measure(arguments)]))
   end
 
-  # Bytes an entry: {what the VM says, what the system says}.
+  # Bytes an entry: [what the VM says, what the system says].
   defp measure(["fill", side, kind, size]) do
     size = String.to_integer(size)
     side = String.to_atom(side)
     {:ok, _pid} = start(side)
 
-    # The first registrations make what exists once a table or a process.
-    {fill, count} = filler(side, kind, size)
-    before = now()
-    fill.()
-    after_ = now()
-    ^size = count.()
+    # The garbage of what runs; the registrants keep theirs, before and after.
+    running = Process.list()
+    first = registrants(side, kind, size)
+    before = now(running)
+    send(first, :register)
+
+    receive do
+      :register -> :ok
+    end
+
+    after_ = now(running)
+    ^size = count(side)
 
     for {before, after_} <- Enum.zip(before, after_), do: (after_ - before) / size
   end
@@ -35,13 +41,13 @@ defmodule Bench.MemoryProbe do
   defp measure(["back", size, times]) do
     size = String.to_integer(size)
     {:ok, _pid} = start(:ours)
-    before = now()
+    before = now(Process.list())
 
     [{full, empty} | rest] =
       for _time <- 1..String.to_integer(times) do
         {owner, done} = owner(fn -> fill(:ours, "integer", 1..size) end)
         done.()
-        full = now()
+        full = now(Process.list())
         stop(owner)
         await(fn -> Foundation.Registry.count(@table) == 0 end)
         {full, settled()}
@@ -54,44 +60,26 @@ defmodule Bench.MemoryProbe do
   defp start(:ours), do: Foundation.Registry.start_link(keys: :unique, name: @table)
   defp start(:theirs), do: Registry.start_link(keys: :unique, name: @table)
 
-  # One process a key: they exist before the measurement starts.
-  defp filler(side, "process", size) do
-    waiting =
-      for n <- 1..size do
-        owner(fn ->
-          receive do
-            :register -> :ok
-          end
-
-          register(side, n)
-          :erlang.garbage_collect()
-        end)
-      end
-
-    fill = fn ->
-      for {pid, _done} <- waiting, do: send(pid, :register)
-      for {_pid, done} <- waiting, do: done.()
-    end
-
-    {fill, fn -> count(side) end}
+  # Processes that register when they are told to, and then tell the next; the last one tells the
+  # caller. All exist before the measurement starts, and one at a time is awake, so that no
+  # mailbox and no heap grows meanwhile that would still be in the resident set afterwards. What counts is
+  # what a registration leaves behind, with the monitor or link that belongs to it, and not the process.
+  defp registrants(side, "process", size) do
+    Enum.reduce(size..1//-1, self(), &registrant([side, "integer", &1..&1, &2]))
   end
 
-  defp filler(side, kind, size) do
-    {pid, done} =
-      owner(fn ->
-        receive do
-          :register -> :ok
-        end
+  defp registrants(side, kind, size), do: registrant([side, kind, 1..size, self()])
 
-        fill(side, kind, 1..size)
-      end)
+  defp registrant(arguments), do: spawn(__MODULE__, :register_then_tell, arguments)
 
-    fill = fn ->
-      send(pid, :register)
-      done.()
+  @doc false
+  def register_then_tell(side, kind, range, next) do
+    receive do
+      :register -> fill(side, kind, range)
     end
 
-    {fill, fn -> count(side) end}
+    send(next, :register)
+    Process.sleep(:infinity)
   end
 
   defp owner(fun) do
@@ -136,8 +124,8 @@ defmodule Bench.MemoryProbe do
   defp count(:ours), do: Foundation.Registry.count(@table)
   defp count(:theirs), do: Registry.count(@table)
 
-  defp now do
-    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+  defp now(pids) do
+    Enum.each(pids, &:erlang.garbage_collect/1)
     [:erlang.memory(:total), resident()]
   end
 
@@ -146,7 +134,7 @@ defmodule Bench.MemoryProbe do
     1..10
     |> Enum.map(fn _turn ->
       Process.sleep(100)
-      now()
+      now(Process.list())
     end)
     |> Enum.zip_with(&Enum.min/1)
   end
