@@ -1,6 +1,7 @@
 //! Foundation's NIFs: terms in, terms out, resources, scheduling.
 
 mod background;
+mod measure;
 mod pin;
 mod process;
 mod raw;

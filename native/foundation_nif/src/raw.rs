@@ -9,6 +9,8 @@ use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm, c_char, c_int};
 use rustler::sys::{enif_make_badarg, enif_raise_exception, enif_schedule_nif, enif_thread_type};
 use rustler::{Env, Term, atoms};
 
+use crate::measure::Call;
+
 atoms! { nif_panicked }
 
 /// `ERL_NIF_DIRTY_JOB_CPU_BOUND` of `erl_nif.h`.
@@ -45,6 +47,7 @@ pub unsafe fn call<const N: usize>(
     raw: RawNif,
     nif: impl for<'a> FnOnce(Env<'a>, [Term<'a>; N]) -> NifResult<'a>,
 ) -> ErlNifTerm {
+    let _measured = Call::begin(name);
     let result = catch_unwind(AssertUnwindSafe(|| {
         let lifetime = ();
         // SAFETY: the environment is the one of this call, and the lifetime is its own.

@@ -12,6 +12,7 @@ use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use super::deaths;
 use crate::background::{self, Job};
+use crate::measure::Call;
 use crate::process;
 use crate::term::OwnedTerm;
 
@@ -80,6 +81,7 @@ impl Resource for Watch {
 
     /// Runs in the exiting process: what a death costs is spread over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let _measured = Call::begin(c"registry_down".as_ptr());
         if let Some(registry) = self.0.upgrade() {
             registry.bury(Some(env), word(pid));
         }
@@ -91,6 +93,7 @@ impl Resource for OwnerWatch {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let _measured = Call::begin(c"registry_owner_down".as_ptr());
         if let Some(registry) = self.0.upgrade() {
             registry.orphan(word(pid));
         }

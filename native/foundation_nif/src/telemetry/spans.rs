@@ -9,6 +9,7 @@ use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atom
 
 use super::stored::{self, Stored};
 use super::{clock, is_hot, is_open, nil, number};
+use crate::measure::Call;
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::tuple;
@@ -69,6 +70,7 @@ impl Resource for SpanWatch {
 
     /// Runs in the exiting process: what a death costs is spread over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let _measured = Call::begin(c"span_down".as_ptr());
         // SAFETY: the VM's structure is one word, which for a local process is what callers are.
         let process =
             unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) };
