@@ -42,6 +42,10 @@ defmodule Bench.AgentRegistry do
     [
       %Row{
         name: :register_agent,
+        what: "register an agent",
+        theirs: "GenServer and ETS",
+        growth: [1_000, 10_000, 100_000],
+        fills?: true,
         sizes: [10_000],
         quick: [500],
         target: {:at_least, 3},

@@ -10,9 +10,30 @@ defmodule Bench.ErrorContext do
 
   def rows do
     [
-      %Row{name: :context_set, sizes: [3], target: {:at_most, 3.2}, run: &set/2},
-      %Row{name: :context_with, sizes: [3], target: {:at_most, 2.2}, run: &with_context/2},
-      %Row{name: :flag, sizes: [1], target: {:at_most, 1.5}, run: &flag/2}
+      %Row{
+        name: :context_set,
+        what: "set a context of 3 keys",
+        theirs: "Logger.metadata",
+        sizes: [3],
+        target: {:at_most, 3.2},
+        run: &set/2
+      },
+      %Row{
+        name: :context_with,
+        what: "run with a context of 3 keys",
+        theirs: "two Logger.metadata",
+        sizes: [3],
+        target: {:at_most, 2.2},
+        run: &with_context/2
+      },
+      %Row{
+        name: :flag,
+        what: "read a flag",
+        theirs: "persistent_term",
+        sizes: [1],
+        target: {:at_most, 1.5},
+        run: &flag/2
+      }
     ]
   end
 

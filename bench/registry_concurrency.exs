@@ -7,10 +7,16 @@ defmodule Bench.RegistryConcurrency do
 
   alias Bench.{Row, Tables}
 
+  @ours Tables.ours()
+  @theirs Tables.theirs()
+
   def rows do
     [
       %Row{
         name: :reads_8p,
+        what: "8 processes look up one key each",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000],
         quick: [1_000],
         target: {:at_least, 5},
@@ -18,6 +24,10 @@ defmodule Bench.RegistryConcurrency do
       },
       %Row{
         name: :reads_while_writing,
+        what: "look up while 2 processes write",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 100_000,
         sizes: [100_000],
         quick: [1_000],
         target: {:at_least, 4},
@@ -25,6 +35,9 @@ defmodule Bench.RegistryConcurrency do
       },
       %Row{
         name: :dispatch,
+        what: "reach the subscribers of a key",
+        theirs: %{"dispatch" => "Registry.dispatch", "broadcast" => "dispatch and send"},
+        growth: [1_000, 10_000, 100_000],
         sizes: [1_000],
         quick: [100],
         target: %{"dispatch" => {:at_least, 1.2}, "broadcast" => {:at_least, 2.5}},
@@ -39,7 +52,7 @@ defmodule Bench.RegistryConcurrency do
 
   # The writers register keys of their own and take them back, for as long as the readers read.
   defp reads_while_writing(size, context) do
-    reads(size, context, 4, fn side, measure ->
+    reads(size, context, context.processes || 4, fn side, measure ->
       writers = for n <- 1..2, do: spawn(fn -> write(side, size + n * 1_000, 0) end)
 
       try do
@@ -56,7 +69,7 @@ defmodule Bench.RegistryConcurrency do
     Tables.with_entries([:ours, :theirs], keys, nil, fn owner ->
       Bench.with_rounds(keys, context, fn keys_of ->
         for key <- Enum.take(keys, 100), side <- [:ours, :theirs] do
-          Bench.check!("lookup", lookup(side, key), [{owner, nil}])
+          Bench.check!("lookup", lookup(side).(key), [{owner, nil}])
         end
 
         cost = fn side, round ->
@@ -71,9 +84,9 @@ defmodule Bench.RegistryConcurrency do
   # The readers begin at different places, so that they do not read the same key together.
   defp together(side, keys, readers) do
     length = length(keys)
-    run = fn fun -> in_processes(readers, &rotated(keys, div(length * &1, readers)), fun) end
-    loop = run.(fn keys -> walk_nothing(keys) end)
-    (run.(fn keys -> walk(side, keys) end) - loop) / (length * readers)
+    rotated = for n <- 1..readers, do: rotated(keys, div(length * n, readers))
+    loop = Bench.together(rotated, & &1)
+    (Bench.together(rotated, lookup(side)) - loop) / (length * readers)
   end
 
   defp rotated(keys, n) do
@@ -81,55 +94,8 @@ defmodule Bench.RegistryConcurrency do
     rest ++ first
   end
 
-  # From the signal to begin until the last has finished.
-  defp in_processes(count, prepare, fun) do
-    caller = self()
-
-    pids =
-      for n <- 1..count do
-        :erlang.spawn_opt(
-          fn ->
-            keys = prepare.(n)
-            send(caller, {:ready, self()})
-
-            receive do
-              :begin -> fun.(keys)
-            end
-
-            send(caller, {:done, self()})
-          end,
-          [:link, {:min_heap_size, 500_000}]
-        )
-      end
-
-    for pid <- pids, do: await({:ready, pid})
-
-    Bench.time(fn ->
-      for pid <- pids, do: send(pid, :begin)
-      for pid <- pids, do: await({:done, pid})
-    end)
-  end
-
-  defp await(message) do
-    receive do
-      ^message -> :ok
-    end
-  end
-
-  defp walk(_side, []), do: :ok
-
-  defp walk(:ours, [key | rest]) do
-    Foundation.Registry.lookup(Tables.ours(), key)
-    walk(:ours, rest)
-  end
-
-  defp walk(:theirs, [key | rest]) do
-    Registry.lookup(Tables.theirs(), key)
-    walk(:theirs, rest)
-  end
-
-  defp walk_nothing([]), do: :ok
-  defp walk_nothing([_key | rest]), do: walk_nothing(rest)
+  defp lookup(:ours), do: &Foundation.Registry.lookup(@ours, &1)
+  defp lookup(:theirs), do: &Registry.lookup(@theirs, &1)
 
   defp write(side, first, n) do
     key = first + rem(n, 1_000)
@@ -138,11 +104,8 @@ defmodule Bench.RegistryConcurrency do
     write(side, first, n + 1)
   end
 
-  defp unregister(:ours, key), do: Foundation.Registry.unregister(Tables.ours(), key)
-  defp unregister(:theirs, key), do: Registry.unregister(Tables.theirs(), key)
-
-  defp lookup(:ours, key), do: Foundation.Registry.lookup(Tables.ours(), key)
-  defp lookup(:theirs, key), do: Registry.lookup(Tables.theirs(), key)
+  defp unregister(:ours, key), do: Foundation.Registry.unregister(@ours, key)
+  defp unregister(:theirs, key), do: Registry.unregister(@theirs, key)
 
   # The cost of one call of `dispatch/3` that is handed the entries, and of one message of a
   # fan-out. Subscribers take their messages on another scheduler, and have taken all of a side's before
@@ -190,14 +153,14 @@ defmodule Bench.RegistryConcurrency do
   end
 
   defp dispatch(:ours),
-    do: Foundation.Registry.dispatch(Tables.ours(), :topic, fn _entries -> :ok end)
+    do: Foundation.Registry.dispatch(@ours, :topic, fn _entries -> :ok end)
 
-  defp dispatch(:theirs), do: Registry.dispatch(Tables.theirs(), :topic, fn _entries -> :ok end)
+  defp dispatch(:theirs), do: Registry.dispatch(@theirs, :topic, fn _entries -> :ok end)
 
-  defp broadcast(:ours), do: Foundation.Registry.broadcast(Tables.ours(), :topic, :message)
+  defp broadcast(:ours), do: Foundation.Registry.broadcast(@ours, :topic, :message)
 
   defp broadcast(:theirs) do
-    Registry.dispatch(Tables.theirs(), :topic, fn entries ->
+    Registry.dispatch(@theirs, :topic, fn entries ->
       for {pid, _value} <- entries, do: send(pid, :message)
     end)
   end
@@ -207,8 +170,8 @@ defmodule Bench.RegistryConcurrency do
     collect = fn entries -> send(caller, {:entries, entries}) end
 
     case side do
-      :ours -> Foundation.Registry.dispatch(Tables.ours(), :topic, collect)
-      :theirs -> Registry.dispatch(Tables.theirs(), :topic, collect)
+      :ours -> Foundation.Registry.dispatch(@ours, :topic, collect)
+      :theirs -> Registry.dispatch(@theirs, :topic, collect)
     end
 
     receive do
@@ -239,6 +202,9 @@ defmodule Bench.RegistryConcurrency do
 
   defp call(pid, request) do
     send(pid, {request, self()})
-    await({:done, pid})
+
+    receive do
+      {:done, ^pid} -> :ok
+    end
   end
 end

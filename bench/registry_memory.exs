@@ -1,9 +1,11 @@
+Code.require_file("support/vm.exs", __DIR__)
+
 defmodule Bench.RegistryMemory do
   @moduledoc false
   # What entries cost in memory, and whether it is given back. Each figure comes from a VM
   # of its own. Needs Linux's /proc for the resident set.
 
-  alias Bench.{Result, Row}
+  alias Bench.{Result, Row, VM}
 
   @probe Path.expand("support/memory_probe.exs", __DIR__)
 
@@ -11,6 +13,9 @@ defmodule Bench.RegistryMemory do
     [
       %Row{
         name: :memory,
+        what: "bytes an entry",
+        theirs: "Registry",
+        growth: [10_000, 100_000, 1_000_000],
         sizes: [100_000, 1_000_000],
         quick: [10_000],
         target: %{
@@ -24,6 +29,8 @@ defmodule Bench.RegistryMemory do
       },
       %Row{
         name: :memory_back,
+        what: "memory after a million entries came and went ten times",
+        theirs: %{"growth" => "after the first time", "left" => "when full"},
         sizes: [1_000_000],
         quick: [20_000],
         target: %{"growth" => at_most(1.05), "left" => at_most(0.1)},
@@ -103,15 +110,7 @@ defmodule Bench.RegistryMemory do
 
   defp fill(side, kind, size), do: probe(["fill", side, kind, "#{size}"])
 
-  defp probe(arguments) do
-    paths = Enum.flat_map(:code.get_path(), &["-pa", List.to_string(&1)])
-    arguments = paths ++ [@probe, "#{Foundation.engine()}" | arguments]
-
-    # Without the VM's own cache of free segments (+MMmcs), which is gone through by and by: what is
-    # freed is seen to go back.
-    {output, 0} = System.cmd("elixir", ["--erl", "+MMmcs 0" | arguments])
-    {:ok, tokens, _line} = output |> String.to_charlist() |> :erl_scan.string()
-    {:ok, term} = :erl_parse.parse_term(tokens)
-    term
-  end
+  # Without the VM's own cache of free segments (+MMmcs), which is gone through by and by: what is
+  # freed is seen to go back.
+  defp probe(arguments), do: VM.run(@probe, ["#{Foundation.engine()}" | arguments], "+MMmcs 0")
 end

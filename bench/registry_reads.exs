@@ -7,55 +7,87 @@ defmodule Bench.RegistryReads do
   alias Bench.{Context, Row, Tables}
 
   @sizes [1_000, 100_000, 1_000_000]
+  @growth [1_000, 10_000, 100_000, 1_000_000, 10_000_000]
+
+  # Constants: a call that fetches the name would be timed too.
+  @ours Tables.ours()
+  @theirs Tables.theirs()
+  @ets Tables.ets()
 
   def rows do
     [
       %Row{
         name: :lookup_ets,
+        what: "look up one key",
+        theirs: "ETS",
         sizes: @sizes,
         quick: [1_000],
+        growth: @growth,
+        processes: 100_000,
         target: %{1_000 => at_least(3.8), 100_000 => at_least(3.5), 1_000_000 => at_least(3)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> lookup_ets(a, b, c, nil) end)
       },
       %Row{
         name: :lookup_ets_tuple,
+        what: "look up one key {:agent, id}",
+        theirs: "ETS",
         sizes: [100_000],
         quick: [1_000],
+        growth: @growth,
         target: at_least(3),
         run: &for_kinds([:tuple], &1, &2, fn a, b, c -> lookup_ets(a, b, c, nil) end)
       },
       %Row{
         name: :lookup,
+        what: "look up one key",
+        theirs: "Registry",
         sizes: @sizes,
         quick: [1_000],
+        growth: @growth,
+        processes: 100_000,
         target: %{1_000 => at_least(8), 100_000 => at_least(5), 1_000_000 => at_least(4.3)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> lookup(a, b, c) end)
       },
       %Row{
         name: :whereis,
+        what: "find the process of one key, the same of all",
+        theirs: "Registry",
         sizes: @sizes,
         quick: [1_000],
+        growth: @growth,
+        processes: 100_000,
         target: %{1_000 => at_least(8.5), 100_000 => at_least(5), 1_000_000 => at_least(4.3)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> whereis(a, b, c) end)
       },
       %Row{
         name: :whereis_cold,
+        what: "find the process of one key, one a key",
+        theirs: "Registry",
         sizes: [1_000, 100_000],
         quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         target: %{1_000 => at_least(6), 100_000 => at_least(1.8)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> whereis_cold(a, b, c) end)
       },
       %Row{
         name: :lookup_many,
+        what: "look up one of 1,000 keys",
+        theirs: "ETS",
         sizes: @sizes,
         quick: [1_000],
+        growth: @growth,
+        processes: 100_000,
         target: %{1_000 => at_least(6), 100_000 => at_least(10), 1_000_000 => at_least(9)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> lookup_many(a, b, c) end)
       },
       %Row{
         name: :value_map,
+        what: "look up a map of 3 keys",
+        theirs: "ETS",
         sizes: [100_000],
         quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 100_000,
         target: at_least(3),
         run: fn size, context ->
           lookup_ets(:integer, size, context, %{
@@ -67,8 +99,11 @@ defmodule Bench.RegistryReads do
       },
       %Row{
         name: :value_10kb,
+        what: "look up 10 kB",
+        theirs: "ETS",
         sizes: [1_000],
         quick: [100],
+        growth: [1_000, 10_000, 100_000],
         target: %{"binary" => at_least(3.2), "term" => at_least(0.75)},
         run: fn size, context ->
           [
@@ -84,8 +119,17 @@ defmodule Bench.RegistryReads do
   defp at_least(times), do: {:at_least, times}
 
   defp for_kinds(kinds, size, context, measure) do
-    for kind <- kinds, do: named("#{kind}", measure.(kind, size, context))
+    for kind <- kinds, kind not in left_out(size, context) do
+      named("#{kind}", measure.(kind, size, context))
+    end
   end
+
+  # Where it is shown how the rows grow, one kind is enough of what takes long or much memory.
+  defp left_out(size, %{growth?: true} = context)
+       when size > 1_000_000 or context.processes != nil,
+       do: [:binary]
+
+  defp left_out(_size, _context), do: []
 
   defp named(variant, result), do: %{result | variant: variant}
 
@@ -93,8 +137,8 @@ defmodule Bench.RegistryReads do
     keys = Bench.keys(kind, size)
 
     Tables.with_entries([:ours, :ets], keys, value, fn owner ->
-      ours = &Foundation.Registry.lookup(Tables.ours(), &1)
-      theirs = &:ets.lookup(Tables.ets(), &1)
+      ours = &Foundation.Registry.lookup(@ours, &1)
+      theirs = &:ets.lookup(@ets, &1)
 
       for key <- sample(keys) do
         Bench.check!("lookup", ours.(key), [{owner, value}])
@@ -109,8 +153,8 @@ defmodule Bench.RegistryReads do
     keys = Bench.keys(kind, size)
 
     Tables.with_entries([:ours, :theirs], keys, nil, fn owner ->
-      ours = &Foundation.Registry.lookup(Tables.ours(), &1)
-      theirs = &Registry.lookup(Tables.theirs(), &1)
+      ours = &Foundation.Registry.lookup(@ours, &1)
+      theirs = &Registry.lookup(@theirs, &1)
 
       for key <- sample(keys) do
         Bench.check!("lookup", ours.(key), [{owner, nil}])
@@ -155,8 +199,8 @@ defmodule Bench.RegistryReads do
   end
 
   defp whereis_each(keys, context, owner_of) do
-    ours = fn key -> Foundation.Registry.whereis_name({Tables.ours(), key}) end
-    theirs = fn key -> Registry.whereis_name({Tables.theirs(), key}) end
+    ours = fn key -> Foundation.Registry.whereis_name({@ours, key}) end
+    theirs = fn key -> Registry.whereis_name({@theirs, key}) end
 
     for key <- sample(keys) do
       Bench.check!("whereis", ours.(key), owner_of.(key))
@@ -172,8 +216,8 @@ defmodule Bench.RegistryReads do
     context = %{context | per_round: batch}
 
     Tables.with_entries([:ours, :ets], keys, nil, fn owner ->
-      ours = &Foundation.Registry.lookup_many(Tables.ours(), &1)
-      theirs = fn keys -> lookups(keys, Tables.ets()) end
+      ours = &Foundation.Registry.lookup_many(@ours, &1)
+      theirs = fn keys -> lookups(keys, @ets) end
 
       Bench.check!(
         "lookup_many",
@@ -193,7 +237,7 @@ defmodule Bench.RegistryReads do
       Bench.with_rounds(keys, rounds, fn keys_of ->
         Bench.pinned(fn ->
           cost = fn round, fun ->
-            Bench.each(Enum.chunk_every(keys_of.(round), batch), fun) / batch
+            Bench.cost(context, Enum.chunk_every(keys_of.(round), batch), fun) / batch
           end
 
           Bench.pair(context, &cost.(&1, ours), fn round ->
@@ -214,7 +258,8 @@ defmodule Bench.RegistryReads do
   defp each(keys, %Context{} = context, ours, theirs) do
     Bench.with_rounds(keys, context, fn keys_of ->
       Bench.pinned(fn ->
-        Bench.pair(context, &Bench.each(keys_of.(&1), ours), &Bench.each(keys_of.(&1), theirs))
+        cost = fn fun -> &Bench.cost(context, keys_of.(&1), fun) end
+        Bench.pair(context, cost.(ours), cost.(theirs))
       end)
     end)
   end

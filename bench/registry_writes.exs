@@ -6,10 +6,16 @@ defmodule Bench.RegistryWrites do
 
   alias Bench.{Row, Tables}
 
+  @ours Tables.ours()
+  @theirs Tables.theirs()
+
   def rows do
     [
       %Row{
         name: :register_fresh,
+        what: "a new process registers a key",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000],
         quick: [1_000],
         target: at_least(3),
@@ -17,6 +23,11 @@ defmodule Bench.RegistryWrites do
       },
       %Row{
         name: :register_bulk,
+        what: "register one of many keys",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 100_000,
+        fills?: true,
         sizes: [100_000],
         quick: [1_000],
         target: at_least(6),
@@ -24,13 +35,20 @@ defmodule Bench.RegistryWrites do
       },
       %Row{
         name: :unregister_many_keys,
+        what: "unregister one of many keys of a process",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000, 1_000_000],
-        quick: [1_000, 10_000],
+        quick: [1_000, 1_000_000],
         target: %{100_000 => at_least(5_000), 1_000_000 => at_most(6)},
         run: &unregister_many_keys/2
       },
       %Row{
         name: :mass_exit,
+        what: "one of many processes exits",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000],
+        fills?: true,
         sizes: [20_000],
         quick: [1_000],
         target: at_least(4),
@@ -38,6 +56,10 @@ defmodule Bench.RegistryWrites do
       },
       %Row{
         name: :owner_of_many_exit,
+        what: "a process of many keys exits, a key",
+        theirs: "Registry",
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        fills?: true,
         sizes: [100_000],
         quick: [1_000],
         target: at_least(6),
@@ -103,9 +125,9 @@ defmodule Bench.RegistryWrites do
     cost = fn side, _round ->
       Tables.with_tables([side], fn ->
         Bench.pinned(fn ->
-          taken = Bench.each(keys, &Tables.register(side, &1, nil))
-          Bench.check!("count", count(side), size)
-          taken
+          Bench.cost(context, keys, &Tables.register(side, &1, nil), fn ->
+            Bench.check!("count", count(side), size)
+          end)
         end)
       end)
     end
@@ -113,21 +135,8 @@ defmodule Bench.RegistryWrites do
     Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1))
   end
 
-  # One process holds `size` keys of a duplicate registry, and takes back one of them. What
-  # it took back it registers again, untimed.
-  defp unregister_many_keys(size, context) when size in [1_000, 100_000] do
-    Tables.with_tables([:ours, :theirs], :duplicate, fn ->
-      Bench.pinned(fn ->
-        for side <- [:ours, :theirs], key <- 1..size, do: Tables.register(side, key, nil)
-
-        # Theirs takes milliseconds each.
-        Bench.pair(context, &unregister(:ours, size, 500, &1), &unregister(:theirs, size, 3, &1))
-      end)
-    end)
-  end
-
-  # Ours alone, against itself with a thousandth of the keys.
-  defp unregister_many_keys(size, context) do
+  # A million keys: ours alone, against itself with a thousandth of them.
+  defp unregister_many_keys(1_000_000 = size, %{growth?: false} = context) do
     small = div(size, 1_000)
 
     Tables.with_tables([:ours], :duplicate, fn ->
@@ -141,17 +150,30 @@ defmodule Bench.RegistryWrites do
     end)
   end
 
+  # One process holds `size` keys of a duplicate registry, and takes back one of them. What
+  # it took back it registers again, untimed.
+  defp unregister_many_keys(size, context) do
+    Tables.with_tables([:ours, :theirs], :duplicate, fn ->
+      Bench.pinned(fn ->
+        for side <- [:ours, :theirs], key <- 1..size, do: Tables.register(side, key, nil)
+
+        # Theirs takes milliseconds each.
+        Bench.pair(context, &unregister(:ours, size, 500, &1), &unregister(:theirs, size, 3, &1))
+      end)
+    end)
+  end
+
   defp unregister(side, size, times, round) do
-    keys = for n <- 1..times, do: rem((round * times + n) * 7_919, size) + 1
+    keys = Enum.uniq(for n <- 1..times, do: rem((round * times + n) * 7_919, size) + 1)
     Bench.check!("count", count(side), size)
     taken = Bench.each(keys, &unregister(side, &1))
-    Bench.check!("count", count(side), size - times)
+    Bench.check!("count", count(side), size - length(keys))
     for key <- keys, do: Tables.register(side, key, nil)
     taken
   end
 
-  defp unregister(:ours, key), do: :ok = Foundation.Registry.unregister(Tables.ours(), key)
-  defp unregister(:theirs, key), do: :ok = Registry.unregister(Tables.theirs(), key)
+  defp unregister(:ours, key), do: :ok = Foundation.Registry.unregister(@ours, key)
+  defp unregister(:theirs, key), do: :ok = Registry.unregister(@theirs, key)
 
   defp holder(size) do
     caller = self()
@@ -181,7 +203,7 @@ defmodule Bench.RegistryWrites do
         taken = Bench.each(keys, &unregister(:ours, &1))
 
         for key <- keys do
-          Bench.check!("unregistered", Foundation.Registry.values(Tables.ours(), key, self()), [])
+          Bench.check!("unregistered", Foundation.Registry.values(@ours, key, self()), [])
           Tables.register(:ours, key, nil)
         end
 
@@ -233,6 +255,6 @@ defmodule Bench.RegistryWrites do
 
   defp await_count(side, count), do: Bench.spin_until(fn -> count(side) == count end)
 
-  defp count(:ours), do: Foundation.Registry.count(Tables.ours())
-  defp count(:theirs), do: Registry.count(Tables.theirs())
+  defp count(:ours), do: Foundation.Registry.count(@ours)
+  defp count(:theirs), do: Registry.count(@theirs)
 end

@@ -84,22 +84,63 @@ defmodule Bench.Telemetry do
 
   def rows do
     [
-      row(:dedup_hit, [10_000], [1_000], 4, &dedup_hit/2),
-      row(:dedup_new, [10_000], [1_000], 4.5, &dedup_new/2),
-      row(:dedup_genserver, [10_000], [1_000], 15, &dedup_genserver/2),
+      %Row{
+        name: :dedup_hit,
+        what: "emit a repeated event",
+        theirs: "ETS lookup and clock",
+        sizes: [10_000],
+        quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 10_000,
+        target: {:at_least, 4},
+        run: &dedup_hit/2
+      },
+      %Row{
+        name: :dedup_new,
+        what: "emit the first event of a window",
+        theirs: "ETS insert_new",
+        sizes: [10_000],
+        quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 10_000,
+        fills?: true,
+        target: {:at_least, 4.5},
+        run: &dedup_new/2
+      },
+      %Row{
+        name: :dedup_genserver,
+        what: "emit a repeated event",
+        theirs: "GenServer",
+        sizes: [10_000],
+        quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 10_000,
+        target: {:at_least, 15},
+        run: &dedup_genserver/2
+      },
       %Row{
         name: :batch_append,
+        what: "emit an event into a batch",
+        theirs: %{"ets" => "ETS ordered_set", "cast" => "GenServer.cast"},
         sizes: [100_000],
         quick: [1_000],
+        growth: [1_000, 10_000, 100_000, 1_000_000],
+        processes: 100_000,
+        fills?: true,
         target: %{"ets" => {:at_least, 3}, "cast" => {:at_least, 1.8}},
         run: &batch_append/2
       },
-      row(:span, [1], [1], 12, &span/2)
+      %Row{
+        name: :span,
+        what: "start and end a span",
+        theirs: "two GenServer.call",
+        sizes: [1],
+        processes: 1,
+        target: {:at_least, 12},
+        run: &span/2
+      }
     ]
   end
-
-  defp row(name, sizes, quick, target, run),
-    do: %Row{name: name, sizes: sizes, quick: quick, target: {:at_least, target}, run: run}
 
   defp dedup_hit(size, context) do
     emit = emit()
@@ -114,7 +155,8 @@ defmodule Bench.Telemetry do
         if System.monotonic_time() >= expires, do: raise("expired")
       end
 
-      result = Bench.pair(context, &Bench.each(keys.(&1), emit), &Bench.each(keys.(&1), look))
+      cost = fn fun -> &Bench.cost(context, keys.(&1), fun) end
+      result = Bench.pair(context, cost.(emit), cost.(look))
 
       :ets.delete(@table)
       result
@@ -132,7 +174,8 @@ defmodule Bench.Telemetry do
         Windows.first?(server, {@event, hd(options) |> elem(1)}, @window)
       end
 
-      result = Bench.pair(context, &Bench.each(keys.(&1), emit), &Bench.each(keys.(&1), ask))
+      cost = fn fun -> &Bench.cost(context, keys.(&1), fun) end
+      result = Bench.pair(context, cost.(emit), cost.(ask))
 
       GenServer.stop(server)
       result
@@ -172,11 +215,11 @@ defmodule Bench.Telemetry do
         ours = fn round ->
           options = for n <- 1..size, do: [dedup_key: {round, n}]
           before = SampledEvents.stats(@event)
-          taken = Bench.each(options, emit())
+          taken = Bench.cost(context, options, emit())
           emitted = SampledEvents.stats(@event).emitted - before.emitted
           Bench.check!("emitted", emitted, size)
           execute = fn _options -> :telemetry.execute(@event, %{count: 1}, %{}) end
-          alone = Bench.each(options, execute)
+          alone = Bench.cost(context, options, execute)
           Process.sleep(2)
           Backend.running!().sweep()
           taken - alone
@@ -186,7 +229,7 @@ defmodule Bench.Telemetry do
           keys = for n <- 1..size, do: {@event, {round, n}}
 
           taken =
-            Bench.each(keys, fn key ->
+            Bench.cost(context, keys, fn key ->
               true = :ets.insert_new(@table, {key, System.monotonic_time()})
             end)
 
@@ -210,7 +253,14 @@ defmodule Bench.Telemetry do
     ours = fn _round ->
       SampledEvents.configure_event(name, batch_size: 10_000_000, batch_timeout: 600_000)
       before = SampledEvents.stats(name)
-      taken = Bench.each(events, &SampledEvents.emit_batched(name, %{n: &1}, %{source: :bench}))
+
+      taken =
+        Bench.cost(
+          context,
+          events,
+          &SampledEvents.emit_batched(name, %{n: &1}, %{source: :bench})
+        )
+
       pending = SampledEvents.stats(name).pending - before.pending
       Bench.check!("pending", pending, size)
       SampledEvents.configure_event(name, batch_size: 1_000)
@@ -224,14 +274,16 @@ defmodule Bench.Telemetry do
     end
 
     ets = fn _round ->
-      taken = Bench.each(events, insert)
+      taken = Bench.cost(context, events, insert)
       Bench.check!("size", :ets.info(@table, :size), size)
       :ets.delete_all_objects(@table)
       taken
     end
 
     cast = fn _round ->
-      taken = Bench.each(events, &Batches.append(server, name, %{n: &1}, %{source: :bench}))
+      taken =
+        Bench.cost(context, events, &Batches.append(server, name, %{n: &1}, %{source: :bench}))
+
       Bench.check!("length", Batches.take(server), size)
       taken
     end
@@ -258,9 +310,8 @@ defmodule Bench.Telemetry do
           {:ok, _duration} = Stacks.stop(server, Stacks.start(server, :work, %{n: 1}))
         end
 
-        Bench.pair(context, fn _ -> Bench.each(times, ours) end, fn _ ->
-          Bench.each(times, theirs)
-        end)
+        cost = fn fun -> fn _round -> Bench.cost(context, times, fun) end end
+        Bench.pair(context, cost.(ours), cost.(theirs))
       end)
 
     GenServer.stop(server)

@@ -8,23 +8,32 @@ defmodule Bench do
     # `run` is called with a size and a `Bench.Context` and returns the row's results: one, or one
     # a variant. `target` is `{:at_least, number}`, `{:at_most, number}`, or a map of
     # those by size, variant or `{size, variant}`.
-    @enforce_keys [:name, :sizes, :target, :run]
-    defstruct [:name, :sizes, :quick, :target, :run, :theirs]
+    #
+    # `what` says in a few words what is measured, and `theirs` what it is compared with, by
+    # variant where that differs.
+    #
+    # `growth` are the sizes at which it is shown how the row grows; without any it has no size
+    # that could be chosen. `processes` is the size at which the row is measured in 1, 2, 4
+    # and 8 processes. `fills?` says that each round makes all entries anew.
+    @enforce_keys [:name, :what, :theirs, :sizes, :target, :run]
+    defstruct @enforce_keys ++ [:quick, :processes, growth: [], fills?: false]
   end
 
   defmodule Context do
     @moduledoc false
     # `rounds` and `per_round` say how long to measure, `quick?` that it is only to be shown
-    # that everything runs.
-    defstruct quick?: false, rounds: 21, per_round: 20_000
+    # that everything runs, `growth?` that it is to be shown how the rows grow, and `processes`
+    # in how many to measure: with nil in the one that is pinned.
+    defstruct quick?: false, growth?: false, rounds: 21, per_round: 20_000, processes: nil
   end
 
   defmodule Result do
     @moduledoc false
     # `ratio` is what the target is about: how many times theirs costs ours for
     # `{:at_least, _}`, how many times ours costs theirs for `{:at_most, _}`.
+    # `more` is what else the row has to say, for the file.
     @enforce_keys [:ours, :theirs]
-    defstruct [:variant, :ours, :theirs, :ratio, :spread, unit: :ns]
+    defstruct [:variant, :ours, :theirs, :ratio, :spread, unit: :ns, more: []]
   end
 
   @doc """
@@ -85,6 +94,68 @@ defmodule Bench do
     length = length(keys)
     loop = time(fn -> walk(keys, &same/1) end)
     (time(fn -> walk(keys, fun) end) - loop) / length
+  end
+
+  @doc """
+  The same in as many processes as the context asks for, which share the keys: then it is time on
+  the clock for each key of any of them. `check` runs while all of them are alive.
+  """
+  def cost(context, keys, fun, check \\ fn -> :ok end)
+
+  def cost(%Context{processes: nil}, keys, fun, check) do
+    taken = each(keys, fun)
+    check.()
+    taken
+  end
+
+  def cost(%Context{processes: processes}, keys, fun, check) do
+    length = length(keys)
+    shares = Enum.chunk_every(keys, max(1, ceil(length / processes)))
+    loop = together(shares, &same/1)
+    (together(shares, fun, check) - loop) / length
+  end
+
+  @doc """
+  Returns how long it takes, in ns, until as many processes as there are lists have called `fun` with
+  each element of theirs.
+
+  They are spread over the schedulers, and have their lists before the time begins. `check`
+  runs after it ends, while all of them are alive.
+  """
+  def together(lists, fun, check \\ fn -> :ok end) do
+    pids = for {list, n} <- Enum.with_index(lists), do: worker(list, n, fun)
+    for pid <- pids, do: await({:ready, pid})
+
+    taken =
+      time(fn ->
+        for pid <- pids, do: send(pid, :begin)
+        for pid <- pids, do: await({:done, pid})
+      end)
+
+    check.()
+    for pid <- pids, do: send(pid, :stop)
+    taken
+  end
+
+  defp worker(list, n, fun) do
+    caller = self()
+
+    work = fn ->
+      send(caller, {:ready, self()})
+      await(:begin)
+      walk(list, fun)
+      send(caller, {:done, self()})
+      await(:stop)
+    end
+
+    scheduler = rem(n, System.schedulers_online()) + 1
+    :erlang.spawn_opt(work, [:link, scheduler: scheduler, min_heap_size: 500_000])
+  end
+
+  defp await(message) do
+    receive do
+      ^message -> :ok
+    end
   end
 
   @doc "Returns how long `fun` takes, in ns. What garbage there was is collected before."
@@ -158,8 +229,7 @@ defmodule Bench do
   def with_rounds(keys, %Context{rounds: rounds, per_round: per_round}, fun) do
     chunks =
       keys
-      |> shuffle()
-      |> Stream.cycle()
+      |> in_random_order()
       |> Stream.chunk_every(per_round)
       |> Enum.take(rounds + 1)
       |> List.to_tuple()
@@ -171,6 +241,20 @@ defmodule Bench do
       fun.(fn round -> elem(:persistent_term.get(name), round) end)
     after
       :persistent_term.erase(name)
+    end
+  end
+
+  # Endless. Of many millions only those that are taken are drawn.
+  defp in_random_order(keys) do
+    if length(keys) <= 2_000_000 do
+      Stream.cycle(shuffle(keys))
+    else
+      keys = List.to_tuple(keys)
+
+      Stream.unfold(:rand.seed_s(:exsss, 20), fn state ->
+        {number, state} = :rand.uniform_s(tuple_size(keys), state)
+        {elem(keys, number - 1), state}
+      end)
     end
   end
 

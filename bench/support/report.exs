@@ -1,6 +1,6 @@
 defmodule Bench.Report do
   @moduledoc false
-  # The table that is printed and the file that is written.
+  # The table that is printed, the file that is written, and the table that is made of files.
 
   @columns [
     {"row", :left},
@@ -11,13 +11,14 @@ defmodule Bench.Report do
     {"ratio", :right},
     {"spread", :left},
     {"target", :right},
+    {"", :left},
     {"", :left}
   ]
-  @widths [22, 9, 12, 10, 10, 9, 15, 9, 5]
+  @widths [22, 9, 20, 10, 10, 9, 15, 9, 5, 0]
 
-  def heading do
+  def heading(machine) do
     [
-      for({name, value} <- machine(), do: [String.pad_trailing("#{name}", 11), value, "\n"]),
+      for({name, value} <- machine, do: [String.pad_trailing("#{name}", 11), value, "\n"]),
       "\n",
       line(Enum.map(@columns, &elem(&1, 0)))
     ]
@@ -48,7 +49,8 @@ defmodule Bench.Report do
       number(result.ratio),
       spread(result.spread),
       target(target_of(row, size, result.variant)),
-      verdict(row, size, result)
+      verdict(row, size, result),
+      more(result.more)
     ])
   end
 
@@ -68,8 +70,40 @@ defmodule Bench.Report do
       theirs: result.theirs,
       target: target(target_of(row, size, result.variant)),
       reached: reached?(row, size, result)
+    ] ++ result.more
+  end
+
+  @doc "A row in a list of rows."
+  def described(row) do
+    targets =
+      case row.target do
+        %{} = targets ->
+          Enum.map_join(Enum.sort(targets), ", ", fn {of, t} -> "#{of(of)} #{target(t)}" end)
+
+        target ->
+          target(target)
+      end
+
+    sizes = Enum.map_join(row.sizes, ", ", &thousands/1)
+
+    [
+      String.pad_trailing("#{row.name}", 22),
+      row.what,
+      "; sizes ",
+      sizes,
+      "; target ",
+      targets,
+      "\n"
     ]
   end
+
+  defp of({size, variant}), do: "#{thousands(size)} #{variant}:"
+  defp of(size) when is_integer(size), do: "#{thousands(size)}:"
+  defp of(variant), do: "#{variant}:"
+
+  @doc "What a row is compared with."
+  def theirs(%{theirs: %{} = theirs}, variant), do: theirs[variant]
+  def theirs(%{theirs: theirs}, _variant), do: theirs
 
   @doc "Whether the result reaches its target; nil where it has none at this size."
   def reached?(row, size, result) do
@@ -103,7 +137,7 @@ defmodule Bench.Report do
 
   defp figure(nil, _unit), do: ""
   defp figure(value, :ns) when value >= 1.0e6, do: number(value / 1.0e6) <> " ms"
-  defp figure(value, :ns) when value >= 1.0e4, do: number(value / 1.0e3) <> " us"
+  defp figure(value, :ns) when value >= 1.0e4, do: number(value / 1.0e3) <> " µs"
   defp figure(value, :ns), do: number(value) <> " ns"
   defp figure(value, :bytes) when value >= 1.0e5, do: number(value / 1.0e6) <> " MB"
   defp figure(value, :bytes), do: number(value) <> " B"
@@ -111,6 +145,12 @@ defmodule Bench.Report do
   defp number(value) when value >= 100, do: "#{round(value)}"
   defp number(value) when value >= 10, do: :erlang.float_to_binary(value / 1, decimals: 1)
   defp number(value), do: :erlang.float_to_binary(value / 1, decimals: 2)
+
+  defp more(function: function, calls: calls, long_schedule_ms: ms) do
+    "#{function}, #{calls} calls; seen by the VM: #{ms} ms"
+  end
+
+  defp more([]), do: ""
 
   defp line(cells) do
     [@columns, @widths, cells]
@@ -122,6 +162,112 @@ defmodule Bench.Report do
 
   defp pad(text, width, :left), do: String.pad_trailing(text, width)
   defp pad(text, width, :right), do: String.pad_leading(text, width)
+
+  @doc """
+  The results of one or more runs, each what a file of `--json` holds, as they stand in
+  BENCHMARKS.md: a line on what each was measured on, a table of the rows with the runs side by
+  side, and one of the native calls.
+  """
+  def markdown(runs) do
+    {calls, rows} =
+      runs
+      |> Enum.flat_map(fn run -> Enum.map(run, &point/1) end)
+      |> Enum.uniq()
+      |> Enum.split_with(fn {row, _size, _variant} -> row == "scheduler" end)
+
+    runs =
+      Enum.map(runs, fn run -> {otp(run), machine_line(run), Map.new(run, &{point(&1), &1})} end)
+
+    [
+      for({_otp, machine, _results} <- runs, do: ["- ", machine, "\n"]),
+      "\n",
+      table(
+        ["row", "size", "", "target"],
+        ["ours", "theirs", "ratio", "spread", ""],
+        rows,
+        runs,
+        &cells/1
+      ),
+      if(calls == [], do: [], else: "\n"),
+      table(["operation", "size"], ["longest", "in", "seen"], calls, runs, &call_cells/1)
+    ]
+  end
+
+  defp point(result), do: {result["row"], result["size"], result["variant"]}
+  defp otp([%{"machine" => machine} | _]), do: "OTP " <> hd(String.split(machine["otp"]))
+
+  defp machine_line([%{"machine" => m} | _]) do
+    "#{m["foundation"]}; OTP #{m["otp"]}, Elixir #{m["elixir"]}; #{m["cpu"]}, #{m["memory"]}; " <>
+      "#{m["system"]}; load #{m["load"]}; #{m["measured"]}."
+  end
+
+  defp table(_common, _own, [], _runs, _cells), do: []
+
+  defp table(common, own, points, runs, cells) do
+    own = for {otp, _machine, _results} <- runs, name <- own, do: heading_cell(otp, name, runs)
+    columns = common ++ own
+
+    [
+      markdown_line(columns),
+      markdown_line(Enum.map(columns, fn _column -> "---" end)),
+      for point <- points do
+        results = for {_otp, _machine, results} <- runs, do: results[point]
+        first = Enum.find(results, & &1)
+
+        markdown_line(
+          common_cells(first, common) ++
+            Enum.flat_map(results, &cells_or_blank(&1, cells, own, runs))
+        )
+      end
+    ]
+  end
+
+  defp heading_cell(_otp, "", _runs), do: ""
+  defp heading_cell(_otp, name, [_one]), do: name
+  defp heading_cell(otp, name, _runs), do: "#{otp}: #{name}"
+
+  defp common_cells(result, ["operation" | _]), do: [result["variant"], thousands(result["size"])]
+
+  defp common_cells(result, _common) do
+    ["`#{result["row"]}`", thousands(result["size"]), result["variant"], sign(result["target"])]
+  end
+
+  defp cells_or_blank(nil, _cells, own, runs),
+    do: List.duplicate("", div(length(own), length(runs)))
+
+  defp cells_or_blank(result, cells, _own, _runs), do: cells.(result)
+
+  defp cells(result) do
+    unit = String.to_existing_atom(result["unit"])
+    reached = %{true => "reached", false => "**short**", nil => ""}
+
+    [
+      figure(result["ours"], unit),
+      figure(result["theirs"], unit),
+      number(result["ratio"]),
+      spread(result["spread"]),
+      reached[result["reached"]]
+    ]
+  end
+
+  defp call_cells(result) do
+    [figure(result["ours"], :ns), "`#{result["function"]}`", "#{result["long_schedule_ms"]} ms"]
+  end
+
+  defp markdown_line(cells), do: ["| ", Enum.map_join(cells, " | ", &"#{&1}"), " |\n"]
+
+  defp sign(nil), do: ""
+  defp sign(target), do: target |> String.replace(">=", "≥") |> String.replace("<=", "≤")
+
+  @doc "A number with commas."
+  def thousands(number) when is_integer(number) do
+    number
+    |> Integer.digits()
+    |> Enum.reverse()
+    |> Enum.chunk_every(3)
+    |> Enum.map_join(",", &Enum.join/1)
+    |> String.reverse()
+  end
 
   defp commit do
     with git when git != nil <- System.find_executable("git"),

@@ -1,0 +1,272 @@
+for file <- ~w(bench report growth json plot), do: Code.require_file("#{file}.exs", __DIR__)
+
+defmodule Bench.Command do
+  @moduledoc false
+  # What the options of script/bench do.
+
+  alias Bench.{Context, Growth, JSON, Plot, Report}
+
+  @areas [
+    {"registry_reads.exs", Bench.RegistryReads},
+    {"registry_writes.exs", Bench.RegistryWrites},
+    {"registry_concurrency.exs", Bench.RegistryConcurrency},
+    {"agent_registry.exs", Bench.AgentRegistry},
+    {"error_context.exs", Bench.ErrorContext},
+    {"telemetry.exs", Bench.Telemetry},
+    {"registry_memory.exs", Bench.RegistryMemory},
+    {"scheduler.exs", Bench.Scheduler}
+  ]
+
+  @switches [
+    json: :string,
+    quick: :boolean,
+    engine: :string,
+    size: :string,
+    rounds: :integer,
+    growth: :boolean,
+    plot: :string,
+    to: :string,
+    markdown: :boolean,
+    list: :boolean,
+    help: :boolean
+  ]
+
+  @usage """
+  usage: script/bench [OPTION ...] [ROW ...]
+
+      --json FILE             write the results to FILE too: a list of objects
+      --quick                 small sizes and few rounds: shows that everything runs
+      --size N[,N ...]        measure at these sizes (1000, 10k, 1M), which have no targets but the rows' own
+      --rounds N              measure so many rounds (21)
+      --engine native|ets     measure that engine
+
+      --growth [ROW ...]      measure how the rows grow with their size and with processes, and write
+                              that to the file of --json (bench/results/growth.json)
+      --plot FILE [--to DIR]  draw the pictures of a file of --growth into DIR (bench/plots)
+      --markdown FILE ...     print the table of BENCHMARKS.md from files of --json, one a run
+
+      --list                  name the rows and their targets
+      --help                  print this
+  """
+
+  def main(argv) do
+    {options, names} = parse(argv)
+
+    cond do
+      options[:help] -> IO.write(@usage)
+      options[:list] -> for row <- select(names), do: IO.write(Report.described(row))
+      options[:markdown] -> IO.write(Report.markdown(Enum.map(names, &read/1)))
+      file = options[:plot] -> plot(file, Keyword.get(options, :to, "bench/plots"))
+      options[:growth] -> growth(select(names), options)
+      true -> run(select(names), options)
+    end
+  end
+
+  defp run(rows, options) do
+    rows = sized(rows, options[:size])
+    file = writable(options[:json])
+    start(options[:engine])
+    machine = Report.machine()
+    context = context(options)
+    if context.quick?, do: IO.puts("quick: small sizes and few rounds, so no targets\n")
+    IO.write(Report.heading(machine))
+
+    rows
+    |> Stream.flat_map(fn row ->
+      Stream.flat_map(sizes(row, context), &measure(row, &1, context))
+    end)
+    |> collect(file, fn {row, size, result} ->
+      row = if context.quick?, do: %{row | target: nil}, else: row
+      IO.write(Report.line(row, size, result))
+      Report.json(row, size, result) ++ [machine: machine]
+    end)
+  end
+
+  defp measure(row, size, context) do
+    for result <- List.wrap(row.run.(size, context)), do: {row, size, result}
+  end
+
+  defp growth(rows, options) do
+    if options[:size], do: misuse("--growth has its own sizes")
+    file = writable(Keyword.get(options, :json, "bench/results/growth.json"))
+
+    # Room for all that is emitted at the largest size.
+    room = [max_windows: 4_000_000, max_pending: 4_000_000]
+    Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, room)
+    Application.stop(:foundation)
+    start(options[:engine])
+
+    machine = Report.machine()
+    IO.write(Report.heading(machine))
+
+    rows
+    |> Growth.measure(context(options))
+    |> collect(file, fn {row, point, result} ->
+      IO.write(Report.line(%{row | target: nil}, Growth.label(point), result))
+      Growth.json(row, point, result) ++ [machine: machine]
+    end)
+  end
+
+  # The file is written after each result: what has been measured is not lost.
+  defp collect(results, file, fun) do
+    Enum.reduce(results, [], fn result, written ->
+      written = [Foundation.JSON.encode(fun.(result)) | written]
+
+      if file,
+        do:
+          File.write!(file, ["[\n", written |> Enum.reverse() |> Enum.intersperse(",\n"), "\n]\n"])
+
+      written
+    end)
+
+    if file, do: IO.puts("\nwritten to #{file}")
+  end
+
+  defp plot(file, directory) do
+    results = read(file)
+
+    unless Enum.all?(results, &is_map_key(&1, "dimension")) do
+      misuse("#{file} is not a file of --growth")
+    end
+
+    File.mkdir_p!(directory)
+
+    for {name, svg} <- Plot.pictures(results) do
+      path = Path.join(directory, name)
+      File.write!(path, svg)
+      IO.puts(path)
+    end
+  end
+
+  defp parse(argv) do
+    # `mix run FILE -- ROW` hands the dashes on.
+    case OptionParser.parse(Enum.reject(argv, &(&1 == "--")), strict: @switches) do
+      {options, names, []} ->
+        {checked(options, names), names}
+
+      {_options, _names, [{switch, _value} | _]} ->
+        misuse("unknown option or bad value: #{switch}")
+    end
+  end
+
+  defp checked(options, names) do
+    cond do
+      options[:engine] not in [nil, "native", "ets"] ->
+        misuse("expected --engine to be native or ets, got: #{options[:engine]}")
+
+      Keyword.get(options, :rounds, 1) < 1 ->
+        misuse("expected --rounds to be at least 1, got: #{options[:rounds]}")
+
+      options[:markdown] && names == [] ->
+        misuse("--markdown needs files of --json")
+
+      options[:to] && !options[:plot] ->
+        misuse("--to is where --plot draws")
+
+      options[:plot] && names != [] ->
+        misuse("--plot takes one file and no rows")
+
+      true ->
+        options
+    end
+  end
+
+  defp rows do
+    Enum.flat_map(@areas, fn {file, module} ->
+      Code.require_file("../#{file}", __DIR__)
+      module.rows()
+    end)
+  end
+
+  defp select(names) do
+    rows = rows()
+    known = Enum.map(rows, &"#{&1.name}")
+
+    for name <- names, name not in known do
+      misuse("no row #{name}; there are: #{Enum.join(known, ", ")}")
+    end
+
+    if names == [], do: rows, else: Enum.filter(rows, &("#{&1.name}" in names))
+  end
+
+  # The rows at the sizes that were asked for: those whose size can be chosen.
+  defp sized(rows, nil), do: rows
+
+  defp sized(rows, text) do
+    sizes = text |> String.split(",") |> Enum.map(&size/1)
+
+    for row <- rows, size <- sizes, size not in row.sizes do
+      if row.growth == [],
+        do: misuse("#{row.name} has no other size than #{Enum.join(row.sizes, ", ")}")
+
+      {least, most} = Enum.min_max(row.growth)
+
+      if size not in least..most do
+        misuse("#{row.name}: expected a size from #{least} to #{most}, got: #{size}")
+      end
+    end
+
+    for row <- rows, do: %{row | sizes: sizes, quick: sizes}
+  end
+
+  defp size(text) do
+    with {number, unit} when number > 0 <- Integer.parse(text),
+         factor when factor != nil <- %{"" => 1, "k" => 1_000, "M" => 1_000_000}[unit] do
+      number * factor
+    else
+      _no_size -> misuse("expected --size to be a number such as 1000, 10k or 1M, got: #{text}")
+    end
+  end
+
+  # The engine is decided when the application starts.
+  defp start(nil), do: {:ok, _started} = Application.ensure_all_started(:foundation)
+
+  defp start(engine) do
+    Application.stop(:foundation)
+    Application.put_env(:foundation, :engine, String.to_existing_atom(engine))
+    {:ok, _started} = Application.ensure_all_started(:foundation)
+  end
+
+  defp context(options) do
+    context =
+      if options[:quick],
+        do: %Context{quick?: true, rounds: 5, per_round: 2_000},
+        else: %Context{}
+
+    %{context | rounds: Keyword.get(options, :rounds, context.rounds)}
+  end
+
+  defp sizes(row, %{quick?: true}), do: row.quick || [hd(row.sizes)]
+  defp sizes(row, _context), do: row.sizes
+
+  # Before anything is measured.
+  defp writable(nil), do: nil
+
+  defp writable(file) do
+    File.mkdir_p(Path.dirname(file))
+
+    case File.write(file, "[]\n") do
+      :ok -> file
+      {:error, reason} -> misuse("cannot write #{file}: #{:file.format_error(reason)}")
+    end
+  end
+
+  defp read(file) do
+    with {:ok, text} <- File.read(file),
+         {:ok, [%{"row" => _} | _] = results} <- JSON.decode(text) do
+      results
+    else
+      {:error, reason} when is_atom(reason) ->
+        misuse("cannot read #{file}: #{:file.format_error(reason)}")
+
+      _other ->
+        misuse("#{file} is not a file of --json with results in it")
+    end
+  end
+
+  @spec misuse(String.t()) :: no_return
+  defp misuse(message) do
+    IO.write(:stderr, [message, "\n\n", @usage])
+    exit({:shutdown, 2})
+  end
+end

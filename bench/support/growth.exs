@@ -1,0 +1,93 @@
+defmodule Bench.Growth do
+  @moduledoc false
+  # How rows grow: each at several sizes, and at one size in several processes.
+
+  @processes [1, 2, 4, 8]
+
+  # About what a million entries take in all tables of a row, with room to spare.
+  @bytes_per_entry 600
+
+  @doc "Measures and streams `{row, {dimension, size, processes}, result}`."
+  def measure(rows, context) do
+    context = %{context | growth?: true}
+    Stream.flat_map(rows, &Stream.concat(by_size(&1, context), by_processes(&1, context)))
+  end
+
+  defp by_size(row, context) do
+    for_each(row, sizes(row, context), fn size ->
+      {{:size, size, nil}, size, %{context | rounds: rounds(row, size, context)}}
+    end)
+  end
+
+  defp by_processes(%{processes: nil}, _context), do: []
+
+  defp by_processes(row, context) do
+    size = if context.quick?, do: min(row.processes, 1_000), else: row.processes
+
+    for_each(row, @processes, fn count ->
+      # A share of it has to take much longer than to start a process.
+      per_round = context.per_round * 4
+      rounds = rounds(row, size, context)
+      context = %{context | processes: count, per_round: per_round, rounds: rounds}
+      {{:processes, size, count}, size, context}
+    end)
+  end
+
+  defp for_each(row, values, fun) do
+    Stream.flat_map(values, fn value ->
+      {point, size, context} = fun.(value)
+      for result <- List.wrap(row.run.(size, context)), do: {row, point, result}
+    end)
+  end
+
+  defp sizes(%{growth: [first | _]}, %{quick?: true}), do: [first, 10 * first]
+  defp sizes(row, _context), do: Enum.filter(row.growth, &room_for?(row, &1))
+
+  defp room_for?(row, size) do
+    cond do
+      size * @bytes_per_entry > available_memory() ->
+        IO.puts("#{row.name} #{size}: left out, not enough memory")
+        false
+
+      row.name == :whereis_cold and size > :erlang.system_info(:process_limit) ->
+        IO.puts("#{row.name} #{size}: left out, +P is too low")
+        false
+
+      true ->
+        true
+    end
+  end
+
+  # Where rounds make all entries anew, fewer have to do.
+  defp rounds(%{fills?: true}, size, context) do
+    context.rounds |> min(div(500_000, size)) |> max(min(3, context.rounds))
+  end
+
+  defp rounds(_row, _size, context), do: context.rounds
+
+  defp available_memory do
+    with {:ok, text} <- File.read("/proc/meminfo"),
+         [_line, kilobytes] <- Regex.run(~r/^MemAvailable:\s*(\d+) kB$/m, text) do
+      String.to_integer(kilobytes) * 1024
+    else
+      _not_linux_or_no_such_line -> :infinity
+    end
+  end
+
+  @doc "How a point is called in a table."
+  def label({:size, size, nil}), do: size
+  def label({:processes, _size, count}), do: "#{count} p"
+
+  @doc "A result as it is written to the file."
+  def json(row, {dimension, size, processes} = _point, result) do
+    row = %{row | target: nil}
+
+    Bench.Report.json(row, size, result) ++
+      [
+        dimension: dimension,
+        processes: processes,
+        what: row.what,
+        against: Bench.Report.theirs(row, result.variant)
+      ]
+  end
+end

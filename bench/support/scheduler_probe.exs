@@ -1,0 +1,361 @@
+# Run by bench/scheduler.exs in a VM of its own, with a library that times its calls. Prints what it
+# measured as one Erlang term: a list of {operation, longest call on a normal scheduler in ns, its
+# function, calls, milliseconds that the VM saw a process run at once}.
+#
+#     elixir -pa ... scheduler_probe.exs LIBRARY SIZE
+
+for file <- ~w(bench tables), do: Code.require_file("#{file}.exs", __DIR__)
+
+defmodule Bench.SchedulerProbe do
+  @moduledoc false
+
+  alias Bench.Tables
+  alias Foundation.{AgentRegistry, Native, Registry}
+  alias Foundation.Telemetry.Events.Backend
+  alias Foundation.Telemetry.{SampledEvents, Span}
+
+  @table Tables.ours()
+  @event [:bench, :event]
+  @batch [:bench, :batch]
+  @hour 3_600_000
+
+  def main([library, size]) do
+    size = String.to_integer(size)
+    before = Process.list()
+    start(library, size)
+    watch(before)
+
+    areas = [&unique/1, &values/1, &duplicate/1, &many_keys/1, &agents/1, &events/1, &spans/1]
+    results = Enum.flat_map(areas, & &1.(size))
+    IO.write(:io_lib.format("~p.~n", [results]))
+  end
+
+  # The library is loaded before the application looks for its own.
+  defp start(library, size) do
+    :ok = Application.load(:foundation)
+    version = List.to_string(Application.spec(:foundation, :vsn))
+    :ok = Native.load(library, version)
+    [] = Native.library_calls() || raise "#{library} does not time its calls"
+
+    Application.put_env(:foundation, :engine, :native)
+    settings = [max_windows: size, max_pending: 2 * size, window: @hour, batch_timeout: @hour]
+    Application.put_env(:foundation, SampledEvents, settings)
+    {:ok, _started} = Application.ensure_all_started(:foundation)
+  end
+
+  # The VM reports a process that ran for a millisecond at once. It does not say in which function
+  # where that is native (`:undefined`), so reports are told apart by process: those of processes that
+  # were there before the application have nothing to do with it.
+  defp watch(unrelated) do
+    seen = :ets.new(__MODULE__, [:public, :named_table])
+    watcher = spawn_link(fn -> receive_reports(seen, Map.new(unrelated, &{&1, true})) end)
+    :erlang.system_monitor(watcher, [{:long_schedule, 1}])
+  end
+
+  defp receive_reports(seen, unrelated) do
+    receive do
+      {:monitor, pid, :long_schedule, info} when not is_map_key(unrelated, pid) ->
+        :ets.insert(seen, {{pid, make_ref()}, info[:timeout]})
+
+      {:monitor, _pid, :long_schedule, _info} ->
+        :ok
+    end
+
+    receive_reports(seen, unrelated)
+  end
+
+  # `run` is given a function to make each call with: it gives the scheduler away afterwards, so that what
+  # the VM sees of a process is one call.
+  defp measure(name, run) do
+    Native.library_calls()
+    :ets.delete_all_objects(__MODULE__)
+    run.(&call/1)
+
+    calls =
+      for {function, _, _} = call <- Native.library_calls(), function != "library_calls", do: call
+
+    # A report comes after its process has left the scheduler.
+    Process.sleep(20)
+    reports = for {_pid, ms} <- :ets.tab2list(__MODULE__), do: ms
+
+    if calls == [], do: raise("#{name}: no native call")
+    {function, _calls, longest} = Enum.max_by(calls, &elem(&1, 2))
+    total = calls |> Enum.map(&elem(&1, 1)) |> Enum.sum()
+    {name, longest, function, total, Enum.max(reports, fn -> 0 end)}
+  end
+
+  defp call(fun) do
+    result = fun.()
+    :erlang.yield()
+    result
+  end
+
+  # n keys of one process, each once.
+  defp unique(size) do
+    Tables.with_tables([:ours], :unique, fn ->
+      {owner, held} =
+        holding(fn ->
+          all = measure("register", fn call -> each(1..size, call, &register(&1, nil)) end)
+          some = Bench.shuffle(Enum.take_every(1..size, max(1, div(size, 100_000))))
+          thousands = 1..size |> Enum.chunk_every(1_000) |> Enum.take(100)
+
+          [
+            all,
+            measure("lookup", fn call -> each(some, call, &Registry.lookup(@table, &1)) end),
+            measure("whereis", fn call ->
+              each(some, call, &Registry.whereis_name({@table, &1}))
+            end),
+            measure("lookup_many", fn call ->
+              each(thousands, call, &Registry.lookup_many(@table, &1))
+            end),
+            measure("lookup_all", fn call ->
+              keys = Enum.to_list(1..size)
+              call.(fn -> Registry.lookup_many(@table, keys) end)
+            end),
+            measure("keys", fn call -> call.(fn -> Registry.keys(@table, self()) end) end),
+            measure("stream", fn call -> call.(fn -> Stream.run(Registry.stream(@table)) end) end),
+            measure("info", fn call -> each(1..100, call, fn _n -> Registry.info(@table) end) end),
+            measure("count", fn call ->
+              each(1..100, call, fn _n -> Registry.count(@table) end)
+            end),
+            measure("update_value", fn call ->
+              each(some, call, &Registry.update_value(@table, &1, fn _nil -> 1 end))
+            end),
+            measure("unregister", fn call ->
+              each(some, call, &Registry.unregister(@table, &1))
+            end),
+            measure("register_again", fn call -> each(some, call, &register(&1, nil)) end)
+          ]
+        end)
+
+      fresh = max(div(size, 50), 100)
+
+      others = [
+        measure("reads_8p", fn call -> together(8, fn _n -> read(size, call) end) end),
+        measure("reads_while_writing", fn call ->
+          together(6, fn n -> if n <= 4, do: read(size, call), else: write(n, size, call) end)
+        end),
+        measure("mass_exit", fn _call ->
+          fresh = for n <- 1..fresh, do: fn -> register({:fresh, n}, nil) end
+          exits(Tables.owners(fresh), size)
+        end),
+        measure("owner_of_many_exit", fn _call -> exits([owner], 0) end)
+      ]
+
+      held ++ others
+    end)
+  end
+
+  # Values that have to be built anew for each reader, in a table of n entries.
+  defp values(size) do
+    map = %{name: "agent", started: 1_700_000_000, state: :idle}
+    binary = :binary.copy("x", 10_000)
+    term = Enum.to_list(1..625)
+
+    Tables.with_tables([:ours], :unique, fn ->
+      {owner, held} =
+        holding(fn ->
+          Enum.each(1..size, &register(&1, nil))
+
+          for {name, value} <- [value_map: map, value_10kb_binary: binary, value_10kb_term: term] do
+            measure("#{name}", fn call ->
+              each(1..1_000, call, &register({name, &1}, value))
+              each(1..10_000, call, &Registry.lookup(@table, {name, rem(&1, 1_000) + 1}))
+            end)
+          end
+        end)
+
+      Tables.stop([owner])
+      held
+    end)
+  end
+
+  # n entries of one process under one key.
+  defp duplicate(size) do
+    Tables.with_tables([:ours], :duplicate, fn ->
+      {owner, held} =
+        holding(fn ->
+          all = measure("register_dup", fn call -> each(1..size, call, &register(:key, &1)) end)
+
+          [
+            all,
+            measure("lookup_dup", fn call -> call.(fn -> Registry.lookup(@table, :key) end) end),
+            measure("dispatch", fn call ->
+              call.(fn -> Registry.dispatch(@table, :key, fn _entries -> :ok end) end)
+            end),
+            measure("values_dup", fn call ->
+              call.(fn -> Registry.values(@table, :key, self()) end)
+            end),
+            measure("unregister_dup", fn call ->
+              call.(fn -> Registry.unregister(@table, :key) end)
+            end),
+            measure("register_dup_again", fn call ->
+              each(1..size, call, &register(:key, &1))
+            end)
+          ]
+        end)
+
+      sink = spawn(&sink/0)
+      Enum.each(1..size, &Registry.register_for(@table, sink, :sink, &1))
+
+      others = [
+        measure("broadcast", fn call ->
+          Bench.pinned(fn -> call.(fn -> Registry.broadcast(@table, :sink, :message) end) end)
+        end),
+        measure("exit_dup", fn _call -> exits([owner], size) end)
+      ]
+
+      Tables.stop([sink])
+      held ++ others
+    end)
+  end
+
+  defp sink do
+    receive do
+      :message -> sink()
+    end
+  end
+
+  # n duplicate keys of one process, each once.
+  defp many_keys(size) do
+    Tables.with_tables([:ours], :duplicate, fn ->
+      {owner, held} =
+        holding(fn ->
+          Enum.each(1..size, &register(&1, nil))
+          some = Bench.shuffle(Enum.take_every(1..size, max(1, div(size, 100_000))))
+
+          [
+            measure("unregister_many_keys", fn call ->
+              each(some, call, &Registry.unregister(@table, &1))
+            end)
+          ]
+        end)
+
+      Tables.stop([owner])
+      held
+    end)
+  end
+
+  defp agents(size) do
+    count = max(div(size, 10), 100)
+    pids = for _n <- 1..count, do: spawn(fn -> Process.sleep(:infinity) end)
+
+    [
+      measure("register_agent", fn call ->
+        Bench.pinned(fn ->
+          each(pids, call, fn pid -> :ok = AgentRegistry.register_agent({:agent, pid}, pid) end)
+        end)
+      end),
+      measure("agents_exit", fn _call ->
+        Tables.stop(pids)
+        Bench.spin_until(fn -> AgentRegistry.count() == 0 end)
+      end)
+    ]
+  end
+
+  # n windows and then some: the last of them close the oldest.
+  defp events(size) do
+    Bench.pinned(fn ->
+      more = size + div(size, 10)
+      emit = &SampledEvents.emit_event(@event, %{count: 1}, %{}, dedup_key: &1)
+      # Batches are as large as they can be, so that nothing is emitted before the flush.
+      SampledEvents.configure_event(@batch, batch_size: 2 * size)
+
+      [
+        measure("emit_event_new", fn call -> each(1..more, call, emit) end),
+        measure("emit_event_repeat", fn call -> each((more - div(size, 2))..more, call, emit) end),
+        measure("emit_event_8p", fn call ->
+          together(8, fn n -> each(n..more//97, call, emit) end)
+        end),
+        measure("event_stats", fn call ->
+          call.(fn -> SampledEvents.stats() end)
+          call.(fn -> SampledEvents.stats(@event) end)
+        end),
+        measure("emit_batched", fn call ->
+          each(1..size, call, &SampledEvents.emit_batched(@batch, %{n: &1}, %{source: :bench}))
+        end),
+        measure("flush", fn call -> call.(fn -> SampledEvents.flush(@batch) end) end),
+        measure("sweep", fn call ->
+          SampledEvents.configure_event(@event, window: 1)
+          each(1..min(size, 100_000), call, &emit.({:short, &1}))
+          Process.sleep(5)
+          call.(fn -> Backend.running!().sweep() end)
+        end)
+      ]
+    end)
+  end
+
+  # Spans of n processes that live, of one that has many open, and of one that dies with them.
+  defp spans(size) do
+    processes = max(div(size, 10), 100)
+
+    others = Tables.owners(for n <- 1..processes, do: fn -> Span.start_span(:other, %{n: n}) end)
+
+    some = min(size, 100_000)
+
+    [
+      measure("span", fn call ->
+        Bench.pinned(fn ->
+          each(1..some, call, fn n -> :ok = Span.end_span(Span.start_span(:work, %{n: n})) end)
+        end)
+      end),
+      measure("span_nested", fn call ->
+        Bench.pinned(fn ->
+          ids = for n <- 1..1_000, do: call.(fn -> Span.start_span(:work, %{n: n}) end)
+          each(Enum.reverse(ids), call, &Span.end_span/1)
+        end)
+      end),
+      measure("spans_abandoned", fn _call -> Tables.stop(others) end)
+    ]
+  end
+
+  defp register(key, value), do: {:ok, _owner} = Registry.register(@table, key, value)
+
+  defp each(enumerable, call, fun), do: Enum.each(enumerable, &call.(fn -> fun.(&1) end))
+
+  # A process that owns what `fun` registers, and what `fun` returned. It stays on one scheduler, and
+  # has room enough that a call is not interrupted by a collection of its garbage.
+  defp holding(fun) do
+    caller = self()
+
+    pid =
+      :erlang.spawn_opt(
+        fn ->
+          send(caller, {:held, self(), fun.()})
+          Process.sleep(:infinity)
+        end,
+        [:link, scheduler: 1, min_heap_size: 4_000_000]
+      )
+
+    receive do
+      {:held, ^pid, result} ->
+        Process.unlink(pid)
+        {pid, result}
+    end
+  end
+
+  defp together(count, fun) do
+    1..count
+    |> Enum.map(fn n -> Task.async(fn -> fun.(n) end) end)
+    |> Enum.each(&Task.await(&1, :infinity))
+  end
+
+  defp read(size, call) do
+    each(1..min(size, 50_000), call, &Registry.lookup(@table, rem(&1 * 7_919, size) + 1))
+  end
+
+  defp write(n, size, call) do
+    each(1..min(size, 50_000), call, fn k ->
+      register({n, k}, nil)
+      Registry.unregister(@table, {n, k})
+    end)
+  end
+
+  # Kills the processes, and returns when what they had is gone.
+  defp exits(pids, left) do
+    Tables.stop(pids)
+    Bench.spin_until(fn -> Registry.count(@table) == left end)
+  end
+end
+
+Bench.SchedulerProbe.main(System.argv())
