@@ -18,6 +18,12 @@ defmodule Foundation.MixProject do
 
   if @offline, do: Code.require_file("offline/compile_native.exs", __DIR__)
 
+  # In the order in which they are read.
+  @guides ~w(
+    getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
+    migrating.md operating.md architecture.md
+  )
+
   def project do
     [
       app: :foundation,
@@ -102,7 +108,14 @@ defmodule Foundation.MixProject do
   defp docs do
     [
       main: "readme",
-      extras: Path.wildcard("*.md") ++ Path.wildcard("guides/*.{md,livemd}"),
+      extras:
+        ["README.md"] ++
+          for(guide <- @guides, do: "guides/#{guide}") ++
+          (Path.wildcard("*.md") -- ["README.md"]) ++ ["LICENSE"],
+      groups_for_extras: [Guides: ~r"^guides/"],
+      assets: %{"guides/images" => "images"},
+      # It speaks of modules that are not public.
+      skip_undefined_reference_warnings_on: ["INTERNALS.md"],
       groups_for_modules: [
         Registry: [~r/^Foundation\.(Agent)?Registry/],
         "Error context": [Foundation.ErrorContext, Foundation.RequestContext],

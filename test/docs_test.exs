@@ -110,6 +110,17 @@ defmodule Foundation.DocsTest do
     end
   end
 
+  test "the README names the tests of its promises, and they are there" do
+    [promises] = Regex.run(~r/^## What is promised.*?(?=^## )/ms, File.read!("README.md"))
+
+    for "| " <> row <- promises |> String.split("\n") |> Enum.drop(4) do
+      [promise, tests] = String.split(row, " | ")
+      files = Regex.scan(~r/`((?:test|native|bench)\/[^`]+)`/, tests, capture: :all_but_first)
+      assert files != [], "no test is named of: #{promise}"
+      for [file] <- files, do: assert(File.exists?(file), "#{file} of: #{promise}")
+    end
+  end
+
   defp public do
     {:ok, modules} = :application.get_key(:foundation, :modules)
     for module <- modules, ours?(module), moduledoc(module) != nil, do: module

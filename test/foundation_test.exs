@@ -10,11 +10,4 @@ defmodule FoundationTest do
     assert Foundation.version() == to_string(Application.spec(:foundation, :vsn))
     assert Foundation.Native.library_version() in [crates, nil]
   end
-
-  test "the README's example runs" do
-    [_dependency, example] =
-      Regex.scan(~r/^```elixir\n(.*?)^```/ms, File.read!("README.md"), capture: :all_but_first)
-
-    Code.eval_string(Enum.join(example), [], file: "README.md")
-  end
 end

@@ -1,25 +1,33 @@
 defmodule Foundation.GuidesTest do
-  # Not async: the examples register names and set the log's level.
-  use Foundation.Case, async: false
+  # Each guide is run in a VM of its own, as its reader would: see `Foundation.Guide`.
+  use ExUnit.Case, async: true
 
-  @moduletag :capture_log
+  for guide <- Path.wildcard("guides/*.{md,livemd}") do
+    @external_resource guide
 
-  setup do
-    level = Logger.level()
-    on_exit(fn -> Logger.configure(level: level) end)
+    test "what #{guide} shows holds, one after the other" do
+      # A Mix project, for the tasks that a guide calls.
+      script = """
+      {:ok, _apps} = Application.ensure_all_started(:mix)
+      {:ok, _apps} = Application.ensure_all_started(:foundation)
+      Foundation.Guide.run(#{inspect(unquote(guide))})
+      """
+
+      paths = Enum.flat_map(Path.wildcard("_build/test/lib/*/ebin"), &["-pa", &1])
+      {output, status} = System.cmd("elixir", paths ++ ["-e", script], stderr_to_stdout: true)
+      assert status == 0, output
+    end
+
+    test "#{guide} has no code that nobody runs" do
+      prose = Regex.replace(~r/^```.*?^```$/ms, File.read!(unquote(guide)), "")
+      refute prose =~ ~r/^\n {4}\S/m, "an indented block: fence it, so that it is run"
+    end
   end
 
-  for guide <- ["registry", "getting_started"] do
-    @external_resource "guides/#{guide}.md"
+  test "the README's examples are run" do
+    assert [_dependency, example] =
+             for({_line, "elixir", text} <- Foundation.Guide.blocks("README.md"), do: text)
 
-    test "the examples of guides/#{guide}.md hold, one after the other" do
-      blocks =
-        ~r/^```elixir\n(.*?)^```/ms
-        |> Regex.scan(File.read!("guides/#{unquote(guide)}.md"), capture: :all_but_first)
-        |> List.flatten()
-
-      assert length(blocks) >= 5
-      Code.eval_string(Enum.join(blocks, "\n"))
-    end
+    Code.eval_string(example, [], file: "README.md")
   end
 end
