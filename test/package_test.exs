@@ -20,7 +20,7 @@ defmodule Foundation.PackageTest do
 
     pages =
       ~w(README.md CHANGELOG.md LICENSE mix.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
-        Path.wildcard("guides/*")
+        Enum.filter(Path.wildcard("guides/**"), &File.regular?/1)
 
     assert (sources ++ pages) -- packed() == []
   end
