@@ -11,6 +11,7 @@ defmodule Bench.Command do
     {"registry_writes.exs", Bench.RegistryWrites},
     {"registry_concurrency.exs", Bench.RegistryConcurrency},
     {"agent_registry.exs", Bench.AgentRegistry},
+    {"concurrent_registry.exs", Bench.ConcurrentRegistry},
     {"error_context.exs", Bench.ErrorContext},
     {"telemetry.exs", Bench.Telemetry},
     {"registry_memory.exs", Bench.RegistryMemory},

@@ -1,13 +1,14 @@
 defmodule Foundation.ConcurrentRegistry do
   alias Foundation.ConcurrentRegistry.Backends
-  alias Foundation.Options
+  alias Foundation.{Engine, Options}
 
-  @backends [ets: Backends.ETS]
+  @backends [native: Backends.Native, ets: Backends.ETS]
   @schema [
     engine: [
       type: {:in, Keyword.keys(@backends)},
-      default: :ets,
-      doc: "What holds the table."
+      default: nil,
+      doc:
+        "What holds the table. By default the engine of the application, `Foundation.engine/0`."
     ]
   ]
 
@@ -68,7 +69,7 @@ defmodule Foundation.ConcurrentRegistry do
 
   #{Options.docs(@schema)}
 
-  Raises `ArgumentError` for any other option.
+  Raises `ArgumentError` for any other option, and for `:native` where no library is loaded.
 
       iex> Foundation.ConcurrentRegistry.size(Foundation.ConcurrentRegistry.new())
       0
@@ -77,7 +78,7 @@ defmodule Foundation.ConcurrentRegistry do
   @spec new(keyword) :: t
   def new(options \\ []) do
     options = Options.validate!(options, @schema, "the options of Foundation.ConcurrentRegistry")
-    backend = Keyword.fetch!(@backends, options[:engine])
+    backend = Keyword.fetch!(@backends, options[:engine] || Engine.selected())
     %__MODULE__{backend: backend, table: backend.new()}
   end
 
@@ -137,8 +138,8 @@ defmodule Foundation.ConcurrentRegistry do
   another write of the same key came between, so it should have no effects of its own, and be short
   where a key is contended.
 
-  O(1) besides `fun`; O(size of the table) for a key that is or contains the atom `:_` or one whose
-  name begins with `$`.
+  O(1) besides `fun`; in the ETS engine O(size of the table) for a key that is or contains the atom
+  `:_` or one whose name begins with `$`.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.update(table, :key, 1, &(&1 + 10))

@@ -6,7 +6,7 @@ defmodule Foundation.ConcurrentRegistryTest do
 
   doctest Foundation.ConcurrentRegistry
 
-  for engine <- [:ets] do
+  for engine <- [:native, :ets] do
     describe "#{engine}:" do
       setup do: %{table: Table.new(engine: unquote(engine))}
 
@@ -61,6 +61,17 @@ defmodule Foundation.ConcurrentRegistryTest do
           assert Table.get(table, :put) === {:v, value}
           assert Table.update(table, make_ref(), value, &raise(inspect(&1))) === value
         end
+      end
+
+      test "what takes long to copy is a key and a value all the same", %{table: table} do
+        heavy = Enum.to_list(1..20_000)
+        assert Table.put(table, heavy, heavy) == :ok
+        refute Table.put_new(table, heavy, 1)
+        assert Table.get(table, heavy) == heavy
+        assert Table.update(table, heavy, nil, &[0 | &1]) == [0 | heavy]
+        assert Enum.to_list(Table.stream(table)) == [{heavy, [0 | heavy]}]
+        assert Table.delete(table, heavy) == :ok
+        assert Table.size(table) == 0
       end
 
       test "false and nil are values", %{table: table} do
@@ -294,6 +305,12 @@ defmodule Foundation.ConcurrentRegistryTest do
 
     assert_raise ArgumentError, ~r/got: :engin, did you mean :engine\?/, fn ->
       Table.new(engin: :ets)
+    end
+  end
+
+  test "without the option a table is of the application's engine" do
+    for table <- [Table.new(), Table.new(engine: nil)] do
+      assert table.backend == Table.new(engine: Foundation.engine()).backend
     end
   end
 

@@ -3,9 +3,17 @@ defmodule Foundation.NativeArgumentsTest do
 
   alias Foundation.Native
 
-  # What each argument of each function of the registry may be. Terms that are of another type
+  # What each argument of each function of the registries may be. Terms that are of another type
   # are refused with an ArgumentError, wherever they stand: no crash, no panic, no other answer.
   @arguments %{
+    concurrent_put: [:table, :any, :any],
+    concurrent_put_new: [:table, :any, :any],
+    concurrent_get: [:table, :any, :any],
+    concurrent_fetch: [:table, :any],
+    concurrent_replace: [:table, :any, :natural, :any],
+    concurrent_delete: [:table, :any],
+    concurrent_size: [:table],
+    concurrent_walk: [:table, :natural],
     registry_start: [:name, :kind, :natural, :atoms, :pairs, :bound, :bound],
     registry_stop: [:name],
     registry_config: [:name],
@@ -46,10 +54,10 @@ defmodule Foundation.NativeArgumentsTest do
     %{names: [unique, duplicate]}
   end
 
-  test "every function of the registry that takes any is in the table" do
+  test "every function of the registries that takes any is in the table" do
     functions =
       for {name, arity} <- Native.__info__(:functions),
-          String.starts_with?(Atom.to_string(name), "registry_"),
+          String.starts_with?(Atom.to_string(name), ["registry_", "concurrent_"]),
           arity > 0,
           do: {name, arity}
 
@@ -128,6 +136,7 @@ defmodule Foundation.NativeArgumentsTest do
   # An atom that names no registry is answered with nil.
   defp accepted(:name), do: [:atom]
   defp accepted(:kind), do: []
+  defp accepted(:table), do: []
   defp accepted(:natural), do: [:natural]
   defp accepted(:bound), do: [:natural]
   defp accepted(:atoms), do: [:atoms, :empty]
@@ -141,6 +150,7 @@ defmodule Foundation.NativeArgumentsTest do
 
   defp valid(:name, name), do: name
   defp valid(:kind, _name), do: :unique
+  defp valid(:table, _name), do: Native.concurrent_new()
   defp valid(:natural, _name), do: 0
   defp valid(:bound, _name), do: :infinity
   defp valid(:walk_cursor, _name), do: 0

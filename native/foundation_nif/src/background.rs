@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use foundation_core::table::reclaim;
 
+use crate::concurrent_registry::Entries;
 use crate::registry::deaths;
 use crate::registry::table::{Registry, Remains};
 
@@ -18,6 +19,8 @@ pub enum Job {
     Orphan(Weak<Registry>, u64, Instant),
     /// Frees a registry that has been destroyed, once nobody uses it any more.
     Drop(Arc<Registry>),
+    /// Removes the entries of a plain table that is gone.
+    Clear(Arc<Entries>),
 }
 
 /// How often memory that threads have retired and then left is looked at.
@@ -96,6 +99,7 @@ impl Worker {
                 self.orphans.push((registry, owner, deadline));
             }
             Some(Job::Drop(registry)) => self.drops.push(registry),
+            Some(Job::Clear(entries)) => entries.clear(),
             None => {}
         }
         let now = Instant::now();

@@ -1,6 +1,11 @@
 //! Foundation's NIFs: terms in, terms out, resources, scheduling.
 
+// A term is a word, and words are 64 bits wherever one is kept.
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the native library is for 64 bits; elsewhere: config :foundation, native: false");
+
 mod background;
+mod concurrent_registry;
 mod measure;
 mod pin;
 mod process;

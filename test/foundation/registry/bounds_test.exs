@@ -69,7 +69,8 @@ conformance "Leaks",
   test "nothing that the library allocated is left of a registry",
        %{registry: registry} = context do
     if context.subject == :native do
-      count = &Foundation.Native.registry_live_counts/0
+      # Tables of other tests go when they are collected.
+      count = fn -> Map.delete(Foundation.Native.registry_live_counts(), :tables) end
       before = count.()
 
       for {name, key} <- Foundation.Terms.all(),

@@ -360,14 +360,27 @@ impl<F: Foreign, V: Object> Table<F, V> {
         value: Value<V>,
         guard: &Guard,
     ) -> bool {
+        let is_expected = |entry: &Entry<'_, V>| entry.same(expected);
+        self.replace_if(key, hash, is_expected, expected.owner, value, guard)
+    }
+
+    /// Gives the entry of `key` another owner and value, if it is there and `condition` agrees, and
+    /// says whether it did.
+    pub fn replace_if(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        condition: impl FnOnce(&Entry<'_, V>) -> bool,
+        owner: u64,
+        value: Value<V>,
+        guard: &Guard,
+    ) -> bool {
         let (segment, _state) = self.directory.lock(hash, guard);
         // SAFETY: the segment's lock is held, and the guard.
         match segment.position(hash, |words| unsafe { Self::matches(words, key, hash) }) {
-            Some(position)
-                if position.words.owner == expected.owner
-                    && position.words.value == expected.word.0 =>
-            {
-                self.set(&position, hash, expected.owner, value, guard);
+            // SAFETY: as above.
+            Some(position) if condition(&unsafe { Self::entry(&position.words) }) => {
+                self.set(&position, hash, owner, value, guard);
                 true
             }
             _ => false,

@@ -10,6 +10,7 @@ use rustler::{Encoder, Env, LocalPid, Term, atoms};
 use super::table::{Config, Entries, Kind, LIVE, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
+use crate::concurrent_registry;
 use crate::process;
 use crate::raw::{Failure, NifResult, nifs};
 use crate::term::{Buffer, LIVE_TERMS, check_size, elements, key, word, word_term};
@@ -29,7 +30,7 @@ nifs! {
 atoms! {
     ok, error, created, adopted, replaced, already_started, system_limit, infinity,
     unique, duplicate_key, duplicate_pid,
-    registries, terms, retired
+    registries, tables, terms, retired
 }
 
 impl Kind {
@@ -218,6 +219,7 @@ fn registry_live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     reclaim::flush();
     let counts = [
         (registries(), LIVE.load(Ordering::Relaxed) as i64),
+        (tables(), concurrent_registry::LIVE.load(Ordering::Relaxed)),
         (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
     ];

@@ -1,0 +1,69 @@
+defmodule Foundation.ConcurrentRegistry.Backends.Native do
+  @moduledoc false
+  # A table of the native library, by its reference.
+  #
+  # As in the ETS engine each write has a version that no other write has, and an update is a
+  # compare-and-swap on it.
+
+  @behaviour Foundation.ConcurrentRegistry.Backend
+
+  alias Foundation.Native
+
+  @impl true
+  def new do
+    done!(Native.concurrent_new()) ||
+      raise ArgumentError, "expected :engine to be :ets, for no native library is loaded"
+  end
+
+  @impl true
+  def put(table, key, value), do: done!(Native.concurrent_put(table, key, value))
+
+  @impl true
+  def put_new(table, key, value), do: done!(Native.concurrent_put_new(table, key, value))
+
+  @impl true
+  def get(table, key, default), do: Native.concurrent_get(table, key, default)
+
+  @impl true
+  def update(table, key, default, fun) do
+    updated =
+      case Native.concurrent_fetch(table, key) do
+        {version, value} ->
+          new = fun.(value)
+
+          if done!(Native.concurrent_replace(table, key, version, new)),
+            do: {:ok, new},
+            else: :again
+
+        :error ->
+          if put_new(table, key, default), do: {:ok, default}, else: :again
+      end
+
+    case updated do
+      {:ok, value} -> value
+      :again -> update(table, key, default, fun)
+    end
+  end
+
+  @impl true
+  def delete(table, key), do: Native.concurrent_delete(table, key)
+
+  @impl true
+  def size(table), do: Native.concurrent_size(table)
+
+  @impl true
+  def stream(table) do
+    Stream.resource(
+      fn -> 0 end,
+      fn
+        :done -> {:halt, :done}
+        cursor -> Native.concurrent_walk(table, cursor)
+      end,
+      fn _cursor -> :ok end
+    )
+  end
+
+  # There was no memory, as when the VM itself runs out of it.
+  defp done!({:error, :system_limit}), do: :erlang.error(:system_limit)
+  defp done!(answer), do: answer
+end

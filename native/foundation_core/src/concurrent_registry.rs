@@ -1,0 +1,140 @@
+//! A plain table: keys with values that belong to nobody.
+//!
+//! Each write gives its entry a version that no other write of this process ever has. So an entry
+//! that still has the version that was read has not been written since, removed and put again
+//! included, and [`ConcurrentRegistry::replace`] is a compare-and-swap on it.
+
+use std::cell::Cell;
+
+use crate::key::{Foreign, Key, Seed};
+use crate::primitive::{AtomicU64, Ordering};
+use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
+
+/// A number that no other call has returned.
+fn version() -> u64 {
+    // Threads take them by the block, so that writers do not meet at a counter.
+    const BLOCK: u64 = 1 << 12;
+    static BLOCKS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static NEXT: Cell<u64> = const { Cell::new(0) };
+    }
+    let next = match NEXT.get() {
+        next if next % BLOCK != 0 => next,
+        _ => BLOCKS.fetch_add(1, Ordering::Relaxed) * BLOCK,
+    };
+    NEXT.set(next + 1);
+    next
+}
+
+/// A table from keys to values. An entry's owner is its version.
+pub struct ConcurrentRegistry<F: Foreign, V: Object> {
+    table: Table<F, V>,
+}
+
+impl<F: Foreign, V: Object> ConcurrentRegistry<F, V> {
+    /// An empty table.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn new(seed: Seed) -> Result<Self, OutOfMemory> {
+        let table = Table::new(seed)?;
+        Ok(ConcurrentRegistry { table })
+    }
+
+    /// The entry of `key`.
+    #[inline(always)]
+    pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Entry<'g, V>> {
+        self.table.get(key, self.table.hash(key), guard)
+    }
+
+    /// Sets `key` to `value`, whether it was there or not.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it; nothing has changed then.
+    pub fn put(&self, key: &Key<'_, F::Probe>, value: Value<V>) -> Result<(), OutOfMemory> {
+        self.insert(key, value, true).map(|_| ())
+    }
+
+    /// Sets `key` to `value` unless it is there, and says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it; nothing has changed then.
+    pub fn put_new(&self, key: &Key<'_, F::Probe>, value: Value<V>) -> Result<bool, OutOfMemory> {
+        self.insert(key, value, false)
+    }
+
+    fn insert(
+        &self,
+        key: &Key<'_, F::Probe>,
+        value: Value<V>,
+        overwrite: bool,
+    ) -> Result<bool, OutOfMemory> {
+        let (guard, hash) = (pin(), self.table.hash(key));
+        let make = || value;
+        let inserted = self
+            .table
+            .insert(key, hash, version(), make, |_| overwrite, &guard)?;
+        Ok(!matches!(inserted, Inserted::Taken(_)))
+    }
+
+    /// Gives `key` another value if its entry is still the one of this version, and says whether
+    /// it was.
+    pub fn replace(&self, key: &Key<'_, F::Probe>, expected: u64, value: Value<V>) -> bool {
+        let (guard, hash) = (pin(), self.table.hash(key));
+        let is_expected = |entry: &Entry<'_, V>| entry.owner == expected;
+        self.table
+            .replace_if(key, hash, is_expected, version(), value, &guard)
+    }
+
+    /// Removes `key`, and says whether it was there.
+    pub fn remove(&self, key: &Key<'_, F::Probe>) -> bool {
+        let (guard, hash) = (pin(), self.table.hash(key));
+        self.table.remove(key, hash, |_| true, &guard)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The bytes of memory that the table holds.
+    pub fn memory(&self) -> usize {
+        self.table.memory()
+    }
+
+    /// Visits entries; see [`Table::walk`].
+    pub fn walk<'g>(
+        &self,
+        from: u64,
+        limit: usize,
+        guard: &'g Guard,
+        visit: impl FnMut(Walked<'g, F, V>),
+    ) -> Option<u64> {
+        self.table.walk(from, limit, guard, visit)
+    }
+
+    /// Removes about `limit` entries, from the hash `from` on, and returns where to go on: `None`
+    /// at the end. What comes behind that place meanwhile stays.
+    pub fn clear(&self, from: u64, limit: usize) -> Option<u64> {
+        let guard = pin();
+        let mut hashes = Vec::with_capacity(limit);
+        let next = self
+            .table
+            .walk(from, limit, &guard, |walked| hashes.push(walked.hash));
+        for hash in hashes {
+            self.table.remove_hashed(hash, |_| true, &guard);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! The NIFs of plain tables: a resource each, which belongs to the process that made it.
+//!
+//! When that process ends the table is gone, and every call says that its argument is a wrong one.
+//! Its entries are then removed by the background thread: readers may be among them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use foundation_core::concurrent_registry::ConcurrentRegistry;
+use foundation_core::key::Seed;
+use foundation_core::table::{Entry, OutOfMemory, pin};
+use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
+
+use crate::background::{self, Job};
+use crate::measure::Call;
+use crate::process;
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value, value_term};
+
+nifs! {
+    concurrent_new / 0,
+    concurrent_put / 3,
+    concurrent_put_new / 3,
+    concurrent_get / 3,
+    concurrent_fetch / 2,
+    concurrent_replace / 4,
+    concurrent_delete / 2,
+    concurrent_size / 1,
+    concurrent_walk / 2,
+}
+
+atoms! { ok, error, system_limit, done }
+
+/// How many entries a walk shows in a call: some hundred microseconds' worth.
+const WALKED_MAX: usize = 500;
+/// How many entries are removed under one guard.
+const CLEARED_AT_ONCE: usize = 1_000;
+
+/// A table's entries, for as long as somebody uses them.
+pub struct Entries(ConcurrentRegistry<OwnedTerm, OwnedTerm>);
+
+impl Entries {
+    /// Removes all of them.
+    pub fn clear(&self) {
+        let mut from = Some(0);
+        while let Some(hash) = from {
+            from = self.0.clear(hash, CLEARED_AT_ONCE);
+        }
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many tables there are, also such as are being freed.
+pub static LIVE: AtomicI64 = AtomicI64::new(0);
+
+/// A table, as Erlang's terms refer to it.
+struct Handle {
+    entries: Arc<Entries>,
+    /// Whether its process has ended. A write that has just not seen that leaves its entry until
+    /// nobody refers to the table any more.
+    gone: AtomicBool,
+}
+
+#[rustler::resource_impl]
+impl Resource for Handle {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        let _measured = Call::begin(c"concurrent_down".as_ptr());
+        self.gone.store(true, Ordering::Relaxed);
+        background::send(Job::Clear(self.entries.clone()));
+    }
+}
+
+impl Drop for Handle {
+    /// Runs where the last term that refers to it is collected: in any process.
+    fn drop(&mut self) {
+        background::send(Job::Clear(self.entries.clone()));
+    }
+}
+
+/// The table that a term refers to.
+///
+/// # Errors
+///
+/// When it refers to none, or its process has ended.
+#[inline]
+fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentRegistry<OwnedTerm, OwnedTerm>, Failure> {
+    // Not an arc of its own: the term keeps the table for as long as the call takes, and all
+    // processes would count their arcs in one place.
+    match term.try_get_resource::<Handle>() {
+        Some(handle) if !handle.gone.load(Ordering::Relaxed) => Ok(&handle.entries.0),
+        _ => Err(Failure::BadArgument),
+    }
+}
+
+/// What a write says that had the memory for it, or had not.
+fn written<'a, T: Encoder>(env: Env<'a>, result: Result<T, OutOfMemory>) -> NifResult<'a> {
+    Ok(match result {
+        Ok(answer) => answer.encode(env),
+        Err(OutOfMemory) => (error(), system_limit()).encode(env),
+    })
+}
+
+fn concurrent_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    let Ok(entries) = ConcurrentRegistry::new(Seed::random()) else {
+        return written(env, Err::<bool, _>(OutOfMemory));
+    };
+    LIVE.fetch_add(1, Ordering::Relaxed);
+    let table = ResourceArc::new(Handle {
+        entries: Arc::new(Entries(entries)),
+        gone: AtomicBool::new(false),
+    });
+    // A caller that cannot be monitored is exiting, and gets no answer any more.
+    let owner = process::local(process::caller(env));
+    if env.monitor(&table, &owner).is_none() {
+        table.gone.store(true, Ordering::Relaxed);
+    }
+    Ok(table.encode(env))
+}
+
+fn concurrent_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
+    let table = table(name)?;
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let value = value(new)?.ok_or(OutOfMemory);
+    written(
+        env,
+        value
+            .and_then(|value| table.put(&key, value))
+            .map(|()| ok()),
+    )
+}
+
+fn concurrent_put_new<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
+    let table = table(name)?;
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let value = value(new)?.ok_or(OutOfMemory);
+    written(env, value.and_then(|value| table.put_new(&key, value)))
+}
+
+/// The value of an entry, unless copying it takes too long here.
+#[inline]
+fn stored<'a>(env: Env<'a>, entry: &Entry<'_, OwnedTerm>) -> NifResult<'a> {
+    if Budget::default().spend(entry.value) {
+        Ok(value_term(env, entry.value))
+    } else {
+        Err(Failure::TakesLong)
+    }
+}
+
+fn concurrent_get<'a>(env: Env<'a>, [name, key_term, default]: [Term<'a>; 3]) -> NifResult<'a> {
+    let (table, guard) = (table(name)?, pin());
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    match table.get(&key, &guard) {
+        Some(entry) => stored(env, &entry),
+        None => Ok(default),
+    }
+}
+
+/// `{version, value}`, or `:error`.
+fn concurrent_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let (table, guard) = (table(name)?, pin());
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    match table.get(&key, &guard) {
+        Some(entry) => Ok(pair(env, entry.owner.encode(env), stored(env, &entry)?)),
+        None => Ok(error().encode(env)),
+    }
+}
+
+fn concurrent_replace<'a>(
+    env: Env<'a>,
+    [name, key_term, version, new]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let table = table(name)?;
+    let version = version.decode().map_err(|_| Failure::BadArgument)?;
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    let value = value(new)?.ok_or(OutOfMemory);
+    written(env, value.map(|value| table.replace(&key, version, value)))
+}
+
+fn concurrent_delete<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let table = table(name)?;
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    table.remove(&key(key_term, &mut buffer, &mut probe)?);
+    Ok(ok().encode(env))
+}
+
+fn concurrent_size<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    Ok(table(name)?.len().encode(env))
+}
+
+/// `{[{key, value}], cursor | :done}`; the first cursor is 0.
+fn concurrent_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
+    let (table, guard) = (table(name)?, pin());
+    let from = from.decode().map_err(|_| Failure::BadArgument)?;
+    let mut budget = Budget::default();
+    let (mut found, mut in_time) = (Vec::new(), true);
+    let next = table.walk(from, WALKED_MAX, &guard, |walked| {
+        // A segment's entries are one answer, which a dirty scheduler has the time for.
+        let spent = budget.spend_entry(&walked.key, walked.entry.value);
+        in_time = in_time && (spent || may_take_long());
+        if in_time {
+            let key = key_term(env, &walked.key);
+            found.push(pair(env, key, value_term(env, walked.entry.value)));
+        }
+    });
+    if !in_time {
+        return Err(Failure::TakesLong);
+    }
+    budget.charge(env);
+    let next = next.map_or_else(|| done().encode(env), |hash| hash.encode(env));
+    Ok(pair(env, found.encode(env), next))
+}

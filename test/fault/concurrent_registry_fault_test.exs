@@ -1,0 +1,45 @@
+defmodule Foundation.ConcurrentRegistryFaultTest do
+  use Foundation.Case, async: true
+
+  alias Foundation.ConcurrentRegistry, as: Table
+
+  for engine <- [:native, :ets] do
+    test "#{engine}: a table that ends under its users answers rightly or raises" do
+      for _round <- 1..20 do
+        owner = start_worker()
+        table = run(owner, fn -> Table.new(engine: unquote(engine)) end)
+        for key <- 1..500, do: Table.put(table, key, %{key => key})
+        parent = self()
+
+        users =
+          for user <- 1..4 do
+            Task.async(fn ->
+              send(parent, {:uses, user})
+              use_until_gone(table, user)
+            end)
+          end
+
+        for user <- 1..4, do: assert_receive({:uses, ^user})
+        kill(owner)
+        assert Enum.uniq(Task.await_many(users, 60_000)) == [:gone]
+      end
+    end
+  end
+
+  # Each user has keys of its own for what it writes, and reads those that all leave alone.
+  defp use_until_gone(table, user) do
+    for key <- 1..500 do
+      assert Table.get(table, key) == %{key => key}
+      own = {user, key}
+      assert Table.put(table, own, [own]) == :ok
+      assert Table.update(table, own, nil, &[own | &1]) == [own, own]
+      assert Table.delete(table, own) == :ok
+    end
+
+    keys = for {key, _value} <- Table.stream(table), is_integer(key), do: key
+    assert Enum.sort(keys) == Enum.to_list(1..500)
+    use_until_gone(table, user)
+  rescue
+    ArgumentError -> :gone
+  end
+end

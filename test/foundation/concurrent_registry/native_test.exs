@@ -1,0 +1,100 @@
+defmodule Foundation.ConcurrentRegistry.NativeTest do
+  # Not async: what is alive is counted for the whole library.
+  use Foundation.Case, async: false
+
+  alias Foundation.ConcurrentRegistry, as: Table
+  alias Foundation.{Native, Terms}
+
+  # Of entries that are kept as terms: those of other tests went with their processes.
+  defp terms, do: Native.registry_live_counts().terms
+
+  defp fill(table) do
+    for {name, term} <- Terms.all() do
+      Table.put(table, term, name)
+      Table.put(table, name, term)
+    end
+  end
+
+  test "entries are freed when the table's process ends, though the table is referred to" do
+    before = terms()
+    owner = start_worker()
+    table = run(owner, fn -> Table.new(engine: :native) end)
+    fill(table)
+    assert terms() > before
+
+    kill(owner)
+    eventually(fn -> assert terms() == before end)
+    assert_raise ArgumentError, fn -> Table.size(table) end
+  end
+
+  test "entries are freed when nobody refers to their table any more, though its process lives" do
+    before = terms()
+    owner = start_worker()
+    run(owner, fn -> fill(Table.new(engine: :native)) end)
+    run(owner, fn -> :erlang.garbage_collect() end)
+    eventually(fn -> assert terms() == before end)
+    assert Process.alive?(owner)
+  end
+
+  test "nothing is left of tables that were collected" do
+    tables = fn -> Native.registry_live_counts().tables end
+    # Some are in the contexts of other tests, which ExUnit keeps for a while.
+    before = tables.()
+    owner = start_worker()
+    run(owner, fn -> for _ <- 1..1_000, do: Table.new(engine: :native) end)
+    assert tables.() >= 1_000
+
+    run(owner, fn -> :erlang.garbage_collect() end)
+    eventually(fn -> assert tables.() <= before end)
+  end
+
+  test "what is overwritten, updated and deleted is freed" do
+    before = terms()
+    table = Table.new(engine: :native)
+    all = Terms.all()
+
+    for round <- 1..3, {name, term} <- all do
+      Table.put(table, term, {round, term})
+      Table.put_new(table, term, {:refused, term})
+      Table.update(table, term, nil, &{:updated, &1})
+      if round == 3, do: Table.delete(table, term), else: Table.put(table, name, term)
+    end
+
+    for {name, _term} <- all, do: Table.delete(table, name)
+    assert Table.size(table) == 0
+    eventually(fn -> assert terms() == before end)
+  end
+
+  test "a walk takes a bounded part of the table a call, and every entry once" do
+    table = Table.new(engine: :native)
+    for key <- 1..20_000, do: Table.put(table, key, key)
+
+    parts =
+      Stream.unfold(0, fn
+        :done -> nil
+        cursor -> Native.concurrent_walk(table.table, cursor)
+      end)
+
+    sizes = Enum.map(parts, &length/1)
+    assert Enum.max(sizes) <= 600
+    assert parts |> Enum.concat() |> Enum.sort() == for(key <- 1..20_000, do: {key, key})
+  end
+
+  test "cursors and versions that were never given out do no harm" do
+    table = Table.new(engine: :native)
+    for key <- 1..50, do: Table.put(table, key, key)
+
+    for cursor <- [1, 2 ** 63, 2 ** 64 - 1] do
+      assert {entries, _cursor} = Native.concurrent_walk(table.table, cursor)
+      assert Enum.all?(entries, fn {key, value} -> key == value end)
+    end
+
+    for version <- [0, 1, 2 ** 64 - 1] do
+      refute Native.concurrent_replace(table.table, 1, version, :stale)
+      refute Native.concurrent_replace(table.table, :absent, version, :stale)
+    end
+
+    assert Table.get(table, 1) == 1
+    assert Table.size(table) == 50
+  end
+end
