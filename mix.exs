@@ -112,7 +112,7 @@ defmodule Foundation.MixProject do
         ["README.md"] ++
           for(guide <- @guides, do: "guides/#{guide}") ++
           (Path.wildcard("*.md") -- ["README.md"]) ++ ["LICENSE"],
-      groups_for_extras: [Guides: ~r"^guides/"],
+      groups_for_extras: [Guides: ~r"^guides/", "The project": ~r"^(?!README|guides/)"],
       assets: %{"guides/images" => "images"},
       # It speaks of modules that are not public.
       skip_undefined_reference_warnings_on: ["INTERNALS.md"],

@@ -19,7 +19,7 @@ defmodule Foundation.Audit do
       `import` (with its `:only` and `:except`);
     * written `Elixir.Process` or `:"Elixir.Process"`;
     * through `apply/3` (also `Kernel.apply` and `:erlang.apply`), `Function.capture/3` and
-      `:erlang.make_fun/3`, where module and function are literals;
+      `:erlang.make_fun`, where module and function are literals;
     * as a capture (`&Process.put/2`), in a pipe, inside `quote`, by `defdelegate`.
 
   And these are not, since they are not the process dictionary: a module of your own called
