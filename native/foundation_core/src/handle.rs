@@ -13,40 +13,43 @@
 //! Whichever comes first, no entry of a dead owner stays: either the registration is refused, or
 //! its entry is among what the death takes.
 
-use crate::held::{Held, HeldSet};
-use crate::primitive::{Mutex, MutexGuard, lock};
+use crate::held::HeldSet;
+use crate::primitive::{Mutex, lock};
 
 /// The handle of one owner in one table.
+#[derive(Debug)]
 pub struct Handle<T> {
-    /// What it holds; `None` once it is dead.
-    held: Mutex<Option<HeldSet<T>>>,
+    pub(crate) state: Mutex<State<T>>,
+}
+
+/// What is known of an owner.
+#[derive(Debug)]
+pub(crate) enum State<T> {
+    /// It lives, and holds this.
+    Live(HeldSet<T>),
+    /// It lives, and what it holds is noted elsewhere.
+    Left,
+    /// It is dead.
+    Dead,
 }
 
 /// The owner is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dead;
 
-impl<T> Default for Handle<T> {
-    fn default() -> Self {
+impl<T> Handle<T> {
+    /// The handle of an owner that holds this.
+    pub(crate) fn new(held: HeldSet<T>) -> Self {
         Handle {
-            held: Mutex::new(Some(HeldSet::default())),
+            state: Mutex::new(State::Live(held)),
         }
     }
-}
 
-impl<T: Held> Handle<T> {
-    /// Changes the table and what the owner holds, together.
-    ///
-    /// # Errors
-    ///
-    /// When the owner is dead: `change` is not called then.
-    pub fn with<R>(&self, change: impl FnOnce(&mut HeldSet<T>) -> R) -> Result<R, Dead> {
-        let mut held: MutexGuard<'_, _> = lock(&self.held);
-        held.as_mut().map(change).ok_or(Dead)
-    }
-
-    /// Declares the owner dead, and gives what it held: empty if it was dead before.
-    pub fn bury(&self) -> HeldSet<T> {
-        lock(&self.held).take().unwrap_or_default()
+    /// Declares the owner dead, and gives what it held.
+    pub(crate) fn bury(&self) -> HeldSet<T> {
+        match std::mem::replace(&mut *lock(&self.state), State::Dead) {
+            State::Live(held) => held,
+            State::Left | State::Dead => HeldSet::default(),
+        }
     }
 }

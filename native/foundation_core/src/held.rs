@@ -1,16 +1,35 @@
 //! What one owner holds in one table, for `unregister` in constant time and for its death.
 
-use hashbrown::HashTable;
+use std::num::NonZeroU64;
 
 /// Something that is held, found by a hash.
 pub trait Held {
     /// A hash whose bits from the ninth on are random.
     fn hash(&self) -> u64;
+
+    /// Whether it has this hash; or `true` where that takes longer to say than what else it is asked.
+    fn has(&self, hash: u64) -> bool {
+        self.hash() == hash
+    }
 }
 
-impl Held for u64 {
+/// The hash of a key that is held. It is never 0, whatever the hash: so an `Option` of it is a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hashed(NonZeroU64);
+
+impl Hashed {
+    /// The bits of a hash that do not count.
+    const UNUSED: u64 = 0xFF;
+
+    /// Keeps a hash of which the last byte says nothing.
+    pub fn new(hash: u64) -> Self {
+        Hashed(NonZeroU64::MIN | (hash & !Self::UNUSED))
+    }
+}
+
+impl Held for Hashed {
     fn hash(&self) -> u64 {
-        *self
+        self.0.get() & !Self::UNUSED
     }
 }
 
@@ -26,86 +45,98 @@ pub enum HeldSet<T> {
     Many(Box<Buckets<T>>),
 }
 
-/// Linear hashing (Litwin, 1980) over small hash tables: when there are many things for each
-/// bucket, one bucket is split, so that no change moves more than a bucket.
+/// Linear hashing (Litwin, 1980): when there are many things for each bucket, one bucket is split,
+/// so that no change moves more than a bucket. A bucket is a list: it takes a few cache lines,
+/// which are looked through faster than a hash table of them is kept.
 #[derive(Debug)]
 pub struct Buckets<T> {
-    buckets: Vec<HashTable<T>>,
+    buckets: Vec<Vec<T>>,
+    /// The bits of a hash that choose a bucket: as many as it takes to number all of them.
+    mask: usize,
     len: usize,
     /// The bytes that the buckets have allocated.
     bytes: usize,
 }
 
 /// About how many things a bucket holds before there is another.
-const BUCKET: usize = 512;
+const BUCKET: usize = 32;
 
-/// The hash inside a bucket, made of other bits than those that chose it.
-fn inner<T: Held>(held: &T) -> u64 {
-    inner_hash(held.hash())
+impl<T> Default for Buckets<T> {
+    fn default() -> Self {
+        Buckets {
+            buckets: vec![Vec::new()],
+            mask: 0,
+            len: 0,
+            bytes: 0,
+        }
+    }
 }
 
-fn inner_hash(hash: u64) -> u64 {
-    hash.rotate_right(32)
+/// The bytes that a bucket has allocated.
+fn size<T>(bucket: &Vec<T>) -> usize {
+    bucket.capacity() * size_of::<T>()
 }
 
 impl<T: Held> Buckets<T> {
     fn index(&self, hash: u64) -> usize {
-        let count = self.buckets.len();
-        let hash = (hash >> 8) as usize;
-        let index = hash & (count.next_power_of_two() - 1);
-        if index < count {
+        let index = (hash >> 8) as usize & self.mask;
+        if index < self.buckets.len() {
             index
         } else {
-            index - count.next_power_of_two() / 2
+            // This one has not been split yet.
+            index & (self.mask >> 1)
         }
     }
 
-    fn insert(&mut self, held: T) {
+    fn set_mask(&mut self) {
+        self.mask = self.buckets.len().next_power_of_two() - 1;
+    }
+
+    fn insert(&mut self, held: T) -> &mut T {
         if self.len >= self.buckets.len() * BUCKET {
             self.split();
         }
-        self.put(held);
+        let index = self.index(held.hash());
         self.len += 1;
+        self.put(index, held)
     }
 
-    /// Changes the bucket for a hash, and keeps count of what it takes of memory.
-    fn change<R>(&mut self, hash: u64, change: impl FnOnce(&mut HashTable<T>) -> R) -> R {
-        let index = self.index(hash);
+    fn put(&mut self, index: usize, held: T) -> &mut T {
         let bucket = &mut self.buckets[index];
-        self.bytes -= bucket.allocation_size();
-        let result = change(bucket);
-        self.bytes += bucket.allocation_size();
-        result
-    }
-
-    fn put(&mut self, held: T) {
-        self.change(held.hash(), |bucket| {
-            bucket.insert_unique(inner(&held), held, inner);
-        });
-    }
-
-    fn put_all(&mut self, bucket: HashTable<T>) {
-        self.bytes -= bucket.allocation_size();
-        bucket.into_iter().for_each(|held| self.put(held));
+        if bucket.len() == bucket.capacity() {
+            self.bytes -= size(bucket);
+            bucket.reserve_exact((bucket.len() / 4).max(2));
+            self.bytes += size(bucket);
+        }
+        bucket.push(held);
+        let last = bucket.len() - 1;
+        &mut bucket[last]
     }
 
     fn split(&mut self) {
         let new = self.buckets.len();
         let old = new - (new + 1).next_power_of_two() / 2;
-        self.buckets.push(HashTable::new());
-        let bucket = std::mem::take(&mut self.buckets[old]);
-        self.put_all(bucket);
+        let room = self.buckets[old].len() * 5 / 8;
+        self.buckets.push(Vec::with_capacity(room));
+        self.set_mask();
+        let bucket = std::mem::replace(&mut self.buckets[old], Vec::with_capacity(room));
+        self.bytes += size(&self.buckets[old]) + size(&self.buckets[new]);
+        self.bytes -= size(&bucket);
+        for held in bucket {
+            let index = self.index(held.hash());
+            self.put(index, held);
+        }
     }
 
-    fn remove(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<T> {
-        let held = self.change(hash, |bucket| {
-            let is = |held: &T| held.hash() == hash && is(held);
-            let (held, _) = bucket.find_entry(inner_hash(hash), is).ok()?.remove();
-            if bucket.len() < bucket.capacity() / 8 {
-                bucket.shrink_to(bucket.len() * 2, inner);
-            }
-            Some(held)
-        })?;
+    fn remove(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<T> {
+        let (index, place) = self.find(hash, is)?;
+        let bucket = &mut self.buckets[index];
+        let held = bucket.swap_remove(place);
+        if bucket.len() < bucket.capacity() / 4 {
+            self.bytes -= size(bucket);
+            bucket.shrink_to(bucket.len() * 2);
+            self.bytes += size(bucket);
+        }
         self.len -= 1;
         if self.len < self.buckets.len() * BUCKET / 8 {
             self.merge();
@@ -118,36 +149,50 @@ impl<T: Held> Buckets<T> {
             return;
         }
         if let Some(bucket) = self.buckets.pop() {
-            self.put_all(bucket);
+            self.set_mask();
+            if self.buckets.len() < self.buckets.capacity() / 4 {
+                self.buckets.shrink_to(self.buckets.len() * 2);
+            }
+            self.bytes -= size(&bucket);
+            for held in bucket {
+                let index = self.index(held.hash());
+                self.put(index, held);
+            }
         }
     }
 
-    fn get_mut(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<&mut T> {
+    /// The bucket and the place in it of a thing that has this hash and that `is` agrees to.
+    fn find(&self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<(usize, usize)> {
         let index = self.index(hash);
-        let is = |held: &T| held.hash() == hash && is(held);
-        self.buckets[index].find_mut(inner_hash(hash), is)
+        let bucket = &self.buckets[index];
+        let place = bucket.iter().position(|held| held.has(hash) && is(held))?;
+        Some((index, place))
+    }
+
+    fn get_mut(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<&mut T> {
+        let (index, place) = self.find(hash, is)?;
+        self.buckets[index].get_mut(place)
     }
 }
 
 impl<T: Held> HeldSet<T> {
-    /// Adds something, once more if it is there already.
-    pub fn insert(&mut self, held: T) {
-        match std::mem::take(self) {
-            HeldSet::Empty => *self = HeldSet::One(held),
-            HeldSet::One(first) => {
-                let mut many = Box::new(Buckets {
-                    buckets: vec![HashTable::new()],
-                    len: 0,
-                    bytes: 0,
-                });
-                many.insert(first);
-                many.insert(held);
-                *self = HeldSet::Many(many);
-            }
-            HeldSet::Many(mut many) => {
-                many.insert(held);
-                *self = HeldSet::Many(many);
-            }
+    /// Adds something, once more if it is there already; returns where it is.
+    pub fn insert(&mut self, held: T) -> &mut T {
+        if let Some(first) = self.take_one() {
+            let mut many = Box::new(Buckets::default());
+            many.insert(first);
+            *self = HeldSet::Many(many);
+        }
+        if self.is_empty() {
+            *self = HeldSet::One(held);
+            return match self {
+                HeldSet::One(held) => held,
+                HeldSet::Empty | HeldSet::Many(_) => unreachable!("there is one"),
+            };
+        }
+        match self {
+            HeldSet::Many(many) => many.insert(held),
+            HeldSet::Empty | HeldSet::One(_) => unreachable!("there are several"),
         }
     }
 
@@ -156,7 +201,7 @@ impl<T: Held> HeldSet<T> {
         match self {
             HeldSet::Empty => None,
             HeldSet::One(held) => {
-                if held.hash() != hash || !is(held) {
+                if !held.has(hash) || !is(held) {
                     return None;
                 }
                 self.take_one()
@@ -171,7 +216,8 @@ impl<T: Held> HeldSet<T> {
         }
     }
 
-    fn take_one(&mut self) -> Option<T> {
+    /// Takes the thing out if it is the only one.
+    pub(crate) fn take_one(&mut self) -> Option<T> {
         match std::mem::take(self) {
             HeldSet::One(held) => Some(held),
             other => {
@@ -185,7 +231,7 @@ impl<T: Held> HeldSet<T> {
     pub fn get_mut(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<&mut T> {
         match self {
             HeldSet::Empty => None,
-            HeldSet::One(held) => (held.hash() == hash && is(held)).then_some(held),
+            HeldSet::One(held) => (held.has(hash) && is(held)).then_some(held),
             HeldSet::Many(many) => many.get_mut(hash, is),
         }
     }
@@ -219,7 +265,7 @@ impl<T: Held> HeldSet<T> {
         match self {
             HeldSet::Empty | HeldSet::One(_) => 0,
             HeldSet::Many(many) => {
-                size_of::<Buckets<T>>() + size_of_val(&*many.buckets) + many.bytes
+                size_of::<Buckets<T>>() + many.buckets.capacity() * size_of::<Vec<T>>() + many.bytes
             }
         }
     }
@@ -228,7 +274,7 @@ impl<T: Held> HeldSet<T> {
 /// What [`HeldSet::into_iter`] goes through.
 pub struct IntoIter<T>(std::iter::Chain<std::option::IntoIter<T>, Flat<T>>);
 
-type Flat<T> = std::iter::Flatten<std::vec::IntoIter<HashTable<T>>>;
+type Flat<T> = std::iter::Flatten<std::vec::IntoIter<Vec<T>>>;
 
 impl<T> Iterator for IntoIter<T> {
     type Item = T;
@@ -262,20 +308,32 @@ mod tests {
         number.wrapping_mul(0x9E37_79B9_7F4A_7C15) & !0xFF
     }
 
+    fn thing(number: u64) -> Hashed {
+        Hashed::new(spread(number))
+    }
+
+    #[test]
+    fn a_hash_is_kept_as_it_is_and_no_hash_is_an_absent_one() {
+        for hash in [0, 1 << 8, !0xFF, spread(7)] {
+            assert_eq!(Some(Hashed::new(hash)).map(|held| held.hash()), Some(hash));
+        }
+        assert_eq!(size_of::<Option<Hashed>>(), size_of::<u64>());
+    }
+
     #[test]
     fn it_grows_and_shrinks_again() {
         let mut set = HeldSet::default();
         for number in 0..100_000 {
-            set.insert(spread(number));
+            set.insert(thing(number));
         }
         assert_eq!((set.len(), set.iter().count()), (100_000, 100_000));
         let full = set.size();
         for number in 0..99_999 {
-            assert_eq!(set.remove(spread(number), |_| true), Some(spread(number)));
+            assert_eq!(set.remove(spread(number), |_| true), Some(thing(number)));
         }
-        assert_eq!(set.iter().collect::<Vec<_>>(), [&spread(99_999)]);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [&thing(99_999)]);
         assert!(set.size() < full / 100, "{} of {full}", set.size());
-        assert_eq!(set.remove(spread(99_999), |_| true), Some(spread(99_999)));
+        assert_eq!(set.remove(spread(99_999), |_| true), Some(thing(99_999)));
         assert!(set.is_empty());
     }
 
@@ -285,18 +343,19 @@ mod tests {
             let mut set = HeldSet::default();
             let mut model = Vec::new();
             for (add, number) in changes {
-                let hash = spread(number);
+                let held = thing(number);
                 if add {
-                    set.insert(hash);
-                    model.push(hash);
+                    set.insert(held);
+                    model.push(held);
                 } else {
-                    let found = model.iter().position(|held| *held == hash);
+                    let found = model.iter().position(|other| *other == held);
                     found.map(|index| model.swap_remove(index));
-                    prop_assert_eq!(set.remove(hash, |held| *held == hash).is_some(), found.is_some());
+                    let removed = set.remove(held.hash(), |other| *other == held);
+                    prop_assert_eq!(removed.is_some(), found.is_some());
                 }
                 prop_assert_eq!(set.len(), model.len());
             }
-            let mut all: Vec<u64> = set.into_iter().collect();
+            let mut all: Vec<Hashed> = set.into_iter().collect();
             all.sort_unstable();
             model.sort_unstable();
             prop_assert_eq!(all, model);

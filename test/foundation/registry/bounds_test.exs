@@ -42,6 +42,24 @@ conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :dupli
     eventually(fn -> Registry.info(registry).memory < empty + first * 0.1 end)
     assert Enum.max(fulls) < first * 1.1
   end
+
+  test "memory comes back when the processes go", %{registry: registry} do
+    %{memory: empty} = Registry.info(registry)
+    # Of one key each, which is another form to the library than several.
+    workers = start_workers(10_000)
+
+    for {worker, n} <- Enum.with_index(workers),
+        key <- 0..rem(n, 2),
+        do: own(registry, worker, {n, key})
+
+    %{memory: full, processes: 10_000} = Registry.info(registry)
+    Enum.each(workers, &kill/1)
+    eventually(fn -> match?(%{size: 0, processes: 0}, Registry.info(registry)) end)
+    eventually(fn -> Registry.info(registry).memory < empty + full * 0.05 end)
+  end
+
+  defp own(registry, worker, key),
+    do: {:ok, _owner} = Registry.register_for(registry, worker, key, nil)
 end
 
 conformance "BoundOfUniqueKeys", subjects: :ours, variants: [[keys: :unique]] do
@@ -108,5 +126,38 @@ conformance "Leaks",
       :ok = stop_supervised(registry)
       assert length(:ets.all()) < tables
     end
+  end
+
+  test "the allocator gets back what processes took that came and went",
+       %{registry: registry} = context do
+    if context.subject == :native do
+      allocated = fn ->
+        # Frees what no reader sees any more.
+        Foundation.Native.registry_live_counts()
+        allocated()
+      end
+
+      before = allocated.()
+      workers = start_workers(20_000)
+      for worker <- workers, do: {:ok, _} = Registry.register_for(registry, worker, worker, nil)
+      full = allocated.() - before
+      assert full > 1_000_000
+
+      Enum.each(workers, &kill/1)
+      eventually(fn -> Registry.count(registry) == 0 end)
+      eventually(fn -> allocated.() - before < full * 0.05 end)
+    end
+  end
+
+  # Bytes of blocks that libraries have allocated.
+  defp allocated do
+    for {:instance, _number, parts} <- :erlang.system_info({:allocator_sizes, :driver_alloc}),
+        {carriers, figures} when carriers in [:mbcs, :sbcs] <- parts,
+        {:blocks, blocks} <- figures,
+        {_allocator, sizes} <- blocks,
+        size <- sizes,
+        elem(size, 0) == :size,
+        reduce: 0,
+        do: (sum -> sum + elem(size, 1))
   end
 end

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
-use crate::held::{Held, HeldSet, IntoIter};
+use crate::held::{Hashed, Held, HeldSet, IntoIter};
 use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::counter::Counter;
@@ -19,7 +19,7 @@ use crate::table::{
 /// since. So of that one nothing is noted but the hash, also where its owner has others as well.
 #[derive(Debug)]
 pub struct Group {
-    hash: u64,
+    hash: Hashed,
     many: Option<Box<Many>>,
 }
 
@@ -32,14 +32,17 @@ struct Many {
 
 impl Held for Group {
     fn hash(&self) -> u64 {
-        self.hash
+        self.hash.hash()
     }
 }
 
 impl Group {
     /// The first entry of a key with this hash.
     fn first(hash: u64) -> Self {
-        Group { hash, many: None }
+        Group {
+            hash: Hashed::new(hash),
+            many: None,
+        }
     }
 
     fn is_first(&self) -> bool {
@@ -405,8 +408,8 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         self.owners.with(owner, |held| {
             for group in held.iter() {
                 match &group.many {
-                    None => firsts.push(group.hash),
-                    Some(many) => groups.push((group.hash, many.bag, many.numbers.len())),
+                    None => firsts.push(group.hash()),
+                    Some(many) => groups.push((group.hash(), many.bag, many.numbers.len())),
                 }
             }
         });
@@ -493,22 +496,23 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                 }
                 continue;
             };
+            let hash = group.hash();
             let Some(many) = &mut group.many else {
                 left -= 1;
-                removed += u64::from(self.remove_first(owner, group.hash, &guard));
+                removed += u64::from(self.remove_first(owner, hash, &guard));
                 estate.current = None;
                 continue;
             };
             let id = many.bag;
             let is_bag =
                 |entry: &Entry<'_, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
-            let found = self.table.find_hashed(group.hash, is_bag, &guard);
+            let found = self.table.find_hashed(hash, is_bag, &guard);
             if let Some(bag) = found.and_then(|found| bag(&found.entry)) {
                 while left > 0
                     && let Some(number) = many.numbers.pop()
                 {
                     left -= 1;
-                    let gone = self.remove_from(bag, group.hash, number, owner, &guard);
+                    let gone = self.remove_from(bag, hash, number, owner, &guard);
                     removed += u64::from(gone);
                 }
                 if left == 0 {
@@ -572,12 +576,11 @@ fn note(held: &mut HeldSet<Group>, hash: u64, put: Put) {
     let group = held.get_mut(hash, |group| group.is_of(id));
     match group.and_then(|group| group.many.as_mut()) {
         Some(many) => many.numbers.push(number),
-        None => held.insert(Group {
-            hash,
-            many: Some(Box::new(Many {
-                bag: id,
-                numbers: vec![number],
-            })),
-        }),
+        None => {
+            let numbers = vec![number];
+            let many = Some(Box::new(Many { bag: id, numbers }));
+            let hash = Hashed::new(hash);
+            held.insert(Group { hash, many });
+        }
     }
 }

@@ -4,14 +4,14 @@ use std::sync::atomic::Ordering;
 
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
-use crate::held::IntoIter;
+use crate::held::{Hashed, Held, IntoIter};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
 
 /// A registry in which a key has one owner.
 pub struct Unique<F: Foreign, V: Object> {
     table: Table<F, V>,
-    owners: Owners<u64>,
+    owners: Owners<Hashed>,
     places: Places,
     tally: Tally,
 }
@@ -92,7 +92,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 Inserted::Replaced(_) => self.tally.add_cleaned(1),
                 Inserted::New => place.fill(),
             }
-            held.insert(hash);
+            held.insert(Hashed::new(hash));
             Ok(())
         })?
     }
@@ -130,7 +130,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
     pub fn keys<'g>(&self, owner: u64, guard: &'g Guard, mut visit: impl FnMut(KeyView<'g, F>)) {
         let mut hashes: Vec<u64> = self
             .owners
-            .with(owner, |held| held.iter().copied().collect())
+            .with(owner, |held| held.iter().map(Held::hash).collect())
             .unwrap_or_default();
         hashes.sort_unstable();
         for same in hashes.chunk_by(|one, other| one == other) {
@@ -169,14 +169,14 @@ impl<F: Foreign, V: Object> Unique<F, V> {
 
     /// Declares `owner` dead, and gives what is to be [removed](Unique::remove_dead) of it and how
     /// many keys that is.
-    pub fn bury(&self, owner: u64) -> (IntoIter<u64>, usize) {
+    pub fn bury(&self, owner: u64) -> (IntoIter<Hashed>, usize) {
         let held = self.owners.bury(owner);
         let count = held.len();
         (held.into_iter(), count)
     }
 
     /// Removes up to `limit` entries of a dead owner, and says whether that was all.
-    pub fn remove_dead(&self, owner: u64, held: &mut IntoIter<u64>, limit: usize) -> bool {
+    pub fn remove_dead(&self, owner: u64, held: &mut IntoIter<Hashed>, limit: usize) -> bool {
         let guard = pin();
         let mut removed = 0;
         let mut left = limit;
@@ -185,7 +185,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 break false;
             }
             left -= 1;
-            let Some(hash) = held.next() else {
+            let Some(hash) = held.next().map(|held| held.hash()) else {
                 break true;
             };
             let is_own = |entry: &Entry<'_, V>| entry.owner == owner;

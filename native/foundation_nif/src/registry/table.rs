@@ -107,7 +107,7 @@ fn word(pid: LocalPid) -> u64 {
 
 /// What is left of a dead process in a registry.
 pub enum Remains {
-    Unique(held::IntoIter<u64>),
+    Unique(held::IntoIter<held::Hashed>),
     Duplicate(Estate),
 }
 

@@ -38,28 +38,31 @@ fn add(world: &(Bags, Town), owner: u64, key: u64) -> Result<(), Refused> {
     world.0.register(owner, &int(key), word(owner), &world.1)
 }
 
+/// An owner with a handle: who holds one thing has none.
+fn with_handle(world: &(Subject, Town), owner: u64) {
+    for key in [101, 102] {
+        assert_eq!(register(world, owner, key), Ok(()));
+    }
+}
+
 #[test]
 fn an_owner_that_dies_before_its_handle_is_locked_is_refused() {
-    for registered_before in [false, true] {
-        let world = unique();
-        if registered_before {
-            assert_eq!(register(&world, 1, 1), Ok(()));
-        }
-        let other = world.clone();
-        let result = during(
-            Point::HandleFound,
-            move || bury(&other, 1),
-            || register(&world, 1, 2),
-        );
-        assert_eq!(result, Err(Refused::Dead));
-        assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
-    }
+    let world = unique();
+    with_handle(&world, 1);
+    let other = world.clone();
+    let result = during(
+        Point::HandleFound,
+        move || bury(&other, 1),
+        || register(&world, 1, 2),
+    );
+    assert_eq!(result, Err(Refused::Dead));
+    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
 }
 
 #[test]
 fn an_owner_that_registers_while_its_handle_is_taken_away_leaves_nothing() {
     let world = unique();
-    assert_eq!(register(&world, 1, 1), Ok(()));
+    with_handle(&world, 1);
     let other = world.clone();
     let meanwhile = move || assert_eq!(register(&other, 1, 2), Err(Refused::Dead));
     during(Point::HandleUnlinked, meanwhile, || bury(&world, 1));
@@ -67,11 +70,60 @@ fn an_owner_that_registers_while_its_handle_is_taken_away_leaves_nothing() {
 }
 
 #[test]
+fn an_owner_that_gives_up_all_while_it_registers_is_one_of_the_few_and_still_watched() {
+    let world = unique();
+    with_handle(&world, 1);
+    let other = world.clone();
+    let meanwhile = move || {
+        for key in [101, 102] {
+            assert!(other.0.unregister(1, &int(key)));
+        }
+        assert_eq!(other.0.figures().owners, 0);
+    };
+    let result = during(Point::HandleFound, meanwhile, || register(&world, 1, 2));
+    assert_eq!(result, Ok(()));
+    assert_eq!((world.0.held_by(1), world.0.figures().owners), (1, 1));
+    assert_eq!(world.1.watched(), 1);
+    bury(&world, 1);
+    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+}
+
+#[test]
+fn an_owner_that_gives_up_its_last_while_it_is_buried_leaves_nothing() {
+    let world = unique();
+    with_handle(&world, 1);
+    assert!(world.0.unregister(1, &int(101)));
+    // The last thing goes when the handle has been unlinked.
+    let (unlinked, wait) = mpsc::channel();
+    let (found, begin) = mpsc::channel();
+    let (done, go_on) = mpsc::channel::<()>();
+    let dying = world.clone();
+    let death = std::thread::spawn(move || {
+        begin.recv().expect("it is sent");
+        let meanwhile = move || {
+            unlinked.send(()).expect("it waits");
+            go_on.recv().expect("it is sent");
+        };
+        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
+    });
+    let meanwhile = move || {
+        found.send(()).expect("it waits");
+        wait.recv().expect("it is sent");
+    };
+    let last = || world.0.unregister(1, &int(102));
+    assert!(during(Point::HandleFound, meanwhile, last));
+    done.send(()).expect("it waits");
+    death.join().expect("it ends");
+    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+    assert_eq!(register(&world, 1, 3), Err(Refused::Dead));
+}
+
+#[test]
 fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
     // The registration has found the handle; the death unlinks it, and then the registration comes
     // first to its lock: what it registers must go with the rest.
     let world = unique();
-    assert_eq!(register(&world, 1, 1), Ok(()));
+    with_handle(&world, 1);
     let (found, begin) = mpsc::channel();
     let (unlinked, wait) = mpsc::channel();
     let (registered, go_on) = mpsc::channel::<()>();

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::held::IntoIter;
+use crate::held::{Hashed, IntoIter};
 use crate::key::{Foreign, Key, NoForeign, Seed};
 use crate::primitive::lock;
 use crate::table::{Object, Value, ValueView, pin};

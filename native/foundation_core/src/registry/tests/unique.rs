@@ -21,7 +21,7 @@ fn keys(registry: &Subject, owner: u64) -> usize {
 /// Buries an owner and removes what it held, as a runtime does.
 fn bury(registry: &Subject, town: &Town, owner: u64) {
     town.kill(owner);
-    let (mut held, _): (IntoIter<u64>, _) = registry.bury(owner);
+    let (mut held, _): (IntoIter<Hashed>, _) = registry.bury(owner);
     while !registry.remove_dead(owner, &mut held, 100) {}
 }
 
@@ -159,6 +159,46 @@ fn figures_return_to_what_an_empty_registry_has() {
         left.memory,
         empty.memory
     );
+}
+
+#[test]
+fn owners_that_came_and_went_leave_no_memory() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    let empty = registry.figures().memory;
+    const MANY: u64 = 20_000;
+    for owner in 1..=MANY {
+        // One thing, several, and one that is given up again: each sort of owner.
+        for key in 0..1 + owner % 3 {
+            let key = int(owner * 4 + key);
+            assert_eq!(registry.register(owner, &key, word(0), &town), Ok(()));
+        }
+        if owner % 5 == 0 {
+            registry.unregister(owner, &int(owner * 4));
+        }
+    }
+    assert!(registry.figures().memory > 100 * empty);
+    for owner in 1..=MANY {
+        bury(&registry, &town, owner);
+    }
+    let left = registry.figures();
+    assert_eq!((left.entries, left.owners), (0, 0));
+    assert!(left.memory <= 2 * empty, "{} of {empty}", left.memory);
+}
+
+#[test]
+fn an_owner_is_watched_once_however_much_it_holds_in_turn() {
+    let (registry, town) = (unique(usize::MAX), Town::default());
+    for keys in [1, 3, 0, 2, 1, 100, 0] {
+        for key in 0..100 {
+            registry.unregister(1, &int(key));
+        }
+        for key in 0..keys {
+            assert_eq!(registry.register(1, &int(key), word(0), &town), Ok(()));
+        }
+        assert_eq!(registry.held_by(1), keys as usize);
+        assert_eq!(registry.figures().owners, usize::from(keys > 0));
+    }
+    assert_eq!(town.watched(), 1);
 }
 
 #[test]
