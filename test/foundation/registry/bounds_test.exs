@@ -127,37 +127,4 @@ conformance "Leaks",
       assert length(:ets.all()) < tables
     end
   end
-
-  test "the allocator gets back what processes took that came and went",
-       %{registry: registry} = context do
-    if context.subject == :native do
-      allocated = fn ->
-        # Frees what no reader sees any more.
-        Foundation.Native.registry_live_counts()
-        allocated()
-      end
-
-      before = allocated.()
-      workers = start_workers(20_000)
-      for worker <- workers, do: {:ok, _} = Registry.register_for(registry, worker, worker, nil)
-      full = allocated.() - before
-      assert full > 1_000_000
-
-      Enum.each(workers, &kill/1)
-      eventually(fn -> Registry.count(registry) == 0 end)
-      eventually(fn -> allocated.() - before < full * 0.05 end)
-    end
-  end
-
-  # Bytes of blocks that libraries have allocated.
-  defp allocated do
-    for {:instance, _number, parts} <- :erlang.system_info({:allocator_sizes, :driver_alloc}),
-        {carriers, figures} when carriers in [:mbcs, :sbcs] <- parts,
-        {:blocks, blocks} <- figures,
-        {_allocator, sizes} <- blocks,
-        size <- sizes,
-        elem(size, 0) == :size,
-        reduce: 0,
-        do: (sum -> sum + elem(size, 1))
-  end
 end
