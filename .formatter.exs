@@ -1,7 +1,7 @@
 [
   inputs: [
     "{mix,.formatter}.exs",
-    "{config,lib,test,bench,offline}/**/*.{ex,exs}",
+    "{config,lib,test,bench,soak,offline}/**/*.{ex,exs}",
     "examples/*/mix.exs",
     "examples/*/{lib,test}/**/*.{ex,exs}"
   ]

@@ -28,15 +28,20 @@ defmodule Foundation.Peer do
     :ok
   end
 
-  @doc "Starts a node that has this project's code; it ends with the process that started it."
-  @spec start() :: {pid, node}
-  def start do
-    options = %{
-      name: :"peer_#{System.pid()}_#{System.unique_integer([:positive])}",
-      host: ~c"127.0.0.1",
-      longnames: true,
-      args: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
-    }
+  @doc """
+  Starts a node that has this project's code; it ends with the process that started it.
+
+  With `connection: :standard_io` it outlives a loss of the connection between the nodes.
+  """
+  @spec start(keyword) :: {pid, node}
+  def start(options \\ []) do
+    options =
+      Map.merge(Map.new(options), %{
+        name: :"peer_#{System.pid()}_#{System.unique_integer([:positive])}",
+        host: ~c"127.0.0.1",
+        longnames: true,
+        args: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
+      })
 
     {:ok, peer, node} = :peer.start_link(options)
     {peer, node}

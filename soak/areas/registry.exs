@@ -1,0 +1,618 @@
+defmodule Soak.Registry do
+  @moduledoc false
+  # Three registries: of unique and of duplicate keys, which lose their owner and their supervisor
+  # again and again and must lose no entry, and a third that is stopped in order too, which
+  # loses all of them each time.
+  #
+  # Registrants, mortal, register and unregister keys of their own, and keep a row in the model for
+  # each entry: made after it was registered, deleted before it is unregistered. So a row that is
+  # there before and after a read, of a process that is alive after it, must be read.
+
+  @behaviour Soak.Area
+
+  alias Foundation.Registry
+  alias Soak.{Crew, Epoch, Faults, Record}
+  alias Soak.Registry.{Entries, Reads, Tree}
+
+  import Foundation.Eventually
+
+  @registries [Soak.Unique, Soak.Duplicate, Soak.Stopped]
+  @supervisor Soak.Registry.Tree
+  @meta [soak: :kept]
+
+  @slots 24
+  @keys 24
+  @contended 4
+  @crowd 1_000
+  @large 5_000
+
+  @impl true
+  def name, do: "registry"
+
+  @impl true
+  def invariants do
+    [
+      lost: "entries lost",
+      stale: "stale reads",
+      wrong: "wrong values",
+      twice: "unique keys with two holders",
+      refused: "keys that a dead process kept",
+      meta: "metadata lost",
+      left: "entries left of the dead"
+    ]
+  end
+
+  @impl true
+  def open(options) do
+    Epoch.open(@registries)
+    Entries.open()
+    :persistent_term.put({__MODULE__, :contended}, :atomics.new(@contended, []))
+    {:ok, _pid} = Tree.start_link(options.engine, @meta)
+  end
+
+  @impl true
+  def crew do
+    [
+      %{count: @slots, init: &registrant/1, step: &register_or_unregister/1, mortal?: true},
+      %{count: 4, init: & &1, step: &read/1},
+      %{count: 2, init: & &1, step: &contend/1},
+      %{count: 1, init: & &1, step: &assassinate/1},
+      %{count: 1, init: & &1, step: &exchange/1}
+    ]
+  end
+
+  @impl true
+  def faults(engine) do
+    owners =
+      for name <- @registries, do: {"registry owner killed", 2, fn -> Faults.kill(name) end}
+
+    servers =
+      for name <- Foundation.RegistrySupervisor.processes() -- unless_native(engine),
+          do: {"#{inspect(name)} killed", 2, fn -> Faults.kill(name) end}
+
+    owners ++
+      servers ++
+      [
+        {"registries' supervisor killed", 2, &kill_supervisor/0},
+        {"registry stopped in order", 3,
+         fn -> Faults.restart(@supervisor, Soak.Stopped, [Soak.Stopped]) end},
+        {"registrant killed", 10, &kill_registrant/0},
+        {"#{@crowd} registrants killed at once", 1, &kill_crowd/0},
+        {"registrant of #{@large} keys killed", 1, &kill_large/0},
+        {"node killed", 1, fn -> Soak.Peers.kill() end},
+        {"node disconnected, and back", 1, fn -> Soak.Peers.disconnect() end}
+      ]
+  end
+
+  # The holder of the ETS tables and a table's owner must not die together, and the faults do not
+  # always wait for all to be up.
+  defp unless_native(:native), do: []
+  defp unless_native(:ets), do: [Foundation.Registry.TableHolder]
+
+  ## Registrants
+
+  defp registrant(slot) do
+    Entries.forget(slot)
+    %{slot: slot, own: %{}, epochs: %{}}
+  end
+
+  defp register_or_unregister(state) do
+    registry = Enum.random(@registries)
+    index = :rand.uniform(@keys)
+
+    case Epoch.judge(registry, &change(registry, index, &1, state)) do
+      {:ok, state} -> {1, state}
+      :unjudged -> {0, settle(registry, index, state)}
+    end
+  end
+
+  defp change(registry, index, epoch, state) do
+    state = if state.epochs[registry] in [nil, epoch], do: state, else: drop(registry, state)
+    state = put_in(state.epochs[registry], epoch)
+    own = {registry, index}
+    key = Entries.key(registry, state.slot, index)
+
+    case state.own do
+      %{^own => _value} ->
+        Entries.delete(registry, key, state.slot)
+        :ok = Registry.unregister(registry, key)
+        %{state | own: Map.delete(state.own, own)}
+
+      %{} ->
+        value = Entries.value(key)
+        result = Registry.register(registry, key, value)
+        # Nobody else has this key but those that had this slot before, who are dead.
+        Record.check!(:refused, match?({:ok, _owner}, result), fn -> {registry, key, result} end)
+        Entries.put(registry, key, state.slot, value, epoch)
+        %{state | own: Map.put(state.own, own, value)}
+    end
+  end
+
+  # What it did it may have done in the epoch that ended or in the one that began.
+  defp settle(registry, index, state) do
+    key = Entries.key(registry, state.slot, index)
+
+    case Epoch.judge(registry, fn _epoch -> Registry.unregister(registry, key) end) do
+      {:ok, :ok} -> drop(registry, state)
+      :unjudged -> settle(registry, index, state)
+    end
+  end
+
+  # The registry was stopped, and everything in it is gone.
+  defp drop(registry, state) do
+    for {^registry, index} <- Map.keys(state.own),
+        do: Entries.delete(registry, Entries.key(registry, state.slot, index), state.slot)
+
+    own = Map.reject(state.own, fn {{of, _index}, _value} -> of == registry end)
+    %{state | own: own, epochs: Map.delete(state.epochs, registry)}
+  end
+
+  ## Readers
+
+  defp read(index) do
+    registry = Enum.random(@registries)
+    slot = :rand.uniform(@slots)
+    key = Entries.key(registry, slot, :rand.uniform(@keys))
+
+    _judged =
+      Epoch.judge(registry, fn epoch ->
+        row = Entries.get(registry, key, slot)
+        how = Reads.any(registry)
+        found = Reads.run(how, registry, key, row)
+        judge_found(found, registry, {key, slot}, row, epoch)
+        judge_stale(found, how, registry, key, row)
+        meta = Registry.meta(registry, :soak)
+        Record.check!(:meta, meta == {:ok, @meta[:soak]}, fn -> {registry, meta} end)
+      end)
+
+    {2, index}
+  end
+
+  defp judge_found(found, registry, {key, slot}, {pid, value, epoch} = row, epoch) do
+    if Enum.any?(found, &(&1 in [{pid, value}, {pid, Reads.no_value()}])) do
+      Record.check!(:lost, true, fn -> nil end)
+    else
+      lost? = Entries.get(registry, key, slot) == row and Process.alive?(pid)
+      if lost?, do: Record.check!(:lost, false, fn -> {registry, key, row, found} end)
+    end
+
+    judge_values(found, key)
+  end
+
+  # Nothing is there, or what is there is of another epoch.
+  defp judge_found(found, _registry, {key, _slot}, _row, _epoch), do: judge_values(found, key)
+
+  defp judge_values(found, key) do
+    for {pid, value} <- found, value != Reads.no_value() do
+      Record.check!(:wrong, Entries.fits?(value, pid, key), fn -> {key, pid, value} end)
+    end
+  end
+
+  # Whoever is dead now was perhaps alive when it was read. It must not be read again.
+  defp judge_stale(found, how, registry, key, row) do
+    case for {pid, _value} <- found, not Process.alive?(pid), do: pid do
+      [] ->
+        Record.check!(:stale, true, fn -> nil end)
+
+      dead ->
+        again = for {pid, _value} <- Reads.run(how, registry, key, row), do: pid
+        risen = for pid <- dead, pid in again, do: pid
+        Record.check!(:stale, risen == [], fn -> {how, registry, key, risen} end)
+    end
+  end
+
+  ## Whoever is first has the key
+
+  defp contend(index) do
+    key = :rand.uniform(@contended)
+    holders = :persistent_term.get({__MODULE__, :contended})
+
+    case Registry.register(Soak.Unique, {:contended, key}, Entries.value({:contended, key})) do
+      {:ok, _owner} ->
+        count = :atomics.add_get(holders, key, 1)
+        found = Registry.whereis_name({Soak.Unique, {:contended, key}})
+        :atomics.sub(holders, key, 1)
+        :ok = Registry.unregister(Soak.Unique, {:contended, key})
+        Record.check!(:twice, count == 1 and found == self(), fn -> {key, count, found} end)
+
+      {:error, {:already_registered, pid}} ->
+        Record.check!(:twice, pid != self(), fn -> {key, pid} end)
+    end
+
+    {1, index}
+  end
+
+  # A key that goes from one process to the next as they die.
+  defp exchange(index) do
+    me = self()
+
+    heir =
+      spawn(fn ->
+        {:ok, _owner} = Registry.register(Soak.Unique, :exchanged, Entries.value(:exchanged))
+        send(me, {:registered, self()})
+        Process.sleep(:infinity)
+      end)
+
+    ref = Process.monitor(heir)
+
+    receive do
+      {:registered, ^heir} -> Process.exit(heir, :kill)
+      {:DOWN, ^ref, _, _, reason} -> Record.check!(:refused, false, fn -> reason end)
+    end
+
+    spin_until_dead(heir)
+    found = Registry.lookup(Soak.Unique, :exchanged)
+    Record.check!(:stale, found == [], fn -> {heir, found} end)
+    Process.demonitor(ref, [:flush])
+    {3, index}
+  end
+
+  ## Deaths
+
+  defp assassinate(index) do
+    Process.sleep(:rand.uniform(10))
+
+    with pid when is_pid(pid) <- Crew.victim(__MODULE__) do
+      rows = Entries.of(pid)
+      Process.exit(pid, :kill)
+      spin_until_dead(pid)
+      for {registry, key} <- rows, do: gone(registry, key, pid)
+      Record.fault("registrant killed")
+    end
+
+    {1, index}
+  end
+
+  defp gone(registry, key, pid) do
+    Epoch.judge(registry, fn _epoch ->
+      for how <- Reads.all(registry) do
+        found = Reads.run(how, registry, key, {pid, nil, nil})
+
+        Record.check!(:stale, not List.keymember?(found, pid, 0), fn ->
+          {how, registry, key, pid}
+        end)
+      end
+    end)
+  end
+
+  # `Process.alive?/1` is what readers promise to agree with: not a monitor's message, which is later.
+  defp spin_until_dead(pid), do: if(Process.alive?(pid), do: spin_until_dead(pid), else: :ok)
+
+  defp kill_registrant do
+    with pid when is_pid(pid) <- Crew.victim(__MODULE__), do: Process.exit(pid, :kill)
+  end
+
+  defp kill_supervisor do
+    owners = for name <- @registries, do: {name, Faults.await(name)}
+    Faults.kill(@supervisor)
+    for {name, owner} <- owners, do: Faults.await(name, owner)
+  end
+
+  defp kill_crowd do
+    me = self()
+
+    crowd =
+      for n <- 1..@crowd do
+        spawn(fn ->
+          for registry <- [Soak.Unique, Soak.Duplicate] do
+            key = if registry == Soak.Unique, do: {:crowd, n}, else: :crowd
+            {:ok, _owner} = Registry.register(registry, key, Entries.value(key))
+          end
+
+          send(me, {:registered, self()})
+          Process.sleep(:infinity)
+        end)
+      end
+
+    for pid <- crowd, do: receive(do: ({:registered, ^pid} -> :ok))
+    count = length(Registry.lookup(Soak.Duplicate, :crowd))
+    Record.check!(:lost, count == @crowd, fn -> {:crowd, count} end)
+    for pid <- crowd, do: Process.exit(pid, :kill)
+    for pid <- crowd, do: spin_until_dead(pid)
+    found = Registry.lookup(Soak.Duplicate, :crowd)
+    Record.check!(:stale, found == [], fn -> {:crowd, length(found)} end)
+    found = Registry.lookup_many(Soak.Unique, for(n <- 1..@crowd, do: {:crowd, n}))
+    Record.check!(:stale, Enum.all?(found, &(&1 == [])), fn -> {:crowd, found} end)
+  end
+
+  defp kill_large do
+    me = self()
+
+    pid =
+      spawn(fn ->
+        for n <- 1..@large, registry <- [Soak.Unique, Soak.Duplicate] do
+          {:ok, _owner} = Registry.register(registry, {:large, n}, Entries.value({:large, n}))
+        end
+
+        send(me, :registered)
+        Process.sleep(:infinity)
+      end)
+
+    receive do
+      :registered -> :ok
+    end
+
+    for registry <- [Soak.Unique, Soak.Duplicate] do
+      count = length(Registry.keys(registry, pid))
+      Record.check!(:lost, count == @large, fn -> {:large, registry, count} end)
+    end
+
+    Process.exit(pid, :kill)
+    spin_until_dead(pid)
+
+    for registry <- [Soak.Unique, Soak.Duplicate] do
+      found = [
+        Registry.keys(registry, pid),
+        Registry.lookup(registry, {:large, :rand.uniform(@large)})
+      ]
+
+      Record.check!(:stale, found == [[], []], fn -> {:large, registry, found} end)
+    end
+  end
+
+  ## Audit
+
+  @impl true
+  def audit do
+    for registry <- @registries do
+      Faults.await(registry)
+      expected = Enum.sort(Entries.alive(registry, Epoch.now(registry)))
+
+      try do
+        eventually(fn -> Registry.count(registry) == length(expected) end, 10_000)
+      rescue
+        _not_in_time in ExUnit.AssertionError -> :ok
+      end
+
+      count = Registry.count(registry)
+      info = Registry.info(registry)
+
+      Record.check!(:left, count <= length(expected), fn ->
+        {registry, count, length(expected)}
+      end)
+
+      Record.check!(:lost, count >= length(expected), fn ->
+        {registry, count, length(expected)}
+      end)
+
+      Record.check!(:left, info.size == count, fn -> {registry, count, info} end)
+
+      walked = registry |> Registry.stream() |> Enum.sort()
+      Record.check!(:lost, expected -- walked == [], fn -> {registry, expected -- walked} end)
+      Record.check!(:left, walked -- expected == [], fn -> {registry, walked -- expected} end)
+    end
+  end
+end
+
+defmodule Soak.Registry.Tree do
+  @moduledoc false
+  # The supervisor of the three registries, below one that starts it again.
+
+  use Supervisor
+
+  # Its children end after it, and until they have it cannot start anew.
+  @restarts 1_000_000
+
+  def start_link(engine, meta) do
+    child = %{
+      id: __MODULE__,
+      start: {__MODULE__, :start_child, [engine, meta]},
+      type: :supervisor
+    }
+
+    Supervisor.start_link([child], strategy: :one_for_one, max_restarts: @restarts, max_seconds: 1)
+  end
+
+  def start_child(engine, meta),
+    do: Supervisor.start_link(__MODULE__, {engine, meta}, name: __MODULE__)
+
+  @impl true
+  def init({engine, meta}) do
+    children =
+      for {name, keys} <- [
+            {Soak.Unique, :unique},
+            {Soak.Duplicate, :duplicate},
+            {Soak.Stopped, :unique}
+          ],
+          do: {Foundation.Registry, name: name, keys: keys, meta: meta, engine: engine}
+
+    Supervisor.init(children, strategy: :one_for_one, max_restarts: @restarts, max_seconds: 1)
+  end
+end
+
+defmodule Soak.Registry.Entries do
+  @moduledoc false
+  # The model: what is registered, by registry, key and slot.
+
+  @table __MODULE__
+
+  def open do
+    @table = :ets.new(@table, [:named_table, :public, :ordered_set, write_concurrency: true])
+  end
+
+  @doc "A key of a slot; duplicate ones are shared by some slots. All sorts of terms."
+  def key(Soak.Duplicate, slot, index), do: shape(rem(index, 7), {rem(slot, 4), index})
+  def key(_unique, slot, index), do: shape(rem(index, 7), {slot, index})
+
+  defp shape(0, {slot, index}), do: slot * 1_000 + index
+  defp shape(1, {slot, index}), do: "key-#{slot}-#{index}"
+  defp shape(2, pair), do: {:agent, pair, "a longer one, which does not fit into a slot"}
+  defp shape(3, {slot, index}), do: %{slot: slot, index: index}
+  defp shape(4, {slot, index}), do: [slot, index | :improper]
+  defp shape(5, {slot, index}), do: slot + index / 1_000
+  defp shape(6, {slot, index}), do: Bitwise.bsl(slot, 100) + index
+
+  @doc "A value that says whose it is, and for which key."
+  def value(key) do
+    {self(), key, :erlang.unique_integer([:positive]),
+     case :rand.uniform(4) do
+       1 -> nil
+       2 -> :binary.copy("v", 200)
+       3 -> %{list: Enum.to_list(1..20)}
+       4 -> {1.5, "short"}
+     end}
+  end
+
+  def fits?({pid, key, number, _padding}, pid, key) when is_integer(number), do: true
+  def fits?(_value, _pid, _key), do: false
+
+  # The slot is looked for in the row: of unique keys it is the key's own.
+  def put(registry, key, slot, value, epoch),
+    do: :ets.insert(@table, {{slot, registry, key}, self(), value, epoch})
+
+  def delete(registry, key, slot), do: :ets.delete(@table, {slot, registry, key})
+
+  def get(registry, key, slot) do
+    case :ets.lookup(@table, {slot, registry, key}) do
+      [{_key, pid, value, epoch}] -> {pid, value, epoch}
+      [] -> nil
+    end
+  end
+
+  @doc "The rows of whoever had this slot before are of a dead process."
+  def forget(slot), do: :ets.match_delete(@table, {{slot, :_, :_}, :_, :_, :_})
+
+  def of(pid),
+    do: for([r, k] <- :ets.match(@table, {{:_, :"$1", :"$2"}, pid, :_, :_}), do: {r, k})
+
+  def alive(registry, epoch) do
+    for [key, pid, value] <- :ets.match(@table, {{:_, registry, :"$1"}, :"$2", :"$3", epoch}),
+        Process.alive?(pid),
+        do: {key, pid, value}
+  end
+end
+
+defmodule Soak.Registry.Reads do
+  @moduledoc false
+  # All the ways to read an entry, each as `[{pid, value}]`.
+
+  alias Foundation.Registry
+
+  @unique [:whereis]
+  @every [:lookup, :lookup_many, :values, :keys, :match, :select, :dispatch, :stream]
+  # The whole table, so seldom.
+  @seldom [:stream]
+
+  @doc "Stands for the value where a function gives none."
+  def no_value, do: :no_value
+
+  def all(Soak.Duplicate), do: @every -- @seldom
+  def all(_unique), do: @unique ++ (@every -- @seldom)
+
+  def any(registry) do
+    if :rand.uniform(50) == 1, do: :stream, else: Enum.random(all(registry))
+  end
+
+  def run(how, registry, key, row)
+  def run(:lookup, registry, key, _row), do: Registry.lookup(registry, key)
+
+  def run(:lookup_many, registry, key, _row) do
+    [[], found, []] = Registry.lookup_many(registry, [:absent, key, :absent])
+    found
+  end
+
+  def run(:whereis, registry, key, _row) do
+    case Registry.whereis_name({registry, key}) do
+      :undefined -> []
+      pid -> [{pid, no_value()}]
+    end
+  end
+
+  def run(:values, registry, key, {pid, _value, _epoch}),
+    do: for(value <- Registry.values(registry, key, pid), do: {pid, value})
+
+  def run(:keys, registry, key, {pid, _value, _epoch}),
+    do: for(own <- Registry.keys(registry, pid), own === key, do: {pid, no_value()})
+
+  def run(how, registry, key, nil) when how in [:values, :keys],
+    do: run(:lookup, registry, key, nil)
+
+  def run(:match, registry, key, _row), do: Registry.match(registry, key, :_)
+
+  def run(:select, registry, key, _row) do
+    guard = {:"=:=", :"$1", {:const, key}}
+    Registry.select(registry, [{{:"$1", :"$2", :"$3"}, [guard], [{{:"$2", :"$3"}}]}])
+  end
+
+  def run(:dispatch, registry, key, _row) do
+    me = make_ref()
+    Registry.dispatch(registry, key, &send(self(), {me, &1}))
+
+    receive do
+      {^me, entries} -> entries
+    after
+      0 -> []
+    end
+  end
+
+  def run(:stream, registry, key, _row),
+    do: for({^key, pid, value} <- Registry.stream(registry), do: {pid, value})
+end
+
+defmodule Soak.Peers do
+  @moduledoc false
+  # Another node, whose processes are registered here, and which goes.
+
+  alias Foundation.{AgentRegistry, Peer, Registry}
+  alias Soak.{Faults, Record}
+
+  import Foundation.Eventually
+
+  @count 20
+
+  @doc "A node comes, is registered, and is killed."
+  def kill do
+    {peer, node} = Peer.start()
+    pids = register(node)
+    Peer.stop(peer)
+    gone(pids)
+  end
+
+  @doc "A node comes, is registered, is lost, is back, is registered again, and goes."
+  def disconnect do
+    # A peer that is controlled through the distribution would end with it.
+    {peer, node} = Peer.start(connection: :standard_io)
+    pids = register(node)
+    # Whom it monitors later it would connect to again, and find alive.
+    _state = :sys.get_state(Faults.await(Foundation.Registry.Monitor))
+    true = Node.disconnect(node)
+    gone(pids)
+    eventually(fn -> Node.connect(node) == true end)
+    register(pids)
+    Peer.stop(peer)
+    gone(pids)
+  end
+
+  defp register(node) when is_atom(node),
+    do: register(for(_ <- 1..@count, do: Peer.spawn_on(node)))
+
+  defp register(pids) do
+    for {pid, n} <- Enum.with_index(pids) do
+      {:ok, _owner} =
+        Registry.register_for(Soak.Unique, pid, {:remote, pid}, {pid, {:remote, pid}, n, nil})
+
+      :ok = AgentRegistry.register_agent({:remote, pid}, pid)
+    end
+
+    for {pid, n} <- Enum.with_index(pids) do
+      found = Registry.lookup(Soak.Unique, {:remote, pid})
+
+      Record.check!(:lost, found == [{pid, {pid, {:remote, pid}, n, nil}}], fn ->
+        {:remote, pid, found}
+      end)
+
+      found = AgentRegistry.get_agent({:remote, pid})
+      Record.check!(:lost, found == {:ok, pid}, fn -> {:remote, pid, found} end)
+    end
+
+    pids
+  end
+
+  # A remote process counts as alive until its monitor says otherwise.
+  defp gone(pids) do
+    for pid <- pids do
+      eventually(fn -> Registry.lookup(Soak.Unique, {:remote, pid}) == [] end, 20_000)
+      eventually(fn -> AgentRegistry.get_agent({:remote, pid}) == {:error, :not_found} end)
+    end
+  end
+end

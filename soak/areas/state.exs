@@ -1,0 +1,122 @@
+defmodule Soak.State do
+  @moduledoc false
+  # Servers whose state is checkpointed: after a kill the state is one between the last durable
+  # checkpoint and the last answer, after an orderly stop it is that of the last answer.
+
+  @behaviour Soak.Area
+
+  alias Foundation.StateManager
+  alias Soak.{Faults, Record}
+
+  defmodule Counter do
+    @moduledoc false
+    use StateManager
+
+    @impl StateManager
+    def initial_state(_options), do: state(0)
+
+    @impl GenServer
+    def handle_call(:count, _from, %{count: count}), do: {:reply, count + 1, state(count + 1)}
+    # A state that is wrong in any part is answered with no number.
+    def handle_call(:get, _from, state),
+      do: {:reply, if(state == state(state.count), do: state.count, else: state), state}
+
+    defp state(count), do: %{count: count, filler: :binary.copy(<<count::64>>, 2_000)}
+  end
+
+  defmodule Tree do
+    @moduledoc false
+    use Supervisor
+
+    def start_link(children), do: Supervisor.start_link(__MODULE__, children, name: __MODULE__)
+
+    @impl true
+    def init(children),
+      do:
+        Supervisor.init(children, strategy: :one_for_one, max_restarts: 1_000_000, max_seconds: 1)
+  end
+
+  @servers [:soak_state_1, :soak_state_2]
+
+  @impl true
+  def name, do: "state"
+
+  @impl true
+  def invariants, do: [state: "states lost or wrong after a restart"]
+
+  @impl true
+  def open(options) do
+    dir = Path.join(System.tmp_dir!(), "foundation_soak_#{System.pid()}_#{options.seed}")
+    :persistent_term.put(__MODULE__, dir)
+
+    children =
+      for server <- @servers do
+        options = [
+          name: server,
+          checkpoint_dir: Path.join(dir, "#{server}"),
+          checkpoint_interval: 100
+        ]
+
+        Supervisor.child_spec({Counter, options}, id: server)
+      end
+
+    {:ok, _pid} = Tree.start_link(children)
+  end
+
+  @doc "Removes the checkpoints."
+  def close do
+    Supervisor.stop(Tree)
+    File.rm_rf!(:persistent_term.get(__MODULE__))
+  end
+
+  @impl true
+  def crew, do: [%{count: length(@servers), init: &start/1, step: &count/1}]
+
+  @impl true
+  def faults(_engine),
+    do:
+      for(
+        server <- @servers,
+        do: {"checkpointed server killed", 2, fn -> Faults.kill(server) end}
+      )
+
+  defp start(index) do
+    server = Enum.at(@servers, index - 1)
+    %{server: server, answered: GenServer.call(server, :get), durable: 0, unanswered: 0}
+  end
+
+  # Only this member counts with its server, so that it knows within what its state must be.
+  defp count(state) do
+    state = if :rand.uniform(50) == 1, do: checkpoint(state), else: state
+    answer = GenServer.call(state.server, :count)
+    lowest = state.durable + 1
+    highest = state.answered + state.unanswered + 1
+    right? = is_integer(answer) and answer in lowest..highest
+    Record.check!(:state, right?, fn -> {answer, :not_in, lowest..highest} end)
+    Process.sleep(1)
+    {1, %{state | answered: answer, unanswered: 0}}
+  catch
+    # It was killed: what it did not answer it may have counted and checkpointed.
+    :exit, _reason ->
+      Faults.await(state.server)
+      {0, %{state | unanswered: state.unanswered + 1}}
+  end
+
+  # A server that was killed since the last answer has a state of before.
+  defp checkpoint(state) do
+    :ok = StateManager.checkpoint(state.server)
+    %{state | durable: min(state.durable, state.answered)}
+  end
+
+  @impl true
+  def audit do
+    for server <- @servers do
+      Faults.await(server)
+      before = GenServer.call(server, :get)
+      Faults.restart(Tree, server, [])
+      restored = GenServer.call(server, :get)
+      right? = is_integer(before) and restored == before
+      Record.check!(:state, right?, fn -> {restored, :instead_of, before} end)
+    end
+  end
+end

@@ -1,0 +1,64 @@
+defmodule Soak.Table do
+  @moduledoc false
+  # A `Foundation.ConcurrentRegistry`: updates add up, and one of those who race puts a key.
+
+  @behaviour Soak.Area
+
+  alias Foundation.ConcurrentRegistry
+  alias Soak.Record
+
+  @counted 4
+  @members 3
+
+  @impl true
+  def name, do: "concurrent table"
+
+  @impl true
+  def invariants do
+    [added: "updates of the concurrent table lost", put: "keys put by none or by two"]
+  end
+
+  # The table is of the process that runs the soak.
+  @impl true
+  def open(_options), do: :persistent_term.put(__MODULE__, ConcurrentRegistry.new())
+
+  @impl true
+  def crew, do: [%{count: @members, init: &{&1, 0}, step: &work/1}]
+
+  @impl true
+  def faults(_engine), do: []
+
+  defp work({index, n}) do
+    key = {:counted, :rand.uniform(@counted)}
+    value = ConcurrentRegistry.update(table(), key, 1, &(&1 + 1))
+    Record.add(key, 1)
+    Record.check!(:added, value >= 1, fn -> {key, value} end)
+
+    # All members come by each number.
+    if ConcurrentRegistry.put_new(table(), {:raced, n}, index), do: Record.add(:put, 1)
+    winner = ConcurrentRegistry.get(table(), {:raced, n})
+    Record.check!(:put, winner in 1..@members, fn -> {n, winner} end)
+    own = {:own, index, n}
+    :ok = ConcurrentRegistry.put(table(), own, n)
+    found = ConcurrentRegistry.get(table(), own)
+    Record.check!(:added, found == n, fn -> {own, found} end)
+    :ok = ConcurrentRegistry.delete(table(), own)
+    if rem(n, 100) == 0, do: Process.sleep(1)
+    {6, {index, n + 1}}
+  end
+
+  @impl true
+  def audit do
+    for n <- 1..@counted do
+      found = ConcurrentRegistry.get(table(), {:counted, n}, 0)
+      expected = Record.get({:counted, n})
+      Record.check!(:added, found == expected, fn -> {n, found, :of, expected} end)
+    end
+
+    raced = for {{:raced, _n} = key, _winner} <- ConcurrentRegistry.stream(table()), do: key
+    expected = Record.get(:put)
+    Record.check!(:put, length(raced) == expected, fn -> {length(raced), :of, expected} end)
+  end
+
+  defp table, do: :persistent_term.get(__MODULE__)
+end

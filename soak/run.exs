@@ -1,0 +1,104 @@
+# Runs every area at once, breaks it at random, and checks all the time what is promised.
+#
+#     script/soak [MINUTES] [--engine native|ets] [--seed N]
+#
+# Two minutes unless told otherwise. An *area* (soak/areas/) says what its processes do, which
+# faults it can stand, and which invariants hold nevertheless. The processes are the crew
+# (support/crew.exs), who work against a model; every few seconds they are paused, and what can be
+# known exactly only while nothing is in flight is audited. The choice of faults and of work follows the seed;
+# how they fall together does not.
+#
+# Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
+
+for file <- ~w(options record epoch crew pause area faults memory report),
+    do: Code.require_file("support/#{file}.exs", __DIR__)
+
+for file <- ~w(registry agents locks events spans context flags state table),
+    do: Code.require_file("areas/#{file}.exs", __DIR__)
+
+defmodule Soak.Run do
+  @moduledoc false
+
+  alias Soak.{Crew, Faults, Memory, Options, Pause, Record, Report}
+
+  @areas [
+    Soak.Registry,
+    Soak.Agents,
+    Soak.Locks,
+    Soak.Events,
+    Soak.Spans,
+    Soak.Context,
+    Soak.Flags,
+    Soak.State,
+    Soak.Table
+  ]
+
+  @audit_ms 10_000
+  @warm_up_ms 3_000
+
+  def main(argv) do
+    case Options.parse(argv) do
+      {:ok, options} -> run(options)
+      {:help, usage} -> IO.write(usage)
+      {:error, message} -> misuse(message)
+    end
+  end
+
+  defp run(options) do
+    # Every kill is reported; they are what is asked for.
+    Logger.configure(level: :none)
+    Application.put_env(:foundation, :engine, options.engine)
+    {:ok, _started} = Application.ensure_all_started(:foundation)
+    Foundation.Peer.distribute()
+    IO.write(Report.heading(options))
+
+    Record.open(for area <- @areas, invariant <- area.invariants(), do: invariant)
+    Pause.open()
+    for area <- @areas, do: area.open(options)
+    {:ok, _pid} = Crew.start_link(@areas, options.seed)
+
+    Process.sleep(@warm_up_ms)
+    audit()
+    start = Memory.settled()
+
+    started = System.monotonic_time(:millisecond)
+    faults = Faults.new(@areas, options)
+    break(faults, started + options.minutes * 60_000, now() + @audit_ms)
+
+    # Without faults, so that the last audit finds everything up.
+    Process.sleep(@warm_up_ms)
+    audit()
+    Memory.judge(start, Memory.settled())
+    for area <- @areas, do: Record.progress(area.name())
+
+    IO.write(Report.text(@areas, options, now() - started))
+    if Record.failed?(), do: exit({:shutdown, 1})
+  end
+
+  defp break(faults, deadline, next_audit) do
+    cond do
+      now() >= deadline ->
+        :ok
+
+      now() >= next_audit ->
+        audit()
+        break(faults, deadline, now() + @audit_ms)
+
+      true ->
+        break(Faults.one(faults), deadline, next_audit)
+    end
+  end
+
+  defp audit do
+    Pause.all(fn -> Enum.each(@areas, &Record.guard(fn -> &1.audit() end)) end)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp misuse(message) do
+    IO.write(:stderr, [message, "\n", Options.usage()])
+    exit({:shutdown, 2})
+  end
+end
+
+Soak.Run.main(System.argv())
