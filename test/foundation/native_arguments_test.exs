@@ -1,46 +1,8 @@
 defmodule Foundation.NativeArgumentsTest do
-  use Foundation.Case, async: true
+  # Not async: the telemetry tables are the application's.
+  use Foundation.Case, async: false
 
-  alias Foundation.Native
-
-  # What each argument of each function of the registries may be. Terms that are of another type
-  # are refused with an ArgumentError, wherever they stand: no crash, no panic, no other answer.
-  @arguments %{
-    concurrent_put: [:table, :any, :any],
-    concurrent_put_new: [:table, :any, :any],
-    concurrent_get: [:table, :any, :any],
-    concurrent_fetch: [:table, :any],
-    concurrent_replace: [:table, :any, :natural, :any],
-    concurrent_delete: [:table, :any],
-    concurrent_size: [:table],
-    concurrent_walk: [:table, :natural],
-    registry_start: [:name, :kind, :natural, :atoms, :pairs, :bound, :bound],
-    registry_stop: [:name],
-    registry_config: [:name],
-    registry_info: [:name],
-    registry_count: [:name],
-    registry_register: [:name, :any, :any],
-    registry_register_for: [:name, :pid, :any, :any],
-    registry_unregister: [:name, :any],
-    registry_unregister_for: [:name, :pid, :any],
-    registry_whereis: [:name, :any],
-    registry_replace: [:name, :any, :pid, :any, :any],
-    registry_lookup: [:name, :any],
-    registry_lookup_many: [:name, :list],
-    registry_values: [:name, :any, :pid],
-    registry_entries: [:name, :any, :pid],
-    registry_remove: [:name, :any, :pid, :numbers],
-    registry_keys: [:name, :pid, :natural],
-    registry_walk: [:name, :walk_cursor],
-    registry_walk_key: [:name, :any, :natural],
-    registry_broadcast: [:name, :any, :any, :natural],
-    registry_meta: [:name, :any],
-    registry_put_meta: [:name, :any, :any],
-    registry_delete_meta: [:name, :any],
-    registry_remote_down: [:name, :foreign_pid],
-    registry_remotes: [:name],
-    registry_watch: [:local_pid]
-  }
+  alias Foundation.{Native, NativeArguments}
 
   setup do
     unique = unique_name("arguments")
@@ -54,36 +16,58 @@ defmodule Foundation.NativeArgumentsTest do
     %{names: [unique, duplicate]}
   end
 
-  test "every function of the registries that takes any is in the table" do
-    functions =
-      for {name, arity} <- Native.__info__(:functions),
-          String.starts_with?(Atom.to_string(name), ["registry_", "concurrent_"]),
-          arity > 0,
-          do: {name, arity}
-
-    assert functions == Enum.sort(for({name, types} <- @arguments, do: {name, length(types)}))
+  test "the types of every function's arguments are known" do
+    known = for {name, types} <- NativeArguments.all(), do: {name, length(types)}
+    assert NativeArguments.functions() == Enum.sort(known)
   end
 
-  for {function, types} <- @arguments,
+  # Terms that are of another type are refused with an ArgumentError, wherever they stand: no
+  # crash, no panic, no other answer, and nothing done.
+  for {function, types} <- NativeArguments.all(),
       {type, position} <- Enum.with_index(types),
-      type != :any do
+      type not in [:any, :event] do
     test "#{function} refuses what is no #{type} at #{position}", %{names: names} do
-      types = @arguments[unquote(function)]
-
       for name <- names,
-          {wrong, tag} <- terms(),
-          tag not in accepted(unquote(type)) do
-        arguments =
-          types
-          |> Enum.map(&valid(&1, name))
-          |> List.replace_at(unquote(position), wrong)
-
+          {wrong, tag} <- NativeArguments.terms(),
+          tag not in NativeArguments.accepted(unquote(type)) do
         assert_raise ArgumentError, fn ->
-          result = apply(Native, unquote(function), arguments)
+          result = call(unquote(function), name, unquote(position), wrong)
           flunk("#{unquote(function)}: took #{inspect(wrong)} and gave #{inspect(result)}")
         end
       end
     end
+  end
+
+  # What is no event's name is none that this engine knows: the caller asks why.
+  for {function, types} <- NativeArguments.all(),
+      {:event, position} <- Enum.with_index(types) do
+    test "#{function} knows no event that has no name at #{position}", %{names: [name | _]} do
+      for {wrong, tag} <- NativeArguments.terms(),
+          tag not in NativeArguments.accepted(:event) do
+        assert {wrong, call(unquote(function), name, unquote(position), wrong)} == {wrong, nil}
+      end
+    end
+  end
+
+  # And anything at all is taken where anything is.
+  for {function, types} <- NativeArguments.all(),
+      {:any, position} <- Enum.with_index(types) do
+    test "#{function} takes any term at #{position}", %{names: names} do
+      for name <- names, {term, _tag} <- NativeArguments.terms() do
+        call(unquote(function), name, unquote(position), term)
+      end
+    end
+  end
+
+  test "the tables are started with all settings or none" do
+    before = Native.telemetry_settings([:foundation_test, :settings])
+
+    for position <- 0..4 do
+      settings = List.replace_at([1, 1, 1, 1, 1], position, :wrong)
+      assert_raise ArgumentError, fn -> apply(Native, :telemetry_start, settings) end
+    end
+
+    assert Native.telemetry_settings([:foundation_test, :settings]) == before
   end
 
   test "cursors that were never given out are answered", %{names: names} do
@@ -102,61 +86,26 @@ defmodule Foundation.NativeArgumentsTest do
         assert sent in 0..1
       end
     end
+
+    for cursor <- [1, 2 ** 32, 2 ** 64 - 1] do
+      assert {events, _cursor} = Native.telemetry_events(cursor)
+      assert is_list(events)
+      assert {strategies, _cursor} = Native.sampler_events(cursor)
+      assert is_list(strategies)
+      assert {[], true} = Native.span_leave(cursor)
+      event = [:foundation_test, :cursors]
+      assert {[], 0} = Native.telemetry_peek(event, cursor, cursor)
+      assert Native.telemetry_ack(event, cursor) == 0
+    end
   end
 
-  defp terms do
-    [
-      {:no_kind_and_no_registry, :atom},
-      {7, :natural},
-      {-1, :negative},
-      {2 ** 64, :bignum},
-      {2 ** 200, :bignum},
-      {1.5, :float},
-      {"binary", :binary},
-      {<<1::3>>, :bitstring},
-      {{1, 2}, :pair},
-      {{1, 2, 3}, :cursor},
-      {{}, :tuple},
-      {%{}, :map},
-      {fn -> :fun end, :fun},
-      {make_ref(), :reference},
-      {self(), :local_pid},
-      {foreign_pid(), :foreign_pid},
-      {[], :empty},
-      {[:a, :b], :atoms},
-      {[1, 2], :numbers},
-      {[a: 1, b: 2], :pairs},
-      {[1 | 2], :improper},
-      {[:a | :b], :improper},
-      {[{:a, 1} | :b], :improper}
-    ]
-    |> Enum.concat(for port <- Enum.take(Port.list(), 1), do: {port, :port})
+  defp call(function, name, position, term) do
+    arguments =
+      NativeArguments.all()
+      |> Map.fetch!(function)
+      |> Enum.map(&NativeArguments.valid(&1, name))
+      |> List.replace_at(position, term)
+
+    apply(Native, function, arguments)
   end
-
-  # An atom that names no registry is answered with nil.
-  defp accepted(:name), do: [:atom]
-  defp accepted(:kind), do: []
-  defp accepted(:table), do: []
-  defp accepted(:natural), do: [:natural]
-  defp accepted(:bound), do: [:natural]
-  defp accepted(:atoms), do: [:atoms, :empty]
-  defp accepted(:numbers), do: [:numbers, :empty]
-  defp accepted(:pairs), do: [:pairs, :empty]
-  defp accepted(:list), do: [:empty, :atoms, :numbers, :pairs, :improper]
-  defp accepted(:walk_cursor), do: [:natural, :cursor]
-  defp accepted(:pid), do: [:local_pid, :foreign_pid]
-  defp accepted(:foreign_pid), do: [:foreign_pid]
-  defp accepted(:local_pid), do: [:local_pid]
-
-  defp valid(:name, name), do: name
-  defp valid(:kind, _name), do: :unique
-  defp valid(:table, _name), do: Native.concurrent_new()
-  defp valid(:natural, _name), do: 0
-  defp valid(:bound, _name), do: :infinity
-  defp valid(:walk_cursor, _name), do: 0
-  defp valid(:pid, _name), do: self()
-  defp valid(:local_pid, _name), do: self()
-  defp valid(:foreign_pid, _name), do: foreign_pid()
-  defp valid(:any, _name), do: :term
-  defp valid(_list, _name), do: []
 end

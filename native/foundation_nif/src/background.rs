@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use foundation_core::table::reclaim;
 
 use crate::concurrent_registry::Entries;
+use crate::faults;
 use crate::registry::deaths;
 use crate::registry::table::{Registry, Remains};
 
@@ -92,6 +93,7 @@ impl Worker {
     fn step(&mut self, job: Option<Job>) {
         match job {
             Some(Job::Remains(registry, owner, mut remains)) => {
+                faults::reach(c"remove remains");
                 while !registry.remove(owner, &mut remains) {}
                 deaths::announce(None);
             }

@@ -12,6 +12,7 @@ use foundation_core::table::{Entry, OutOfMemory, pin};
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
 
 use crate::background::{self, Job};
+use crate::faults;
 use crate::measure::Call;
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
@@ -71,6 +72,7 @@ impl Resource for Handle {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        faults::reach(c"table's owner down");
         let _measured = Call::begin(c"concurrent_down".as_ptr());
         self.gone.store(true, Ordering::Relaxed);
         background::send(Job::Clear(self.entries.clone()));

@@ -6,6 +6,7 @@ compile_error!("the native library is for 64 bits; elsewhere: config :foundation
 
 mod background;
 mod concurrent_registry;
+mod faults;
 mod measure;
 mod pin;
 mod process;
@@ -14,7 +15,9 @@ mod registry;
 mod telemetry;
 mod term;
 
-use rustler::{Env, Term};
+use std::io::Write;
+
+use rustler::{Encoder, Env, Term};
 
 // What the tables allocate is the VM's memory, and `:erlang.memory/0` counts it.
 #[global_allocator]
@@ -38,13 +41,17 @@ fn load(env: Env, version: Term) -> bool {
 
 /// A panic is a defect of this library. Its caller gets an exception; where it was is said here.
 fn report_panic(panic: &std::panic::PanicHookInfo) {
-    eprintln!("foundation: the native library failed, and a call raises :nif_panicked: {panic}");
+    // Not `eprintln!`, which panics where nobody reads standard error any more: a panic in here
+    // would abort the VM.
+    let _ = writeln!(
+        std::io::stderr(),
+        "foundation: the native library failed, and a call raises :nif_panicked: {panic}"
+    );
 }
 
 /// The version of this library; also how a caller knows that one is loaded.
-#[rustler::nif]
-fn library_version() -> &'static str {
-    VERSION
+fn library_version<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
+    Ok(VERSION.encode(env))
 }
 
 /// Panics, for the test that a panic becomes an exception and goes no further.
@@ -52,4 +59,7 @@ fn library_panic<'a>(_env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
     panic!("as it was asked to");
 }
 
-raw::nifs! { library_panic / 0 }
+raw::nifs! {
+    library_version / 0,
+    library_panic / 0,
+}

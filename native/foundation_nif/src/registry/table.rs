@@ -12,6 +12,7 @@ use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use super::deaths;
 use crate::background::{self, Job};
+use crate::faults;
 use crate::measure::Call;
 use crate::process;
 use crate::term::OwnedTerm;
@@ -82,6 +83,7 @@ impl Resource for Watch {
     /// Runs in the exiting process: what a death costs is spread over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let _measured = Call::begin(c"registry_down".as_ptr());
+        faults::reach(c"registrant down");
         if let Some(registry) = self.0.upgrade() {
             registry.bury(Some(env), word(pid));
         }
@@ -94,6 +96,7 @@ impl Resource for OwnerWatch {
 
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let _measured = Call::begin(c"registry_owner_down".as_ptr());
+        faults::reach(c"owner down");
         if let Some(registry) = self.0.upgrade() {
             registry.orphan(word(pid));
         }
@@ -119,10 +122,12 @@ pub struct Processes<'e, 'r> {
 
 impl World for Processes<'_, '_> {
     fn is_alive(&self, owner: u64) -> bool {
+        faults::reach(c"ask whether an owner is alive");
         process::is_alive(self.env, owner)
     }
 
     fn watch(&self, owner: u64) -> bool {
+        faults::reach(c"watch an owner");
         match process::as_local(owner) {
             Some(pid) => {
                 let watch = self.registry.watch(owner);

@@ -8,8 +8,8 @@ use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::{
-    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_open, is_there, nil,
-    number, stored,
+    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_nil, is_open, is_there,
+    nil, number, stored,
 };
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, word};
@@ -38,10 +38,6 @@ const SWEPT: usize = 2_000;
 const PEEKED: usize = 128;
 /// As many of those when some had to be kept as terms, which may be larger.
 const PEEKED_TERMS: usize = 16;
-
-fn is_nil(term: Term) -> bool {
-    word(term) == word(rustler::types::atom::nil().to_term(term.get_env()))
-}
 
 /// A number that may be missing.
 fn optional(term: Term) -> Result<Option<u64>, Failure> {
@@ -95,6 +91,9 @@ fn telemetry_append<'a>(
     env: Env<'a>,
     [name, measurements, metadata]: [Term<'a>; 3],
 ) -> NifResult<'a> {
+    if !(measurements.is_map() && metadata.is_map()) {
+        return Err(Failure::BadArgument);
+    }
     if !is_open() {
         return nil(env);
     }

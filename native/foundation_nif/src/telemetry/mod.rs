@@ -84,6 +84,10 @@ fn nil(env: Env<'_>) -> NifResult<'_> {
     Ok(rustler::types::atom::nil().to_term(env))
 }
 
+fn is_nil(term: Term) -> bool {
+    word(term) == word(rustler::types::atom::nil().to_term(term.get_env()))
+}
+
 fn number(term: Term) -> Result<u64, Failure> {
     term.decode().map_err(|_| Failure::BadArgument)
 }
@@ -152,18 +156,18 @@ fn telemetry_start<'a>(
     [max_windows, max_pending, window, batch_size, batch_timeout]: [Term<'a>; 5],
 ) -> NifResult<'a> {
     let tables = &*TABLES;
-    let window = number(window)?.saturating_mul(NANOSECONDS);
-    tables.windows.bound(number(max_windows)?);
-    tables
-        .max_pending
-        .store(number(max_pending)?, Ordering::Relaxed);
-    tables.window.store(window, Ordering::Relaxed);
-    tables
-        .batch_size
-        .store(number(batch_size)?, Ordering::Relaxed);
-    tables
-        .batch_timeout
-        .store(number(batch_timeout)?, Ordering::Relaxed);
+    // All are read before one is set.
+    let max_windows = number(max_windows)?;
+    let settings = [
+        (&tables.max_pending, number(max_pending)?),
+        (&tables.window, number(window)?.saturating_mul(NANOSECONDS)),
+        (&tables.batch_size, number(batch_size)?),
+        (&tables.batch_timeout, number(batch_timeout)?),
+    ];
+    tables.windows.bound(max_windows);
+    for (setting, value) in settings {
+        setting.store(value, Ordering::Relaxed);
+    }
     let state = DIVERT.load(Ordering::Acquire);
     let answer = match STATE.swap(state, Ordering::AcqRel) {
         CLOSED => created(),

@@ -9,6 +9,7 @@ use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atom
 
 use super::stored::{self, Stored};
 use super::{clock, is_hot, is_open, nil, number};
+use crate::faults;
 use crate::measure::Call;
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
@@ -71,6 +72,7 @@ impl Resource for SpanWatch {
     /// Runs in the exiting process: what a death costs is spread over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let _measured = Call::begin(c"span_down".as_ptr());
+        faults::reach(c"process with spans down");
         // SAFETY: the VM's structure is one word, which for a local process is what callers are.
         let process =
             unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) };
@@ -91,6 +93,7 @@ fn tell(env: Env) {
 }
 
 fn monitor(env: Env, process: u64) -> Option<()> {
+    faults::reach(c"watch a process with spans");
     // The low bits of a process's word are the same for all.
     let watch = &WATCHED[(process >> 4) as usize % WATCHES];
     env.monitor(watch, &crate::process::local(process))
@@ -129,7 +132,7 @@ fn trace_id(env: Env<'_>, id: u128) -> Term<'_> {
 /// The number that a binary of hex digits is; `None` for anything else.
 fn number_of(term: Term) -> Option<u128> {
     let digits = crate::term::binary(term)?;
-    (digits.len() <= 32).then_some(())?;
+    (1..=32).contains(&digits.len()).then_some(())?;
     let (high, low) = digits.split_at(digits.len().saturating_sub(16));
     Some(u128::from(number_of_digits(high)?) << 64 | u128::from(number_of_digits(low)?))
 }
@@ -165,8 +168,17 @@ fn answers(env: Env<'_>) -> bool {
     is_hot() || (is_open() && SPANS.innermost(caller(env), |_| ()).is_some())
 }
 
+fn require_map(term: Term) -> Result<(), Failure> {
+    if term.is_map() {
+        Ok(())
+    } else {
+        Err(Failure::BadArgument)
+    }
+}
+
 /// `{span_id, parent_id, trace_id}`. Cost: the encoding of the terms, and O(1).
 fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
+    require_map(attributes)?;
     if !answers(env) {
         return nil(env);
     }
@@ -240,10 +252,14 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
     }
-    let id = match number_of(id) {
-        Some(id) => Some(u64::try_from(id).unwrap_or(0)),
-        None if id.is_atom() => None,
-        None => return Ok(error().to_term(env)),
+    let id = if super::is_nil(id) {
+        None
+    } else if crate::term::binary(id).is_some() {
+        // What is no id is one that no span has.
+        let number = number_of(id).and_then(|id| u64::try_from(id).ok());
+        Some(number.unwrap_or(0))
+    } else {
+        return Err(Failure::BadArgument);
     };
     match SPANS.finish(caller(env), id, is_ready)? {
         Some(frame) => {
@@ -292,11 +308,13 @@ fn change<'a>(env: Env<'a>, change: impl FnOnce(&mut Extra)) -> NifResult<'a> {
 }
 
 fn span_put_attributes<'a>(env: Env<'a>, [attributes]: [Term<'a>; 1]) -> NifResult<'a> {
+    require_map(attributes)?;
     let attributes = stored::store(env, [attributes])?;
     change(env, |extra| extra.attributes = Some(attributes))
 }
 
 fn span_add_event<'a>(env: Env<'a>, [event]: [Term<'a>; 1]) -> NifResult<'a> {
+    require_map(event)?;
     let event = stored::store(env, [event])?;
     change(env, |extra| {
         if extra.events.len() < EVENTS_MAX {
@@ -306,6 +324,7 @@ fn span_add_event<'a>(env: Env<'a>, [event]: [Term<'a>; 1]) -> NifResult<'a> {
 }
 
 fn span_add_link<'a>(env: Env<'a>, [link]: [Term<'a>; 1]) -> NifResult<'a> {
+    require_map(link)?;
     let link = stored::store(env, [link])?;
     change(env, |extra| {
         if extra.links.len() < LINKS_MAX {

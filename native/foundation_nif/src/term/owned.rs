@@ -10,6 +10,7 @@ use rustler::{Env, Term};
 
 use super::budget::NODES_MAX;
 use super::view::Size;
+use crate::faults;
 
 /// A term in an environment of its own.
 pub struct OwnedTerm {
@@ -31,6 +32,7 @@ impl OwnedTerm {
 
     /// A copy of `term`, or `None` when there is no memory for it.
     pub fn new(term: Term) -> Option<OwnedTerm> {
+        faults::reach(c"keep a term");
         let mut size = Size::default();
         size.add(term);
         // SAFETY: the environment is new; the term is copied into it, and belongs to it.

@@ -1,0 +1,224 @@
+# A panic in each NIF, under its locks, in the callbacks of the VM and in the background thread: the
+# VM lives, the caller gets an exception, and the tables are as they were. For a library that is built
+# for this: script/panics.
+
+ExUnit.start(autorun: false, formatters: [ExUnit.CLIFormatter, Foundation.Test.Tally])
+
+[library] = System.argv()
+:ok = Foundation.Native.load(library, to_string(Application.spec(:foundation, :vsn)))
+Application.put_env(:foundation, :engine, :native)
+{:ok, _started} = Application.ensure_all_started(:foundation)
+
+defmodule Foundation.PanicsTest do
+  use Foundation.Case
+
+  alias Foundation.{Native, NativeArguments, Registry}
+  alias Foundation.Telemetry.{SampledEvents, Span}
+
+  @file_of_orders System.fetch_env!("FOUNDATION_FAULTS")
+  # More than are removed in the exiting process.
+  @many 3_000
+
+  setup do
+    name = unique_name("panics")
+    start_supervised!({Registry, name: name, keys: :unique}, id: name)
+    duplicate = unique_name("panics")
+    start_supervised!({Registry, name: duplicate, keys: :duplicate}, id: duplicate)
+    on_exit(&disarm/0)
+    %{name: name, duplicate: duplicate}
+  end
+
+  test "the library is the one that panics on order" do
+    arm("library_version")
+    assert catch_error(Native.library_version()) == :nif_panicked
+    assert is_binary(Native.library_version())
+  end
+
+  for {function, types} <- NativeArguments.all() do
+    test "in #{function} is an exception", %{name: name} = context do
+      arguments = Enum.map(unquote(types), &NativeArguments.valid(&1, name))
+      arm("#{unquote(function)}")
+      assert catch_error(apply(Native, unquote(function), arguments)) == :nif_panicked
+      assert fired?()
+      assert_all_works(context)
+    end
+  end
+
+  test "while an owner's handle is locked leaves the handle usable", context do
+    for registry <- [context.name, context.duplicate] do
+      worker = start_worker()
+      arm("watch an owner")
+
+      assert catch_error(run(worker, fn -> Registry.register(registry, 1, 1) end)) ==
+               :nif_panicked
+
+      assert fired?()
+      assert {:ok, _owner} = run(worker, fn -> Registry.register(registry, 1, 1) end)
+      assert Registry.lookup(registry, 1) == [{worker, 1}]
+      assert Registry.count(registry) == 1
+      kill(worker)
+      eventually(fn -> Registry.count(registry) == 0 end)
+    end
+
+    assert_all_works(context)
+  end
+
+  test "while a segment is locked leaves the segment usable", %{name: name} = context do
+    worker = start_worker()
+    {:ok, _owner} = Registry.register(name, :key, 1)
+    arm("ask whether an owner is alive")
+    register = fn -> Registry.register(name, :key, 2) end
+    assert catch_error(run(worker, register)) == :nif_panicked
+    assert fired?()
+    assert run(worker, register) == {:error, {:already_registered, self()}}
+    :ok = Registry.unregister(name, :key)
+    assert {:ok, _owner} = run(worker, register)
+    assert_all_works(context)
+  end
+
+  test "while a term is being kept leaves no trace of it", context do
+    attempts = [
+      fn -> Registry.register(context.name, %{key: 1}, 1) end,
+      fn -> Registry.register(context.duplicate, %{key: 1}, 1) end,
+      fn -> Registry.register(context.name, :key, make_ref()) end,
+      fn -> Registry.put_meta(context.name, :key, make_ref()) end,
+      fn -> SampledEvents.emit_batched([:panics, :kept], %{}, %{ref: make_ref()}) end,
+      fn -> Span.start_span(:kept, %{ref: make_ref()}) end
+    ]
+
+    for attempt <- attempts do
+      arm("keep a term")
+      assert catch_error(attempt.()) == :nif_panicked
+      assert fired?()
+      assert_all_works(context)
+    end
+
+    assert Registry.count(context.name) == 0
+    assert Registry.count(context.duplicate) == 0
+    assert Registry.meta(context.name, :key) == :error
+    assert Span.current_span() == nil
+    for attempt <- attempts, do: attempt.()
+    assert Span.end_span() == :ok
+  end
+
+  test "while a process's spans are locked leaves them usable", context do
+    worker = start_worker()
+    arm("watch a process with spans")
+    assert catch_error(run(worker, fn -> Span.start_span(:first) end)) == :nif_panicked
+    assert fired?()
+    run(worker, fn -> Span.start_span(:second) end)
+    assert %{name: :second} = run(worker, fn -> Span.current_span() end)
+
+    assert run(worker, fn -> {Span.end_span(), Span.end_span()} end) ==
+             {:ok, {:error, :not_found}}
+
+    assert_all_works(context)
+  end
+
+  test "when a registrant dies keeps its entries hidden and their keys free", context do
+    for registry <- [context.name, context.duplicate] do
+      worker = start_worker()
+      {:ok, _owner} = run(worker, fn -> Registry.register(registry, :key, 1) end)
+      arm("registrant down")
+      kill(worker)
+      eventually(&fired?/0)
+      assert Registry.lookup(registry, :key) == []
+      assert Registry.keys(registry, worker) == []
+      assert {:ok, _owner} = Registry.register(registry, :key, 2)
+      assert Registry.lookup(registry, :key) == [{self(), 2}]
+      :ok = Registry.unregister(registry, :key)
+    end
+
+    assert_all_works(context)
+  end
+
+  test "when an owner dies leaves its table to be adopted", %{name: name} = context do
+    {:ok, _owner} = Registry.register(name, :key, 1)
+    owner = Process.whereis(name)
+    arm("owner down")
+    kill(owner)
+    eventually(&fired?/0)
+    eventually(fn -> Process.whereis(name) not in [nil, owner] end)
+    assert Registry.lookup(name, :key) == [{self(), 1}]
+    :ok = Registry.unregister(name, :key)
+    assert_all_works(context)
+  end
+
+  test "when the owner of a plain table dies leaves the others theirs", context do
+    worker = start_worker()
+    table = run(worker, &Native.concurrent_new/0)
+    arm("table's owner down")
+    kill(worker)
+    eventually(&fired?/0)
+    # It goes with the last term that refers to it.
+    assert Native.concurrent_size(table) == 0
+    assert_all_works(context)
+  end
+
+  test "when a process with spans dies leaves the others theirs", context do
+    worker = start_worker()
+    run(worker, fn -> Span.start_span(:left) end)
+    arm("process with spans down")
+    kill(worker)
+    eventually(&fired?/0)
+    assert_all_works(context)
+  end
+
+  test "in the background thread does not end it", %{name: name} = context do
+    [first, second] = start_workers(2)
+    register = &for(n <- 1..@many, do: {:ok, _owner} = Registry.register(name, {&1, n}, n))
+    run(first, fn -> register.(1) end)
+    run(second, fn -> register.(2) end)
+
+    arm("remove remains")
+    kill(first)
+    eventually(&fired?/0)
+    assert Registry.lookup(name, {1, @many}) == []
+    left = Registry.count(name) - @many
+    assert left > 0
+    kill(second)
+    eventually(fn -> Registry.count(name) == left end)
+    assert_all_works(context)
+  end
+
+  defp assert_all_works(%{name: name, duplicate: duplicate}) do
+    for registry <- [name, duplicate] do
+      worker = start_worker()
+
+      for key <- [:works, %{works: true}] do
+        {:ok, _owner} = run(worker, fn -> Registry.register(registry, key, [key]) end)
+        assert Registry.lookup(registry, key) == [{worker, [key]}]
+      end
+
+      assert Enum.sort(Registry.keys(registry, worker)) == [:works, %{works: true}]
+      before = Registry.count(registry)
+      kill(worker)
+      assert Registry.lookup(registry, :works) == []
+      eventually(fn -> Registry.count(registry) == before - 2 end)
+    end
+
+    event = [:panics, unique_name("works")]
+    :ok = SampledEvents.emit_event(event, %{}, %{})
+    :ok = SampledEvents.emit_event(event, %{}, %{})
+    assert %{emitted: 1, suppressed: 1, offered: 2} = SampledEvents.stats(event)
+    :ok = SampledEvents.emit_batched(event, %{}, %{})
+    :ok = SampledEvents.flush(event)
+    assert %{emitted: 2, pending: 0} = SampledEvents.stats(event)
+
+    id = Span.start_span(:works)
+    assert %{span_id: ^id} = Span.current_span()
+    assert Span.end_span(id) == :ok
+  end
+
+  # In one step: whoever reads it reads all of it.
+  defp arm(point) do
+    File.write!(@file_of_orders <> ".new", point)
+    File.rename!(@file_of_orders <> ".new", @file_of_orders)
+  end
+
+  defp disarm, do: arm("")
+  defp fired?, do: File.read!(@file_of_orders) == ""
+end
+
+%{failures: failures} = ExUnit.run()
+if failures > 0, do: exit({:shutdown, 1})

@@ -1,0 +1,209 @@
+defmodule Foundation.NativeArguments do
+  @moduledoc """
+  What each argument of each function of the library may be, and terms of every type there is.
+  """
+
+  import Foundation.Case, only: [foreign_pid: 0]
+
+  alias Foundation.Native
+
+  @arguments %{
+    library_version: [],
+    registry_start: [:name, :kind, :natural, :atoms, :pairs, :bound, :bound],
+    registry_stop: [:name],
+    registry_config: [:name],
+    registry_info: [:name],
+    registry_count: [:name],
+    registry_names: [],
+    registry_live_counts: [],
+    registry_register: [:name, :any, :any],
+    registry_register_for: [:name, :pid, :any, :any],
+    registry_unregister: [:name, :any],
+    registry_unregister_for: [:name, :pid, :any],
+    registry_whereis: [:name, :any],
+    registry_replace: [:name, :any, :pid, :any, :any],
+    registry_lookup: [:name, :any],
+    registry_lookup_many: [:name, :list],
+    registry_values: [:name, :any, :pid],
+    registry_entries: [:name, :any, :pid],
+    registry_remove: [:name, :any, :pid, :numbers],
+    registry_keys: [:name, :pid, :zero],
+    registry_walk: [:name, :walk_cursor],
+    registry_walk_key: [:name, :any, :natural],
+    registry_broadcast: [:name, :any, :any, :natural],
+    registry_meta: [:name, :any],
+    registry_put_meta: [:name, :any, :any],
+    registry_delete_meta: [:name, :any],
+    registry_remote_down: [:name, :foreign_pid],
+    registry_remotes: [:name],
+    registry_watch: [:local_pid],
+    registry_take_deaths: [],
+    concurrent_new: [],
+    concurrent_put: [:table, :any, :any],
+    concurrent_put_new: [:table, :any, :any],
+    concurrent_get: [:table, :any, :any],
+    concurrent_fetch: [:table, :any],
+    concurrent_replace: [:table, :any, :natural, :any],
+    concurrent_delete: [:table, :any],
+    concurrent_size: [:table],
+    concurrent_walk: [:table, :natural],
+    telemetry_start: [:natural, :natural, :natural, :natural, :natural],
+    telemetry_seal: [],
+    telemetry_stop: [],
+    telemetry_started: [],
+    telemetry_divert: [:boolean],
+    telemetry_admit: [:event, :any, :optional],
+    telemetry_append: [:event, :map, :map],
+    telemetry_count: [:event, :outcome],
+    telemetry_configure: [:event, :optional, :optional, :optional],
+    telemetry_settings: [:event],
+    telemetry_totals: [:event],
+    telemetry_events: [:natural],
+    telemetry_windows: [],
+    telemetry_own_windows: [:event],
+    telemetry_sweep: [],
+    telemetry_peek: [:event, :natural, :natural],
+    telemetry_ack: [:event, :natural],
+    sampler_configure: [:any, :strategy],
+    sampler_decide: [:any],
+    sampler_stats: [:any],
+    sampler_events: [:natural],
+    sampler_reset: [],
+    span_start: [:any, :map],
+    span_finish: [:maybe_id],
+    span_current: [],
+    span_put_attributes: [:map],
+    span_add_event: [:map],
+    span_add_link: [:map],
+    span_enter: [:id, :id, :byte],
+    span_leave: [:natural],
+    span_watch: [:local_pid],
+    span_abandoned: [],
+    span_forget: [:id]
+  }
+
+  # These load the library, fail when they are told to, or are there in a library of their own only.
+  @others [__info__: 1, load: 2, reattach: 0, library_panic: 0, library_calls: 0]
+
+  @doc "The types of each function's arguments."
+  def all, do: @arguments
+
+  @doc "The functions of the library, as the module of its stubs has them."
+  def functions, do: Enum.sort(Native.__info__(:functions) -- @others)
+
+  @doc """
+  A term of each type, with tags: what it is for `accepted/1`. Functions, references and ports are
+  also those of other nodes; the last ones are of several types at once.
+  """
+  def terms do
+    [
+      {:no_kind_and_no_registry, :atom},
+      {nil, nil},
+      {true, :boolean},
+      {0, :zero},
+      {7, :natural},
+      {256, :natural},
+      {-1, :negative},
+      {2 ** 63, :large},
+      {2 ** 64, :bignum},
+      {-(2 ** 64), :bignum},
+      {2 ** 200, :bignum},
+      {1.5, :float},
+      {-0.0, :float},
+      {"binary", :binary},
+      {"", :binary},
+      {String.duplicate("a", 100), :binary},
+      {binary_part(String.duplicate("part", 100), 3, 200), :binary},
+      {<<1::3>>, :bitstring},
+      {{1, 2}, :pair},
+      {{1, 2, 3}, :cursor},
+      {{}, :tuple},
+      {{:always}, :tuple},
+      {{:random, :no_rate}, :tuple},
+      {{:random, 2 ** 64}, :tuple},
+      {%{}, :map},
+      {%{key: %{key: 1}}, :map},
+      {fn -> :fun end, :fun},
+      {&Enum.map/2, :fun},
+      {make_ref(), :reference},
+      {foreign_reference(), :reference},
+      {foreign_port(), :port},
+      {hd(Port.list()), :port},
+      {self(), :local_pid},
+      {foreign_pid(), :foreign_pid},
+      {[], :empty},
+      {[:a, :b], :atoms},
+      {[1, 2], :numbers},
+      {[a: 1, b: 2], :pairs},
+      {[1 | 2], :improper},
+      {[:a | :b], :improper},
+      {[{:a, 1} | :b], :improper},
+      {["name"], :list},
+      {Enum.to_list(1..100), :numbers},
+      {List.duplicate(:a, 33), :long_name}
+    ]
+  end
+
+  @doc "The tags of terms that an argument may be."
+  def accepted(type)
+  # An atom that names no registry is answered with nil.
+  def accepted(:name), do: [:atom, nil, :boolean]
+  def accepted(:kind), do: []
+  def accepted(:zero), do: [:zero]
+  def accepted(:natural), do: [:zero, :natural, :large]
+  def accepted(:optional), do: [nil | accepted(:natural)]
+  def accepted(:bound), do: accepted(:natural)
+  # 256 is none.
+  def accepted(:byte), do: [:zero, :natural]
+  def accepted(:boolean), do: [:boolean]
+  def accepted(:table), do: []
+  def accepted(:map), do: [:map]
+  def accepted(:atoms), do: [:atoms, :empty, :long_name]
+  def accepted(:numbers), do: [:numbers, :empty]
+  def accepted(:pairs), do: [:pairs, :empty]
+
+  def accepted(:list),
+    do: [:empty, :atoms, :numbers, :pairs, :improper, :list, :long_name]
+
+  def accepted(:walk_cursor), do: [:cursor | accepted(:natural)]
+  def accepted(:pid), do: [:local_pid, :foreign_pid]
+  def accepted(:foreign_pid), do: [:foreign_pid]
+  def accepted(:local_pid), do: [:local_pid]
+  def accepted(:event), do: [:atoms]
+  def accepted(:outcome), do: []
+  def accepted(:strategy), do: []
+  # No digits: answered as an id that nobody has.
+  def accepted(:maybe_id), do: [nil, :binary]
+  def accepted(:id), do: []
+
+  @doc "A term that an argument may be, in a call about the registry of a name."
+  def valid(type, name)
+  def valid(:name, name), do: name
+  def valid(:kind, _name), do: :unique
+  def valid(type, _name) when type in [:natural, :zero, :walk_cursor, :byte], do: 0
+  def valid(:optional, _name), do: nil
+  def valid(:bound, _name), do: :infinity
+  def valid(:pid, _name), do: self()
+  def valid(:local_pid, _name), do: self()
+  def valid(:foreign_pid, _name), do: foreign_pid()
+  def valid(:any, _name), do: :term
+  def valid(:boolean, _name), do: false
+  def valid(:table, _name), do: Native.concurrent_new()
+  def valid(:map, _name), do: %{}
+  def valid(:event, _name), do: [:foundation_test, :arguments]
+  def valid(:outcome, _name), do: :suppressed
+  def valid(:strategy, _name), do: :always
+  def valid(:maybe_id, _name), do: nil
+  def valid(:id, _name), do: "0123456789abcdef"
+  def valid(type, _name) when type in [:atoms, :numbers, :pairs, :list], do: []
+
+  # NEWER_REFERENCE_EXT and V4_PORT_EXT of the external term format.
+  defp foreign_reference do
+    :erlang.binary_to_term(<<131, 90, 1::16, node_name()::binary, 1::32, 5::32>>)
+  end
+
+  defp foreign_port,
+    do: :erlang.binary_to_term(<<131, 120, node_name()::binary, 5::64, 1::32>>)
+
+  defp node_name, do: <<119, 14, "nobody@nowhere">>
+end
