@@ -3,7 +3,7 @@ defmodule Foundation.DocsTest do
   # `false`. What is `@doc false` in it is not public.
   use ExUnit.Case, async: true
 
-  # The modules that a chapter on consistency is expected of: all that keep state.
+  # The modules that these chapters are expected of: all that keep state.
   @areas [
     Foundation.AgentRegistry,
     Foundation.ConcurrentRegistry,
@@ -50,9 +50,9 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "every area has a chapter on consistency" do
-    for module <- @areas do
-      assert moduledoc(module) =~ ~r/^## Consistency/m, "#{inspect(module)} has no such chapter"
+  test "every area has a chapter on consistency, and one on its events" do
+    for module <- @areas, chapter <- ["Consistency", "Telemetry events"] do
+      assert moduledoc(module) =~ ~r/^## #{chapter}/m, "#{inspect(module)} has no #{chapter}"
     end
   end
 

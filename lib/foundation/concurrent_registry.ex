@@ -53,6 +53,14 @@ defmodule Foundation.ConcurrentRegistry do
   Keys compare by `===`: `1` and `1.0` are two keys. Each function but `stream/1` is atomic, and what it
   wrote is seen by every read that begins after it returned, in any process. Values are copied in
   and out, as messages are; binaries of more than 64 bytes are shared.
+
+  ## Bounds
+
+  None on entries: a table holds what is put into it, and `size/1` says how much that is.
+
+  ## Telemetry events
+
+  None: a call costs too little to be told of.
   """
 
   @enforce_keys [:backend, :table]
@@ -83,7 +91,7 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Sets `key` to `value`, whether it was there or not. O(1).
+  Sets `key` to `value`, whether it was there or not, and returns `:ok`. O(1) and a copy of both.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.put(table, "key", :value)
@@ -114,7 +122,8 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Returns the value of `key`, or `default` if there is none. O(1); waits for no other caller.
+  Returns the value of `key`, or `default` if there is none. O(1) and a copy of the value; waits for
+  no other caller.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.get(table, :key)
@@ -154,7 +163,7 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Removes `key`, if it is there. O(1).
+  Removes `key`, if it is there, and returns `:ok`. O(1).
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.delete(table, :key)
@@ -183,7 +192,7 @@ defmodule Foundation.ConcurrentRegistry do
 
   The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that was
   there throughout appears exactly once, with a value that it had during the walk; one that came or
-  went meanwhile appears at most once. What is deleted during a walk is freed at its end, so a stream
+  went meanwhile appears at most once. O(entries used), with a chunk of them in memory. What is deleted during a walk is freed at its end, so a stream
   is to be consumed or halted, not suspended and kept.
 
       iex> table = Foundation.ConcurrentRegistry.new()

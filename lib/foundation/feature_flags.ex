@@ -33,6 +33,10 @@ defmodule Foundation.FeatureFlags do
 
   Each change makes the VM look through all processes for the old values: flags are for
   what changes a few times in a system's life.
+
+  ## Telemetry events
+
+  None of its own: `Foundation.Migration` emits one for each step that it makes.
   """
 
   alias Foundation.FeatureFlags.{Server, Table}

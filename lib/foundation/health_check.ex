@@ -10,6 +10,10 @@ defmodule Foundation.HealthCheck do
   Each figure is read at a moment of its own, in the caller: together they are no snapshot.
   `entry_count` may run behind deaths by milliseconds. Nothing is changed by a check, and nothing
   waits for it.
+
+  ## Telemetry events
+
+  None: a check answers who asks. Each area emits its own events.
   """
 
   alias Foundation.{AgentRegistry, ErrorContext, FeatureFlags, Migration, Registry}
