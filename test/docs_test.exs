@@ -101,6 +101,20 @@ defmodule Foundation.DocsTest do
     end
   end
 
+  test "the bounds that the guides name are those that hold" do
+    for {guide, schema} <- [
+          {"guides/telemetry.md", Foundation.Telemetry.Events.Settings.schema()},
+          {"guides/error_context.md", Foundation.ErrorContext.Limits.schema()}
+        ],
+        {key, setting} <- schema do
+      default =
+        setting[:default] |> Integer.to_string() |> String.replace(~r/\B(?=(\d{3})+$)/, ",")
+
+      row = ~r/^\| `#{key}`[^|]*\| #{default}\b/m
+      assert File.read!(guide) =~ row, "#{guide} has another default of #{key} than #{default}"
+    end
+  end
+
   test "links between the pages lead somewhere" do
     for page <- @pages,
         [_all, target] <- Regex.scan(~r/\]\(([^)#\s]+)(?:#[^)]*)?\)/, File.read!(page)),
