@@ -233,6 +233,21 @@ defmodule Foundation.ErrorContextTest do
       assert context == %{outer: 1, inner: 2}
     end
 
+    test "is that of the innermost level in evaluated code too" do
+      {context, _binding} =
+        Code.eval_string("""
+        try do
+          Foundation.ErrorContext.with_context(%{outer: 1}, fn ->
+            Foundation.ErrorContext.with_context(%{inner: 2}, fn -> raise "again" end)
+          end)
+        rescue
+          exception -> Foundation.ErrorContext.enrich_error(exception).context
+        end
+        """)
+
+      assert context == %{outer: 1, inner: 2}
+    end
+
     test "is that of errors of the VM, throws and exits too" do
       for {raise, kind} <- [
             {fn -> :erlang.error(:badarith) end, :error},

@@ -35,7 +35,7 @@ defmodule Foundation.ErrorContext.Raised do
   @spec keep(atom, term, list, non_neg_integer, {ErrorContext.t() | nil, map | :undefined}) :: :ok
   def keep(kind, reason, stacktrace, depth, {context, metadata}) do
     reason = if kind == :throw, do: {:nocatch, reason}, else: reason
-    raise_hash = hash({reason, stacktrace})
+    raise_hash = hash({reason, own(stacktrace)})
     restored = hash(Store.get())
 
     case :ets.lookup(@table, self()) do
@@ -90,7 +90,7 @@ defmodule Foundation.ErrorContext.Raised do
     case row(pid) do
       {_pid, raise_hash, reason, _exception, _depth, _restored, _context, metadata}
       when is_map(metadata) ->
-        if hash(crash) in [raise_hash, reason], do: metadata
+        if hash(crash) == reason or hash(with_own(crash)) == raise_hash, do: metadata
 
       _none ->
         nil
@@ -108,6 +108,25 @@ defmodule Foundation.ErrorContext.Raised do
   end
 
   defp hash(term), do: :erlang.phash2(term, @hashes)
+
+  # An exception that leaves evaluated code (iex, Livebook) gets other frames of the evaluator at
+  # each of its functions, and may lose as many at the end: of such a stacktrace only the compiled
+  # frames within the evaluated code are its own.
+  @evaluators [:elixir, :elixir_eval, :erl_eval]
+
+  defp own(stacktrace) do
+    case stacktrace |> Enum.reverse() |> Enum.drop_while(&(not evaluator?(&1))) do
+      [] -> stacktrace
+      within -> Enum.reject(within, &evaluator?/1)
+    end
+  end
+
+  defp evaluator?({module, _function, _arity, _location}), do: module in @evaluators
+  defp evaluator?(_other), do: false
+
+  # What a process exits with may look like it, and hold any list.
+  defp with_own({reason, stacktrace}) when length(stacktrace) > 0, do: {reason, own(stacktrace)}
+  defp with_own(reason), do: reason
 
   @impl true
   def init([]) do
