@@ -33,7 +33,7 @@ defmodule Bench.RegistryReads do
         theirs: "ETS",
         sizes: [100_000],
         quick: [1_000],
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         target: at_least(3),
         run: &for_kinds([:tuple], &1, &2, fn a, b, c -> lookup_ets(a, b, c, nil) end)
       },

@@ -25,7 +25,7 @@ defmodule Bench.Command do
     size: :string,
     rounds: :integer,
     growth: :boolean,
-    plot: :string,
+    plot: :boolean,
     to: :string,
     markdown: :boolean,
     list: :boolean,
@@ -42,8 +42,10 @@ defmodule Bench.Command do
       --engine native|ets     measure that engine
 
       --growth [ROW ...]      measure how the rows grow with their size and with processes, and write
-                              that to the file of --json (bench/results/growth.json)
-      --plot FILE [--to DIR]  draw the pictures of a file of --growth into DIR (bench/plots)
+                              that to the file of --json (bench/results/growth.json); with --size
+                              only at those of these sizes that the rows have there
+      --plot FILE ... [--to DIR]
+                              draw the pictures of files of --growth into DIR (bench/plots)
       --markdown FILE ...     print the table of BENCHMARKS.md from files of --json, one a run
 
       --list                  name the rows and their targets
@@ -57,7 +59,7 @@ defmodule Bench.Command do
       options[:help] -> IO.write(@usage)
       options[:list] -> for row <- select(names), do: IO.write(Report.described(row))
       options[:markdown] -> IO.write(Report.markdown(Enum.map(names, &read/1)))
-      file = options[:plot] -> plot(file, Keyword.get(options, :to, "bench/plots"))
+      options[:plot] -> plot(names, Keyword.get(options, :to, "bench/plots"))
       options[:growth] -> growth(select(names), options)
       true -> run(select(names), options)
     end
@@ -88,7 +90,7 @@ defmodule Bench.Command do
   end
 
   defp growth(rows, options) do
-    if options[:size], do: misuse("--growth has its own sizes")
+    sizes = if text = options[:size], do: sizes(text)
     file = writable(Keyword.get(options, :json, "bench/results/growth.json"))
 
     # Room for all that is emitted at the largest size.
@@ -101,7 +103,7 @@ defmodule Bench.Command do
     IO.write(Report.heading(machine))
 
     rows
-    |> Growth.measure(context(options))
+    |> Growth.measure(context(options), sizes)
     |> collect(file, fn {row, point, result} ->
       IO.write(Report.line(%{row | target: nil}, Growth.label(point), result))
       Growth.json(row, point, result) ++ [machine: machine]
@@ -123,11 +125,12 @@ defmodule Bench.Command do
     if file, do: IO.puts("\nwritten to #{file}")
   end
 
-  defp plot(file, directory) do
-    results = read(file)
+  # Of several files, a later one's figures replace an earlier one's.
+  defp plot(files, directory) do
+    results = Enum.flat_map(files, &read/1)
 
     unless Enum.all?(results, &is_map_key(&1, "dimension")) do
-      misuse("#{file} is not a file of --growth")
+      misuse("#{Enum.join(files, ", ")}: not files of --growth")
     end
 
     File.mkdir_p!(directory)
@@ -161,11 +164,11 @@ defmodule Bench.Command do
       options[:markdown] && names == [] ->
         misuse("--markdown needs files of --json")
 
+      options[:plot] && names == [] ->
+        misuse("--plot needs files of --growth")
+
       options[:to] && !options[:plot] ->
         misuse("--to is where --plot draws")
-
-      options[:plot] && names != [] ->
-        misuse("--plot takes one file and no rows")
 
       true ->
         options
@@ -194,7 +197,7 @@ defmodule Bench.Command do
   defp sized(rows, nil), do: rows
 
   defp sized(rows, text) do
-    sizes = text |> String.split(",") |> Enum.map(&size/1)
+    sizes = sizes(text)
 
     for row <- rows, size <- sizes, size not in row.sizes do
       if row.growth == [],
@@ -209,6 +212,8 @@ defmodule Bench.Command do
 
     for row <- rows, do: %{row | sizes: sizes, quick: sizes}
   end
+
+  defp sizes(text), do: text |> String.split(",") |> Enum.map(&size/1)
 
   defp size(text) do
     with {number, unit} when number > 0 <- Integer.parse(text),

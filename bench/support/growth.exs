@@ -7,14 +7,24 @@ defmodule Bench.Growth do
   # About what a million entries take in all tables of a row, with room to spare.
   @bytes_per_entry 600
 
-  @doc "Measures and streams `{row, {dimension, size, processes}, result}`."
-  def measure(rows, context) do
+  @doc """
+  Measures and streams `{row, {dimension, size, processes}, result}`.
+
+  With `sizes`, only at those of them at which the row grows, and in one process.
+  """
+  def measure(rows, context, sizes \\ nil) do
     context = %{context | growth?: true}
-    Stream.flat_map(rows, &Stream.concat(by_size(&1, context), by_processes(&1, context)))
+
+    Stream.flat_map(rows, fn row ->
+      if sizes,
+        do: by_size(row, Enum.filter(row.growth, &(&1 in sizes)), context),
+        else:
+          Stream.concat(by_size(row, sizes(row, context), context), by_processes(row, context))
+    end)
   end
 
-  defp by_size(row, context) do
-    for_each(row, sizes(row, context), fn size ->
+  defp by_size(row, sizes, context) do
+    for_each(row, Stream.filter(sizes, &room_for?(row, &1)), fn size ->
       {{:size, size, nil}, size, %{context | rounds: rounds(row, size, context)}}
     end)
   end
@@ -41,7 +51,7 @@ defmodule Bench.Growth do
   end
 
   defp sizes(%{growth: [first | _]}, %{quick?: true}), do: [first, 10 * first]
-  defp sizes(row, _context), do: Enum.filter(row.growth, &room_for?(row, &1))
+  defp sizes(row, _context), do: row.growth
 
   defp room_for?(row, size) do
     cond do

@@ -29,10 +29,20 @@ defmodule Bench.Plot do
 
   @dashes ["none", "7 4", "2 4"]
 
-  @doc "Returns `{file name, SVG}` for each row and dimension in the results, in their order."
+  @doc """
+  Returns `{file name, SVG}` for each row and dimension in the results, in their order. Of two
+  results for one point the later counts.
+  """
   def pictures(results) do
+    results =
+      results
+      |> Enum.filter(&(&1["ours"] && &1["theirs"]))
+      |> Map.new(&{point(&1), &1})
+      |> then(fn newest ->
+        results |> Enum.map(&point/1) |> Enum.uniq() |> Enum.flat_map(&List.wrap(newest[&1]))
+      end)
+
     results
-    |> Enum.filter(&(&1["ours"] && &1["theirs"]))
     |> Enum.map(&{&1["row"], &1["dimension"]})
     |> Enum.uniq()
     |> Enum.map(fn {row, dimension} = of ->
@@ -42,6 +52,8 @@ defmodule Bench.Plot do
        results |> Enum.filter(&({&1["row"], &1["dimension"]} == of)) |> picture()}
     end)
   end
+
+  defp point(result), do: Enum.map(~w(row variant dimension size processes), &result[&1])
 
   @doc "The picture of one row in one dimension."
   def picture([first | _] = results) do

@@ -83,6 +83,11 @@ defmodule Foundation.Bench.PlotTest do
     assert {"number quiet", "10M"} in texts
   end
 
+  test "of two results for one point the later counts" do
+    [{"row.svg", svg}] = Plot.pictures([result(%{}), result(%{"theirs" => 20.0})])
+    assert for({"number", text} <- texts(svg), do: text) == ["2.0×"]
+  end
+
   test "every point is inside of the plot" do
     for values <- [[0, 0.0], [0.03, 7], [99.9, 100], [1.0e9, 3.2e9], [9.99e5, 1.0e6]] do
       [ours, theirs] = values

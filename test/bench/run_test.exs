@@ -22,7 +22,8 @@ defmodule Foundation.Bench.RunTest do
         {"rounds that are no number", ["--rounds", "x"], "unknown option or bad value: --rounds"},
         {"an engine that does not exist", ["--engine", "rust"], "expected --engine"},
         {"a file that cannot be written", ["--json", "/dev/null/x", "flag"], "cannot write"},
-        {"a picture of what is no file of results", ["--plot", @run], "not a file of --json"}
+        {"a picture of what is no file of results", ["--plot", @run], "not a file of --json"},
+        {"a plot of nothing", ["--plot"], "--plot needs files"}
       ] do
     test "#{what} is refused" do
       output =
