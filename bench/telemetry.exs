@@ -245,7 +245,9 @@ defmodule Bench.Telemetry do
   end
 
   defp batch_append(size, context) do
-    :ets.new(@table, [:named_table, :ordered_set, :public, write_concurrency: true])
+    # For one writer it is faster without.
+    several? = context.processes != nil
+    :ets.new(@table, [:named_table, :ordered_set, :public, write_concurrency: several?])
     {:ok, server} = Batches.start_link()
     name = [:bench, :batch]
     events = Enum.to_list(1..size)

@@ -70,7 +70,7 @@ defmodule Bench.Growth do
 
   # Where rounds make all entries anew, fewer have to do.
   defp rounds(%{fills?: true}, size, context) do
-    context.rounds |> min(div(500_000, size)) |> max(min(3, context.rounds))
+    context.rounds |> min(div(300_000, size)) |> max(min(3, context.rounds))
   end
 
   defp rounds(_row, _size, context), do: context.rounds

@@ -187,7 +187,7 @@ defmodule Bench.Plot do
     |> Enum.sort_by(&elem(&1, 0))
     |> apart()
     |> Enum.map(fn {place, line} ->
-      text(@right + 10, place + 4, line.label, "text-#{line.side}")
+      text(@right + 16, place + 4, line.label, "text-#{line.side}")
     end)
   end
 
@@ -217,7 +217,7 @@ defmodule Bench.Plot do
       name = if variant && length(variants) > 1, do: ", #{variant}", else: ""
 
       [
-        text(@right + 10, y, "theirs / ours#{name}", "quiet"),
+        text(@right + 16, y, "theirs / ours#{name}", "quiet"),
         for result <- results, result["variant"] == variant do
           ratio = value(result, "theirs") / value(result, "ours")
           text(x.(x_value(result)), y, times(ratio), "number")
