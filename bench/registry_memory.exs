@@ -105,8 +105,7 @@ defmodule Bench.RegistryMemory do
   defp ends(samples), do: [Enum.min(samples), Enum.max(samples)]
 
   # Memory does not vary as time does.
-  defp times(%{quick?: true}), do: 1
-  defp times(_context), do: 3
+  defp times(context), do: if(context.quick? or context.growth?, do: 1, else: 3)
 
   defp fill(side, kind, size), do: probe(["fill", side, kind, "#{size}"])
 
