@@ -56,7 +56,7 @@ defmodule Bench.RegistryWrites do
       },
       %Row{
         name: :owner_of_many_exit,
-        what: "a process of many keys exits, a key",
+        what: "a process exits, for each of its keys",
         theirs: "Registry",
         growth: [1_000, 10_000, 100_000, 1_000_000],
         fills?: true,

@@ -3,7 +3,7 @@ defmodule Bench.Plot do
   # Draws what a file of `--growth` holds: one picture a row and dimension, ours and theirs in it, as
   # SVG that is legible on a light and on a dark page.
 
-  @width 760
+  @width 780
   # The plot's own area; what is below it grows with the number of variants.
   @left 76
   @right 580
@@ -89,7 +89,9 @@ defmodule Bench.Plot do
     ])
   end
 
-  defp title(%{"row" => row, "what" => what}), do: "#{row}: #{what}"
+  defp title(%{"dimension" => "processes"} = result), do: title(result, ", in several processes")
+  defp title(result), do: title(result, "")
+  defp title(%{"row" => row, "what" => what}, more), do: "#{row}: #{what}#{more}"
 
   defp unit(%{"unit" => "bytes"}), do: "Bytes"
   defp unit(_result), do: "Time"
