@@ -65,7 +65,7 @@ defmodule Bench.RegistryReads do
         theirs: "Registry",
         sizes: [1_000, 100_000],
         quick: [1_000],
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: [1_000, 10_000, 100_000],
         target: %{1_000 => at_least(6), 100_000 => at_least(1.8)},
         run: &for_kinds([:integer, :binary], &1, &2, fn a, b, c -> whereis_cold(a, b, c) end)
       },

@@ -43,11 +43,11 @@ defmodule Bench.Scheduler do
     end
   end
 
-  defp result([{name, _longest, _function, _calls, _seen} | _] = runs) do
+  defp result([{name, _longest, _function, _ran, _calls, _seen} | _] = runs) do
     longest = Enum.map(runs, &elem(&1, 1))
     median = Bench.median(longest)
-    {_name, _longest, function, calls, _seen} = Enum.find(runs, &(elem(&1, 1) == median))
-    seen = Bench.median(Enum.map(runs, &elem(&1, 4)))
+    {_, _, function, _, calls, _} = Enum.find(runs, &(elem(&1, 1) == median))
+    [ran, seen] = for index <- [3, 5], do: Bench.median(Enum.map(runs, &elem(&1, index)))
 
     %Result{
       variant: name,
@@ -55,7 +55,7 @@ defmodule Bench.Scheduler do
       theirs: @limit_ns,
       ratio: median / @limit_ns,
       spread: [Enum.min(longest) / @limit_ns, Enum.max(longest) / @limit_ns],
-      more: [function: function, calls: calls, long_schedule_ms: seen]
+      more: [function: function, calls: calls, ran_ns: ran, long_schedule_ms: seen]
     }
   end
 

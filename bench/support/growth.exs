@@ -54,18 +54,9 @@ defmodule Bench.Growth do
   defp sizes(row, _context), do: row.growth
 
   defp room_for?(row, size) do
-    cond do
-      size * @bytes_per_entry > available_memory() ->
-        IO.puts("#{row.name} #{size}: left out, not enough memory")
-        false
-
-      row.name == :whereis_cold and size > :erlang.system_info(:process_limit) ->
-        IO.puts("#{row.name} #{size}: left out, +P is too low")
-        false
-
-      true ->
-        true
-    end
+    room? = size * @bytes_per_entry < available_memory()
+    unless room?, do: IO.puts("#{row.name} #{size}: left out, not enough memory")
+    room?
   end
 
   # Where rounds make all entries anew, fewer have to do.

@@ -146,8 +146,8 @@ defmodule Bench.Report do
   defp number(value) when value >= 10, do: :erlang.float_to_binary(value / 1, decimals: 1)
   defp number(value), do: :erlang.float_to_binary(value / 1, decimals: 2)
 
-  defp more(function: function, calls: calls, long_schedule_ms: ms) do
-    "#{function}, #{calls} calls; seen by the VM: #{ms} ms"
+  defp more(function: function, calls: calls, ran_ns: ran, long_schedule_ms: ms) do
+    "#{function}; #{calls} calls; ran #{figure(ran, :ns)}; seen by the VM: #{ms} ms"
   end
 
   defp more([]), do: ""
@@ -189,7 +189,7 @@ defmodule Bench.Report do
         &cells/1
       ),
       if(calls == [], do: [], else: "\n"),
-      table(["operation", "size"], ["longest", "in", "seen"], calls, runs, &call_cells/1)
+      table(["operation", "size"], ["longest", "in", "ran", "seen"], calls, runs, &call_cells/1)
     ]
   end
 
@@ -251,7 +251,12 @@ defmodule Bench.Report do
   end
 
   defp call_cells(result) do
-    [figure(result["ours"], :ns), "`#{result["function"]}`", "#{result["long_schedule_ms"]} ms"]
+    [
+      figure(result["ours"], :ns),
+      "`#{result["function"]}`",
+      figure(result["ran_ns"], :ns),
+      "#{result["long_schedule_ms"]} ms"
+    ]
   end
 
   defp markdown_line(cells), do: ["| ", Enum.map_join(cells, " | ", &"#{&1}"), " |\n"]

@@ -101,8 +101,10 @@ defmodule Foundation.Native do
   defp absent, do: :persistent_term.get({__MODULE__, :absent}, nil)
 
   # Every function that was called on a normal scheduler since this was last asked, how often, and
-  # the nanoseconds of its longest call. Only a library built with the feature `measure` knows.
-  @spec library_calls() :: [{String.t(), pos_integer, non_neg_integer}] | nil
+  # the nanoseconds of its longest call, by the clock and by what the thread ran. Only a library
+  # built with the feature `measure` knows.
+  @spec library_calls() ::
+          [{String.t(), pos_integer, non_neg_integer, non_neg_integer}] | nil
   def library_calls, do: absent()
 
   ## Registry: tables

@@ -37,7 +37,9 @@ mod on {
     #[derive(Default)]
     struct Seen {
         calls: u64,
+        /// By the clock, and by what the thread ran.
         longest: Duration,
+        ran: Duration,
     }
 
     static SEEN: LazyLock<Mutex<HashMap<&'static CStr, Seen>>> = LazyLock::new(Mutex::default);
@@ -75,15 +77,17 @@ mod on {
             if may_take_long() {
                 return;
             }
+            let ran = ran() - self.ran;
             let taken = if interruptions() == self.interruptions {
                 on_the_clock
             } else {
-                ran() - self.ran
+                ran
             };
             let mut seen = seen();
             let seen = seen.entry(self.name).or_default();
             seen.calls += 1;
             seen.longest = seen.longest.max(taken);
+            seen.ran = seen.ran.max(ran);
         }
     }
 
@@ -122,14 +126,15 @@ mod on {
     }
 
     /// Every function that was called on a normal scheduler since this was last asked: its name, how
-    /// often, and the nanoseconds of its longest call.
+    /// often, and the nanoseconds of its longest call, by the clock and by what the thread ran.
     fn library_calls<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         let seen = std::mem::take(&mut *seen());
         let calls: Vec<_> = seen
             .iter()
             .map(|(name, seen)| {
+                let name = name.to_string_lossy().into_owned();
                 let longest = seen.longest.as_nanos() as u64;
-                (name.to_string_lossy().into_owned(), seen.calls, longest)
+                (name, seen.calls, longest, seen.ran.as_nanos() as u64)
             })
             .collect();
         Ok(calls.encode(env))
