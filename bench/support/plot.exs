@@ -103,7 +103,8 @@ defmodule Bench.Plot do
   defp conditions(%{"dimension" => "processes"}),
     do: "on the clock for each operation of any process"
 
-  defp conditions(_result), do: "for each operation or entry"
+  defp conditions(%{"unit" => "bytes"}), do: "for each entry"
+  defp conditions(_result), do: "for each operation"
 
   defp x_title(%{"dimension" => "processes"}), do: "processes"
   defp x_title(_result), do: "entries, subscribers or events"
