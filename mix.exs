@@ -113,7 +113,7 @@ defmodule Foundation.MixProject do
           for(guide <- @guides, do: "guides/#{guide}") ++
           (Path.wildcard("*.md") -- ["README.md"]) ++ ["LICENSE"],
       groups_for_extras: [Guides: ~r"^guides/", "The project": ~r"^(?!README|guides/)"],
-      assets: %{"guides/images" => "images"},
+      assets: %{"guides/images" => "images", "bench/plots" => "bench/plots"},
       # It speaks of modules that are not public.
       skip_undefined_reference_warnings_on: ["INTERNALS.md"],
       groups_for_modules: [

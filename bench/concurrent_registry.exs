@@ -9,13 +9,15 @@ defmodule Bench.ConcurrentRegistry do
   @sizes [1_000, 100_000]
 
   def rows do
-    for {name, least, run} <- [
-          {:table_get, 1.3, &get/3},
-          {:table_put, 1.1, &put/3},
-          {:table_update, 4, &update/3}
+    for {name, what, theirs, least, run} <- [
+          {:table_get, "get a value of a plain table", "ETS", 1.3, &get/3},
+          {:table_put, "put a value into a plain table", "ETS", 1.1, &put/3},
+          {:table_update, "update a value of a plain table", "the same on ETS", 4, &update/3}
         ] do
       %Row{
         name: name,
+        what: what,
+        theirs: theirs,
         sizes: @sizes,
         quick: [1_000],
         target: {:at_least, least},
