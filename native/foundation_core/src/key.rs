@@ -174,26 +174,49 @@ impl<F> KeyView<'_, F> {
 
 /// The keyed hash of one table.
 ///
-/// Keys may be chosen by strangers, so every table has a random seed of its own, beside one that
-/// is drawn once for the process. The function is foldhash (Orson Peters), in the variant whose
-/// output bits are all usable: the table takes its directory index, group and tag from one hash.
+/// Keys may be chosen by strangers, so every table has random seeds of its own. The function is
+/// foldhash (Orson Peters), in the variant whose output bits are all usable: the table takes its
+/// directory index, group and tag from one hash. Of two words it is computed here and not by that
+/// crate, whose state keeps half of the seed behind a pointer: the look-up of a short key would
+/// wait for one more load.
 #[derive(Clone, Debug)]
-pub struct Seed(SeedableRandomState);
+pub struct Seed {
+    words: [u64; 2],
+    bytes: SeedableRandomState,
+}
+
+/// The product of two words, folded: its middle bits change the most with either.
+#[inline(always)]
+const fn folded_multiply(x: u64, y: u64) -> u64 {
+    let full = (x as u128).wrapping_mul(y as u128);
+    full as u64 ^ (full >> 64) as u64
+}
+
+/// Digits of pi.
+const ARBITRARY: [u64; 3] = [
+    0x243F_6A88_85A3_08D3,
+    0x1319_8A2E_0370_7344,
+    0xA409_3822_299F_31D0,
+];
 
 impl Seed {
     /// A seed that no one can foresee.
     pub fn random() -> Self {
         static SHARED: OnceLock<SharedSeed> = OnceLock::new();
         let shared = SHARED.get_or_init(|| SharedSeed::from_u64(entropy()));
-        Seed(SeedableRandomState::with_seed(entropy(), shared))
+        Seed {
+            words: [entropy(), entropy()],
+            bytes: SeedableRandomState::with_seed(entropy(), shared),
+        }
     }
 
     /// A seed that is the same in every run, for tests that compare runs.
     pub fn fixed(seed: u64) -> Self {
-        Seed(SeedableRandomState::with_seed(
-            seed,
-            SharedSeed::global_fixed(),
-        ))
+        let word = |number: u64| folded_multiply(seed ^ number, ARBITRARY[1]) ^ ARBITRARY[2];
+        Seed {
+            words: [word(ARBITRARY[0]), word(ARBITRARY[2])],
+            bytes: SeedableRandomState::with_seed(seed, SharedSeed::global_fixed()),
+        }
     }
 
     /// The hash of a key.
@@ -202,7 +225,7 @@ impl Seed {
         match *key {
             Key::Inline(w0, w1) => self.words(w0, w1),
             Key::Long(kind, bytes) => {
-                let mut hasher = self.0.build_hasher();
+                let mut hasher = self.bytes.build_hasher();
                 hasher.write(bytes);
                 hasher.write_u8(kind);
                 hasher.finish()
@@ -213,9 +236,8 @@ impl Seed {
 
     #[inline(always)]
     pub(crate) fn words(&self, w0: u64, w1: u64) -> u64 {
-        let mut hasher = self.0.build_hasher();
-        hasher.write_u128((u128::from(w1) << 64) | u128::from(w0));
-        hasher.finish()
+        let folded = folded_multiply(w0 ^ self.words[0], w1 ^ self.words[1]);
+        folded_multiply(folded, ARBITRARY[0])
     }
 }
 

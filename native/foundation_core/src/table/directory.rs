@@ -4,6 +4,8 @@
 //! more. Whoever changes the structure holds one lock, and takes the locks of segments inside it;
 //! a writer who finds its segment full lets go of that segment first.
 
+use std::marker::PhantomData;
+
 use crate::interleave::{Point, reach};
 use crate::primitive::{AtomicI64, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
@@ -19,47 +21,125 @@ const MAX_BITS: u32 = 32;
 /// double the directory, for each time that half of the few others leave it.
 const MIN_SHARE: usize = 8;
 
-/// One generation of the directory. A segment that shares fewer than `bits` bits of its entries'
-/// hashes stands in several places.
-struct Places {
+/// One generation of the directory, for as long as `'g`: a guard's life for readers. A segment
+/// that shares fewer than `bits` bits of its entries' hashes stands in several places.
+///
+/// What leads to it is a pointer whose low bits say how many `bits` there are, so that a reader
+/// follows no other to the place that it looks for.
+#[derive(Clone, Copy)]
+struct Places<'g> {
+    first: *mut AtomicPtr<()>,
     bits: u32,
-    segments: Box<[AtomicPtr<()>]>,
+    life: PhantomData<&'g AtomicPtr<()>>,
 }
 
+/// Places are allocated by the line, which leaves the low bits of their address free.
+#[repr(C, align(64))]
+struct Line([AtomicPtr<()>; LINE]);
+
+const LINE: usize = 8;
+const _: () = assert!(size_of::<Line>() == LINE * size_of::<AtomicPtr<()>>());
+
 pub(super) struct Directory {
-    places: AtomicPtr<Places>,
+    /// See [`Places::into_raw`].
+    places: AtomicPtr<()>,
     structure: Mutex<()>,
     /// The bytes of the directory and its segments.
     size: AtomicI64,
 }
 
-impl Places {
-    fn index(&self, hash: u64) -> usize {
+impl<'g> Places<'g> {
+    /// Places with these segments, of which there is a power of two.
+    fn new(segments: impl ExactSizeIterator<Item = *mut ()>) -> Self {
+        let count = segments.len();
+        debug_assert!(count.is_power_of_two());
+        let mut segments = segments.chain(std::iter::repeat(std::ptr::null_mut()));
+        let mut next = || AtomicPtr::new(segments.next().unwrap_or_default());
+        let lines: Box<[Line]> = std::iter::repeat_with(|| Line([(); LINE].map(|()| next())))
+            .take(Self::lines(count))
+            .collect();
+        Places {
+            first: Box::into_raw(lines).cast(),
+            bits: count.trailing_zeros(),
+            life: PhantomData,
+        }
+    }
+
+    fn lines(count: usize) -> usize {
+        count.div_ceil(LINE)
+    }
+
+    fn into_raw(self) -> *mut () {
+        let bits = self.bits as usize;
+        self.first.map_addr(|address| address | bits).cast()
+    }
+
+    /// # Safety
+    ///
+    /// `raw` came from [`Places::into_raw`], and is not freed during `'g`.
+    #[inline]
+    unsafe fn from_raw(raw: *mut ()) -> Self {
+        const BITS: usize = align_of::<Line>() - 1;
+        Places {
+            first: raw
+                .cast::<AtomicPtr<()>>()
+                .map_addr(|address| address & !BITS),
+            bits: (raw.addr() & BITS) as u32,
+            life: PhantomData,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Places::from_raw`], and nobody uses them any more.
+    unsafe fn free(raw: *mut ()) {
+        // SAFETY: asked of the caller; `new` made a box of as many lines.
+        unsafe {
+            let places = Self::from_raw(raw);
+            let lines = std::ptr::slice_from_raw_parts_mut(
+                places.first.cast::<Line>(),
+                Self::lines(1 << places.bits),
+            );
+            drop(Box::from_raw(lines));
+        }
+    }
+
+    fn all(self) -> &'g [AtomicPtr<()>] {
+        // SAFETY: there are so many places, which live for `'g`.
+        unsafe { std::slice::from_raw_parts(self.first, 1 << self.bits) }
+    }
+
+    #[inline]
+    fn index(self, hash: u64) -> usize {
         ((hash >> 32) >> (32 - self.bits)) as usize
     }
 
+    /// The place of the segment for `hash`.
+    #[inline]
+    fn place(self, hash: u64) -> &'g AtomicPtr<()> {
+        // SAFETY: the index has `bits` bits, and there are as many places as have those.
+        unsafe { &*self.first.add(self.index(hash)) }
+    }
+
     /// The places of the segments whose hashes share their first `depth` bits with `hash`.
-    fn range(&self, hash: u64, depth: u32) -> std::ops::Range<usize> {
+    fn range(self, hash: u64, depth: u32) -> std::ops::Range<usize> {
         let run = 1 << (self.bits - depth);
         let start = self.index(hash) & !(run - 1);
         start..start + run
     }
 
-    fn size(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.segments)
+    fn size(self) -> usize {
+        size_of::<Line>() * Self::lines(1 << self.bits)
     }
 }
 
 impl Directory {
     pub(super) fn new() -> Result<Self, OutOfMemory> {
         let segment = Segment::new(MIN_GROUPS_LOG2, 0).ok_or(OutOfMemory)?;
-        let places = Box::new(Places {
-            bits: 0,
-            segments: Box::new([AtomicPtr::new(segment.into_raw())]),
-        });
+        let places = Places::new([segment.into_raw()].into_iter());
         let size = segment.size() + places.size();
         Ok(Directory {
-            places: AtomicPtr::new(Box::into_raw(places)),
+            places: AtomicPtr::new(places.into_raw()),
             structure: Mutex::new(()),
             size: AtomicI64::new(size as i64),
         })
@@ -70,10 +150,9 @@ impl Directory {
     }
 
     #[inline]
-    fn places<'g>(&self, _guard: &'g Guard) -> &'g Places {
-        // SAFETY: the pointer came from `Box::into_raw`, and what it points to is retired only
-        // after it was replaced, so that the guard keeps it.
-        unsafe { &*self.places.load(Ordering::Acquire) }
+    fn places<'g>(&self, _guard: &'g Guard) -> Places<'g> {
+        // SAFETY: they are retired only after they were replaced, so that the guard keeps them.
+        unsafe { Places::from_raw(self.places.load(Ordering::Acquire)) }
     }
 
     /// The segment for `hash`, which may be replaced at any moment, but is then left as it was.
@@ -83,8 +162,7 @@ impl Directory {
     /// were read under the guard.
     #[inline]
     pub(super) fn segment<'g>(&self, hash: u64, guard: &'g Guard) -> Segment<'g> {
-        let places = self.places(guard);
-        let raw = places.segments[places.index(hash)].load(Ordering::Acquire);
+        let raw = self.places(guard).place(hash).load(Ordering::Acquire);
         // SAFETY: the directory holds segments' pointers only, and a segment is retired after it
         // was replaced, so that the guard keeps it.
         unsafe { Segment::from_raw(raw) }
@@ -98,8 +176,9 @@ impl Directory {
     ) -> (Segment<'g>, Option<u64>) {
         let places = self.places(guard);
         let index = places.index(hash);
-        let raw = places.segments[index].load(Ordering::Acquire);
-        let run = places.segments[index..]
+        let all = places.all();
+        let raw = all[index].load(Ordering::Acquire);
+        let run = all[index..]
             .iter()
             .take_while(|segment| segment.load(Ordering::Acquire) == raw)
             .count()
@@ -107,7 +186,7 @@ impl Directory {
         let end = index + run;
         // SAFETY: as in `segment`.
         let segment = unsafe { Segment::from_raw(raw) };
-        if end == places.segments.len() {
+        if end == all.len() {
             (segment, None)
         } else {
             (segment, Some((end as u64) << (64 - places.bits)))
@@ -252,7 +331,7 @@ impl Directory {
         let depth = segment.lock().depth;
         self.size
             .fetch_add(segment.size() as i64, Ordering::Relaxed);
-        for place in &places.segments[places.range(hash, depth)] {
+        for place in &places.all()[places.range(hash, depth)] {
             place.store(segment.into_raw(), Ordering::Release);
         }
     }
@@ -269,13 +348,8 @@ impl Directory {
     /// Doubles the directory.
     fn double(&self, guard: &Guard) {
         let old = self.places(guard);
-        let segments = old
-            .segments
-            .iter()
-            .map(|place| place.load(Ordering::Relaxed))
-            .flat_map(|raw| [AtomicPtr::new(raw), AtomicPtr::new(raw)])
-            .collect();
-        self.set_places(old.bits + 1, segments, guard);
+        let segment = |index: usize| old.all()[index / 2].load(Ordering::Relaxed);
+        self.set_places(Places::new((0..2 << old.bits).map(segment)), guard);
     }
 
     /// Halves the directory as long as it holds every segment twice.
@@ -283,31 +357,23 @@ impl Directory {
         loop {
             let old = self.places(guard);
             let raw = |place: &AtomicPtr<()>| place.load(Ordering::Relaxed);
-            let mut pairs = old.segments.chunks_exact(2);
+            let mut pairs = old.all().chunks_exact(2);
             if old.bits == 0 || !pairs.all(|pair| raw(&pair[0]) == raw(&pair[1])) {
                 return;
             }
-            let segments = old
-                .segments
-                .iter()
-                .step_by(2)
-                .map(|place| AtomicPtr::new(raw(place)))
-                .collect();
-            self.set_places(old.bits - 1, segments, guard);
+            let segments = old.all().iter().step_by(2).map(raw);
+            self.set_places(Places::new(segments), guard);
         }
     }
 
-    fn set_places(&self, bits: u32, segments: Box<[AtomicPtr<()>]>, guard: &Guard) {
-        let new = Box::new(Places { bits, segments });
-        self.size.fetch_add(new.size() as i64, Ordering::Relaxed);
-        let old = self.places.swap(Box::into_raw(new), Ordering::AcqRel);
+    fn set_places(&self, new: Places<'_>, guard: &Guard) {
+        let size = self.places(guard).size();
+        let grown = new.size() as i64 - size as i64;
+        self.size.fetch_add(grown, Ordering::Relaxed);
+        let old = self.places.swap(new.into_raw(), Ordering::AcqRel);
         // SAFETY: nobody but the holder of the structure's lock replaces the places, so that
         // these are retired once, and no later reader finds them.
-        unsafe {
-            let size = (*old).size();
-            self.size.fetch_sub(size as i64, Ordering::Relaxed);
-            guard.retire(old, size);
-        }
+        unsafe { guard.retire_with(old, Places::free, size) }
     }
 }
 
@@ -318,9 +384,10 @@ impl Drop for Directory {
             let mut state = segment.lock();
             self.replace(segment, &mut state, &guard);
         });
+        let size = self.places(&guard).size();
         let places = self.places.load(Ordering::Relaxed);
         // SAFETY: nobody else has the directory any more.
-        unsafe { guard.retire(places, (*places).size()) }
+        unsafe { guard.retire_with(places, Places::free, size) }
     }
 }
 

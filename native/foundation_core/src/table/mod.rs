@@ -177,7 +177,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     #[inline(always)]
     unsafe fn matches(words: &Words, key: &Key<'_, F::Probe>, hash: u64) -> bool {
         match *key {
-            Key::Inline(k0, k1) => words.k0 == k0 && words.k1 == k1,
+            Key::Inline(k0, k1) => words.has_key(k0, k1),
             Key::Long(kind, bytes) => {
                 words.k1 == long_word(kind, hash)
                     // SAFETY: the second word says that the first is a blob's pointer: `insert`
@@ -234,11 +234,13 @@ impl<F: Foreign, V: Object> Table<F, V> {
     ) -> Option<Entry<'g, V>> {
         let segment = self.directory.segment(hash, guard);
         reach(Point::SegmentFound);
-        segment
-            // SAFETY: `find` shows words that were in the table together under this guard.
-            .find(hash, |words| unsafe { Self::matches(words, key, hash) })
-            // SAFETY: as above.
-            .map(|words| unsafe { Self::entry(&words) })
+        let found = match *key {
+            Key::Inline(k0, k1) => segment.find(hash, k0, k1),
+            // SAFETY: `search` shows words that were in the table together under this guard.
+            _ => segment.search(hash, |words| unsafe { Self::matches(words, key, hash) }),
+        };
+        // SAFETY: as above.
+        found.map(|words| unsafe { Self::entry(&words) })
     }
 
     /// The key of an entry with this hash that `condition` agrees to.
@@ -250,8 +252,8 @@ impl<F: Foreign, V: Object> Table<F, V> {
     ) -> Option<Walked<'g, F, V>> {
         self.directory
             .segment(hash, guard)
-            .find(hash, |words| {
-                // SAFETY: `find` shows words that were in the table together under this guard.
+            .search(hash, |words| {
+                // SAFETY: `search` shows words that were in the table together under this guard.
                 self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
             })
             // SAFETY: as above.

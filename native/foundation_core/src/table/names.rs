@@ -1,79 +1,152 @@
 //! From a name, one word, to what bears it: few entries, hardly ever changed, read all the time.
 
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use crate::primitive::{AtomicPtr, Mutex, Ordering, lock};
+use crate::primitive::{AtomicPtr, AtomicU64, Mutex, Ordering, lock};
 
 use super::reclaim::{Guard, pin};
 
 /// A small open-addressed table that is replaced as a whole when it changes, so that a reader
-/// follows two pointers and compares a word.
+/// follows one pointer to a word that it compares and to what it looks for.
 pub struct Names<T: Send + Sync + 'static> {
-    snapshot: AtomicPtr<Snapshot<T>>,
+    /// See [`Snapshot::into_raw`].
+    snapshot: AtomicPtr<()>,
+    len: AtomicU64,
     writer: Mutex<()>,
+    bearers: PhantomData<Arc<T>>,
 }
 
 /// A name and what bears it.
 pub type Named<T> = (u64, Arc<T>);
 
-struct Snapshot<T> {
-    len: usize,
-    /// A name, and where its bearer is: of one name to the next snapshot the same place in memory,
-    /// so that a change copies words, and touches nothing that belongs to the others. Null where
-    /// there is none.
-    places: Box<[(u64, *const Arc<T>)]>,
+/// A name and its bearer, whose count of references is one for all snapshots that it is in: a
+/// change copies words, and touches nothing that belongs to the others.
+struct Place<T> {
+    name: u64,
+    bearer: Option<ManuallyDrop<Arc<T>>>,
 }
 
-// SAFETY: a snapshot is never changed, and leads to `Arc`s that may be used on any thread.
-unsafe impl<T: Send + Sync> Send for Snapshot<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send + Sync> Sync for Snapshot<T> {}
+/// Places are allocated by the line, which leaves the low bits of their address to say how many
+/// there are.
+#[repr(C, align(64))]
+struct Line<T>([Place<T>; PLACES]);
 
-impl<T> Snapshot<T> {
-    fn new(entries: impl Iterator<Item = (u64, *const Arc<T>)>, len: usize) -> Self {
-        let mut places = vec![(0, std::ptr::null::<Arc<T>>()); (2 * len + 1).next_power_of_two()];
-        let mask = places.len() - 1;
-        for entry in entries {
-            let mut index = hash(entry.0) & mask;
-            while !places[index].1.is_null() {
-                index = (index + 1) & mask;
-            }
-            places[index] = entry;
-        }
+const PLACES: usize = 4;
+const _: () = assert!(size_of::<Line<()>>() == PLACES * size_of::<Place<()>>());
+
+/// All places, for as long as `'g`: a guard's life for readers.
+struct Snapshot<'g, T> {
+    places: *mut Place<T>,
+    places_log2: u32,
+    life: PhantomData<&'g T>,
+}
+
+impl<'g, T> Snapshot<'g, T> {
+    /// Room for `len` names, and as much again.
+    fn new(len: usize) -> Self {
+        let count = (2 * len + 1).next_power_of_two().max(PLACES);
+        let place = || Place {
+            name: 0,
+            bearer: None,
+        };
+        let lines: Box<[Line<T>]> = std::iter::repeat_with(|| Line([(); PLACES].map(|()| place())))
+            .take(count / PLACES)
+            .collect();
         Snapshot {
-            len,
-            places: places.into(),
+            places: Box::into_raw(lines).cast(),
+            places_log2: count.trailing_zeros(),
+            life: PhantomData,
         }
     }
 
+    fn into_raw(self) -> *mut () {
+        let places_log2 = self.places_log2 as usize;
+        self.places.map_addr(|address| address | places_log2).cast()
+    }
+
+    /// # Safety
+    ///
+    /// `raw` came from [`Snapshot::into_raw`], and is not freed during `'g`.
     #[inline]
-    fn get(&self, name: u64) -> Option<*const Arc<T>> {
-        let mask = self.places.len() - 1;
-        let mut index = hash(name) & mask;
-        loop {
-            // At least one place in two is free, so that the search ends.
-            let (found, bearer) = *self.places.get(index)?;
-            if bearer.is_null() {
-                return None;
-            }
-            if found == name {
-                return Some(bearer);
-            }
-            index = (index + 1) & mask;
+    unsafe fn from_raw(raw: *mut ()) -> Self {
+        const COUNT: usize = align_of::<Line<()>>() - 1;
+        Snapshot {
+            places: raw.cast::<Place<T>>().map_addr(|address| address & !COUNT),
+            places_log2: (raw.addr() & COUNT) as u32,
+            life: PhantomData,
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = (u64, *const Arc<T>)> {
-        let places = self.places.iter().copied();
-        places.filter(|(_, bearer)| !bearer.is_null())
+    /// Frees the places, not the bearers.
+    ///
+    /// # Safety
+    ///
+    /// As [`Snapshot::from_raw`], and nobody uses it any more.
+    unsafe fn free(raw: *mut ()) {
+        // SAFETY: asked of the caller; `new` made a box of as many lines.
+        unsafe {
+            let snapshot = Self::from_raw(raw);
+            let lines = snapshot.places.cast::<Line<T>>();
+            let count = (1 << snapshot.places_log2) / PLACES;
+            drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(
+                lines, count,
+            )));
+        }
     }
 
     fn size(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.places)
+        size_of::<Place<T>>() << self.places_log2
+    }
+
+    #[inline]
+    fn mask(&self) -> usize {
+        (1 << self.places_log2) - 1
+    }
+
+    #[inline]
+    fn place(&self, index: usize) -> &'g Place<T> {
+        // SAFETY: there are `mask() + 1` places, which live for `'g` and are not changed once a
+        // reader can find them.
+        unsafe { &*self.places.add(index & self.mask()) }
+    }
+
+    #[inline]
+    fn get(&self, name: u64) -> Option<&'g Arc<T>> {
+        let mut index = hash(name);
+        loop {
+            let place = self.place(index);
+            // At least one place in two is free, so that the search ends.
+            let bearer = place.bearer.as_ref()?;
+            if place.name == name {
+                return Some(bearer);
+            }
+            index += 1;
+        }
+    }
+
+    /// Adds a name that is not there.
+    fn insert(&mut self, name: u64, bearer: ManuallyDrop<Arc<T>>) {
+        let mut index = hash(name);
+        while self.place(index).bearer.is_some() {
+            index += 1;
+        }
+        let bearer = Some(bearer);
+        // SAFETY: as in `place`; nobody else has a snapshot that is being filled.
+        unsafe { *self.places.add(index & self.mask()) = Place { name, bearer } }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (u64, &'g Arc<T>)> {
+        (0..=self.mask()).filter_map(|index| {
+            let Place { name, bearer } = self.place(index);
+            Some((*name, &**bearer.as_ref()?))
+        })
     }
 }
 
 /// Names are handed out one after another by the runtime: the low bits say only what they are.
+#[inline]
 fn hash(name: u64) -> usize {
     (name >> 6) as usize
 }
@@ -81,35 +154,41 @@ fn hash(name: u64) -> usize {
 impl<T: Send + Sync + 'static> Default for Names<T> {
     fn default() -> Self {
         Names {
-            snapshot: AtomicPtr::new(Box::into_raw(Box::new(Snapshot::new(
-                std::iter::empty(),
-                0,
-            )))),
+            snapshot: AtomicPtr::new(Snapshot::<T>::new(0).into_raw()),
+            len: AtomicU64::new(0),
             writer: Mutex::new(()),
+            bearers: PhantomData,
         }
     }
 }
 
+/// Drops a bearer that was given up as what `Arc::into_raw` gave.
+///
+/// # Safety
+///
+/// It is called once for it.
+unsafe fn drop_bearer<T>(bearer: *mut ()) {
+    // SAFETY: asked of the caller.
+    drop(unsafe { Arc::from_raw(bearer.cast_const().cast::<T>()) });
+}
+
 impl<T: Send + Sync + 'static> Names<T> {
     #[inline]
-    fn snapshot<'g>(&self, _guard: &'g Guard) -> &'g Snapshot<T> {
-        // SAFETY: the pointer came from `Box::into_raw`, and what it points to is retired only
-        // after it was replaced, so that the guard keeps it.
-        unsafe { &*self.snapshot.load(Ordering::Acquire) }
+    fn snapshot<'g>(&self, _guard: &'g Guard) -> Snapshot<'g, T> {
+        // SAFETY: it is retired only after it was replaced, so that the guard keeps it.
+        unsafe { Snapshot::from_raw(self.snapshot.load(Ordering::Acquire)) }
     }
 
     /// What bears `name`.
     #[inline]
     pub fn get<'g>(&self, name: u64, guard: &'g Guard) -> Option<&'g Arc<T>> {
-        let bearer = self.snapshot(guard).get(name)?;
-        // SAFETY: it was in a snapshot under this guard, and is retired only after that was
-        // replaced by one without it.
-        Some(unsafe { &*bearer })
+        // A bearer is retired only after the snapshot was replaced by one without it.
+        self.snapshot(guard).get(name)
     }
 
     /// How many names are borne.
     pub fn len(&self) -> usize {
-        self.snapshot(&pin()).len
+        self.len.load(Ordering::Relaxed) as usize
     }
 
     /// Whether none is.
@@ -120,10 +199,10 @@ impl<T: Send + Sync + 'static> Names<T> {
     /// All names and what bears them.
     pub fn all(&self) -> Vec<Named<T>> {
         let guard = pin();
-        let entries = self.snapshot(&guard).entries();
-        entries
-            // SAFETY: as in `get`.
-            .map(|(name, bearer)| (name, unsafe { &*bearer }.clone()))
+        let snapshot = self.snapshot(&guard);
+        snapshot
+            .entries()
+            .map(|(name, bearer)| (name, bearer.clone()))
             .collect()
     }
 
@@ -137,26 +216,32 @@ impl<T: Send + Sync + 'static> Names<T> {
         let _writer = lock(&self.writer);
         let guard = pin();
         let old = self.snapshot(&guard);
-        let bearer = self.get(name, &guard);
+        let bearer = old.get(name);
         let (next, result) = change(bearer);
         let same = match (bearer, &next) {
             (Some(bearer), Some(next)) => Arc::ptr_eq(bearer, next),
             (bearer, next) => bearer.is_none() && next.is_none(),
         };
         if !same {
-            let len = old.len + usize::from(next.is_some()) - usize::from(bearer.is_some());
-            let others = old.entries().filter(|(other, _)| *other != name);
-            let next = next.map(|next| (name, Box::into_raw(Box::new(next)).cast_const()));
-            let gone = old.get(name);
-            let new = Box::into_raw(Box::new(Snapshot::new(others.chain(next), len)));
-            let size = old.size();
-            let old = self.snapshot.swap(new, Ordering::AcqRel);
+            let len = self.len() + usize::from(next.is_some()) - usize::from(bearer.is_some());
+            let mut new = Snapshot::new(len);
+            for (other, bearer) in old.entries().filter(|(other, _)| *other != name) {
+                // SAFETY: the copy is dropped no more than what it was copied from: both stand
+                // for the one reference that `change` was once given.
+                new.insert(other, ManuallyDrop::new(unsafe { std::ptr::read(bearer) }));
+            }
+            if let Some(next) = next {
+                new.insert(name, ManuallyDrop::new(next));
+            }
+            self.len.store(len as u64, Ordering::Relaxed);
+            let raw = self.snapshot.swap(new.into_raw(), Ordering::AcqRel);
             // SAFETY: only the holder of the lock replaces the snapshot, once; and of one snapshot
             // to the next it takes out one bearer, which no later one has again.
             unsafe {
-                guard.retire(old, size);
-                if let Some(gone) = gone {
-                    guard.retire(gone.cast_mut(), size_of::<Arc<T>>());
+                guard.retire_with(raw, Snapshot::<T>::free, old.size());
+                if let Some(gone) = bearer {
+                    let gone = Arc::into_raw(std::ptr::read(gone)).cast_mut().cast();
+                    guard.retire_with(gone, drop_bearer::<T>, size_of::<T>());
                 }
             }
         }
@@ -167,13 +252,15 @@ impl<T: Send + Sync + 'static> Names<T> {
 impl<T: Send + Sync + 'static> Drop for Names<T> {
     fn drop(&mut self) {
         let guard = pin();
-        let snapshot = self.snapshot.load(Ordering::Relaxed);
-        // SAFETY: nobody else has the names any more.
+        let snapshot = self.snapshot(&guard);
+        let raw = self.snapshot.load(Ordering::Relaxed);
+        // SAFETY: nobody else has the names any more, and each bearer is in the snapshot once.
         unsafe {
-            for (_, bearer) in (*snapshot).entries() {
-                guard.retire(bearer.cast_mut(), size_of::<Arc<T>>());
+            for (_, bearer) in snapshot.entries() {
+                let bearer = Arc::into_raw(std::ptr::read(bearer)).cast_mut().cast();
+                guard.retire_with(bearer, drop_bearer::<T>, size_of::<T>());
             }
-            guard.retire(snapshot, (*snapshot).size());
+            guard.retire_with(raw, Snapshot::<T>::free, snapshot.size());
         }
     }
 }

@@ -359,12 +359,39 @@ impl<'g> Segment<'g> {
         prefetch(self.slot(index, preferred(hash)));
     }
 
+    /// Looks for the entry with these words of key, without a lock. What is found at once is found
+    /// in the code of the caller.
+    #[inline(always)]
+    pub(super) fn find(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
+        let index = self.home(hash);
+        // The slot where the entry most likely is, asked for before the tags have said so: in a
+        // large table both are cache misses, which overlap this way.
+        prefetch(self.slot(index, preferred(hash)));
+        let group = self.group(index);
+        let meta = group.meta.load(Ordering::Acquire);
+        let tags = group.tags.load(Ordering::Relaxed);
+        if let Some(position) = positions(matching(tags, tag(hash))).next() {
+            let words = self.slot(index, position).load();
+            if meta & 1 == 0 && group.unchanged(meta) && words.has_key(k0, k1) {
+                return Some(words);
+            }
+        }
+        self.find_on(hash, k0, k1)
+    }
+
+    #[inline(never)]
+    fn find_on(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
+        self.search(hash, |words| words.has_key(k0, k1))
+    }
+
     /// Looks for an entry without a lock. `matches` is asked about the words of an entry, read
     /// together, whose tag is that of `hash`.
-    #[inline(always)]
-    pub(super) fn find(self, hash: u64, mut matches: impl FnMut(&Words) -> bool) -> Option<Words> {
+    pub(super) fn search(
+        self,
+        hash: u64,
+        mut matches: impl FnMut(&Words) -> bool,
+    ) -> Option<Words> {
         let tag = tag(hash);
-        let preferred = preferred(hash);
         let mut index = self.home(hash);
         for _ in 0..=self.mask() {
             let group = self.group(index);
@@ -375,16 +402,8 @@ impl<'g> Segment<'g> {
                     backoff.wait();
                     continue;
                 }
-                // The slot where the entry most likely is, read before the tags have said so: in a
-                // large table both are cache misses, which overlap this way.
-                let likely = self.slot(index, preferred).load();
                 let tags = group.tags.load(Ordering::Relaxed);
-                let mask = matching(tags, tag);
-                if mask & 0x80 << (8 * preferred) != 0 && group.unchanged(meta) && matches(&likely)
-                {
-                    return Some(likely);
-                }
-                for position in positions(mask) {
+                for position in positions(matching(tags, tag)) {
                     let words = self.slot(index, position).load();
                     if !group.unchanged(meta) {
                         continue 'again;
@@ -554,6 +573,11 @@ impl Group {
 }
 
 impl Words {
+    #[inline]
+    pub(super) fn has_key(&self, k0: u64, k1: u64) -> bool {
+        self.k0 == k0 && self.k1 == k1
+    }
+
     const FREE: Words = Words {
         k0: 0,
         k1: 0,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use foundation_core::key::Key;
-use foundation_core::registry::Refused;
+use foundation_core::registry::{Refused, Unique};
 use foundation_core::table::{Entry, Guard, Members, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
@@ -12,7 +12,7 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, Probe, elements, immediate_key, key, pair, short_key, single, value,
+    Budget, Buffer, OwnedTerm, Probe, elements, empty_list, key, pair, short_key, single, value,
     value_term, word_term,
 };
 
@@ -159,13 +159,16 @@ fn unregister<'a>(
     Ok(ok().to_term(env))
 }
 
-fn registry_lookup<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
+fn registry_lookup<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    lookup(env, registry, key, &mut Budget::default(), &guard)
+    if let (Some(key), Entries::Unique(entries)) = (short_key(key_term), &registry.entries) {
+        return entry_list(env, entries.get(&key, &guard), &mut Budget::default());
+    }
+    lookup(env, registry, key_term, &mut Budget::default(), &guard)
 }
 
-#[inline]
+#[inline(never)]
 fn lookup<'a>(
     env: Env<'a>,
     registry: &Registry,
@@ -173,9 +176,6 @@ fn lookup<'a>(
     budget: &mut Budget,
     guard: &Guard,
 ) -> NifResult<'a> {
-    if let (Some(key), Entries::Unique(entries)) = (immediate_key(key_term), &registry.entries) {
-        return entry_list(env, entries.get(&key, guard), budget);
-    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     if !budget.spend_search(&key) {
@@ -219,10 +219,10 @@ fn entry_list<'a>(
     budget: &mut Budget,
 ) -> NifResult<'a> {
     let Some(entry) = entry else {
-        return Ok(Term::list_new_empty(env));
+        return Ok(empty_list(env));
     };
     let Some(pid) = live_pid(env, entry.owner) else {
-        return Ok(Term::list_new_empty(env));
+        return Ok(empty_list(env));
     };
     let value = stored(env, entry.value, budget)?;
     Ok(single(env, pair(env, pid, value)))
@@ -301,16 +301,24 @@ fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifRes
     let Entries::Unique(entries) = &registry.entries else {
         return Ok(duplicate().to_term(env));
     };
-    let entry = match immediate_key(key_term) {
+    let entry = match short_key(key_term) {
         Some(key) => entries.get(&key, &guard),
-        None => {
-            let (mut buffer, mut probe) = (Buffer::new(), None);
-            entries.get(&key(key_term, &mut buffer, &mut probe)?, &guard)
-        }
+        None => find(entries, key_term, &guard)?,
     };
     Ok(entry
         .and_then(|entry| live_pid(env, entry.owner))
         .unwrap_or_else(|| undefined().to_term(env)))
+}
+
+#[inline(never)]
+fn find<'g>(
+    entries: &Unique<OwnedTerm, OwnedTerm>,
+    key_term: Term<'_>,
+    guard: &'g Guard,
+) -> Result<Option<StoredEntry<'g>>, Failure> {
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    Ok(entries.get(&key, guard))
 }
 
 fn registry_values<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifResult<'a> {
@@ -334,7 +342,7 @@ fn own<'a>(
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) else {
-        return Ok(Term::list_new_empty(env));
+        return Ok(empty_list(env));
     };
     match &registry.entries {
         Entries::Unique(entries) => {
@@ -346,7 +354,7 @@ fn own<'a>(
                     let value = stored(env, entry.value, &mut Budget::default())?;
                     Ok(single(env, form(0, value)))
                 }
-                None => Ok(Term::list_new_empty(env)),
+                None => Ok(empty_list(env)),
             }
         }
         Entries::Duplicate(entries) => {

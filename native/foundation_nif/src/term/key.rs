@@ -27,7 +27,7 @@ const BYTES_MAX: usize = 256 * 1024;
 /// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
 /// stays in registers.
 #[inline(always)]
-pub fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
+fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
     let word = word(term);
     is_immediate(word).then(|| Key::word(IMMEDIATE, word))
 }

@@ -16,13 +16,15 @@ mod view;
 
 pub use budget::{Budget, charge, check_size, copies_in_time};
 pub use encoding::{Buffer, NotEncoded, decode_all};
-pub use key::{immediate_key, key, key_term, short_key};
+pub use key::{key, key_term, short_key};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
 pub use value::{value, value_term};
 pub use view::{binary, cell, elements};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rustler::codegen_runtime::ErlNifTerm;
-use rustler::sys::{enif_make_list_from_array, enif_make_new_binary, enif_make_tuple_from_array};
+use rustler::sys::{enif_make_list_cell, enif_make_new_binary, enif_make_tuple_from_array};
 use rustler::{Env, Term};
 
 /// The low two bits of a word, which say what it is.
@@ -54,6 +56,7 @@ pub fn is_immediate(word: u64) -> bool {
 pub fn words_are_as_assumed(env: Env) -> bool {
     let encode = |value: i64| rustler::Encoder::encode(&value, env);
     let list = Term::list_new_empty(env);
+    EMPTY_LIST.store(word(list), Ordering::Relaxed);
     let cell = list.list_prepend(encode(1));
     let atom = rustler::types::atom::ok().to_term(env);
     let tuple = rustler::types::tuple::make_tuple(env, &[atom, atom]);
@@ -101,9 +104,26 @@ pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<
 /// `[term]`.
 #[inline]
 pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
-    let word = term.as_c_arg();
-    // SAFETY: the term belongs to this environment.
-    unsafe { Term::new(env, enif_make_list_from_array(env.as_c_arg(), &word, 1)) }
+    prepend(env, term, empty_list(env))
+}
+
+/// `[head | tail]`.
+#[inline]
+pub fn prepend<'a>(env: Env<'a>, head: Term<'a>, tail: Term<'a>) -> Term<'a> {
+    // SAFETY: both terms belong to this environment.
+    unsafe {
+        let cell = enif_make_list_cell(env.as_c_arg(), head.as_c_arg(), tail.as_c_arg());
+        Term::new(env, cell)
+    }
+}
+
+/// The word of `[]`, which the VM has told when the library was loaded.
+static EMPTY_LIST: AtomicU64 = AtomicU64::new(0);
+
+/// `[]`.
+#[inline]
+pub fn empty_list(env: Env<'_>) -> Term<'_> {
+    word_term(env, EMPTY_LIST.load(Ordering::Relaxed))
 }
 
 /// The term of an immediate's word.

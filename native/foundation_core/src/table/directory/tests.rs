@@ -41,7 +41,7 @@ impl Subject {
     fn has(&self, hash: u64) -> bool {
         let guard = pin();
         let segment = self.0.segment(hash, &guard);
-        segment.find(hash, |words| words.k0 == hash).is_some()
+        segment.search(hash, |words| words.k0 == hash).is_some()
     }
 
     fn bits(&self) -> u32 {

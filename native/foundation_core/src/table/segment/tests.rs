@@ -27,7 +27,10 @@ impl Own {
     }
 
     fn find(&self, hash: u64, number: u64) -> Option<Words> {
-        self.0.find(hash, |found| found.k0 == number)
+        let Words { k0, k1, .. } = words(number);
+        let found = self.0.find(hash, k0, k1);
+        assert_eq!(found, self.0.search(hash, |found| found.k0 == k0));
+        found
     }
 
     fn remove(&self, hash: u64, number: u64) {
@@ -126,7 +129,7 @@ fn entries_with_one_tag_are_told_apart_by_their_words() {
     }
     assert_eq!(segment.find(hash(1, 9), 5), None);
     let mut asked = 0;
-    let none = segment.0.find(hash(1, 8), |_| {
+    let none = segment.0.search(hash(1, 8), |_| {
         asked += 1;
         true
     });
