@@ -6,7 +6,9 @@ use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
 use crate::held::{Hashed, Held, IntoIter};
 use crate::key::{Foreign, Key, KeyView, Seed};
-use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
+use crate::table::{
+    Entry, Guard, Inserted, Object, OutOfMemory, Sought, Table, Value, Walked, pin,
+};
 
 /// A registry in which a key has one owner.
 pub struct Unique<F: Foreign, V: Object> {
@@ -37,23 +39,20 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         self.table.get(key, self.table.hash(key), guard)
     }
 
-    /// Has the memory of an entry fetched that [`Unique::get_hashed`] will read; returns the hash.
+    /// Begins to look for `key`; see [`Sought`].
     #[inline]
-    pub fn fetch(&self, key: &Key<'_, F::Probe>, guard: &Guard) -> u64 {
-        let hash = self.table.hash(key);
-        self.table.fetch(hash, guard);
-        hash
+    pub fn seek<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Sought<'g> {
+        self.table.seek(self.table.hash(key), guard)
     }
 
-    /// As [`Unique::get`], of a key whose hash is known.
+    /// As [`Unique::get`], of the key that was sought.
     #[inline]
-    pub fn get_hashed<'g>(
+    pub fn get_sought<'g>(
         &self,
         key: &Key<'_, F::Probe>,
-        hash: u64,
-        guard: &'g Guard,
+        sought: Sought<'g>,
     ) -> Option<Entry<'g, V>> {
-        self.table.get(key, hash, guard)
+        self.table.get_sought(key, sought)
     }
 
     /// Registers `key` for `owner`, in place of an owner that is dead.

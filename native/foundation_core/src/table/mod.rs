@@ -45,7 +45,7 @@ use crate::interleave::{Point, reach};
 use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
 use counter::Counter;
 use directory::Directory;
-use segment::{Position, Words};
+use segment::{Position, Segment, Words};
 use value::ValueWord;
 
 /// There was no memory for an entry.
@@ -119,6 +119,17 @@ pub struct Walked<'g, F, V> {
     pub place: u64,
     /// Its owner and value.
     pub entry: Entry<'g, V>,
+}
+
+/// A key that is being looked for, so that the memory of many can be waited for at once: the lines
+/// of each are asked for, and then each is read.
+///
+/// What is read was in the table at one moment since [`Table::seek`]: a segment that is replaced
+/// meanwhile is left as it was.
+#[derive(Clone, Copy)]
+pub struct Sought<'g> {
+    segment: Segment<'g>,
+    hash: u64,
 }
 
 /// The bits of a hash that are used. The others give way to the marks of long and foreign keys,
@@ -217,11 +228,25 @@ impl<F: Foreign, V: Object> Table<F, V> {
         }
     }
 
-    /// Asks the processor for the memory that [`Table::get`] of a key with this hash will read,
-    /// and does not wait for it.
+    /// Begins to look for a key with this hash, and does not wait for the memory that this takes:
+    /// see [`Sought`].
     #[inline]
-    pub fn fetch(&self, hash: u64, guard: &Guard) {
-        self.directory.segment(hash, guard).fetch(hash);
+    pub fn seek<'g>(&self, hash: u64, guard: &'g Guard) -> Sought<'g> {
+        let segment = self.directory.segment(hash, guard);
+        segment.fetch(hash);
+        Sought { segment, hash }
+    }
+
+    /// The entry of the key that was sought, as it was at one moment since [`Table::seek`].
+    #[inline]
+    pub fn get_sought<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        sought: Sought<'g>,
+    ) -> Option<Entry<'g, V>> {
+        // SAFETY: the segment was this table's when it was sought, under a guard that lives for
+        // `'g`.
+        unsafe { Self::get_in(sought.segment, key, sought.hash) }
     }
 
     /// The entry of `key`.
@@ -234,9 +259,22 @@ impl<F: Foreign, V: Object> Table<F, V> {
     ) -> Option<Entry<'g, V>> {
         let segment = self.directory.segment(hash, guard);
         reach(Point::SegmentFound);
+        // SAFETY: the segment is this table's, and was found under this guard.
+        unsafe { Self::get_in(segment, key, hash) }
+    }
+
+    /// # Safety
+    ///
+    /// The segment was found in a table of this type under a guard that lives for `'g`.
+    #[inline(always)]
+    unsafe fn get_in<'g>(
+        segment: Segment<'g>,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+    ) -> Option<Entry<'g, V>> {
         let found = match *key {
             Key::Inline(k0, k1) => segment.find(hash, k0, k1),
-            // SAFETY: `search` shows words that were in the table together under this guard.
+            // SAFETY: `search` shows words that were in the table together under the guard.
             _ => segment.search(hash, |words| unsafe { Self::matches(words, key, hash) }),
         };
         // SAFETY: as above.

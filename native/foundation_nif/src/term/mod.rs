@@ -24,7 +24,10 @@ pub use view::{binary, cell, elements};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::codegen_runtime::ErlNifTerm;
-use rustler::sys::{enif_make_list_cell, enif_make_new_binary, enif_make_tuple_from_array};
+use rustler::sys::{
+    enif_make_list_cell, enif_make_list_from_array, enif_make_new_binary,
+    enif_make_tuple_from_array,
+};
 use rustler::{Env, Term};
 
 /// The low two bits of a word, which say what it is.
@@ -114,6 +117,19 @@ pub fn prepend<'a>(env: Env<'a>, head: Term<'a>, tail: Term<'a>) -> Term<'a> {
     unsafe {
         let cell = enif_make_list_cell(env.as_c_arg(), head.as_c_arg(), tail.as_c_arg());
         Term::new(env, cell)
+    }
+}
+
+/// The list of these terms.
+///
+/// # Safety
+///
+/// They belong to the environment.
+pub unsafe fn list<'a>(env: Env<'a>, terms: &[ErlNifTerm]) -> Term<'a> {
+    // SAFETY: asked of the caller; there are as many terms as is said.
+    unsafe {
+        let list = enif_make_list_from_array(env.as_c_arg(), terms.as_ptr(), terms.len() as u32);
+        Term::new(env, list)
     }
 }
 

@@ -48,6 +48,30 @@ fn loom_a_reader_finds_its_entry_while_segments_are_merged_and_freed() {
 }
 
 #[test]
+fn loom_a_key_that_is_sought_is_found_while_its_segment_is_merged_and_freed() {
+    model_up_to(2, || {
+        let table = table();
+        let zero = keys(&table, 0).next().expect("there are");
+        let ones: Vec<_> = keys(&table, 1).take(2).collect();
+        put(&table, &zero, 10);
+        put(&table, &ones[0], 11);
+        put(&table, &ones[1], 12);
+        let other = table.clone();
+        let kept = ones[0];
+        delete(&table, &ones[1]);
+        let reader = spawn(move || {
+            let guard = pin();
+            let sought = other.seek(other.hash(&kept), &guard);
+            let found = other.get_sought(&kept, sought);
+            assert_eq!(found.map(|entry| entry.owner), Some(11));
+        });
+        delete(&table, &zero);
+        reclaim::flush();
+        reader.join().expect("it reads");
+    });
+}
+
+#[test]
 fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
     model(|| {
         let table = table();

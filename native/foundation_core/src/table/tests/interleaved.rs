@@ -50,6 +50,19 @@ fn a_reader_in_segments_that_are_merged_meanwhile_finds_its_entry() {
 }
 
 #[test]
+fn a_key_that_is_sought_before_its_segment_is_split_and_given_up_is_found() {
+    let table = shared();
+    let key = int(7);
+    let guard = pin();
+    let sought = table.seek(table.hash(&key), &guard);
+    grow(&table);
+    std::thread::spawn(reclaim::flush).join().expect("flushes");
+    let found = table.get_sought(&key, sought);
+    assert_eq!(found.map(|entry| entry.owner), Some(7));
+    assert!(table.get_sought(&int(8), sought).is_none(), "another key");
+}
+
+#[test]
 fn a_reader_may_see_what_has_been_removed_since_it_began_but_only_whole() {
     let table: Arc<Table<Text, Counted>> = Arc::new(plain_text());
     let live: Arc<AtomicI64> = Arc::default();
