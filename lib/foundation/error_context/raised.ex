@@ -112,7 +112,7 @@ defmodule Foundation.ErrorContext.Raised do
   # An exception that leaves evaluated code (iex, Livebook) gets other frames of the evaluator at
   # each of its functions, and may lose as many at the end: of such a stacktrace only the compiled
   # frames within the evaluated code are its own.
-  @evaluators [:elixir, :elixir_eval, :erl_eval]
+  @evaluators [:elixir, :elixir_compiler, :elixir_eval, :erl_eval]
 
   defp own(stacktrace) do
     case stacktrace |> Enum.reverse() |> Enum.drop_while(&(not evaluator?(&1))) do
