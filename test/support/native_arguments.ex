@@ -199,7 +199,7 @@ defmodule Foundation.NativeArguments do
 
   # NEWER_REFERENCE_EXT and V4_PORT_EXT of the external term format.
   defp foreign_reference do
-    :erlang.binary_to_term(<<131, 90, 1::16, node_name()::binary, 1::32, 5::32>>)
+    :erlang.binary_to_term(<<131, 90, 3::16, node_name()::binary, 1::32, 5::32, 6::32, 7::32>>)
   end
 
   defp foreign_port,

@@ -7,12 +7,13 @@ use std::time::Duration;
 use foundation_core::table::{Guard, pin, reclaim};
 use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
-use super::table::{Config, Entries, Kind, LIVE, NAMES, Registry};
+use super::table::{Config, Entries, Kind, LIVE, LIVE_WATCHES, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
 use crate::concurrent_registry;
 use crate::process;
 use crate::raw::{Failure, NifResult, nifs};
+use crate::telemetry;
 use crate::term::{Buffer, LIVE_TERMS, check_size, elements, key, word, word_term};
 
 nifs! {
@@ -30,7 +31,7 @@ nifs! {
 atoms! {
     ok, error, created, adopted, replaced, already_started, system_limit, infinity,
     unique, duplicate_key, duplicate_pid,
-    registries, tables, terms, retired
+    registries, tables, terms, retired, watches, remotes, spans,
 }
 
 impl Kind {
@@ -222,6 +223,9 @@ fn registry_live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         (tables(), concurrent_registry::LIVE.load(Ordering::Relaxed)),
         (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
+        (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
+        (remotes(), process::remote_count() as i64),
+        (spans(), telemetry::processes_with_spans() as i64),
     ];
     let map = counts
         .into_iter()

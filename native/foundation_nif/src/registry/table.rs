@@ -1,6 +1,6 @@
 //! A registry as the VM knows it: by its name, with an owner, and watching its registrants.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -71,10 +71,29 @@ pub struct Registry {
 }
 
 /// Holds the monitors of a part of a registry's registrants.
-pub struct Watch(Weak<Registry>);
+pub struct Watch(Weak<Registry>, Live);
 
 /// Holds the monitor of a registry's owner.
-pub struct OwnerWatch(Weak<Registry>);
+pub struct OwnerWatch(Weak<Registry>, Live);
+
+/// How many resources hold monitors of registrants and owners.
+pub static LIVE_WATCHES: AtomicI64 = AtomicI64::new(0);
+
+/// Counts one of them for as long as it is there.
+struct Live;
+
+impl Live {
+    fn new() -> Self {
+        LIVE_WATCHES.fetch_add(1, Ordering::Relaxed);
+        Live
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE_WATCHES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[rustler::resource_impl]
 impl Resource for Watch {
@@ -193,14 +212,15 @@ impl Registry {
 
     fn watch(self: &Arc<Self>, owner: u64) -> &ResourceArc<Watch> {
         let index = (owner >> 4) as usize % WATCHES;
-        self.watches[index].get_or_init(|| ResourceArc::new(Watch(Arc::downgrade(self))))
+        self.watches[index]
+            .get_or_init(|| ResourceArc::new(Watch(Arc::downgrade(self), Live::new())))
     }
 
     /// Makes the caller the owner: the first one, or another after that one died.
     ///
     /// `false` if the caller cannot be monitored, which says that it is exiting.
     pub fn adopt(self: &Arc<Self>, env: Env, owner: u64, config: Config) -> bool {
-        let watch = ResourceArc::new(OwnerWatch(Arc::downgrade(self)));
+        let watch = ResourceArc::new(OwnerWatch(Arc::downgrade(self), Live::new()));
         // Held until the owner is known: a caller on a dirty scheduler may die meanwhile, and its
         // death waits for this lock.
         let mut current = self.config();

@@ -18,6 +18,7 @@ use rustler::{Encoder, Env, Term, atoms};
 
 use crate::raw::{Failure, NifResult, nifs};
 use crate::term::{Buffer, OwnedTerm, word};
+pub use spans::processes_with_spans;
 use stored::Stored;
 
 nifs! {

@@ -406,6 +406,11 @@ fn span_forget<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(SPANS.forget(id).encode(env))
 }
 
+/// How many processes have spans, or had some and have not died yet.
+pub fn processes_with_spans() -> usize {
+    SPANS.processes()
+}
+
 /// Forgets all spans.
 pub fn clear() {
     SPANS.clear();

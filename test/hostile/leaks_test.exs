@@ -1,0 +1,88 @@
+defmodule Foundation.Hostile.LeaksTest do
+  @moduledoc """
+  Everything that the library counts, made and dropped in every way there is. Not async: the counts are those
+  of the whole library.
+  """
+  use Foundation.TelemetryCase, async: false
+
+  require Foundation.Telemetry.Span, as: Span
+
+  alias Foundation.{ConcurrentRegistry, Native, Registry}
+  alias Foundation.Telemetry.{SampledEvents, Sampler}
+
+  import Foundation.Case
+
+  @moduletag engine: :native
+  @moduletag settings: [window: 3_600_000]
+
+  test "nothing is left of what has been dropped" do
+    before = Native.registry_live_counts()
+
+    # What they are made of is copied, since nothing of this process is to keep it.
+    names = for keys <- [:unique, :duplicate], do: start_registry(keys)
+    workers = start_workers(50)
+    for worker <- workers, name <- names, do: run(worker, fn -> fill(name) end)
+    tables = for worker <- workers, do: run(worker, &table/0)
+    for worker <- workers, do: run(worker, &telemetry/0)
+    remote = foreign_pid()
+    for name <- names, do: Native.registry_register_for(name, remote, %{of: remote}, [remote])
+
+    full = Native.registry_live_counts()
+    assert Map.keys(full) == Map.keys(before)
+    # Each of them has gone up: what is not made here is not looked for.
+    for {sort, count} <- full,
+        sort != :retired,
+        do: assert({sort, count > before[sort]} == {sort, true})
+
+    # Some of it goes by itself, some with its process, some with its table.
+    Enum.each(Enum.take(workers, 25), &kill/1)
+    Native.registry_remote_down(hd(names), remote)
+    Enum.each(names, &stop_supervised!/1)
+    Enum.each(Enum.drop(workers, 25), &kill/1)
+    assert_raise ArgumentError, fn -> ConcurrentRegistry.size(hd(tables)) end
+    stop_supervised!(Foundation.TelemetrySupervisor)
+
+    eventually(fn ->
+      :erlang.garbage_collect()
+      left = Native.registry_live_counts()
+      assert Enum.reject(left, fn {sort, count} -> count <= before[sort] end) == []
+    end)
+  end
+
+  defp start_registry(keys) do
+    name = unique_name("leaks")
+    start_supervised!({Registry, name: name, keys: keys, engine: :native}, id: name)
+    :ok = Registry.put_meta(name, {:meta, keys}, %{ref: make_ref()})
+    name
+  end
+
+  # More than a death removes at once, of every form that keys and values are kept in.
+  defp fill(name) do
+    for n <- 1..300,
+        key <- [n, "long #{String.duplicate("key", 9)} #{n}", %{n => n}, [n | make_ref()]] do
+      {:ok, _owner} = Registry.register(name, {key, self()}, [key])
+      if rem(n, 3) == 0, do: :ok = Registry.unregister(name, {key, self()})
+    end
+
+    :ok
+  end
+
+  defp table do
+    table = ConcurrentRegistry.new(engine: :native)
+    for n <- 1..100, do: ConcurrentRegistry.put(table, %{n => n}, make_ref())
+    for n <- 1..50, do: ConcurrentRegistry.update(table, %{n => n}, nil, &{&1})
+    for n <- 1..25, do: ConcurrentRegistry.delete(table, %{n => n})
+    table
+  end
+
+  defp telemetry do
+    SampledEvents.emit_event([:leaks, :event], %{}, %{ref: make_ref()})
+    SampledEvents.emit_batched([:leaks, :event], %{}, %{ref: make_ref()})
+    Sampler.configure_event({:leaks, self()}, {:reservoir, 10})
+    Span.start_span(:left, %{ref: make_ref()})
+    Span.record_event(:event, %{ref: make_ref()})
+    Span.add_attributes(%{more: make_ref()})
+    Span.start_span(:ended, %{ref: make_ref()})
+    Span.end_span()
+  end
+end
