@@ -234,6 +234,12 @@ impl Seed {
         }
     }
 
+    /// The first eight bytes of keys that all have one hash, whatever else is in them.
+    #[cfg(test)]
+    pub(crate) fn blind_spot(&self) -> [u8; 8] {
+        self.words[0].to_le_bytes()
+    }
+
     #[inline(always)]
     pub(crate) fn words(&self, w0: u64, w1: u64) -> u64 {
         let folded = folded_multiply(w0 ^ self.words[0], w1 ^ self.words[1]);

@@ -424,6 +424,13 @@ impl<'g> Segment<'g> {
         None
     }
 
+    /// How many groups a search for an entry looks at, if it is there.
+    #[cfg(test)]
+    pub(super) fn probed(self, hash: u64, k0: u64, k1: u64) -> Option<usize> {
+        let found = self.position(hash, |words| words.has_key(k0, k1))?;
+        Some((found.group.wrapping_sub(self.home(hash)) & self.mask()) + 1)
+    }
+
     /// Calls `visit` with every entry, group by group, each group read at one moment.
     pub(super) fn for_each(self, mut visit: impl FnMut(Words)) {
         for index in 0..=self.mask() {

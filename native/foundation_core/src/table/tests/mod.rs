@@ -2,6 +2,7 @@
 //! interleavings.
 
 mod concurrent;
+mod hostile;
 mod interleaved;
 mod model;
 mod single;
