@@ -105,7 +105,7 @@ impl<T: Held> Buckets<T> {
         let bucket = &mut self.buckets[index];
         if bucket.len() == bucket.capacity() {
             self.bytes -= size(bucket);
-            bucket.reserve_exact((bucket.len() / 4).max(2));
+            bucket.reserve_exact((bucket.len() / 3).max(2));
             self.bytes += size(bucket);
         }
         bucket.push(held);
@@ -116,16 +116,24 @@ impl<T: Held> Buckets<T> {
     fn split(&mut self) {
         let new = self.buckets.len();
         let old = new - (new + 1).next_power_of_two() / 2;
-        let room = self.buckets[old].len() * 5 / 8;
-        self.buckets.push(Vec::with_capacity(room));
-        self.set_mask();
-        let bucket = std::mem::replace(&mut self.buckets[old], Vec::with_capacity(room));
-        self.bytes += size(&self.buckets[old]) + size(&self.buckets[new]);
+        let bucket = std::mem::take(&mut self.buckets[old]);
         self.bytes -= size(&bucket);
+        self.buckets.push(Vec::new());
+        self.set_mask();
+        // More than half: that each gets so many is not certain, and more will come.
+        let room = bucket.len() * 3 / 4;
+        let (mut lower, mut upper) = (Vec::with_capacity(room), Vec::with_capacity(room));
         for held in bucket {
-            let index = self.index(held.hash());
-            self.put(index, held);
+            let half = if self.index(held.hash()) == new {
+                &mut upper
+            } else {
+                &mut lower
+            };
+            half.push(held);
         }
+        self.bytes += size(&lower) + size(&upper);
+        self.buckets[old] = lower;
+        self.buckets[new] = upper;
     }
 
     fn remove(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<T> {
