@@ -370,6 +370,25 @@ defmodule Foundation.StateManagerTest do
       assert_receive {:corrupt, _, %{path: ^path, reason: :eisdir}}
     end
 
+    test "in place of which there is a file of any length is not read to its end", c do
+      {:ok, file} = :file.open(c.newer, [:read, :write, :raw])
+      # A hole of 4 TB, which takes no room on the disk.
+      {:ok, _} = :file.position(file, 4 * 1024 ** 4)
+      :ok = :file.truncate(file)
+      :ok = :file.close(file)
+      capture_log(fn -> assert restore(c.tmp_dir) == :older end)
+      path = c.newer
+      assert_receive {:corrupt, _, %{path: ^path, reason: :wrong_length}}
+    end
+
+    test "in place of which there is a pipe is not waited for", c do
+      File.rm!(c.newer)
+      {_output, 0} = System.cmd("mkfifo", [c.newer])
+      capture_log(fn -> assert restore(c.tmp_dir) == :older end)
+      path = c.newer
+      assert_receive {:corrupt, _, %{path: ^path, reason: :einval}}
+    end
+
     # A write to the disk for each start and stop, on what may be a slow or a busy one.
     @tag timeout: 300_000
     test "in 200 random ways is never used and never a crash", c do
@@ -432,12 +451,15 @@ defmodule Foundation.StateManagerTest do
   end
 
   test "files of others in the directory are left alone", %{tmp_dir: dir} do
-    others = for name <- ~w(README 1.checkpoint a.tmp), do: Path.join(dir, name)
+    # The last name has a number that no checkpoint can have, and none could follow.
+    names = ~w(README 1.checkpoint a.tmp 99999999999999999999.checkpoint)
+    others = for name <- names, do: Path.join(dir, name)
     for path <- others, do: File.write!(path, "mine")
     pid = start(dir)
+    :ok = GenServer.call(pid, {:put, :kept})
     for _ <- 1..3, do: :ok = StateManager.checkpoint(pid)
     kill(pid)
-    restore(dir)
+    assert restore(dir) == :kept
     for path <- others, do: assert(File.read!(path) == "mine")
   end
 

@@ -38,6 +38,17 @@ defmodule Foundation.StateManager.Checkpoint do
     {[head, digest([head | payload]) | payload], @head_bytes + 16 + length}
   end
 
+  @doc "The bytes before the payload."
+  @spec head_bytes() :: pos_integer
+  def head_bytes, do: @head_bytes + 16
+
+  @doc "Whether a file of `size` bytes that begins with `head` is as long as it says."
+  @spec whole?(binary, non_neg_integer) :: boolean
+  def whole?(<<_::binary-size(@head_bytes - 8), length::64, _digest::binary-size(16)>>, size),
+    do: length == size - head_bytes()
+
+  def whole?(_head, _size), do: false
+
   @doc "The term of a checkpoint whose sequence number, by its file's name, is `sequence`."
   @spec decode(sequence, binary) :: {:ok, term} | {:error, reason}
   def decode(

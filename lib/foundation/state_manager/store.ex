@@ -13,6 +13,10 @@ defmodule Foundation.StateManager.Store do
 
   alias Foundation.StateManager.Checkpoint
 
+  # Numbers from here on are nobody's, whatever has them for a name: what `write/2` counts on from
+  # must never run out of the format's 64 bits, nor of the 20 digits of a name.
+  @sequences 2 ** 63
+
   @enforce_keys [:dir]
   # last: the highest number in use. good: the newest that is known to be whole. unreadable: those
   # that could not be read at all, which says nothing of what they hold, so they are not removed.
@@ -50,13 +54,41 @@ defmodule Foundation.StateManager.Store do
   defp newest_whole(store, [sequence | older], problems) do
     path = path(store, sequence)
 
-    with {:ok, bytes} <- File.read(path),
+    with {:ok, bytes} <- read(path),
          {:ok, term} <- Checkpoint.decode(sequence, bytes) do
       {:ok, %{store | good: sequence}, {:ok, term, path}, Enum.reverse(problems)}
     else
       {:error, reason} ->
         store = if damage?(reason), do: store, else: keep(store, sequence)
         newest_whole(store, older, [{path, reason} | problems])
+    end
+  end
+
+  # Only of a file: reading a pipe or a device may never end.
+  defp read(path) do
+    with {:ok, %{type: :regular, size: size}} <- File.stat(path),
+         {:ok, file} <- :file.open(path, [:read, :raw, :binary]) do
+      bytes = read(file, size)
+      :ok = :file.close(file)
+      bytes
+    else
+      {:ok, %{type: :directory}} -> {:error, :eisdir}
+      {:ok, _stat} -> {:error, :einval}
+      error -> error
+    end
+  end
+
+  # What is not as long as it says may be of any length: its head is enough to tell.
+  defp read(file, size) do
+    case :file.pread(file, 0, Checkpoint.head_bytes()) do
+      {:ok, head} ->
+        if Checkpoint.whole?(head, size), do: :file.pread(file, 0, size), else: {:ok, head}
+
+      :eof ->
+        {:ok, ""}
+
+      error ->
+        error
     end
   end
 
@@ -145,6 +177,7 @@ defmodule Foundation.StateManager.Store do
        names
        |> Enum.filter(&(&1 =~ ~r/\A\d{20}\.checkpoint\z/))
        |> Enum.map(fn <<digits::binary-size(20), _::binary>> -> String.to_integer(digits) end)
+       |> Enum.filter(&(&1 < @sequences))
        |> Enum.sort(:desc)}
     end
   end
