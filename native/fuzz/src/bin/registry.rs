@@ -1,0 +1,533 @@
+//! Registrations, deaths and their clean-up in steps, against maps: with unique keys and with
+//! duplicate ones.
+
+#![no_main]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashSet};
+
+use arbitrary::Arbitrary;
+use foundation_core::key::Seed;
+use foundation_core::registry::{Duplicate, Estate, Refused, Unique, World};
+use foundation_core::table::pin;
+use foundation_fuzz::{Chosen, Counted, Live, Name, Text, check_none_left, number, seen, value};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    seed: u64,
+    unique: bool,
+    /// How many entries there may be, when it is not 0.
+    limit: u8,
+    changes: Vec<Change>,
+}
+
+#[derive(Arbitrary, Clone, Debug)]
+enum Change {
+    Register {
+        owner: u8,
+        key: Chosen,
+        number: u16,
+    },
+    /// Many entries of one owner: under a key, or each under its own.
+    Fill {
+        owner: u8,
+        key: Option<Chosen>,
+        count: u8,
+    },
+    Unregister {
+        owner: u8,
+        key: Chosen,
+    },
+    /// Some of the owner's entries of a key, where there may be several; the bits say which.
+    RemoveSome {
+        owner: u8,
+        key: Chosen,
+        which: u32,
+    },
+    Replace {
+        key: Chosen,
+        number: u16,
+    },
+    /// An owner dies for the world, and the registry is not told yet.
+    Die(u8),
+    /// The registry is told: what it held is to be removed.
+    Bury(u8),
+    /// Some of the entries of a buried owner are removed.
+    Clean {
+        which: u8,
+        most: u8,
+    },
+    Check(Chosen),
+}
+
+const CHANGES: usize = 300;
+const OWNERS: u8 = 4;
+/// Many are registered this often at most, so that there are many inputs.
+const FILLS: usize = 2;
+
+/// Owners live until they die, and are then followed by another with a new number.
+#[derive(Default)]
+struct Town {
+    dead: RefCell<HashSet<u64>>,
+    lives: [u64; OWNERS as usize],
+}
+
+impl World for Town {
+    fn is_alive(&self, owner: u64) -> bool {
+        !self.dead.borrow().contains(&owner)
+    }
+
+    fn watch(&self, owner: u64) -> bool {
+        self.is_alive(owner)
+    }
+}
+
+impl Town {
+    fn owner(&self, owner: u8) -> u64 {
+        let owner = usize::from(owner % OWNERS);
+        1 + owner as u64 + 10 * self.lives[owner]
+    }
+
+    fn kill(&mut self, owner: u8) -> u64 {
+        let number = self.owner(owner);
+        self.dead.borrow_mut().insert(number);
+        self.lives[usize::from(owner % OWNERS)] += 1;
+        number
+    }
+}
+
+/// What both kinds of registries do.
+trait Subject: Sized {
+    /// What is left to remove of a dead owner.
+    type Left;
+
+    fn new(seed: u64, limit: usize) -> Self;
+    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16);
+    fn unregister(&mut self, owner: u64, key: &Name);
+    fn remove_some(&mut self, owner: u64, key: &Name, which: u32);
+    fn replace(&mut self, key: &Name, number: u16);
+    fn bury(&mut self, owner: u64) -> Self::Left;
+    /// Removes up to `most` entries, and says whether that was all.
+    fn clean(&mut self, owner: u64, left: &mut Self::Left, most: usize) -> bool;
+    /// Compares all that is known of a key.
+    fn check(&self, town: &Town, key: &Name);
+    /// Compares everything, when no dead owner has anything left.
+    fn check_all(&self, town: &Town);
+    fn live(&self) -> Live;
+}
+
+struct Common {
+    live: Live,
+    limit: usize,
+}
+
+/// With unique keys. Entries of the dead stay in the model as they stay in the registry.
+struct OneEach {
+    registry: Unique<Text, Counted>,
+    model: BTreeMap<Name, (u64, u16)>,
+    common: Common,
+}
+
+impl Subject for OneEach {
+    type Left = foundation_core::held::IntoIter<u64>;
+
+    fn new(seed: u64, limit: usize) -> Self {
+        OneEach {
+            registry: Unique::new(Seed::fixed(seed), limit).expect("there is memory"),
+            model: BTreeMap::new(),
+            common: Common {
+                live: Live::default(),
+                limit,
+            },
+        }
+    }
+
+    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16) {
+        let name = key.name();
+        let holder = self.model.get(&name).map(|(holder, _)| *holder);
+        let expected = match holder.filter(|holder| town.is_alive(*holder)) {
+            Some(holder) => Err(Refused::Taken(holder)),
+            None if self.model.len() >= self.common.limit => Err(Refused::Full),
+            None => Ok(()),
+        };
+        let done = key.with(&self.common.live, |key| {
+            let value = value(number, &self.common.live);
+            self.registry.register(owner, key, value, town)
+        });
+        assert_eq!(done, expected);
+        if done.is_ok() {
+            self.model.insert(name, (owner, number));
+        }
+        assert_eq!(self.registry.len(), self.model.len());
+    }
+
+    fn unregister(&mut self, owner: u64, key: &Name) {
+        let own = self.model.get(key).is_some_and(|entry| entry.0 == owner);
+        let done = key.with(&self.common.live, |key| {
+            self.registry.unregister(owner, key)
+        });
+        assert_eq!(done, own);
+        if own {
+            self.model.remove(key);
+        }
+    }
+
+    fn remove_some(&mut self, owner: u64, key: &Name, _which: u32) {
+        self.unregister(owner, key);
+    }
+
+    fn replace(&mut self, key: &Name, number: u16) {
+        let guard = pin();
+        let done = key.with(&self.common.live, |key| {
+            let entry = self.registry.get(key, &guard)?;
+            let value = value(number, &self.common.live);
+            Some(self.registry.replace(key, &entry, value, &guard))
+        });
+        assert_eq!(done, self.model.contains_key(key).then_some(true));
+        self.model
+            .entry(key.clone())
+            .and_modify(|entry| entry.1 = number);
+    }
+
+    fn bury(&mut self, owner: u64) -> Self::Left {
+        let held = self.model.values().filter(|entry| entry.0 == owner).count();
+        let (left, count) = self.registry.bury(owner);
+        // It may have held what another has taken over since it died.
+        assert!(count >= held);
+        left
+    }
+
+    fn clean(&mut self, owner: u64, left: &mut Self::Left, most: usize) -> bool {
+        let done = self.registry.remove_dead(owner, left, most);
+        let guard = pin();
+        let before = self.model.len();
+        let registry = &self.registry;
+        let live = &self.common.live;
+        self.model.retain(|name, entry| {
+            entry.0 != owner || name.with(live, |key| registry.get(key, &guard).is_some())
+        });
+        assert!(before - self.model.len() <= most);
+        assert_eq!(self.registry.len(), self.model.len());
+        let held = self.model.values().filter(|entry| entry.0 == owner).count();
+        assert!(!done || held == 0, "{held} entries of the dead are left");
+        done
+    }
+
+    fn check(&self, _town: &Town, key: &Name) {
+        let guard = pin();
+        let found = key.with(&self.common.live, |key| {
+            self.registry.get(key, &guard).as_ref().map(seen)
+        });
+        assert_eq!(found, self.model.get(key).copied());
+    }
+
+    fn check_all(&self, town: &Town) {
+        let guard = pin();
+        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+            let mut keys = Vec::new();
+            self.registry
+                .keys(owner, &guard, |key| keys.push(Name::of(&key)));
+            keys.sort_unstable();
+            let own = self.model.iter().filter(|(_, entry)| entry.0 == owner);
+            assert!(own.map(|(name, _)| name).eq(&keys));
+            assert_eq!(self.registry.held_by(owner), keys.len());
+        }
+        let mut found = BTreeMap::new();
+        self.registry.walk(0, usize::MAX, &guard, |walked| {
+            found.insert(Name::of(&walked.key), seen(&walked.entry));
+        });
+        assert_eq!(found, self.model);
+        let owners: HashSet<u64> = self.model.values().map(|entry| entry.0).collect();
+        assert_eq!(self.registry.figures().owners, owners.len());
+    }
+
+    fn live(&self) -> Live {
+        self.common.live.clone()
+    }
+}
+
+/// With duplicate keys. Entries of a buried owner are not in the model, which counts them apart:
+/// in which order they go is the registry's affair.
+struct Many {
+    registry: Duplicate<Text, Counted>,
+    model: BTreeMap<Name, Vec<(u64, u16)>>,
+    common: Common,
+}
+
+impl Many {
+    fn entries(&self, key: &Name) -> Vec<(u64, u16)> {
+        let guard = pin();
+        let mut entries = Vec::new();
+        key.with(&self.common.live, |key| {
+            if let Some(bag) = self.registry.get(key, &guard) {
+                let mut last = None;
+                bag.walk(0, &guard, |member| {
+                    assert!(last < Some(member.number));
+                    last = Some(member.number);
+                    entries.push((member.owner, number(member.value)));
+                    true
+                });
+                assert_eq!(bag.len(), entries.len());
+            }
+        });
+        entries
+    }
+
+    fn list(&self, key: &Name) -> &[(u64, u16)] {
+        self.model.get(key).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Subject for Many {
+    type Left = Estate;
+
+    fn new(seed: u64, limit: usize) -> Self {
+        Many {
+            registry: Duplicate::new(Seed::fixed(seed), limit).expect("there is memory"),
+            model: BTreeMap::new(),
+            common: Common {
+                live: Live::default(),
+                limit,
+            },
+        }
+    }
+
+    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16) {
+        let count = self.registry.len();
+        let expected = if count >= self.common.limit {
+            Err(Refused::Full)
+        } else {
+            Ok(())
+        };
+        let done = key.with(&self.common.live, |key| {
+            let value = value(number, &self.common.live);
+            self.registry.register(owner, key, value, town)
+        });
+        assert_eq!(done, expected);
+        if done.is_ok() {
+            let entry = (owner, number);
+            self.model.entry(key.name()).or_default().push(entry);
+        }
+        assert_eq!(self.registry.len(), count + usize::from(done.is_ok()));
+    }
+
+    fn unregister(&mut self, owner: u64, key: &Name) {
+        let own = self
+            .list(key)
+            .iter()
+            .filter(|entry| entry.0 == owner)
+            .count();
+        let (count, done) = key.with(&self.common.live, |key| {
+            (
+                self.registry.count_of(owner, key),
+                self.registry.unregister(owner, key),
+            )
+        });
+        assert_eq!((count, done), (own, own));
+        if let Some(list) = self.model.get_mut(key) {
+            list.retain(|entry| entry.0 != owner);
+        }
+    }
+
+    fn remove_some(&mut self, owner: u64, key: &Name, which: u32) {
+        let guard = pin();
+        let mut numbers = Vec::new();
+        let mut gone = Vec::new();
+        key.with(&self.common.live, |key| {
+            let mut place = 0;
+            self.registry.entries(owner, key, &guard, |member| {
+                if which >> (place % 32) & 1 == 1 {
+                    numbers.push(member.number);
+                    gone.push(place);
+                }
+                place += 1;
+            });
+            // In any order, and with what is not there.
+            numbers.reverse();
+            numbers.push(u64::MAX);
+            let done = self.registry.remove(owner, key, &numbers);
+            assert_eq!(done, gone.len());
+        });
+        if let Some(list) = self.model.get_mut(key) {
+            let mut place = 0;
+            list.retain(|entry| {
+                if entry.0 != owner {
+                    return true;
+                }
+                place += 1;
+                gone.binary_search(&(place - 1)).is_err()
+            });
+        }
+    }
+
+    // Its values are not replaced, but removed and added.
+    fn replace(&mut self, _key: &Name, _number: u16) {}
+
+    fn bury(&mut self, owner: u64) -> Estate {
+        let held = self.registry.held_by(owner);
+        let has = |list: &&Vec<(u64, u16)>| list.iter().any(|entry| entry.0 == owner);
+        assert_eq!(held, self.model.values().filter(has).count());
+        let (left, count) = self.registry.bury(owner);
+        assert_eq!(count, held);
+        left
+    }
+
+    fn clean(&mut self, owner: u64, left: &mut Estate, most: usize) -> bool {
+        let before = self.registry.len();
+        let done = self.registry.remove_dead(owner, left, most);
+        let removed = before - self.registry.len();
+        assert!(removed <= most);
+        for name in self.model.keys().cloned().collect::<Vec<_>>() {
+            if self.list(&name).iter().any(|entry| entry.0 == owner) {
+                let found = self.entries(&name);
+                let others = |entry: &&(u64, u16)| entry.0 != owner;
+                assert!(
+                    found
+                        .iter()
+                        .filter(others)
+                        .eq(self.list(&name).iter().filter(others))
+                );
+                assert!(!done || found.iter().all(|entry| entry.0 != owner));
+                self.model.insert(name, found);
+            }
+        }
+        assert_eq!(
+            self.registry.len(),
+            self.model.values().map(Vec::len).sum::<usize>()
+        );
+        done
+    }
+
+    fn check(&self, town: &Town, key: &Name) {
+        assert_eq!(self.entries(key), self.list(key));
+        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+            let guard = pin();
+            let mut own = Vec::new();
+            key.with(&self.common.live, |key| {
+                self.registry.entries(owner, key, &guard, |member| {
+                    own.push((member.owner, number(member.value)));
+                });
+            });
+            assert!(
+                self.list(key)
+                    .iter()
+                    .filter(|entry| entry.0 == owner)
+                    .eq(&own)
+            );
+        }
+    }
+
+    fn check_all(&self, town: &Town) {
+        let guard = pin();
+        let keys: Vec<&Name> = self
+            .model
+            .iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(key, _)| key)
+            .collect();
+        for key in self.model.keys() {
+            self.check(town, key);
+        }
+        let mut found = Vec::new();
+        self.registry.walk(0, usize::MAX, &guard, |walked| {
+            found.push(Name::of(&walked.key))
+        });
+        found.sort_unstable();
+        assert!(keys.into_iter().eq(&found));
+        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+            let mut keys = BTreeMap::new();
+            self.registry.keys(owner, &guard, |key, count| {
+                assert_eq!(keys.insert(Name::of(key), count), None);
+            });
+            let mut expected = BTreeMap::new();
+            for (key, list) in &self.model {
+                let count = list.iter().filter(|entry| entry.0 == owner).count();
+                if count > 0 {
+                    expected.insert(key.clone(), count);
+                }
+            }
+            assert_eq!(keys, expected);
+        }
+        let entries = self.model.values().flatten();
+        let owners: HashSet<u64> = entries.map(|entry| entry.0).collect();
+        assert_eq!(self.registry.figures().owners, owners.len());
+    }
+
+    fn live(&self) -> Live {
+        self.common.live.clone()
+    }
+}
+
+fn run<S: Subject>(input: Input) {
+    let limit = match input.limit {
+        0 => usize::MAX,
+        limit => usize::from(limit) * 4,
+    };
+    let mut subject = S::new(input.seed, limit);
+    let mut town = Town::default();
+    let mut fills = 0;
+    let mut dead: Vec<u64> = Vec::new();
+    let mut buried: Vec<(u64, S::Left)> = Vec::new();
+    for change in input.changes.into_iter().take(CHANGES) {
+        match change {
+            Change::Register { owner, key, number } => {
+                subject.register(&town, town.owner(owner), &key, number);
+            }
+            Change::Fill { owner, key, count } => {
+                fills += 1;
+                let count = if fills > FILLS {
+                    0
+                } else {
+                    u16::from(count) * 4
+                };
+                for number in 0..count {
+                    let key = key.unwrap_or(Chosen::Word { kind: 0, number });
+                    subject.register(&town, town.owner(owner), &key, number);
+                }
+            }
+            Change::Unregister { owner, key } => {
+                subject.unregister(town.owner(owner), &key.name());
+            }
+            Change::RemoveSome { owner, key, which } => {
+                subject.remove_some(town.owner(owner), &key.name(), which);
+            }
+            Change::Replace { key, number } => subject.replace(&key.name(), number),
+            Change::Die(owner) => dead.push(town.kill(owner)),
+            Change::Bury(which) => {
+                if !dead.is_empty() {
+                    let owner = dead.swap_remove(usize::from(which) % dead.len());
+                    buried.push((owner, subject.bury(owner)));
+                }
+            }
+            Change::Clean { which, most } => {
+                if !buried.is_empty() {
+                    let place = usize::from(which) % buried.len();
+                    let (owner, left) = &mut buried[place];
+                    if subject.clean(*owner, left, usize::from(most) + 1) {
+                        buried.swap_remove(place);
+                    }
+                }
+            }
+            Change::Check(key) => subject.check(&town, &key.name()),
+        }
+    }
+    for owner in dead {
+        buried.push((owner, subject.bury(owner)));
+    }
+    for (owner, mut left) in buried {
+        while !subject.clean(owner, &mut left, 1_000) {}
+    }
+    subject.check_all(&town);
+    let live = subject.live();
+    drop(subject);
+    check_none_left(&live);
+}
+
+fuzz_target!(|input: Input| {
+    if input.unique {
+        run::<OneEach>(input);
+    } else {
+        run::<Many>(input);
+    }
+});

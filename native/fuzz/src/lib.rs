@@ -1,0 +1,237 @@
+//! What the fuzz targets share: keys and values that say what they should be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arbitrary::{Arbitrary, Unstructured};
+use foundation_core::key::{Foreign, KINDS, Key, KeyView};
+use foundation_core::table::{Entry, Object, Value, ValueView, reclaim};
+
+/// How many foreign keys and objects there are.
+pub type Live = Arc<AtomicI64>;
+
+/// Foreign keys from here on have one hash.
+pub const ALIKE: u16 = 1024;
+
+/// A key as the fuzzer chooses it: mostly one of a few, so that they meet.
+#[derive(Clone, Copy, Debug)]
+pub enum Chosen {
+    /// One word.
+    Word {
+        /// Its kind, taken modulo their number.
+        kind: u8,
+        /// The word.
+        number: u16,
+    },
+    /// A byte string: the same byte many times, and another at its end.
+    Bytes {
+        /// Its kind, taken modulo their number.
+        kind: u8,
+        /// How long it is, taken modulo 40: inline or long.
+        len: u8,
+        /// What it is made of.
+        byte: u8,
+        /// Its last byte.
+        last: u8,
+    },
+    /// A foreign key. Four of them have one hash, and all from 1,024 on have another one.
+    Foreign(u16),
+}
+
+/// What a key is, for the model: equal if and only if the table may not tell them apart.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Name {
+    /// A kind and its bytes.
+    Bytes(u8, Vec<u8>),
+    /// The text of a foreign key.
+    Foreign(u16),
+}
+
+impl<'a> Arbitrary<'a> for Chosen {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let few = u8::arbitrary(input)?;
+        Ok(match (few, few % 24 / 3) {
+            (0..=191, number) => match few % 3 {
+                0 => Chosen::Word {
+                    kind: 1,
+                    number: number.into(),
+                },
+                // From 12 to 19 bytes: about half of them fit a slot.
+                1 => Chosen::Bytes {
+                    kind: 2,
+                    len: 12 + number,
+                    byte: 0,
+                    last: 7,
+                },
+                _ => Chosen::Foreign(number.into()),
+            },
+            (_, 0..=1) => Chosen::Word {
+                kind: input.arbitrary()?,
+                number: input.arbitrary()?,
+            },
+            (_, 2..=5) => Chosen::Bytes {
+                kind: input.arbitrary()?,
+                len: input.arbitrary()?,
+                byte: input.arbitrary()?,
+                last: input.arbitrary()?,
+            },
+            _ => Chosen::Foreign(input.arbitrary()?),
+        })
+    }
+}
+
+impl Chosen {
+    /// What the key is.
+    pub fn name(&self) -> Name {
+        match *self {
+            Chosen::Word { kind, number } => {
+                Name::Bytes(kind % KINDS, u64::from(number).to_le_bytes().into())
+            }
+            Chosen::Bytes {
+                kind,
+                len,
+                byte,
+                last,
+            } => {
+                let mut bytes = vec![byte; usize::from(len % 40)];
+                if let Some(end) = bytes.last_mut() {
+                    *end = last;
+                }
+                Name::Bytes(kind % KINDS, bytes)
+            }
+            Chosen::Foreign(text) => Name::Foreign(text),
+        }
+    }
+
+    /// Runs `run` with the key. A word is made as one here, and as bytes by [`Name::with`]: the
+    /// table must not tell which.
+    pub fn with<R>(&self, live: &Live, run: impl FnOnce(&Key<'_, Probe>) -> R) -> R {
+        match *self {
+            Chosen::Word { kind, number } => run(&Key::word(kind % KINDS, number.into())),
+            _ => self.name().with(live, run),
+        }
+    }
+}
+
+impl Name {
+    /// Runs `run` with the key.
+    pub fn with<R>(&self, live: &Live, run: impl FnOnce(&Key<'_, Probe>) -> R) -> R {
+        match self {
+            Name::Bytes(kind, bytes) => run(&Key::new(*kind, bytes)),
+            Name::Foreign(text) => {
+                let probe = Probe(*text, live.clone());
+                let group = text / 4;
+                run(&Key::Foreign(group.min(ALIKE / 4).into(), &probe))
+            }
+        }
+    }
+
+    /// What a walk shows of a key.
+    pub fn of(view: &KeyView<'_, Text>) -> Name {
+        match view {
+            KeyView::Inline { kind, bytes, len } => Name::Bytes(*kind, bytes[..*len].into()),
+            KeyView::Long(kind, bytes) => Name::Bytes(*kind, (*bytes).into()),
+            KeyView::Foreign(text) => Name::Foreign(text.text),
+        }
+    }
+}
+
+/// A foreign key, counted while it lives.
+pub struct Text {
+    text: u16,
+    live: Live,
+}
+
+/// What a [`Text`] is looked up with.
+pub struct Probe(u16, Live);
+
+impl Foreign for Text {
+    type Probe = Probe;
+
+    fn new(probe: &Probe) -> Option<Box<Self>> {
+        probe.1.fetch_add(1, Ordering::Relaxed);
+        Some(Box::new(Text {
+            text: probe.0,
+            live: probe.1.clone(),
+        }))
+    }
+
+    fn matches(&self, probe: &Probe) -> bool {
+        self.text == probe.0
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A value that is an object, counted while it lives.
+pub struct Counted {
+    number: u16,
+    live: Live,
+}
+
+impl Object for Counted {
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The value of a number: which of the three sorts it is follows from the number.
+pub fn value(number: u16, live: &Live) -> Value<Counted> {
+    match number % 3 {
+        0 => Value::Word(u64::from(number) << 1 | 1),
+        1 => {
+            let bytes = number.to_le_bytes().repeat(usize::from(number % 60));
+            Value::bytes(&[&number.to_le_bytes(), &*bytes].concat()).expect("there is memory")
+        }
+        _ => {
+            live.fetch_add(1, Ordering::Relaxed);
+            Value::Object(Box::new(Counted {
+                number,
+                live: live.clone(),
+            }))
+        }
+    }
+}
+
+/// The number of a value, which is whole.
+pub fn number(view: ValueView<'_, Counted>) -> u16 {
+    match view {
+        ValueView::Word(word) => (word >> 1) as u16,
+        ValueView::Bytes(bytes) => {
+            let number = u16::from_le_bytes([bytes[0], bytes[1]]);
+            assert_eq!(bytes.len(), 2 + 2 * usize::from(number % 60));
+            assert!(
+                bytes
+                    .chunks(2)
+                    .all(|part| part == number.to_le_bytes().as_slice())
+            );
+            number
+        }
+        ValueView::Object(counted) => counted.number,
+    }
+}
+
+/// An entry's owner and the number of its value.
+pub fn seen(entry: &Entry<'_, Counted>) -> (u64, u16) {
+    (entry.owner, number(entry.value))
+}
+
+/// Checks that nothing is left of keys and objects, once what was retired is freed.
+pub fn check_none_left(live: &Live) {
+    reclaim::flush();
+    assert_eq!(live.load(Ordering::Relaxed), 0, "keys or objects leaked");
+}

@@ -1,0 +1,109 @@
+defmodule Foundation.Fuzz do
+  @moduledoc """
+  Random inputs, one after the other, for as long as is asked for.
+
+  An input is a number: what it means is drawn with `:rand`, which is seeded with the run's seed and
+  that number. So each can be had again, alone. Settings, which `script/fuzz` makes:
+
+    * `FOUNDATION_FUZZ_SECONDS` - how long, of one target; a moment by default
+    * `FOUNDATION_FUZZ_SEED` - the run's seed; ExUnit's by default
+    * `FOUNDATION_FUZZ_INPUT` - this input and no other
+    * `FOUNDATION_FUZZ_NOTE` - a file that always says which input it is at, for when the VM is gone
+  """
+
+  import Bitwise
+
+  @moment_ms 500
+
+  @doc "Runs `fun` for one input after the other; says which it was when it fails."
+  @spec each_input(String.t(), (non_neg_integer -> term)) :: :ok
+  def each_input(target, fun) do
+    seed = number("FOUNDATION_FUZZ_SEED") || ExUnit.configuration()[:seed]
+    note = note()
+
+    run = fn input ->
+      if note, do: :ok = :file.pwrite(note, 0, "#{seed}:#{input}\n")
+      :rand.seed(:exsss, {seed, input, 0})
+      attempt(target, seed, input, fun)
+    end
+
+    case number("FOUNDATION_FUZZ_INPUT") do
+      nil -> for_a_while(target, run)
+      input -> run.(input)
+    end
+
+    :ok
+  end
+
+  defp for_a_while(target, run) do
+    seconds = number("FOUNDATION_FUZZ_SECONDS")
+    span = if seconds, do: seconds * 1_000, else: @moment_ms
+    done = run_until(System.monotonic_time(:millisecond) + span, 0, run)
+    if seconds, do: IO.puts("\nfuzz: #{done} inputs of #{target} in #{seconds} s")
+  end
+
+  defp run_until(deadline, input, run) do
+    run.(input)
+
+    if System.monotonic_time(:millisecond) < deadline,
+      do: run_until(deadline, input + 1, run),
+      else: input + 1
+  end
+
+  defp attempt(target, seed, input, fun) do
+    fun.(input)
+  catch
+    kind, reason ->
+      IO.puts(
+        :stderr,
+        "fuzz: #{target} failed; again: script/fuzz again #{target} #{seed}:#{input}"
+      )
+
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp note do
+    with path when is_binary(path) <- System.get_env("FOUNDATION_FUZZ_NOTE") do
+      {:ok, file} = :file.open(path, [:write, :raw])
+      file
+    end
+  end
+
+  defp number(variable) do
+    with text when is_binary(text) <- System.get_env(variable), do: String.to_integer(text)
+  end
+
+  @doc "One of these."
+  @spec pick([term, ...]) :: term
+  def pick(choices), do: Enum.random(choices)
+
+  @doc "Whether a thing happens that does so once in `times`."
+  @spec once_in(pos_integer) :: boolean
+  def once_in(times), do: :rand.uniform(times) == 1
+
+  @doc "The bytes with some damage: a few of them flipped, set, cut out, put in, doubled or swapped."
+  @spec damage(binary) :: binary
+  def damage(""), do: :rand.bytes(:rand.uniform(8))
+
+  def damage(bytes) do
+    size = byte_size(bytes)
+    at = :rand.uniform(size) - 1
+    length = min(pick([1, 1, 2, 4, 8, 16, 64]), size - at)
+    <<before::binary-size(at), part::binary-size(length), rest::binary>> = bytes
+
+    case :rand.uniform(9) do
+      1 -> before <> flip(part) <> rest
+      2 -> before <> :rand.bytes(length) <> rest
+      3 -> before <> String.duplicate(<<pick([0, 255, ?0, ?-])>>, length) <> rest
+      4 -> before <> rest
+      5 -> before <> part <> part <> rest
+      6 -> before <> :rand.bytes(length) <> part <> rest
+      7 -> before
+      8 -> rest <> before <> part
+      9 -> bytes <> :rand.bytes(length)
+    end
+  end
+
+  defp flip(<<byte, rest::binary>>),
+    do: <<bxor(byte, 1 <<< (:rand.uniform(8) - 1)), rest::binary>>
+end
