@@ -18,6 +18,8 @@ defmodule Foundation.Native do
 
   @on_load :reattach
 
+  @version Mix.Project.config()[:version]
+
   @doc """
   Loads the library at `path` (no extension), which must say that it is of `version`.
 
@@ -25,7 +27,9 @@ defmodule Foundation.Native do
   """
   @spec load(Path.t(), String.t()) :: :ok | {:error, String.t()}
   def load(path, version) do
-    if library_version() == nil, do: attach(path, version), else: :ok
+    if library_version() == nil,
+      do: attach(path, version, System.unique_integer([:positive]), _again = false),
+      else: :ok
   end
 
   @doc """
@@ -43,10 +47,10 @@ defmodule Foundation.Native do
   # that one stays, library and all. One that has been deleted is purged, so that its
   # library is free; that pins itself into memory, so its tables outlive the change.
   def reattach do
-    with {path, version} <- :persistent_term.get(__MODULE__, nil) do
+    with {path, version, instance} <- :persistent_term.get(__MODULE__, nil) do
       :code.purge(__MODULE__)
 
-      case attach(path, version) do
+      case attach_again(path, version, instance) do
         :ok -> :ok
         {:error, cause} -> refuse(cause, :code.is_loaded(__MODULE__))
       end
@@ -73,21 +77,32 @@ defmodule Foundation.Native do
     :in_use
   end
 
-  defp attach(path, version) do
-    case :erlang.load_nif(String.to_charlist(path), version) do
+  defp attach_again(path, @version = version, instance),
+    do: attach(path, version, instance, _again = true)
+
+  defp attach_again(_path, version, _instance),
+    do: {:error, "it is of version #{version}, and this module of #{@version}"}
+
+  # `instance` is what the library knows itself by, so that no other passes for it.
+  defp attach(path, version, instance, again) do
+    case :erlang.load_nif(String.to_charlist(path), {version, instance, again}) do
       :ok ->
-        :persistent_term.put(__MODULE__, {path, version})
+        :persistent_term.put(__MODULE__, {path, version, instance})
 
       {:error, {reason, message}} ->
-        {:error, explain(reason, List.to_string(message), path, version)}
+        {:error, explain(reason, List.to_string(message), path, version, again)}
     end
   end
 
-  defp explain(:load, _message, path, version) do
+  defp explain(:load, _message, path, version, _again = false) do
     "the library #{path} is not of version #{version}: compile :foundation again"
   end
 
-  defp explain(reason, message, path, _version) do
+  defp explain(:load, _message, path, _version, _again = true) do
+    "the library #{path} is another one than was loaded, without its tables"
+  end
+
+  defp explain(reason, message, path, _version, _again) do
     if File.exists?(path <> extension()),
       do: "the library #{path} cannot be used: #{message} (#{reason})",
       else: "there is no library #{path}#{extension()}"

@@ -206,6 +206,182 @@ defmodule Foundation.EngineTest do
       assert output =~ ~s(seen: ["#{Foundation.version()}"])
     end
 
+    # A registry that processes read, change, walk and die in all the time. What none of them may see
+    # is another answer, or an error.
+    @filled """
+    alias Foundation.{Native, Registry}
+    main = self()
+    {:ok, owner} = Registry.start_link(keys: :unique, name: :filled)
+
+    holder =
+      spawn(fn ->
+        for key <- 1..2_000, do: {:ok, _} = Registry.register(:filled, {:key, key}, %{key => key})
+        send(main, :filled)
+        Process.sleep(:infinity)
+      end)
+
+    receive do: (:filled -> :ok)
+    done = :counters.new(4, [])
+    spec = [{{{:key, :"$1"}, :_, :_}, [], [:"$1"]}]
+
+    work = [
+      fn ->
+        key = :rand.uniform(2_000)
+        [{^holder, %{^key => ^key}}] = Registry.lookup(:filled, {:key, key})
+      end,
+      fn ->
+        {:ok, _} = Registry.register(:filled, {self(), 1}, make_ref())
+        :ok = Registry.unregister(:filled, {self(), 1})
+      end,
+      fn -> 2_000 = length(Registry.select(:filled, spec)) end,
+      fn ->
+        {pid, ref} = spawn_monitor(fn -> {:ok, _} = Registry.register(:filled, self(), nil) end)
+        receive do: ({:DOWN, ^ref, _, _, reason} -> :normal = reason)
+        [] = Registry.lookup(:filled, pid)
+      end
+    ]
+
+    forever = fn forever, place, fun ->
+      fun.()
+      :counters.add(done, place, 1)
+      forever.(forever, place, fun)
+    end
+
+    workers =
+      for {fun, place} <- Enum.with_index(work, 1), do: spawn(fn -> forever.(forever, place, fun) end)
+
+    # Returns when each has done something since.
+    worked = fn worked, before ->
+      now = for place <- 1..4, do: :counters.get(done, place)
+      moved = Enum.zip_with(now, before, &>/2)
+
+      cond do
+        not Enum.all?([holder, owner | workers], &Process.alive?/1) -> IO.puts("died")
+        Enum.all?(moved) -> :ok
+        true -> worked.(worked, before)
+      end
+    end
+
+    work_on = fn -> worked.(worked, for(place <- 1..4, do: :counters.get(done, place))) end
+    """
+
+    test "under load keeps the entries and disturbs nobody", %{app: app} do
+      output =
+        vm(
+          app,
+          @report <>
+            @filled <>
+            """
+            for round <- 1..20 do
+              case rem(round, 4) do
+                0 ->
+                  :code.purge(Native)
+                  :code.delete(Native)
+
+                1 ->
+                  :code.purge(Native)
+                  :code.delete(Native)
+                  :code.purge(Native)
+
+                2 ->
+                  true = :code.soft_purge(Native)
+                  :code.delete(Native)
+
+                # Over itself: refused.
+                3 ->
+                  {:error, :on_load_failure} = :code.load_file(Native)
+              end
+
+              work_on.()
+            end
+
+            :ok = Application.stop(:foundation)
+            work_on.()
+            {:ok, _} = Application.ensure_all_started(:foundation)
+            work_on.()
+            IO.puts("kept: \#{Registry.count_select(:filled, [{{{:key, :_}, :_, :_}, [], [true]}])}")
+            """,
+          ["-kernel logger_level critical"]
+        )
+
+      assert output =~ "kept: 2000"
+      refute output =~ "died"
+    end
+
+    test "does not take another library for its own, and says so", context do
+      other = String.replace_suffix(context.library, ".so", "_built_anew.so")
+      File.cp!(context.library, other)
+
+      output =
+        vm(
+          context.app,
+          @report <>
+            """
+            {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: :kept)
+            {path, version, instance} = :persistent_term.get(Foundation.Native)
+            :persistent_term.put(Foundation.Native, {path <> "_built_anew", version, instance})
+            #{@anew}
+            #{@version}
+            :persistent_term.put(Foundation.Native, {path, version, instance})
+            #{@anew}
+            #{@version}
+            IO.inspect(Foundation.Registry.count(:kept), label: "count")
+            """
+        )
+
+      assert output =~ "_built_anew is another one than was loaded, without its tables"
+      assert output =~ ~r/library: none.*library: #{Foundation.version()}.*count: 0/s
+    end
+
+    test "with its file replaced keeps the tables, or says that they are out of reach", context do
+      output =
+        vm(
+          context.app,
+          @report <>
+            """
+            {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: :kept)
+            {:ok, _} = Foundation.Registry.register(:kept, :key, :value)
+            library = #{inspect(context.library)}
+            File.cp!(library, library <> ".new")
+            File.rename!(library <> ".new", library)
+            #{@anew}
+            #{@version}
+            if Foundation.Native.library_version(),
+              do: IO.inspect(Foundation.Registry.count(:kept), label: "count")
+            """
+        )
+
+      assert output =~ "count: 1" or output =~ "is another one than was loaded"
+    end
+
+    test "of another version does not take the library", context do
+      source = Path.expand("../../lib/foundation/native.ex", __DIR__)
+      other = String.replace(File.read!(source), "Mix.Project.config()[:version]", ~s("9.8.7"))
+
+      output =
+        vm(
+          context.app,
+          @report <>
+            """
+            beam = :code.which(Foundation.Native)
+            before = File.read!(beam)
+            [{_, other}] = Code.compile_string(#{inspect(other, printable_limit: :infinity)})
+            File.write!(beam, other)
+            #{@anew}
+            #{@version}
+            File.write!(beam, before)
+            #{@anew}
+            #{@version}
+            """
+        )
+
+      assert output =~
+               "could not take its library back: it is of version #{Foundation.version()}, and this " <>
+                 "module of 9.8.7"
+
+      assert output =~ ~r/library: none.*library: #{Foundation.version()}/s
+    end
+
     @tag :linux
     test "leaves the library in memory meanwhile", %{app: app} do
       mapped = "IO.puts(\"mapped: \#{File.read!(\"/proc/self/maps\") =~ \"foundation_nif\"}\")\n"

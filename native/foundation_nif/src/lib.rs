@@ -16,6 +16,7 @@ mod telemetry;
 mod term;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::{Encoder, Env, Term};
 
@@ -27,13 +28,22 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 rustler::init!("Elixir.Foundation.Native", load = load);
 
+/// The number that this library was given when it was loaded first; 0 before.
+static INSTANCE: AtomicU64 = AtomicU64::new(0);
+
 /// Refuses to be the library of another version: one that was left behind by an upgrade
-/// would have other functions under the same names.
-fn load(env: Env, version: Term) -> bool {
-    let fits = matches!(version.decode::<&str>(), Ok(VERSION)) && term::words_are_as_assumed(env);
-    if !fits || !pin::pin() {
+/// would have other functions under the same names. And refuses to be taken for a library that is in
+/// memory already, with tables that this one would not have: the same file, built anew or copied.
+fn load(env: Env, argument: Term) -> bool {
+    let Ok((version, instance, again)) = argument.decode::<(&str, u64, bool)>() else {
+        return false;
+    };
+    let fits = version == VERSION && term::words_are_as_assumed(env);
+    let is_it = !again || INSTANCE.load(Ordering::Relaxed) == instance;
+    if !fits || !is_it || !pin::pin() {
         return false;
     }
+    INSTANCE.store(instance, Ordering::Relaxed);
     std::panic::set_hook(Box::new(report_panic));
     background::start();
     true
