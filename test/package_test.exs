@@ -16,7 +16,10 @@ defmodule Foundation.PackageTest do
 
   test "a package holds the library, its guides, licence and sources" do
     sources =
-      Enum.flat_map(~w(lib/**/*.ex native/*/Cargo.toml native/*/src/**/*.rs), &Path.wildcard/1)
+      Enum.flat_map(
+        ~w(lib/**/*.ex native/foundation_*/Cargo.toml native/foundation_*/src/**/*.rs),
+        &Path.wildcard/1
+      )
 
     pages =
       ~w(README.md CHANGELOG.md LICENSE mix.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
@@ -26,7 +29,9 @@ defmodule Foundation.PackageTest do
   end
 
   test "a package holds nothing that only the repository needs" do
-    places = ~w(test/ bench/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
+    places =
+      ~w(test/ bench/ native/fuzz/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
+
     assert Enum.filter(packed(), &String.starts_with?(&1, places)) == []
   end
 

@@ -112,6 +112,6 @@ defmodule Bench.JSON do
   defp after_(text, start),
     do: binary_part(text, byte_size(start), byte_size(text) - byte_size(start))
 
-  defp skip(<<space, rest::binary>>) when space in ' \t\r\n', do: skip(rest)
+  defp skip(<<space, rest::binary>>) when space in [?\s, ?\t, ?\r, ?\n], do: skip(rest)
   defp skip(text), do: text
 end

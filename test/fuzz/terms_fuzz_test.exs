@@ -150,6 +150,8 @@ defmodule Foundation.TermsFuzzTest do
 
   # A window is opened by the first of each key and by nobody else.
   defp windows(terms, input) do
+    terms = Enum.reject(terms, &negative_zero?/1)
+
     Enum.reduce(terms, %{}, fn term, seen ->
       key = {input, self(), RandomTerms.rebuild(term)}
       expected = if is_map_key(seen, term), do: :ok, else: :emit
@@ -158,6 +160,9 @@ defmodule Foundation.TermsFuzzTest do
       Map.put(seen, term, true)
     end)
   end
+
+  # Until OTP 26 it is equal to the other zero, which windows know of short terms only.
+  defp negative_zero?(term), do: :erlang.term_to_binary(term) =~ <<70, 0x80, 0::56>>
 
   defp registries(keys), do: for(engine <- [:native, :ets], do: name(engine, keys))
 
