@@ -240,7 +240,7 @@ mod tests {
             }
         );
         queue.clear(&waiting);
-        assert_eq!(waiting.into_inner(), 0);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]

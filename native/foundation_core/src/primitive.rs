@@ -1,14 +1,24 @@
 //! The synchronisation primitives that everything else is written against: those of `std`, or
-//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly.
+//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly. In the
+//! crate's own tests they count what is written.
+
+#[cfg(all(test, not(loom)))]
+mod counted;
+
+#[cfg(all(test, not(loom)))]
+pub(crate) use counted::{AtomicI64, AtomicPtr, AtomicU64, Writes, take_writes};
 
 #[cfg(not(loom))]
 pub(crate) use std::{
     hint,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering, fence},
+        atomic::{Ordering, fence},
     },
 };
+
+#[cfg(not(any(test, loom)))]
+pub(crate) use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64};
 
 #[cfg(loom)]
 pub(crate) use loom::{
@@ -25,6 +35,8 @@ pub(crate) use loom::{
 /// Every critical section of this crate leaves its data consistent at each point where it can
 /// panic (it allocates first and changes afterwards), so a poisoned lock protects sound data.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    #[cfg(all(test, not(loom)))]
+    counted::count(|writes| writes.locks += 1);
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)

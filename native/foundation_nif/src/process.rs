@@ -83,23 +83,34 @@ pub fn remotes() -> Vec<u64> {
 }
 
 /// Whether an owner is alive.
-#[inline]
+#[inline(always)]
 pub fn is_alive(env: Env, owner: u64) -> bool {
     if is_remote(owner) {
-        return REMOTES.pids.contains_key(&owner);
+        return is_known(owner);
     }
     let pid = local(owner);
     // SAFETY: the environment is the one of this call.
     unsafe { enif_is_process_alive(env.as_c_arg(), pid.as_c_arg()) != 0 }
 }
 
-/// The pid of an owner, or `None` if the process is dead.
-#[inline]
+#[inline(never)]
+fn is_known(owner: u64) -> bool {
+    REMOTES.pids.contains_key(&owner)
+}
+
+/// The pid of an owner, or `None` if the process is dead. Inlined: a call that gives its result by
+/// way of memory would be a quarter of a look-up.
+#[inline(always)]
 pub fn live_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
     if is_remote(owner) {
-        return REMOTES.pids.get(&owner).map(|pid| pid.copy(env));
+        return remote_pid(env, owner);
     }
     is_alive(env, owner).then(|| word_term(env, owner))
+}
+
+#[inline(never)]
+fn remote_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
+    REMOTES.pids.get(&owner).map(|pid| pid.copy(env))
 }
 
 /// The local process that an owner is.

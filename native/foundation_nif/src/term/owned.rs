@@ -6,25 +6,101 @@ use foundation_core::key::Foreign;
 use foundation_core::table::Object;
 use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
 use rustler::sys::{enif_alloc_env, enif_free_env, enif_is_identical, enif_make_copy};
-use rustler::{Env, Term};
+use rustler::{Env, Resource, ResourceArc, Term};
 
 use super::budget::NODES_MAX;
-use super::view::Size;
+use super::view::{Size, binary};
 use crate::faults;
+
+/// An environment with one term in it.
+struct Kept {
+    env: *mut ErlNifEnv,
+    term: ErlNifTerm,
+}
+
+// SAFETY: the term is never changed, and reading or copying it may happen on any thread.
+unsafe impl Send for Kept {}
+// SAFETY: as above.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    /// A copy of `term`, or `None` when there is no memory for it.
+    fn new(term: Term) -> Option<Kept> {
+        // SAFETY: the environment is new; the term is copied into it, and belongs to it.
+        unsafe {
+            let env = enif_alloc_env();
+            if env.is_null() {
+                return None;
+            }
+            LIVE_TERMS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let term = enif_make_copy(env, term.as_c_arg());
+            Some(Kept { env, term })
+        }
+    }
+
+    /// The bytes of the term if it is a binary, for as long as the environment is there.
+    fn bytes(&self) -> Option<*const [u8]> {
+        let lifetime = ();
+        // SAFETY: the term belongs to the environment.
+        let term = unsafe { Term::new(Env::new(&lifetime, self.env), self.term) };
+        binary(term).map(std::ptr::from_ref)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        LIVE_TERMS.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        // SAFETY: nobody has the environment but this value.
+        unsafe { enif_free_env(self.env) }
+    }
+}
+
+/// How many terms are kept in environments of their own.
+pub static LIVE_TERMS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+/// A binary that the VM shares between processes. It is a resource so that what a reader is given
+/// is made in one step: the VM's copying of such a term takes three times as long.
+pub struct SharedBinary {
+    kept: Kept,
+    bytes: *const [u8],
+}
+
+// SAFETY: the bytes are those of the term, which is never changed.
+unsafe impl Send for SharedBinary {}
+// SAFETY: as above.
+unsafe impl Sync for SharedBinary {}
+
+#[rustler::resource_impl]
+impl Resource for SharedBinary {}
+
+impl SharedBinary {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: they live in the environment, which lives as long as `self`.
+        unsafe { &*self.bytes }
+    }
+}
+
+enum Place {
+    Own(Kept),
+    Shared(ResourceArc<SharedBinary>),
+}
+
+impl Place {
+    fn new(kept: Kept) -> Self {
+        match kept.bytes() {
+            Some(bytes) => Place::Shared(ResourceArc::new(SharedBinary { kept, bytes })),
+            None => Place::Own(kept),
+        }
+    }
+}
 
 /// A term in an environment of its own.
 pub struct OwnedTerm {
-    env: *mut ErlNifEnv,
-    term: ErlNifTerm,
+    place: Place,
     size: usize,
     /// How many subterms a copy of it has to make.
     pub(super) nodes: usize,
 }
-
-// SAFETY: the term is never changed, and reading or copying it may happen on any thread.
-unsafe impl Send for OwnedTerm {}
-// SAFETY: as above.
-unsafe impl Sync for OwnedTerm {}
 
 impl OwnedTerm {
     /// About what an environment takes.
@@ -35,25 +111,16 @@ impl OwnedTerm {
         faults::reach(c"keep a term");
         let mut size = Size::default();
         size.add(term);
-        // SAFETY: the environment is new; the term is copied into it, and belongs to it.
-        unsafe {
-            let env = enif_alloc_env();
-            if env.is_null() {
-                return None;
-            }
-            LIVE_TERMS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let started = size.has_function.then(Instant::now);
-            let copy = enif_make_copy(env, term.as_c_arg());
-            if let Some(started) = started {
-                size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));
-            }
-            Some(OwnedTerm {
-                env,
-                term: copy,
-                size: Self::ENVIRONMENT + size.bytes + size.nodes * 2 * size_of::<ErlNifTerm>(),
-                nodes: size.nodes,
-            })
+        let started = size.has_function.then(Instant::now);
+        let kept = Kept::new(term)?;
+        if let Some(started) = started {
+            size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));
         }
+        Some(OwnedTerm {
+            place: Place::new(kept),
+            size: Self::ENVIRONMENT + size.bytes + size.nodes * 2 * size_of::<ErlNifTerm>(),
+            nodes: size.nodes,
+        })
     }
 
     /// About how many subterms were copied in a time. A thread that was stopped meanwhile makes
@@ -68,29 +135,31 @@ impl OwnedTerm {
         self.nodes > NODES_MAX
     }
 
+    fn term(&self) -> ErlNifTerm {
+        match &self.place {
+            Place::Own(kept) => kept.term,
+            Place::Shared(shared) => shared.kept.term,
+        }
+    }
+
     /// A copy for the caller.
+    #[inline(never)]
     pub fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
-        // SAFETY: the copy is made in the environment that the term is given.
-        unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.term)) }
+        match &self.place {
+            // SAFETY: the copy is made in the environment that the term is given.
+            Place::Own(kept) => unsafe {
+                Term::new(env, enif_make_copy(env.as_c_arg(), kept.term))
+            },
+            Place::Shared(shared) => shared.make_binary(env, SharedBinary::bytes).to_term(env),
+        }
     }
 
     /// Whether this is the term `other`, by `===`.
     pub fn is(&self, other: Term) -> bool {
         // SAFETY: both terms are alive.
-        unsafe { enif_is_identical(self.term, other.as_c_arg()) == 1 }
+        unsafe { enif_is_identical(self.term(), other.as_c_arg()) == 1 }
     }
 }
-
-impl Drop for OwnedTerm {
-    fn drop(&mut self) {
-        LIVE_TERMS.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        // SAFETY: nobody has the environment but this value.
-        unsafe { enif_free_env(self.env) }
-    }
-}
-
-/// How many terms are kept in environments of their own.
-pub static LIVE_TERMS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
 
 impl Object for OwnedTerm {
     fn size(&self) -> usize {
@@ -129,7 +198,7 @@ impl Foreign for OwnedTerm {
 
     fn matches(&self, probe: &Probe) -> bool {
         // SAFETY: both terms are alive.
-        unsafe { enif_is_identical(self.term, probe.term) == 1 }
+        unsafe { enif_is_identical(self.term(), probe.term) == 1 }
     }
 
     fn size(&self) -> usize {

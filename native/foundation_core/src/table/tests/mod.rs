@@ -6,6 +6,7 @@ mod hostile;
 mod interleaved;
 mod model;
 mod single;
+mod unshared;
 mod walked;
 
 use std::sync::Arc;

@@ -1,0 +1,59 @@
+//! The atomics of `std` as the crate's own tests use them: they count what a thread writes, so
+//! that a test can say what a call must not do. An operation that is not here does not compile
+//! until it is, with its count.
+
+use std::cell::Cell;
+use std::sync::atomic::{self, Ordering};
+
+/// What a thread has written since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Writes {
+    /// Plain stores.
+    pub(crate) stores: usize,
+    /// Operations that read and write at once, for which a processor takes a line to itself.
+    pub(crate) exchanges: usize,
+    /// Locks that were taken.
+    pub(crate) locks: usize,
+}
+
+thread_local! {
+    static WRITES: Cell<Writes> = const { Cell::new(Writes { stores: 0, exchanges: 0, locks: 0 }) };
+}
+
+/// Takes this thread's count.
+pub(crate) fn take_writes() -> Writes {
+    WRITES.take()
+}
+
+pub(super) fn count(add: impl FnOnce(&mut Writes)) {
+    let mut writes = WRITES.get();
+    add(&mut writes);
+    WRITES.set(writes);
+}
+
+macro_rules! counted {
+    ($name:ident $(<$parameter:ident>)?, $value:ty, $($operation:ident: $count:ident -> $result:ty),*) => {
+        #[derive(Debug, Default)]
+        #[repr(transparent)]
+        pub struct $name $(<$parameter>)? (atomic::$name $(<$parameter>)?);
+
+        impl $(<$parameter>)? $name $(<$parameter>)? {
+            pub(crate) const fn new(value: $value) -> Self {
+                $name(atomic::$name::new(value))
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.0.load(order)
+            }
+
+            $(pub(crate) fn $operation(&self, value: $value, order: Ordering) -> $result {
+                count(|writes| writes.$count += 1);
+                self.0.$operation(value, order)
+            })*
+        }
+    };
+}
+
+counted!(AtomicU64, u64, store: stores -> (), fetch_add: exchanges -> u64, fetch_sub: exchanges -> u64);
+counted!(AtomicI64, i64, fetch_add: exchanges -> i64, fetch_sub: exchanges -> i64);
+counted!(AtomicPtr<T>, *mut T, store: stores -> (), swap: exchanges -> *mut T);
