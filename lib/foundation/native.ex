@@ -388,7 +388,8 @@ defmodule Foundation.Native do
            flags :: byte, attributes :: map, events :: [map], links :: [map],
            duration :: non_neg_integer}
 
-  @spec span_start(term, map) :: {binary, binary | nil, binary} | nil
+  # With Erlang's system time, in nanoseconds.
+  @spec span_start(term, map) :: {binary, binary | nil, binary, integer} | nil
   def span_start(_name, _attributes), do: absent()
 
   # The innermost span, or the one of an id.

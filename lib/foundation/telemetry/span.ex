@@ -101,7 +101,7 @@ defmodule Foundation.Telemetry.Span do
   @doc since: "0.1.0"
   @spec with_span_fun(term, map, (() -> result)) :: result when result: term
   def with_span_fun(name, attributes \\ %{}, fun) when is_function(fun, 0) do
-    {id, parent_id, _trace_id} = open(name, attributes)
+    {id, parent_id, _trace_id, _time} = open(name, attributes)
 
     try do
       fun.()
@@ -151,14 +151,14 @@ defmodule Foundation.Telemetry.Span do
   def start_span(name, attributes \\ %{})
 
   def start_span(name, attributes) do
-    {id, _parent_id, _trace_id} = open(name, attributes)
+    {id, _parent_id, _trace_id, _time} = open(name, attributes)
     id
   end
 
   defp open(name, attributes) when is_map(attributes) do
-    ids = started(name, attributes)
-    Events.started(ids, name, attributes)
-    ids
+    started = started(name, attributes)
+    Events.started(started, name, attributes)
+    started
   end
 
   defp open(_name, attributes), do: refuse!("attributes to be a map", attributes)

@@ -11,7 +11,7 @@ use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 /// Events of a segment. A queue grows by segments: no append ever moves what is there.
 const SEGMENT: usize = 256;
 /// The longest event that is kept without an allocation.
-const INLINE: usize = 46;
+pub const INLINE: usize = 46;
 
 /// An event's content.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ impl<T> Clone for Payload<T> {
             Payload::Boxed(bytes) => Payload::Boxed(Arc::clone(bytes)),
             Payload::Kept(kept) => Payload::Kept(Arc::clone(kept)),
         }
+    }
+}
+
+impl<T> Default for Payload<T> {
+    #[inline]
+    fn default() -> Self {
+        Payload::Inline(0, [0; INLINE])
     }
 }
 

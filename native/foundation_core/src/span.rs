@@ -1,19 +1,27 @@
 //! Open spans: a stack of frames for each process.
 //!
 //! Only the process itself works on its stack, until it dies; then its frames wait to be taken as
-//! abandoned. Processes are words here, and what a frame carries is its maker's business (`T`), as is
-//! what a stack holds on to for as long as its process lives (`W`).
+//! abandoned. Processes are words here, and what a frame carries is its maker's business (`T`).
+//!
+//! Stacks are found by their process in shards, each a hash table with a lock. A frame is filled in and read
+//! under that lock, where it is: moved out, its hundred bytes would be copied three times over, which
+//! cost more than the lock does.
 
 use std::collections::VecDeque;
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use hashbrown::HashTable;
 
-use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
+use crate::primitive::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use crate::random::Random;
 
+/// What a frame carries.
+pub trait Carried: Default {
+    /// Drops what it holds: it will be filled again.
+    fn clear(&mut self);
+}
+
 /// A frame: an open span, or a context that came from elsewhere.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Frame<T> {
     /// The span's id. Never 0.
     pub id: u64,
@@ -23,12 +31,14 @@ pub struct Frame<T> {
     pub trace: u128,
     /// The flags of its trace.
     pub flags: u8,
-    /// When it was started, in nanoseconds of a clock that does not go back.
-    pub started: u64,
+    /// Whether it is a span: a context from elsewhere carries nothing.
+    pub is_span: bool,
     /// How many frames there are around it, and itself.
     depth: u32,
-    /// What a span carries; `None` is a context from elsewhere.
-    pub body: Option<T>,
+    /// When it was started, in nanoseconds of a clock that does not go back.
+    pub started: u64,
+    /// What a span carries.
+    pub body: T,
 }
 
 /// The ids of a span that was started.
@@ -42,13 +52,15 @@ pub struct Started {
     pub trace: u128,
 }
 
+/// The open frames of a process, outermost first.
 #[derive(Debug)]
-struct Stack<T, W> {
+struct Stack<T> {
+    /// Those that are open, and behind them those that have been: a frame is written and read where it
+    /// is, and not moved.
     frames: Vec<Frame<T>>,
+    open: usize,
     /// Makes ids. The process's own, so that an id needs no lock but the stack's.
     random: Random,
-    /// Kept until the process dies.
-    _watch: W,
 }
 
 /// A span is to be closed elsewhere: reading it takes too long here.
@@ -57,17 +69,25 @@ pub struct NotReady;
 
 /// Spans that nobody can end any more.
 #[derive(Debug)]
-pub struct Abandoned<T> {
+struct Abandoned<T> {
     /// Outermost first: they are taken from the end.
     frames: Vec<Frame<T>>,
     at: u64,
 }
 
+/// The stacks of some processes, by process.
+type Stacks<T> = HashTable<(u64, Box<Stack<T>>)>;
+
+/// Stacks that share a lock, and no cache line with others.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Shard<T>(Mutex<Stacks<T>>);
+
 /// The open spans of all processes.
 #[derive(Debug)]
-pub struct Spans<T, W> {
-    stacks: DashMap<u64, Stack<T, W>, foldhash::quality::RandomState>,
-    random: Box<[Mutex<Random>]>,
+pub struct Spans<T> {
+    shards: Box<[Shard<T>]>,
+    random: Mutex<Random>,
     abandoned: Mutex<VecDeque<Abandoned<T>>>,
     /// Those that are being told of, with how long they lasted. A lock of its own: reading them may
     /// take long, and those who die must not wait for that.
@@ -77,16 +97,23 @@ pub struct Spans<T, W> {
     untold: AtomicU64,
 }
 
-/// What the generators of stacks are forked from: enough that callers on as many schedulers seldom
-/// meet.
-const GENERATORS: usize = 16;
+/// Enough that callers on as many schedulers seldom meet.
+const SHARDS: usize = 64;
 
-impl<T, W> Spans<T, W> {
+/// Where the stack of a process is: processes are numbered, and not by strangers, so that one
+/// multiplication spreads them.
+#[inline]
+fn hash(process: u64) -> u64 {
+    let product = u128::from(process) * 0x9E37_79B9_7F4A_7C15;
+    (product >> 64) as u64 ^ product as u64
+}
+
+impl<T: Carried> Spans<T> {
     /// Stacks of at most `deepest` frames.
     pub fn new(deepest: u32) -> Self {
         Spans {
-            stacks: DashMap::default(),
-            random: (0..GENERATORS).map(|_| Mutex::default()).collect(),
+            shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
+            random: Mutex::default(),
             abandoned: Mutex::default(),
             handed: Mutex::default(),
             deepest,
@@ -94,108 +121,107 @@ impl<T, W> Spans<T, W> {
         }
     }
 
-    fn generator(&self, process: u64) -> Random {
-        // The low bits of a process's word are the same for all.
-        let generator = (process >> 4) as usize % GENERATORS;
-        lock(&self.random[generator]).fork()
+    #[inline]
+    fn shard(&self, process: u64) -> (u64, MutexGuard<'_, Stacks<T>>) {
+        let hash = hash(process);
+        // The low bits choose in the shard's table, and the top seven tag its entries.
+        let shard = &self.shards[(hash >> 48) as usize % SHARDS];
+        (hash, lock(&shard.0))
     }
 
-    /// Opens a span in the innermost frame of `process`. `watch` is called for the first of a process
-    /// and answers `None` when the process is dead: then, and past the depth, the span has ids and is not kept.
+    /// What `work` makes of the stack of `process`, if it has one.
+    #[inline]
+    fn with<R>(&self, process: u64, work: impl FnOnce(&mut Stack<T>) -> R) -> Option<R> {
+        let (hash, mut shard) = self.shard(process);
+        let (_, stack) = shard.find_mut(hash, |(of, _)| *of == process)?;
+        Some(work(stack))
+    }
+
+    /// As [`Spans::with`], with a new stack if there is none and `watch` says that the process is alive.
+    #[inline]
+    fn with_new<R>(
+        &self,
+        process: u64,
+        watch: impl FnOnce() -> bool,
+        work: impl FnOnce(&mut Stack<T>) -> R,
+    ) -> Option<R> {
+        let (hash, mut shard) = self.shard(process);
+        if let Some((_, stack)) = shard.find_mut(hash, |(of, _)| *of == process) {
+            return Some(work(stack));
+        }
+        let mut stack = self.stack(watch)?;
+        let result = work(&mut stack);
+        shard.insert_unique(hash, (process, stack), |(of, _)| self::hash(*of));
+        Some(result)
+    }
+
+    #[cold]
+    fn stack(&self, watch: impl FnOnce() -> bool) -> Option<Box<Stack<T>>> {
+        watch().then(|| {
+            Box::new(Stack {
+                frames: Vec::new(),
+                open: 0,
+                random: lock(&self.random).fork(),
+            })
+        })
+    }
+
+    /// Opens a span in the innermost frame of `process`, which `fill` gives what it carries. `watch` is called
+    /// for the first of a process and says whether that is alive: if not, and past the depth, the span has ids
+    /// and is not kept.
+    #[inline]
     pub fn start(
         &self,
         process: u64,
         now: u64,
-        body: T,
-        watch: impl FnOnce() -> Option<W>,
+        watch: impl FnOnce() -> bool,
+        fill: impl FnOnce(&mut T),
     ) -> Started {
-        match self.stacks.entry(process) {
-            Entry::Occupied(mut stack) => {
-                let stack = stack.get_mut();
-                let frame = Frame::new(&mut stack.random, stack.frames.last(), now, body);
-                let started = frame.ids();
-                if frame.depth <= self.deepest {
-                    stack.frames.push(frame);
-                }
-                started
-            }
-            Entry::Vacant(place) => {
-                let mut random = self.generator(process);
-                let frame = Frame::new(&mut random, None, now, body);
-                let started = frame.ids();
-                if let Some(watch) = watch() {
-                    place.insert(Stack {
-                        frames: vec![frame],
-                        random,
-                        _watch: watch,
-                    });
-                }
-                started
-            }
-        }
+        let deepest = self.deepest;
+        self.with_new(process, watch, |stack| stack.start(now, deepest, fill))
+            .unwrap_or_else(|| Started::new(&mut lock(&self.random), None))
     }
 
-    /// Closes the innermost span of `process`, or the one of an id, if it is `ready`; else it stays.
-    ///
-    /// # Errors
-    ///
-    /// [`NotReady`] when it is not.
-    pub fn finish(
+    /// Closes the innermost span of `process`, or the one of an id: what `read` makes of it. What
+    /// makes nothing of it leaves it open.
+    #[inline]
+    pub fn finish<R, E>(
         &self,
         process: u64,
         id: Option<u64>,
-        ready: impl Fn(&Frame<T>) -> bool,
-    ) -> Result<Option<Frame<T>>, NotReady> {
-        let Some(mut stack) = self.stacks.get_mut(&process) else {
-            return Ok(None);
-        };
-        let frames = &mut stack.frames;
-        let at = match id {
-            None => frames.len().checked_sub(1),
-            Some(id) => frames
-                .iter()
-                .rposition(|frame| frame.id == id && frame.body.is_some()),
-        };
-        match at {
-            Some(at) if frames[at].body.is_none() => Ok(None),
-            Some(at) if !ready(&frames[at]) => Err(NotReady),
-            Some(at) => Ok(Some(frames.remove(at))),
-            None => Ok(None),
-        }
+        read: impl FnOnce(&mut Frame<T>) -> Result<R, E>,
+    ) -> Result<Option<R>, E> {
+        self.with(process, |stack| {
+            let Some(at) = stack.position(id) else {
+                return Ok(None);
+            };
+            let result = read(&mut stack.frames[at])?;
+            stack.close(at);
+            Ok(Some(result))
+        })
+        .unwrap_or(Ok(None))
     }
 
     /// What `read` makes of the innermost frame of `process`.
     pub fn innermost<R>(&self, process: u64, read: impl FnOnce(&mut Frame<T>) -> R) -> Option<R> {
-        self.stacks.get_mut(&process)?.frames.last_mut().map(read)
+        self.with(process, |stack| stack.innermost().map(read))?
     }
 
     /// Enters a context: the mark to leave it by, `None` when the process is dead.
     pub fn enter(
         &self,
         process: u64,
-        (trace, span, flags): (u128, u64, u8),
+        (trace, id, flags): (u128, u64, u8),
         mark: u64,
-        watch: impl FnOnce() -> Option<W>,
+        watch: impl FnOnce() -> bool,
     ) -> Option<u64> {
-        let mut stack = match self.stacks.entry(process) {
-            Entry::Occupied(stack) => stack.into_ref(),
-            Entry::Vacant(place) => place.insert(Stack {
-                frames: Vec::new(),
-                random: self.generator(process),
-                _watch: watch()?,
-            }),
-        };
-        let depth = stack.frames.last().map_or(1, |frame| frame.depth + 1);
-        stack.frames.push(Frame {
-            id: span,
-            parent: 0,
-            trace,
-            flags,
-            started: mark,
-            depth,
-            body: None,
-        });
-        Some(mark)
+        self.with_new(process, watch, |stack| {
+            let depth = stack.innermost().map_or(1, |frame| frame.depth + 1);
+            let frame = stack.open();
+            (frame.id, frame.parent, frame.trace, frame.flags) = (id, 0, trace, flags);
+            (frame.is_span, frame.depth, frame.started) = (false, depth, mark);
+            mark
+        })
     }
 
     /// Leaves the context of a mark: up to `most` of the spans that are open in it, innermost first, and
@@ -211,43 +237,21 @@ impl<T, W> Spans<T, W> {
         most: usize,
         ready: impl Fn(&Frame<T>) -> bool,
     ) -> Result<(Vec<Frame<T>>, bool), NotReady> {
-        let mut left = Vec::new();
-        let Some(mut stack) = self.stacks.get_mut(&process) else {
-            return Ok((left, true));
-        };
-        let frames = &mut stack.frames;
-        let is_mark = |frame: &Frame<T>| frame.body.is_none() && frame.started == mark;
-        if !frames.iter().rev().any(is_mark) {
-            return Ok((left, true));
-        }
-        while let Some(frame) = frames.pop() {
-            if is_mark(&frame) {
-                return Ok((left, true));
-            }
-            if frame.body.is_none() {
-                continue;
-            }
-            if left.len() == most || !ready(&frame) {
-                frames.push(frame);
-                break;
-            }
-            left.push(frame);
-        }
-        if left.is_empty() {
-            Err(NotReady)
-        } else {
-            Ok((left, false))
-        }
+        self.with(process, |stack| stack.leave(mark, most, ready))
+            .unwrap_or(Ok((Vec::new(), true)))
     }
 
     /// The process is dead: its spans are abandoned. Whether somebody is to be told, which is once
     /// until [`Spans::told`].
     pub fn died(&self, process: u64, at: u64) -> bool {
-        // The stack's watch may be what called this: it is dropped when nothing is locked.
-        let Some((_, mut stack)) = self.stacks.remove(&process) else {
+        let (hash, mut shard) = self.shard(process);
+        let found = shard.find_entry(hash, |(of, _)| *of == process);
+        let Ok((_, mut stack)) = found.map(|found| found.remove().0) else {
             return false;
         };
-        stack.frames.retain(|frame| frame.body.is_some());
+        drop(shard);
+        stack.frames.truncate(stack.open);
+        stack.frames.retain(|frame| frame.is_span);
         if stack.frames.is_empty() {
             return false;
         }
@@ -325,44 +329,115 @@ impl<T, W> Spans<T, W> {
 
     /// How many processes have a stack.
     pub fn processes(&self) -> usize {
-        self.stacks.len()
+        let shards = self.shards.iter();
+        shards.map(|shard| lock(&shard.0).len()).sum()
     }
 
     /// Forgets all spans.
     pub fn clear(&self) {
-        self.stacks.clear();
+        for shard in &self.shards {
+            let stacks = std::mem::take(&mut *lock(&shard.0));
+            drop(stacks);
+        }
         lock(&self.abandoned).clear();
         lock(&self.handed).clear();
         self.told();
     }
 }
 
-impl<T> Frame<T> {
+impl<T: Carried> Stack<T> {
+    fn innermost(&mut self) -> Option<&mut Frame<T>> {
+        self.frames[..self.open].last_mut()
+    }
+
+    /// Opens a frame, whose fields are yet to be set.
     #[inline]
-    fn new(random: &mut Random, parent: Option<&Frame<T>>, now: u64, body: T) -> Self {
-        let mut word = || random.next_u64().max(1);
-        let id = word();
-        let (parent, trace, flags, depth) = match parent {
-            Some(parent) => (parent.id, parent.trace, parent.flags, parent.depth + 1),
-            None => (0, u128::from(word()) << 64 | u128::from(word()), 1, 1),
-        };
-        Frame {
-            id,
-            parent,
-            trace,
-            flags,
-            started: now,
-            depth,
-            body: Some(body),
+    fn open(&mut self) -> &mut Frame<T> {
+        if self.open == self.frames.len() {
+            self.frames.push(Frame::default());
+        }
+        self.open += 1;
+        &mut self.frames[self.open - 1]
+    }
+
+    #[inline]
+    fn start(&mut self, now: u64, deepest: u32, fill: impl FnOnce(&mut T)) -> Started {
+        let parent = self.frames[..self.open].last();
+        let (flags, depth) = parent.map_or((1, 1), |parent| (parent.flags, parent.depth + 1));
+        let inherited = parent.map(|parent| (parent.id, parent.trace));
+        let started = Started::new(&mut self.random, inherited);
+        if depth <= deepest {
+            let frame = self.open();
+            (frame.id, frame.parent) = (started.id, started.parent);
+            (frame.trace, frame.flags) = (started.trace, flags);
+            (frame.is_span, frame.depth, frame.started) = (true, depth, now);
+            fill(&mut frame.body);
+        }
+        started
+    }
+
+    /// Where the innermost span is, or the one of an id.
+    #[inline]
+    fn position(&self, id: Option<u64>) -> Option<usize> {
+        let frames = &self.frames[..self.open];
+        match id {
+            None => frames.len().checked_sub(1).filter(|at| frames[*at].is_span),
+            Some(id) => frames
+                .iter()
+                .rposition(|frame| frame.id == id && frame.is_span),
         }
     }
 
-    fn ids(&self) -> Started {
-        Started {
-            id: self.id,
-            parent: self.parent,
-            trace: self.trace,
+    /// Closes a frame, and drops what it carries.
+    #[inline]
+    fn close(&mut self, at: usize) {
+        self.frames[at].body.clear();
+        if at + 1 < self.open {
+            self.frames[at..self.open].rotate_left(1);
         }
+        self.open -= 1;
+    }
+
+    fn leave(
+        &mut self,
+        mark: u64,
+        most: usize,
+        ready: impl Fn(&Frame<T>) -> bool,
+    ) -> Result<(Vec<Frame<T>>, bool), NotReady> {
+        let is_mark = |frame: &Frame<T>| !frame.is_span && frame.started == mark;
+        let mut left = Vec::new();
+        if !self.frames[..self.open].iter().rev().any(is_mark) {
+            return Ok((left, true));
+        }
+        while let Some(frame) = self.innermost() {
+            if is_mark(frame) {
+                self.open -= 1;
+                return Ok((left, true));
+            }
+            if frame.is_span {
+                if left.len() == most || !ready(frame) {
+                    break;
+                }
+                left.push(std::mem::take(frame));
+            }
+            self.open -= 1;
+        }
+        if left.is_empty() {
+            Err(NotReady)
+        } else {
+            Ok((left, false))
+        }
+    }
+}
+
+impl Started {
+    #[inline]
+    fn new(random: &mut Random, parent: Option<(u64, u128)>) -> Self {
+        let mut word = || random.next_u64().max(1);
+        let id = word();
+        let (parent, trace) =
+            parent.unwrap_or_else(|| (0, u128::from(word()) << 64 | u128::from(word())));
+        Started { id, parent, trace }
     }
 }
 
@@ -370,42 +445,46 @@ impl<T> Frame<T> {
 mod tests {
     use super::*;
 
-    fn spans() -> Spans<&'static str, ()> {
+    type Name = Option<&'static str>;
+
+    impl Carried for Name {
+        fn clear(&mut self) {
+            *self = None;
+        }
+    }
+
+    fn spans() -> Spans<Name> {
         Spans::new(100)
     }
 
-    fn start(spans: &Spans<&'static str, ()>, name: &'static str) -> Started {
-        spans.start(1, 10, name, || Some(()))
+    fn start(spans: &Spans<Name>, name: &'static str) -> Started {
+        start_in(spans, 1, name)
     }
 
-    fn finish(
-        spans: &Spans<&'static str, ()>,
-        process: u64,
-        id: Option<u64>,
-    ) -> Option<Frame<&'static str>> {
-        spans
-            .finish(process, id, |_| true)
-            .unwrap_or_else(|NotReady| panic!("all are ready"))
+    fn start_in(spans: &Spans<Name>, process: u64, name: &'static str) -> Started {
+        spans.start(process, 10, || true, |body| *body = Some(name))
     }
 
-    fn leave(
-        spans: &Spans<&'static str, ()>,
-        mark: u64,
-        most: usize,
-    ) -> (Vec<Frame<&'static str>>, bool) {
+    fn finish(spans: &Spans<Name>, process: u64, id: Option<u64>) -> Option<Name> {
+        let read = |frame: &mut Frame<Name>| Ok::<_, NotReady>(frame.body);
+        let finished = spans.finish(process, id, read);
+        finished.unwrap_or_else(|NotReady| panic!("all are ready"))
+    }
+
+    fn leave(spans: &Spans<Name>, mark: u64, most: usize) -> (Vec<Frame<Name>>, bool) {
         let left = spans.leave(1, mark, most, |_| true);
         left.unwrap_or_else(|NotReady| panic!("all are ready"))
     }
 
-    type Told = (u64, Option<&'static str>, u64);
+    type Told = (u64, Name, u64);
 
-    fn look(spans: &Spans<&'static str, ()>, most: usize) -> (Vec<Told>, bool) {
+    fn look(spans: &Spans<Name>, most: usize) -> (Vec<Told>, bool) {
         let read = |frame: &Frame<_>, lasted| (frame.id, frame.body, lasted);
         let told = spans.abandoned(most, |_| true, read);
         told.unwrap_or_else(|NotReady| panic!("all are ready"))
     }
 
-    fn take(spans: &Spans<&'static str, ()>) -> Vec<Told> {
+    fn take(spans: &Spans<Name>) -> Vec<Told> {
         let (told, _all) = look(spans, 2);
         for (id, ..) in &told {
             assert!(spans.forget(*id) && !spans.forget(*id));
@@ -413,7 +492,7 @@ mod tests {
         told
     }
 
-    fn names(frames: &[Frame<&'static str>]) -> Vec<&'static str> {
+    fn names(frames: &[Frame<Name>]) -> Vec<&'static str> {
         frames.iter().filter_map(|frame| frame.body).collect()
     }
 
@@ -422,18 +501,12 @@ mod tests {
         let spans = spans();
         let outer = start(&spans, "outer");
         let inner = start(&spans, "inner");
-        let other = spans.start(2, 10, "other", || Some(()));
+        let other = start_in(&spans, 2, "other");
         assert_eq!((outer.parent, inner.parent, other.parent), (0, outer.id, 0));
         assert_eq!(inner.trace, outer.trace);
         assert_ne!(other.trace, outer.trace);
-        assert_eq!(
-            finish(&spans, 1, None).and_then(|frame| frame.body),
-            Some("inner")
-        );
-        assert_eq!(
-            finish(&spans, 1, None).and_then(|frame| frame.body),
-            Some("outer")
-        );
+        assert_eq!(finish(&spans, 1, None), Some(Some("inner")));
+        assert_eq!(finish(&spans, 1, None), Some(Some("outer")));
         assert!(finish(&spans, 1, None).is_none());
     }
 
@@ -452,7 +525,7 @@ mod tests {
     fn a_context_is_a_parent_and_no_span() {
         let spans = spans();
         start(&spans, "own");
-        let mark = spans.enter(1, (7, 8, 0), 1, || Some(()));
+        let mark = spans.enter(1, (7, 8, 0), 1, || true);
         assert!(finish(&spans, 1, None).is_none());
         assert!(finish(&spans, 1, Some(8)).is_none());
         let inner = start(&spans, "inner");
@@ -471,8 +544,8 @@ mod tests {
         let spans = spans();
         start(&spans, "outer");
         start(&spans, "inner");
-        spans.start(2, 10, "second", || Some(()));
-        spans.start(3, 10, "done", || Some(()));
+        start_in(&spans, 2, "second");
+        start_in(&spans, 3, "done");
         finish(&spans, 3, None);
         assert!(!spans.died(3, 20));
         assert!(spans.died(1, 30));
@@ -513,11 +586,11 @@ mod tests {
 
     #[test]
     fn a_span_of_a_dead_process_or_past_the_depth_is_not_kept() {
-        let spans = Spans::new(2);
-        assert_ne!(spans.start(1, 0, "dead", || None::<()>).id, 0);
+        let spans = Spans::<Name>::new(2);
+        assert_ne!(spans.start(1, 0, || false, |_| ()).id, 0);
         assert_eq!(spans.processes(), 0);
         for _ in 0..3 {
-            spans.start(1, 0, "level", || Some(()));
+            spans.start(1, 0, || true, |_| ());
         }
         assert!(finish(&spans, 1, None).is_some() && finish(&spans, 1, None).is_some());
         assert!(finish(&spans, 1, None).is_none());
@@ -527,9 +600,13 @@ mod tests {
     fn a_span_that_is_not_ready_stays() {
         let spans = spans();
         let id = start(&spans, "large").id;
-        assert!(spans.finish(1, None, |_| false).is_err());
-        assert!(spans.finish(1, Some(id), |_| false).is_err());
-        spans.enter(1, (7, 8, 0), 5, || Some(()));
+        assert!(spans.finish(1, None, |_| Err::<(), _>(NotReady)).is_err());
+        assert!(
+            spans
+                .finish(1, Some(id), |_| Err::<(), _>(NotReady))
+                .is_err()
+        );
+        spans.enter(1, (7, 8, 0), 5, || true);
         start(&spans, "large too");
         assert!(spans.leave(1, 5, 9, |_| false).is_err());
         assert_eq!(

@@ -46,6 +46,81 @@ defmodule Foundation.Telemetry.SpanTest do
         assert stopped == %{metadata | status: :ok}
       end
 
+      test "a start is told in Erlang's system time, and durations are Erlang's too" do
+        for _span <- 1..2_000 do
+          asked = {System.system_time(), System.monotonic_time()}
+          id = Span.start_span(:work)
+          started = {System.system_time(), System.monotonic_time()}
+          # Other things happen meanwhile: the clocks are compared anew.
+          if rem(elem(asked, 0), 7) == 0, do: Process.sleep(1)
+          ending = System.monotonic_time()
+          Span.end_span(id)
+          ended = System.monotonic_time()
+          assert_received {@start, %{system_time: time}, _}
+          assert time in elem(asked, 0)..elem(started, 0)
+          assert_received {@stop, %{duration: duration}, _}
+          # Clocks of processors, and their corrections, differ by parts of a microsecond.
+          assert duration >= ending - elem(started, 1) - 1_000
+          assert duration <= ended - elem(asked, 1) + 1_000
+        end
+      end
+
+      test "an id that is no span's ends nothing" do
+        id = Span.start_span(:work)
+
+        for other <- [
+              "",
+              "0",
+              String.duplicate("0", 16) <> id,
+              String.upcase(id <> "a"),
+              <<0::128>>
+            ] do
+          assert {:error, :not_found} = Span.end_span(other)
+        end
+
+        assert :ok = Span.end_span(id)
+      end
+
+      test "names and attributes of every kind and size come back as they are" do
+        attributes = fn n, value -> Map.new(1..n//1, &{:"key#{&1}", value}) end
+
+        for name <- [
+              :a,
+              1,
+              -1,
+              nil,
+              [],
+              "a",
+              {:a, 1},
+              1.5,
+              %{},
+              %{a: 1},
+              %{a: "b"},
+              Integer.pow(2, 70)
+            ],
+            size <- [0, 1, 2, 3, 5, 32, 33, 100],
+            value <- [
+              :a,
+              0,
+              -1,
+              nil,
+              [],
+              self(),
+              "a",
+              %{},
+              %{a: 1},
+              Integer.pow(2, 70),
+              make_ref()
+            ] do
+          attributes = attributes.(size, value)
+          id = Span.start_span(name, attributes)
+          assert %{name: ^name, attributes: ^attributes} = Span.current_span()
+          assert :ok = Span.end_span(id)
+          assert_received {@start, _, %{name: ^name, attributes: ^attributes}}
+          assert_received {@stop, _, %{name: ^name, attributes: ^attributes}}
+        end
+      end
+
       test "spans nest: the innermost is the parent of the next" do
         outer = Span.start_span("outer")
         trace = Span.current_trace_id()

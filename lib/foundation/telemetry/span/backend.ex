@@ -11,8 +11,8 @@ defmodule Foundation.Telemetry.Span.Backend do
   @doc "Destroys the table."
   @callback close() :: :ok
 
-  @doc "Opens a span in the innermost frame. `{span_id, parent_id, trace_id}`."
-  @callback start(name :: term, attributes :: map) :: {String.t(), String.t() | nil, String.t()}
+  @doc "Opens a span in the innermost frame. `{span_id, parent_id, trace_id, system_time}`."
+  @callback start(name :: term, attributes :: map) :: Frame.started()
 
   @doc "Closes the innermost span, or the one of an id."
   @callback finish(id :: String.t() | nil) :: Frame.ended() | :error

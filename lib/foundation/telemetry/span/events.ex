@@ -4,11 +4,11 @@ defmodule Foundation.Telemetry.Span.Events do
 
   alias Foundation.Telemetry.Span.Frame
 
-  @spec started({String.t(), String.t() | nil, String.t()}, term, map) :: :ok
-  def started({span_id, parent_id, trace_id}, name, attributes) do
+  @spec started(Frame.started(), term, map) :: :ok
+  def started({span_id, parent_id, trace_id, system_time}, name, attributes) do
     :telemetry.execute(
       [:foundation, :span, :start],
-      %{system_time: System.system_time()},
+      %{system_time: native(system_time)},
       %{
         name: name,
         span_id: span_id,

@@ -30,6 +30,13 @@ defmodule Foundation.Telemetry.Span.Frame do
   @type t :: span | remote
 
   @typedoc """
+  What is new of a span that was started. The system time is in nanoseconds.
+  """
+  @type started ::
+          {span_id :: String.t(), parent_id :: String.t() | nil, trace_id :: String.t(),
+           system_time :: integer}
+
+  @typedoc """
   A span as backends give it: the native engine's tuple. Durations are in nanoseconds.
   """
   @type ended ::
@@ -90,6 +97,11 @@ defmodule Foundation.Telemetry.Span.Frame do
     {span.name, span.span_id, span.parent_id, span.trace_id, span.trace_flags, span.attributes,
      span.events, span.links, System.monotonic_time(:nanosecond) - span.started}
   end
+
+  @doc "A span that is started now."
+  @spec started(span) :: started
+  def started(span),
+    do: {span.span_id, span.parent_id, span.trace_id, System.system_time(:nanosecond)}
 
   @doc "A frame as it is now."
   @spec view(t | nil) :: {:span, ended} | {:remote, String.t(), String.t(), 0..255} | :none

@@ -8,6 +8,8 @@ mod events;
 mod sampler;
 mod spans;
 mod stored;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod ticks;
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use foundation_core::batch::Payload;
-use foundation_core::span::{Frame, NotReady, Spans};
+use foundation_core::span::{Carried, Frame, NotReady, Spans};
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
 
 use super::stored::{self, Stored};
@@ -13,7 +13,7 @@ use crate::faults;
 use crate::measure::Call;
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::tuple;
+use crate::term::{is_map, tuple};
 
 nifs! {
     span_start / 2,
@@ -40,14 +40,26 @@ const LINKS_MAX: usize = 128;
 const TAKEN: usize = 32;
 
 /// What a span carries.
+#[derive(Clone, Default)]
 struct Body {
     /// Name and attributes.
     head: Stored,
     extra: Option<Box<Extra>>,
 }
 
+impl Carried for Body {
+    #[inline]
+    fn clear(&mut self) {
+        self.extra = None;
+        // What is inline holds nothing.
+        if !matches!(self.head, Payload::Inline(..)) {
+            self.head = Stored::default();
+        }
+    }
+}
+
 /// What only some spans have.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Extra {
     /// Newer attributes than the head's.
     attributes: Option<Stored>,
@@ -55,7 +67,7 @@ struct Extra {
     links: Vec<Stored>,
 }
 
-static SPANS: LazyLock<Spans<Body, ()>> = LazyLock::new(|| Spans::new(DEEPEST));
+static SPANS: LazyLock<Spans<Body>> = LazyLock::new(|| Spans::new(DEEPEST));
 
 /// Each keeps its monitors in a tree with a lock: so there are some.
 const WATCHES: usize = 64;
@@ -92,12 +104,13 @@ fn tell(env: Env) {
     }
 }
 
-fn monitor(env: Env, process: u64) -> Option<()> {
+/// Whether the process is alive, and monitored from here on.
+fn monitor(env: Env, process: u64) -> bool {
     faults::reach(c"watch a process with spans");
     // The low bits of a process's word are the same for all.
     let watch = &WATCHED[(process >> 4) as usize % WATCHES];
     env.monitor(watch, &crate::process::local(process))
-        .map(drop)
+        .is_some()
 }
 
 /// Eight lower-case hex digits, computed side by side in one word.
@@ -137,6 +150,9 @@ fn number_of(term: Term) -> Option<u128> {
     Some(u128::from(number_of_digits(high)?) << 64 | u128::from(number_of_digits(low)?))
 }
 
+/// Digits of a span's id.
+const SPAN_DIGITS: usize = 16;
+
 /// What hex digits are worth, [`NO_DIGIT`] for every other byte.
 static WORTH: [u8; 256] = {
     let mut worth = [NO_DIGIT; 256];
@@ -169,29 +185,30 @@ fn answers(env: Env<'_>) -> bool {
 }
 
 fn require_map(term: Term) -> Result<(), Failure> {
-    if term.is_map() {
+    if is_map(term) {
         Ok(())
     } else {
         Err(Failure::BadArgument)
     }
 }
 
-/// `{span_id, parent_id, trace_id}`. Cost: the encoding of the terms, and O(1).
+/// `{span_id, parent_id, trace_id, system_time}`. Cost: the encoding of the terms, and O(1).
 fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
     require_map(attributes)?;
     if !answers(env) {
         return nil(env);
     }
-    let head = stored::store(env, [name, attributes])?;
-    let body = Body { head, extra: None };
-    let process = caller(env);
-    let started = SPANS.start(process, clock::now(), body, || monitor(env, process));
-    let ids = [
+    let head = stored::prepare(env, [name, attributes])?;
+    let (process, now) = (caller(env), clock::now());
+    let watch = || monitor(env, process);
+    let started = SPANS.start(process, now, watch, |body| head.keep(&mut body.head));
+    let parts = [
         span_id(env, started.id),
         parent_id(env, started.parent),
         trace_id(env, started.trace),
+        clock::system_time(now).encode(env),
     ];
-    Ok(tuple(env, ids))
+    Ok(tuple(env, parts))
 }
 
 impl From<NotReady> for Failure {
@@ -200,27 +217,34 @@ impl From<NotReady> for Failure {
     }
 }
 
+/// Whether everything that a span carries is such.
+fn all_of(body: &Body, such: impl Fn(&Stored) -> bool) -> bool {
+    such(&body.head)
+        && body.extra.as_ref().is_none_or(|extra| {
+            extra.attributes.iter().all(&such)
+                && extra.events.iter().all(&such)
+                && extra.links.iter().all(&such)
+        })
+}
+
 /// Whether a span can be read here: one that takes long is not taken out on a normal scheduler.
 fn is_ready(frame: &Frame<Body>) -> bool {
-    let light = |stored: &Stored| !matches!(stored, Payload::Kept(kept) if kept.is_heavy());
-    let is_light = frame.body.as_ref().is_none_or(|body| {
-        light(&body.head)
-            && body.extra.as_ref().is_none_or(|extra| {
-                extra.attributes.iter().all(light)
-                    && extra.events.iter().all(light)
-                    && extra.links.iter().all(light)
-            })
-    });
-    is_light || may_take_long()
+    let is_light = |stored: &Stored| !matches!(stored, Payload::Kept(kept) if kept.is_heavy());
+    all_of(&frame.body, is_light) || may_take_long()
+}
+
+/// Whether a span is read so fast that others may wait for it.
+fn is_short(frame: &Frame<Body>) -> bool {
+    all_of(&frame.body, |stored| !matches!(stored, Payload::Kept(_)))
 }
 
 /// `{name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}`
-fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<'a> {
-    let body = frame.body.as_ref().ok_or(Failure::BadArgument)?;
-    let [name, mut attributes] = stored::terms(env, &body.head)?;
+#[inline]
+fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, id: Term<'a>, duration: u64) -> NifResult<'a> {
+    let [name, mut attributes] = stored::terms(env, &frame.body.head)?;
     let mut events = Term::list_new_empty(env);
-    let mut links = Term::list_new_empty(env);
-    if let Some(extra) = &body.extra {
+    let mut links = events;
+    if let Some(extra) = &frame.body.extra {
         if let Some(newer) = &extra.attributes {
             [attributes] = stored::terms(env, newer)?;
         }
@@ -235,7 +259,7 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<
     }
     let parts = [
         name,
-        span_id(env, frame.id),
+        id,
         parent_id(env, frame.parent),
         trace_id(env, frame.trace),
         frame.flags.encode(env),
@@ -247,24 +271,48 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, duration: u64) -> NifResult<
     Ok(tuple(env, parts))
 }
 
+/// A span that is read where it is, or that was taken from there because that takes a while.
+enum Finished<'a> {
+    Read(Term<'a>),
+    Taken(Box<Frame<Body>>),
+}
+
 /// Cost: what the span carries is decoded, and the search for an outer one, 10,000 at most.
 fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
     }
-    let id = if super::is_nil(id) {
+    let wanted = if super::is_nil(id) {
         None
-    } else if crate::term::binary(id).is_some() {
+    } else if let Some(digits) = crate::term::binary(id) {
+        let is_id = digits.len() == SPAN_DIGITS;
         // What is no id is one that no span has.
-        let number = number_of(id).and_then(|id| u64::try_from(id).ok());
-        Some(number.unwrap_or(0))
+        Some(
+            is_id
+                .then(|| number_of_digits(digits))
+                .flatten()
+                .unwrap_or(0),
+        )
     } else {
         return Err(Failure::BadArgument);
     };
-    match SPANS.finish(caller(env), id, is_ready)? {
-        Some(frame) => {
-            let duration = clock::now().saturating_sub(frame.started);
-            span_term(env, &frame, duration)
+    let now = clock::now();
+    let read = |frame: &mut Frame<Body>| {
+        if is_short(frame) {
+            let id = wanted.map_or_else(|| span_id(env, frame.id), |_| id);
+            let duration = now.saturating_sub(frame.started);
+            span_term(env, frame, id, duration).map(Finished::Read)
+        } else if is_ready(frame) {
+            Ok(Finished::Taken(Box::new(std::mem::take(frame))))
+        } else {
+            Err(Failure::TakesLong)
+        }
+    };
+    match SPANS.finish(caller(env), wanted, read)? {
+        Some(Finished::Read(span)) => Ok(span),
+        Some(Finished::Taken(frame)) => {
+            let duration = now.saturating_sub(frame.started);
+            span_term(env, &frame, span_id(env, frame.id), duration)
         }
         None => Ok(error().to_term(env)),
     }
@@ -275,20 +323,16 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
     }
-    let current = SPANS.innermost(caller(env), |frame| {
-        Ok(if frame.body.is_some() {
-            (span(), span_term(env, frame, 0)?).encode(env)
-        } else {
-            (
-                remote(),
-                trace_id(env, frame.trace),
-                span_id(env, frame.id),
-                frame.flags,
-            )
-                .encode(env)
-        })
-    });
-    current.unwrap_or_else(|| Ok(none().to_term(env)))
+    // Copied, and read when nobody waits for it.
+    let Some(frame) = SPANS.innermost(caller(env), |frame| frame.clone()) else {
+        return Ok(none().to_term(env));
+    };
+    let id = span_id(env, frame.id);
+    Ok(if frame.is_span {
+        (span(), span_term(env, &frame, id, 0)?).encode(env)
+    } else {
+        (remote(), trace_id(env, frame.trace), id, frame.flags).encode(env)
+    })
 }
 
 /// Changes what the innermost frame carries beside its name, if it is a span.
@@ -297,13 +341,14 @@ fn change<'a>(env: Env<'a>, change: impl FnOnce(&mut Extra)) -> NifResult<'a> {
         return nil(env);
     }
     let changed = SPANS.innermost(caller(env), |frame| {
-        let body = frame.body.as_mut()?;
-        change(body.extra.get_or_insert_default());
-        Some(())
+        if frame.is_span {
+            change(frame.body.extra.get_or_insert_default());
+        }
+        frame.is_span
     });
-    Ok(match changed.flatten() {
-        Some(()) => ok().to_term(env),
-        None => error().to_term(env),
+    Ok(match changed {
+        Some(true) => ok().to_term(env),
+        _ => error().to_term(env),
     })
 }
 
@@ -355,7 +400,8 @@ fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResul
 fn taken<'a>(env: Env<'a>, frames: Vec<(Frame<Body>, u64)>, all: bool) -> NifResult<'a> {
     let mut list = Term::list_new_empty(env);
     for (frame, duration) in frames.iter().rev() {
-        list = list.list_prepend(span_term(env, frame, *duration)?);
+        let id = span_id(env, frame.id);
+        list = list.list_prepend(span_term(env, frame, id, *duration)?);
     }
     Ok((list, all).encode(env))
 }
@@ -393,7 +439,7 @@ fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     }
     // Before the look: a death that comes after it sends another message.
     SPANS.told();
-    let read = |frame: &Frame<Body>, lasted| span_term(env, frame, lasted);
+    let read = |frame: &Frame<Body>, lasted| span_term(env, frame, span_id(env, frame.id), lasted);
     let (spans, all) = SPANS.abandoned(TAKEN, is_ready, read)?;
     let spans = spans.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok((spans, all).encode(env))

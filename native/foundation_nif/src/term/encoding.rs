@@ -13,7 +13,7 @@ use rustler::sys::*;
 use rustler::{Env, Term};
 
 use super::view::{View, entries};
-use super::{PRIMARY, binary_term, no_term, word_term};
+use super::{PRIMARY, binary_term, map_term, word_term};
 
 /// The longest encoding; longer terms are kept as terms.
 const ENCODED_MAX: usize = 512;
@@ -354,16 +354,8 @@ impl<'a> Reader<'a, '_> {
             keys.push(self.term().as_c_arg());
             values.push(self.term().as_c_arg());
         }
-        let mut map = no_term();
-        // SAFETY: the keys and values were made in this environment, there are as many of each as
-        // is said, and the keys are different, being a map's.
-        unsafe {
-            let env = self.env.as_c_arg();
-            let (keys, values) = (keys.as_slice().as_ptr(), values.as_slice().as_ptr());
-            let made = enif_make_map_from_arrays(env, keys, values, count, &mut map);
-            assert_eq!(made, 1, "a map's keys are different");
-            Term::new(self.env, map)
-        }
+        // SAFETY: the keys and values were made in this environment. The keys are different, being a map's.
+        unsafe { map_term(self.env, keys.as_slice(), values.as_slice()) }
     }
 }
 

@@ -4,12 +4,14 @@
 //! - [`value`]: a term as a value, and back.
 //! - [`budget`]: how much of that a call does.
 //! - [`encoding`]: the bytes of a term that has a short form.
+//! - [`layout`]: lists, tuples and small maps, where the VM has them.
 //! - [`view`]: what a term is, and how much of it there is.
 //! - [`owned`]: a term that is kept as it is, in an environment of its own.
 
 mod budget;
 mod encoding;
 mod key;
+mod layout;
 mod owned;
 mod value;
 mod view;
@@ -17,16 +19,17 @@ mod view;
 pub use budget::{Budget, charge, check_size, copies_in_time};
 pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{key, key_term, short_key};
+pub use layout::{cell, is_map, small_map};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
 pub use value::{value, value_term};
-pub use view::{binary, cell, elements};
+pub use view::{binary, elements};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::{
-    enif_make_list_cell, enif_make_list_from_array, enif_make_new_binary,
-    enif_make_tuple_from_array,
+    enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
+    enif_make_new_binary, enif_make_tuple_from_array,
 };
 use rustler::{Env, Term};
 
@@ -37,8 +40,14 @@ const LIST: u64 = 1;
 /// A term's word.
 #[inline]
 pub fn word(term: Term) -> u64 {
+    raw_word(term.as_c_arg())
+}
+
+/// The same of a raw term.
+#[inline]
+pub fn raw_word(term: ErlNifTerm) -> u64 {
     // SAFETY: a raw term is a transparent word of the machine's size.
-    let word = unsafe { std::mem::transmute::<ErlNifTerm, usize>(term.as_c_arg()) };
+    let word = unsafe { std::mem::transmute::<ErlNifTerm, usize>(term) };
     word as u64
 }
 
@@ -54,7 +63,7 @@ pub fn is_immediate(word: u64) -> bool {
 }
 
 /// Checks, when the library is loaded, what it assumes about this VM's words: that it can tell
-/// immediates by their two low bits. It has been so since before OTP had NIFs; a VM where it is
+/// immediates by their two low bits, and what is said in [`layout`]. It has been so since before OTP had NIFs; a VM where it is
 /// not so does not get to use this library.
 pub fn words_are_as_assumed(env: Env) -> bool {
     let encode = |value: i64| rustler::Encoder::encode(&value, env);
@@ -80,6 +89,7 @@ pub fn words_are_as_assumed(env: Env) -> bool {
             .into_iter()
             .all(|term| !is_immediate(word(term)) && word(term) & PRIMARY != LIST)
         && word(cell) & PRIMARY == LIST
+        && layout::is_as_assumed(env)
 }
 
 /// `{first, second}`.
@@ -101,6 +111,25 @@ pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<
     unsafe {
         let tuple = enif_make_tuple_from_array(env.as_c_arg(), words.as_ptr(), N as u32);
         Term::new(env, tuple)
+    }
+}
+
+/// The map of some different keys and as many values.
+///
+/// # Safety
+///
+/// All of them belong to this environment.
+#[inline]
+pub unsafe fn map_term<'a>(env: Env<'a>, keys: &[ErlNifTerm], values: &[ErlNifTerm]) -> Term<'a> {
+    let mut map = no_term();
+    let count = keys.len().min(values.len());
+    // SAFETY: there are as many keys and values as is said, and the caller says whose they are. A term is
+    // made of the map only if the VM says that it has made one.
+    unsafe {
+        let (env_arg, keys, values) = (env.as_c_arg(), keys.as_ptr(), values.as_ptr());
+        let made = enif_make_map_from_arrays(env_arg, keys, values, count, &mut map);
+        assert_eq!(made, 1, "a map's keys are different");
+        Term::new(env, map)
     }
 }
 

@@ -6,7 +6,8 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
-use super::{LIST, PRIMARY, is_immediate, no_term, word};
+use super::layout::{Boxed, boxed, cell, small_map};
+use super::{is_immediate, no_term, word};
 use crate::raw::Failure;
 
 /// How much there is of a term, as far as somebody wants to know.
@@ -66,41 +67,73 @@ impl Size {
     }
 }
 
-/// The entries of a map, by the VM's own iterator: rustler's can go both ways, which costs
-/// as much again for every entry.
-pub(super) struct Entries<'a> {
-    map: Term<'a>,
-    iterator: ErlNifMapIterator,
-    left: usize,
+/// The entries of a map.
+pub(super) enum Entries<'a> {
+    /// Of a small one, which is read where it is.
+    Small(Env<'a>, std::iter::Zip<Words<'a>, Words<'a>>),
+    Large(LargeMap<'a>),
 }
 
+type Words<'a> = std::slice::Iter<'a, ErlNifTerm>;
+
+#[inline]
 pub(super) fn entries(map: Term<'_>) -> Entries<'_> {
-    let env = map.get_env().as_c_arg();
-    let (mut left, mut iterator) = (0, MaybeUninit::<ErlNifMapIterator>::zeroed());
-    // SAFETY: the iterator is used only if there are entries, and then the VM has made it; it
-    // is a plain structure, of which all zeros is a value.
-    let iterator = unsafe {
-        if enif_get_map_size(env, map.as_c_arg(), &mut left) == 1 && left > 0 {
-            let first = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
-            if enif_map_iterator_create(env, map.as_c_arg(), iterator.as_mut_ptr(), first) == 0 {
-                left = 0;
-            }
-        } else {
-            left = 0;
-        }
-        iterator.assume_init()
-    };
-    Entries {
-        map,
-        iterator,
-        left,
+    match small_map(map) {
+        Some((keys, values)) => Entries::Small(map.get_env(), keys.iter().zip(values)),
+        None => Entries::Large(LargeMap::new(map)),
     }
 }
 
 impl<'a> Iterator for Entries<'a> {
     type Item = (Term<'a>, Term<'a>);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Entries::Small(env, entries) => {
+                let (key, value) = entries.next()?;
+                // SAFETY: the keys and values of a map belong to its environment.
+                unsafe { Some((Term::new(*env, *key), Term::new(*env, *value))) }
+            }
+            Entries::Large(entries) => entries.next(),
+        }
+    }
+}
+
+/// The entries of a map by the VM's own iterator: rustler's can go both ways, which costs
+/// as much again for every entry.
+pub(super) struct LargeMap<'a> {
+    map: Term<'a>,
+    iterator: ErlNifMapIterator,
+    left: usize,
+}
+
+impl<'a> LargeMap<'a> {
+    fn new(map: Term<'a>) -> Self {
+        let env = map.get_env().as_c_arg();
+        let (mut left, mut iterator) = (0, MaybeUninit::<ErlNifMapIterator>::zeroed());
+        // SAFETY: the iterator is used only if there are entries, and then the VM has made it; it
+        // is a plain structure, of which all zeros is a value.
+        let iterator = unsafe {
+            if enif_get_map_size(env, map.as_c_arg(), &mut left) == 1 && left > 0 {
+                let first = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
+                if enif_map_iterator_create(env, map.as_c_arg(), iterator.as_mut_ptr(), first) == 0
+                {
+                    left = 0;
+                }
+            } else {
+                left = 0;
+            }
+            iterator.assume_init()
+        };
+        LargeMap {
+            map,
+            iterator,
+            left,
+        }
+    }
+
+    fn next(&mut self) -> Option<(Term<'a>, Term<'a>)> {
         if self.left == 0 {
             return None;
         }
@@ -121,7 +154,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-impl Drop for Entries<'_> {
+impl Drop for LargeMap<'_> {
     fn drop(&mut self) {
         if self.left > 0 {
             // SAFETY: it was created, and has not been destroyed at its end.
@@ -178,35 +211,30 @@ impl<'a> View<'a> {
         }
     }
 
+    #[inline]
     fn of_compound(term: Term<'a>) -> Self {
+        if let Some((head, tail)) = cell(term) {
+            return View::Cell(head, tail);
+        }
         let env = term.get_env();
-        let (raw, word) = (env.as_c_arg(), term.as_c_arg());
+        match boxed(term) {
+            Boxed::Tuple(words) => View::Tuple(Elements { env, words }),
+            Boxed::SmallMap((keys, _)) => View::Map(keys.len()),
+            Boxed::Other => View::of_other(term),
+        }
+    }
+
+    fn of_other(term: Term<'a>) -> Self {
+        let (raw, word) = (term.get_env().as_c_arg(), term.as_c_arg());
         // SAFETY: each function is asked about a term of its environment, and what it fills is
         // read only when it says that it has.
         unsafe {
-            if let Some((head, tail)) = cell(term) {
-                return View::Cell(head, tail);
-            }
             // One question instead of one for each kind.
             match enif_term_type(raw, word) {
                 ErlNifTermType::ERL_NIF_TERM_TYPE_MAP => {
                     let mut size = 0;
                     if enif_get_map_size(raw, word, &mut size) == 1 {
                         return View::Map(size);
-                    }
-                }
-                ErlNifTermType::ERL_NIF_TERM_TYPE_TUPLE => {
-                    let mut arity = 0;
-                    let mut elements = MaybeUninit::uninit();
-                    if enif_get_tuple(raw, word, &mut arity, elements.as_mut_ptr()) == 1 {
-                        // An empty tuple has no place for elements to point at.
-                        let words = match arity {
-                            0 => &[],
-                            arity => {
-                                std::slice::from_raw_parts(elements.assume_init(), arity as usize)
-                            }
-                        };
-                        return View::Tuple(Elements { env, words });
                     }
                 }
                 ErlNifTermType::ERL_NIF_TERM_TYPE_FLOAT => {
@@ -235,21 +263,6 @@ impl<'a> View<'a> {
             }
         }
         View::Other
-    }
-}
-
-/// The head and the tail of a list that is not empty.
-#[inline]
-pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
-    if word(term) & PRIMARY != LIST {
-        return None;
-    }
-    let env = term.get_env();
-    let (mut head, mut tail) = (no_term(), no_term());
-    // SAFETY: the terms are read only when the function says that it has filled them in.
-    unsafe {
-        (enif_get_list_cell(env.as_c_arg(), term.as_c_arg(), &mut head, &mut tail) == 1)
-            .then(|| (Term::new(env, head), Term::new(env, tail)))
     }
 }
 

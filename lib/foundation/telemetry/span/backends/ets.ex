@@ -37,7 +37,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     {n, parent} = innermost()
     span = Frame.span(parent, name, attributes)
     if Frame.kept?(span), do: put(n + 1, span)
-    {span.span_id, span.parent_id, span.trace_id}
+    Frame.started(span)
   end
 
   @impl true

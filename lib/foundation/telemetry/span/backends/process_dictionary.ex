@@ -11,7 +11,7 @@ defmodule Foundation.Telemetry.Span.Backends.ProcessDictionary do
     stack = stack()
     span = Frame.span(List.first(stack), name, attributes)
     if Frame.kept?(span), do: put([span | stack])
-    {span.span_id, span.parent_id, span.trace_id}
+    Frame.started(span)
   end
 
   def finish(nil) do

@@ -1,0 +1,209 @@
+//! Lists, tuples and small maps, read where the VM has them.
+//!
+//! To ask the VM for the parts of a term costs 3 to 5 ns a question, and 19 for a map of one entry:
+//! more than to encode what it answers. They have been laid out in one way since before OTP had
+//! NIFs, and maps since there are maps. Whether it is so here is checked when the library is
+//! loaded, on terms that the VM itself has made.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::{enif_get_list_cell, enif_get_tuple};
+use rustler::{Encoder, Env, Term};
+
+use super::{LIST, PRIMARY, no_term, word};
+
+/// What the low two bits of a pointer to a header and more are.
+const BOXED: u64 = 2;
+/// The bits of a word that are no part of a pointer.
+const TAGS: u64 = 7;
+/// The bits of a header that say what it is the header of: all zero for a tuple. Its arity is above.
+const SUBTAG: u64 = 0x3F;
+const ARITY: u32 = 6;
+
+/// The header of small maps; 0, which is that of no map, where they are not as assumed.
+static SMALL_MAP: AtomicU64 = AtomicU64::new(0);
+
+/// Where a list or a boxed term points.
+#[inline(always)]
+fn pointer(term: Term) -> *const ErlNifTerm {
+    (word(term) & !TAGS) as *const ErlNifTerm
+}
+
+/// The words of a list's cell or of a boxed term, as numbers.
+///
+/// # Safety
+///
+/// The term is alive, points somewhere, and there are as many words.
+#[inline(always)]
+unsafe fn number(term: Term, at: usize) -> u64 {
+    // SAFETY: asked of the caller.
+    unsafe { *pointer(term).add(at).cast::<u64>() }
+}
+
+/// The head and the tail of a list that is not empty.
+#[inline(always)]
+pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
+    if word(term) & PRIMARY != LIST {
+        return None;
+    }
+    let (env, cell) = (term.get_env(), pointer(term));
+    // SAFETY: a list that is not empty points at its head and its tail, which are its environment's.
+    unsafe { Some((Term::new(env, *cell), Term::new(env, *cell.add(1)))) }
+}
+
+/// The keys and the values of a map that is small, in the order of its keys.
+pub type Entries<'a> = (&'a [ErlNifTerm], &'a [ErlNifTerm]);
+
+/// What a boxed term is made of.
+pub(super) enum Boxed<'a> {
+    Tuple(&'a [ErlNifTerm]),
+    SmallMap(Entries<'a>),
+    Other,
+}
+
+/// What a term that is neither an immediate nor a list is made of.
+#[inline(always)]
+pub(super) fn boxed(term: Term<'_>) -> Boxed<'_> {
+    debug_assert_eq!(word(term) & PRIMARY, BOXED);
+    // SAFETY: a boxed term points at its header.
+    let header = unsafe { number(term, 0) };
+    if header & SUBTAG == 0 {
+        // SAFETY: the header of a tuple has the number of elements that are behind it.
+        let elements =
+            unsafe { std::slice::from_raw_parts(pointer(term).add(1), (header >> ARITY) as usize) };
+        return Boxed::Tuple(elements);
+    }
+    match small_map(term) {
+        Some(entries) => Boxed::SmallMap(entries),
+        None => Boxed::Other,
+    }
+}
+
+/// The entries of a small map; `None` for every other term.
+#[inline(always)]
+pub fn small_map(term: Term<'_>) -> Option<Entries<'_>> {
+    if word(term) & PRIMARY != BOXED {
+        return None;
+    }
+    // SAFETY: a boxed term points at its header. Behind that of a small map are its size, a tuple
+    // of so many keys, and as many values.
+    unsafe {
+        if number(term, 0) != SMALL_MAP.load(Ordering::Relaxed) {
+            return None;
+        }
+        let size = number(term, 1) as usize;
+        let map = pointer(term);
+        let keys = pointer(Term::new(term.get_env(), *map.add(2))).add(1);
+        let keys = std::slice::from_raw_parts(keys, size);
+        Some((keys, std::slice::from_raw_parts(map.add(3), size)))
+    }
+}
+
+/// Whether a term is a map.
+#[inline]
+pub fn is_map(term: Term) -> bool {
+    small_map(term).is_some() || term.is_map()
+}
+
+/// Checks, when the library is loaded, what is assumed here. A VM whose lists or tuples are made in
+/// another way does not get to use this library; where only maps are, the VM is asked for theirs.
+pub(super) fn is_as_assumed(env: Env) -> bool {
+    let encode = |value: i64| value.encode(env);
+    let list = Term::list_new_empty(env)
+        .list_prepend(encode(1))
+        .list_prepend(encode(2));
+    let pair = rustler::types::tuple::make_tuple(env, &[encode(3), list]);
+    let none = rustler::types::tuple::make_tuple(env, &[]);
+    let fits = word(pair) & PRIMARY == BOXED
+        && has_cell(list)
+        && has_elements(pair, 2)
+        && has_elements(none, 0);
+    if fits {
+        learn_maps(env);
+    }
+    fits
+}
+
+fn has_cell(list: Term) -> bool {
+    let (mut head, mut tail) = (no_term(), no_term());
+    // SAFETY: the terms are compared only if the function has filled them in.
+    let is_list = unsafe {
+        enif_get_list_cell(
+            list.get_env().as_c_arg(),
+            list.as_c_arg(),
+            &mut head,
+            &mut tail,
+        ) == 1
+    };
+    let read = cell(list).map(|(head, tail)| (head.as_c_arg(), tail.as_c_arg()));
+    is_list && read == Some((head, tail))
+}
+
+fn has_elements(tuple: Term, arity: usize) -> bool {
+    let (mut of_vm, mut elements) = (0, MaybeUninit::<*const ErlNifTerm>::zeroed());
+    // SAFETY: the function fills in what it is given.
+    let elements = unsafe {
+        enif_get_tuple(
+            tuple.get_env().as_c_arg(),
+            tuple.as_c_arg(),
+            &mut of_vm,
+            elements.as_mut_ptr(),
+        );
+        elements.assume_init()
+    };
+    // SAFETY: a term that is no list and no immediate points at a word at least.
+    let header = unsafe { number(tuple, 0) };
+    of_vm as usize == arity
+        && header == (arity as u64) << ARITY
+        && (arity == 0 || elements == pointer(tuple).wrapping_add(1))
+}
+
+/// Takes the header of small maps from one, if all of them look as assumed.
+fn learn_maps(env: Env) {
+    let map = |size: i64| {
+        (0..size).try_fold(Term::map_new(env), |map, key| {
+            map.map_put(key.encode(env), (key + 1_000).encode(env)).ok()
+        })
+    };
+    let (Some(none), Some(one), Some(five), Some(large)) = (map(0), map(1), map(5), map(100))
+    else {
+        return;
+    };
+    // SAFETY: a boxed term points at its header.
+    let header = |map| unsafe { number(map, 0) };
+    if [none, one, five].map(header) != [header(five); 3] || header(large) == header(five) {
+        return;
+    }
+    SMALL_MAP.store(header(five), Ordering::Relaxed);
+    let fits = [(none, 0), (one, 1), (five, 5)]
+        .into_iter()
+        .all(|(map, size)| has_entries(map, size));
+    if !fits {
+        SMALL_MAP.store(0, Ordering::Relaxed);
+    }
+}
+
+fn has_entries(map: Term, size: usize) -> bool {
+    let env = map.get_env();
+    // SAFETY: small maps have two words at least behind their header, whatever they are.
+    if unsafe { number(map, 1) } != size as u64 {
+        return false;
+    }
+    if size > 0 {
+        // SAFETY: as above.
+        let keys = unsafe { Term::new(env, *pointer(map).add(2)) };
+        if !keys.is_tuple() || !has_elements(keys, size) {
+            return false;
+        }
+    }
+    small_map(map).is_some_and(|(keys, values)| {
+        keys.iter().zip(values).all(|(key, value)| {
+            // SAFETY: the keys of a map belong to its environment.
+            let key = unsafe { Term::new(env, *key) };
+            map.map_get(key)
+                .is_ok_and(|of_vm| of_vm.as_c_arg() == *value)
+        })
+    })
+}
