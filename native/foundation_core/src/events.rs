@@ -37,14 +37,6 @@ pub struct Counts {
     evicted: AtomicU64,
 }
 
-impl Counts {
-    /// Counts a repeat. Only whoever has locked this part's shard may.
-    #[inline]
-    pub fn repeat(&self) {
-        add(&self.repeats, 1);
-    }
-}
-
 /// Adds where there is no other writer, so that it need not be one atomic step.
 #[inline]
 fn add(count: &AtomicU64, n: u64) {
@@ -96,6 +88,7 @@ impl Setting {
 #[derive(Debug)]
 pub struct Event<N, T> {
     key: Box<[u8]>,
+    id: u32,
     /// The name.
     pub name: N,
     counts: [Counts; PARTS],
@@ -114,8 +107,10 @@ pub struct Event<N, T> {
 impl<N, T> Event<N, T> {
     /// An event that is in no table yet.
     pub fn new(key: &[u8], name: N) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
         Event {
             key: key.into(),
+            id: IDS.fetch_add(1, Ordering::Relaxed) as u32,
             name,
             counts: Default::default(),
             window: Setting::default(),
@@ -178,6 +173,16 @@ impl<N, T> Event<N, T> {
 }
 
 impl<N, T> Opener for &Event<N, T> {
+    #[inline]
+    fn id(self) -> u32 {
+        self.id
+    }
+
+    #[inline]
+    fn repeated(self, shard: usize) {
+        add(&self.counts(shard).repeats, 1);
+    }
+
     #[inline]
     fn opened(self, shard: usize) {
         add(&self.counts(shard).windows, 1);
@@ -330,14 +335,16 @@ mod tests {
         let (a, b) = (event(b"a"), event(b"b"));
         let windows = crate::window::Windows::new(5);
         for n in 0..6u8 {
-            windows.admit(&[1, n], 0, || Some((a, 10)), |_, _| ());
+            windows.admit(a, &Key::new(0, &[n]), 0, || 10);
         }
         for n in 0..2u8 {
-            windows.admit(&[2, n], 1, || Some((b, 100)), |_, _| ());
+            windows.admit(b, &Key::new(0, &[n]), 1, || 100);
         }
         assert_eq!((a.windows(), b.windows()), ((3, 3), (2, 0)));
         // An expired one that is opened again is no other.
-        windows.admit(&[1, 5], 10, || Some((a, 10)), |_, _| ());
+        windows.admit(a, &Key::new(0, &[5]), 10, || 10);
+        windows.admit(a, &Key::new(0, &[5]), 11, || 10);
+        assert_eq!(a.totals().suppressed, 1);
         assert!(!windows.sweep(15, 100));
         assert_eq!((a.windows(), b.windows()), ((1, 3), (2, 0)));
         a.clear(&AtomicU64::new(0));

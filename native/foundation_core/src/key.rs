@@ -245,6 +245,13 @@ impl Seed {
         let folded = folded_multiply(w0 ^ self.words[0], w1 ^ self.words[1]);
         folded_multiply(folded, ARBITRARY[0])
     }
+
+    /// The same of three words.
+    #[inline(always)]
+    pub(crate) fn three(&self, w0: u64, w1: u64, w2: u64) -> u64 {
+        let folded = folded_multiply(w0 ^ self.words[0], w1 ^ self.words[1]);
+        folded_multiply(folded ^ w2, ARBITRARY[0])
+    }
 }
 
 /// Eight bytes from the operating system, by way of `std`'s own hash seeds.

@@ -8,27 +8,27 @@
 //! list, and a list's first windows are those that expire first, up to a factor of two in time: finding
 //! either looks at the fronts of the lists and never at the table.
 
-use hashbrown::HashTable;
-
-use crate::key::{Key, Seed};
+use crate::key::{Key, LONG, NoForeign, Seed};
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 
 /// Shards: enough that callers on as many schedulers seldom meet.
 pub const SHARDS: usize = 16;
+/// Slots that are made at a time: none is ever moved.
+const CHUNK: usize = 64;
+/// Buckets for each window: few windows share one.
+const BUCKETS: usize = 2;
 /// Lists of a shard: durations of up to 2^40 ms.
 const CLASSES: usize = 41;
 /// No slot.
 const NONE: u32 = u32::MAX;
-/// The longest key that is kept without an allocation.
-const INLINE: usize = 39;
 /// How many expired windows whoever opens one closes.
 const CLOSED_ON_THE_WAY: usize = 2;
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission<E> {
-    /// It opened a window, of this event; the number of the shard that decided, and when.
-    First(E, usize, u64),
+pub enum Admission {
+    /// It opened a window; the number of the shard that decided, and when.
+    First(usize, u64),
     /// It is a repeat.
     Repeat,
 }
@@ -61,60 +61,87 @@ impl Clock for u64 {
     }
 }
 
-/// What a window says of its event: a handle that keeps count of the event's windows, with the number of a
-/// shard, while that is locked. So for one number there is one writer.
+/// The event of a window: a handle that keeps count of the event's windows, with the number of a shard, while
+/// that is locked. So for one number there is one writer.
 pub trait Opener: Copy {
+    /// What tells it from every other event.
+    fn id(self) -> u32;
     /// A window was opened.
     fn opened(self, shard: usize);
-    /// One was closed; whether that was early, at the bound.
+    /// An event was a repeat in a window.
+    fn repeated(self, shard: usize);
+    /// A window was closed; whether that was early, at the bound.
     fn closed(self, shard: usize, early: bool);
 }
 
-#[derive(Debug)]
-enum KeyBytes {
-    Inline(u8, [u8; INLINE]),
-    Boxed(Box<[u8]>),
-}
-
-impl KeyBytes {
-    fn new(bytes: &[u8]) -> Self {
-        if bytes.len() <= INLINE {
-            let mut inline = [0; INLINE];
-            inline[..bytes.len()].copy_from_slice(bytes);
-            KeyBytes::Inline(bytes.len() as u8, inline)
-        } else {
-            KeyBytes::Boxed(bytes.into())
-        }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            KeyBytes::Inline(len, bytes) => &bytes[..usize::from(*len)],
-            KeyBytes::Boxed(bytes) => bytes,
-        }
-    }
-}
-
-/// What a repeat needs to know comes first, in one cache line.
-#[derive(Debug)]
-#[repr(C, align(64))]
-struct Slot<E> {
-    hash: u64,
+/// What a repeat needs to know of a window: half a cache line.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    /// The key, if it is short; else its hash, with [`LONG`] in the top byte of the second word.
+    key: (u64, u64),
     expires: u64,
-    event: E,
-    key: KeyBytes,
+    event: u32,
+    /// Another in the same bucket.
+    next: u32,
+}
+
+/// The rest.
+#[derive(Debug)]
+struct Slot<E> {
     /// The order in which windows were opened, over all shards.
     seq: u64,
+    expires: u64,
+    event: E,
+    hash: u64,
+    /// A key that is not short.
+    key: Option<Box<[u8]>>,
     older: u32,
     newer: u32,
     class: u8,
 }
 
+/// A vector that grows by pieces, so that nothing is moved.
+#[derive(Debug)]
+struct Pieces<T>(Vec<Vec<T>>);
+
+impl<T> Pieces<T> {
+    #[inline]
+    fn at(&self, at: u32) -> &T {
+        &self.0[at as usize / CHUNK][at as usize % CHUNK]
+    }
+
+    #[inline]
+    fn at_mut(&mut self, at: u32) -> &mut T {
+        &mut self.0[at as usize / CHUNK][at as usize % CHUNK]
+    }
+
+    fn push(&mut self, element: T) -> u32 {
+        if self.0.last().is_none_or(|last| last.len() == CHUNK) {
+            self.0.push(Vec::with_capacity(CHUNK));
+        }
+        let before = (self.0.len() - 1) * CHUNK;
+        let last = &mut self.0[before / CHUNK];
+        last.push(element);
+        (before + last.len() - 1) as u32
+    }
+}
+
+/// A shard: windows in chains by their hash, and in lists by their duration.
+///
+/// The chains are those of linear hashing (Litwin, 1980): each window that is one more splits the next
+/// few chains, so that none waits for a whole table to be rearranged.
 #[derive(Debug)]
 struct Shard<E> {
-    index: HashTable<u32>,
-    slots: Vec<Slot<E>>,
-    free: Vec<u32>,
+    /// The first window of each chain.
+    buckets: Vec<u32>,
+    /// One less than the power of two from the number of buckets on.
+    mask: usize,
+    opens: Pieces<Open>,
+    slots: Pieces<Slot<E>>,
+    /// How many windows there are.
+    count: usize,
+    /// A place that is not used, the `next` of which is another.
+    free: u32,
     oldest: [u32; CLASSES],
     newest: [u32; CLASSES],
     /// The lists that are not empty, one bit each.
@@ -126,9 +153,12 @@ struct Shard<E> {
 impl<E: Copy> Shard<E> {
     fn new() -> Self {
         Shard {
-            index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            buckets: vec![NONE],
+            mask: 0,
+            opens: Pieces(Vec::new()),
+            slots: Pieces(Vec::new()),
+            count: 0,
+            free: NONE,
             oldest: [NONE; CLASSES],
             newest: [NONE; CLASSES],
             classes: 0,
@@ -136,64 +166,115 @@ impl<E: Copy> Shard<E> {
         }
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        let slots = &self.slots;
-        self.index
-            .find(hash, |at| {
-                let slot = &slots[*at as usize];
-                slot.hash == hash && slot.key.as_slice() == key
-            })
-            .copied()
+    #[inline]
+    fn bucket(&self, hash: u64) -> usize {
+        let bucket = hash as usize & self.mask;
+        if bucket < self.buckets.len() {
+            bucket
+        } else {
+            bucket & (self.mask >> 1)
+        }
     }
 
-    fn insert(&mut self, slot: Slot<E>) -> u32 {
-        let hash = slot.hash;
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.slots[at as usize] = slot;
+    #[inline]
+    fn find(&self, hash: u64, key: (u64, u64), event: u32, long: &[u8]) -> Option<u32> {
+        let mut at = self.buckets[self.bucket(hash)];
+        while at != NONE {
+            let open = self.opens.at(at);
+            let same = open.key == key && open.event == event;
+            if same && (key.1 < LONG << 56 || self.slots.at(at).key.as_deref() == Some(long)) {
+                return Some(at);
+            }
+            at = open.next;
+        }
+        None
+    }
+
+    fn insert(&mut self, mut open: Open, slot: Slot<E>, seed: &Seed) {
+        self.count += 1;
+        for _ in 0..2 * BUCKETS {
+            if self.buckets.len() < BUCKETS * self.count {
+                self.split(seed);
+            }
+        }
+        let bucket = self.bucket(slot.hash);
+        open.next = self.buckets[bucket];
+        let at = match self.free {
+            NONE => {
+                self.slots.push(slot);
+                self.opens.push(open)
+            }
+            at => {
+                let place = self.opens.at_mut(at);
+                self.free = place.next;
+                *place = open;
+                *self.slots.at_mut(at) = slot;
                 at
             }
-            None => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as u32
-            }
         };
-        let slots = &self.slots;
-        self.index
-            .insert_unique(hash, at, |at| slots[*at as usize].hash);
+        self.buckets[bucket] = at;
         self.link(at);
-        at
+    }
+
+    /// Makes one more bucket, which takes from another the windows that have one more bit.
+    fn split(&mut self, seed: &Seed) {
+        let new = self.buckets.len();
+        self.buckets.push(NONE);
+        self.mask |= new;
+        let old = new & (self.mask >> 1);
+        let mut at = std::mem::replace(&mut self.buckets[old], NONE);
+        while at != NONE {
+            let bucket = self.bucket(self.opens.at(at).hash(seed));
+            let open = self.opens.at_mut(at);
+            let next = std::mem::replace(&mut open.next, self.buckets[bucket]);
+            self.buckets[bucket] = at;
+            at = next;
+        }
+    }
+
+    /// Takes a window out of its chain.
+    fn unchain(&mut self, at: u32) {
+        let next = self.opens.at(at).next;
+        let bucket = self.bucket(self.slots.at(at).hash);
+        let mut before = self.buckets[bucket];
+        if before == at {
+            self.buckets[bucket] = next;
+            return;
+        }
+        while before != NONE {
+            let open = self.opens.at_mut(before);
+            if open.next == at {
+                open.next = next;
+                return;
+            }
+            before = open.next;
+        }
     }
 
     /// Puts a slot at the end of its list.
     fn link(&mut self, at: u32) {
-        let class = usize::from(self.slots[at as usize].class);
+        let class = usize::from(self.slots.at(at).class);
         let before = self.newest[class];
-        let slot = &mut self.slots[at as usize];
+        let slot = self.slots.at_mut(at);
         (slot.older, slot.newer) = (before, NONE);
         match before {
             NONE => self.oldest[class] = at,
-            before => self.slots[before as usize].newer = at,
+            before => self.slots.at_mut(before).newer = at,
         }
         self.newest[class] = at;
         self.classes |= 1 << class;
     }
 
     fn unlink(&mut self, at: u32) {
-        let Slot {
-            older,
-            newer,
-            class,
-            ..
-        } = self.slots[at as usize];
-        let class = usize::from(class);
+        let slot = self.slots.at(at);
+        let (older, newer, class) = (slot.older, slot.newer, usize::from(slot.class));
         match older {
             NONE => self.oldest[class] = newer,
-            older => self.slots[older as usize].newer = newer,
+            older => self.slots.at_mut(older).newer = newer,
         }
         match newer {
             NONE => self.newest[class] = older,
-            newer => self.slots[newer as usize].older = older,
+            newer => self.slots.at_mut(newer).older = older,
         }
         if self.oldest[class] == NONE {
             self.classes &= !(1 << class);
@@ -202,18 +283,17 @@ impl<E: Copy> Shard<E> {
 
     fn remove(&mut self, at: u32) {
         self.unlink(at);
-        let hash = self.slots[at as usize].hash;
-        if let Ok(entry) = self.index.find_entry(hash, |other| *other == at) {
-            entry.remove();
-        }
-        self.slots[at as usize].key = KeyBytes::new(&[]);
-        self.free.push(at);
+        self.unchain(at);
+        self.slots.at_mut(at).key = None;
+        self.opens.at_mut(at).next = self.free;
+        self.free = at;
+        self.count -= 1;
     }
 
     /// Gives back what a rush has taken, when nothing is left of it since the last time.
     fn rest(&mut self) {
         let is_empty = self.classes == 0;
-        if is_empty && self.rested && !self.slots.is_empty() {
+        if is_empty && self.rested && !self.slots.0.is_empty() {
             *self = Shard::new();
         }
         self.rested = is_empty;
@@ -232,17 +312,22 @@ impl<E: Copy> Shard<E> {
 
     /// The window that was opened first.
     fn first(&self) -> Option<u32> {
-        self.fronts().min_by_key(|at| self.slots[*at as usize].seq)
+        self.fronts().min_by_key(|at| self.slots.at(*at).seq)
     }
 
     /// A window that has expired, of those that are first in their lists.
     fn expired(&self, now: u64) -> Option<u32> {
-        self.fronts()
-            .find(|at| self.slots[*at as usize].expires <= now)
+        self.fronts().find(|at| self.slots.at(*at).expires <= now)
     }
 }
 
-/// The windows of all events. `E` is what a window says of its event.
+impl Open {
+    fn hash(&self, seed: &Seed) -> u64 {
+        seed.three(self.key.0, self.key.1, u64::from(self.event))
+    }
+}
+
+/// The windows of all events. `E` is an event.
 #[derive(Debug)]
 pub struct Windows<E> {
     shards: Box<[Mutex<Shard<E>>]>,
@@ -282,62 +367,71 @@ impl<E: Opener> Windows<E> {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Decides about an event with this key. `open` says, for the first of a window, which
-    /// event it is and how many nanoseconds its window lasts, or that it is none after all. `repeat` is told of a
-    /// repeat, of which event and in which shard, while that is locked.
+    /// Decides about an occurrence of `event` with this key. `window` says how many nanoseconds a window
+    /// lasts that is opened now.
     #[inline]
     pub fn admit(
         &self,
-        key: &[u8],
+        event: E,
+        key: &Key<'_, NoForeign>,
         clock: impl Clock,
-        open: impl FnOnce() -> Option<(E, u64)>,
-        repeat: impl FnOnce(E, usize),
-    ) -> Option<Admission<E>> {
-        let hash = self.seed.hash(&Key::<()>::Long(0, key));
-        // The low bits choose in the shard's own table, and the top seven tag its entries.
+        window: impl FnOnce() -> u64,
+    ) -> Admission {
+        let (key, long): (_, &[u8]) = match *key {
+            Key::Inline(w0, w1) => ((w0, w1), &[]),
+            Key::Long(kind, bytes) => ((self.seed.hash(key), LONG << 56 | u64::from(kind)), bytes),
+            Key::Foreign(_, never) => match *never {},
+        };
+        let mut open = Open {
+            key,
+            expires: 0,
+            event: event.id(),
+            next: NONE,
+        };
+        let hash = open.hash(&self.seed);
         let number = (hash >> 48) as usize % SHARDS;
         let mut shard = lock(&self.shards[number]);
-        let found = shard.find(hash, key);
+        let found = shard.find(hash, key, open.event, long);
         let now = match found {
-            Some(at) => {
-                let slot = &shard.slots[at as usize];
-                match clock.before(slot.expires) {
-                    Ok(()) => {
-                        repeat(slot.event, number);
-                        return Some(Admission::Repeat);
-                    }
-                    Err(now) => now,
+            Some(at) => match clock.before(shard.opens.at(at).expires) {
+                Ok(()) => {
+                    event.repeated(number);
+                    return Admission::Repeat;
                 }
-            }
+                Err(now) => now,
+            },
             None => clock.now(),
         };
-        let (event, window) = open()?;
+        let window = window();
+        let class = class(window);
+        open.expires = now.saturating_add(window);
         let seq = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
-        let (expires, class) = (now.saturating_add(window), class(window));
         if let Some(at) = found {
+            shard.opens.at_mut(at).expires = open.expires;
             self.closed.fetch_add(1, Ordering::Relaxed);
             shard.unlink(at);
-            let slot = &mut shard.slots[at as usize];
-            (slot.expires, slot.seq, slot.event, slot.class) = (expires, seq, event, class);
+            let slot = shard.slots.at_mut(at);
+            (slot.expires, slot.seq, slot.class) = (open.expires, seq, class);
             shard.link(at);
             self.note_oldest(number, &shard);
-            return Some(Admission::First(event, number, now));
+            return Admission::First(number, now);
         }
         event.opened(number);
-        shard.insert(Slot {
-            hash,
-            expires,
+        let slot = Slot {
             seq,
+            expires: open.expires,
             event,
+            hash,
+            key: (!long.is_empty()).then(|| long.into()),
             older: NONE,
             newer: NONE,
             class,
-            key: KeyBytes::new(key),
-        });
+        };
+        shard.insert(open, slot, &self.seed);
         for _ in 0..CLOSED_ON_THE_WAY {
             match shard.expired(now) {
                 // Not the one that was opened just now, whose window may be 0.
-                Some(at) if shard.slots[at as usize].seq != seq => {
+                Some(at) if shard.slots.at(at).seq != seq => {
                     self.close(&mut shard, number, at, false);
                 }
                 _ => break,
@@ -348,11 +442,11 @@ impl<E: Opener> Windows<E> {
         if self.len() > self.most.load(Ordering::Relaxed) {
             self.evict(now);
         }
-        Some(Admission::First(event, number, now))
+        Admission::First(number, now)
     }
 
     fn close(&self, shard: &mut Shard<E>, number: usize, at: u32, early: bool) {
-        shard.slots[at as usize].event.closed(number, early);
+        shard.slots.at(at).event.closed(number, early);
         shard.remove(at);
         self.closed.fetch_add(1, Ordering::Relaxed);
         if early {
@@ -361,7 +455,7 @@ impl<E: Opener> Windows<E> {
     }
 
     fn note_oldest(&self, number: usize, shard: &Shard<E>) {
-        let seq = shard.first().map_or(0, |at| shard.slots[at as usize].seq);
+        let seq = shard.first().map_or(0, |at| shard.slots.at(at).seq);
         if self.oldest[number].load(Ordering::Relaxed) != seq {
             self.oldest[number].store(seq, Ordering::Relaxed);
         }
@@ -431,9 +525,9 @@ impl<E: Opener> Windows<E> {
     pub fn clear(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
-            let closed = shard.index.len() as u64;
+            let closed = shard.count;
             *shard = Shard::new();
-            self.closed.fetch_add(closed, Ordering::Relaxed);
+            self.closed.fetch_add(closed as u64, Ordering::Relaxed);
             self.note_oldest(number, &shard);
         }
         self.evicted.store(0, Ordering::Relaxed);
@@ -451,15 +545,54 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     impl Opener for u8 {
+        fn id(self) -> u32 {
+            u32::from(self)
+        }
         fn opened(self, _shard: usize) {}
+        fn repeated(self, _shard: usize) {}
         fn closed(self, _shard: usize, _early: bool) {}
     }
 
     fn first(windows: &Windows<u8>, key: &[u8], now: u64, window: u64) -> bool {
-        matches!(
-            windows.admit(key, now, || Some((0, window)), |_, _| ()),
-            Some(Admission::First(0, _, _))
-        )
+        first_of(windows, 0, key, now, window)
+    }
+
+    fn first_of(windows: &Windows<u8>, event: u8, key: &[u8], now: u64, window: u64) -> bool {
+        let admission = windows.admit(event, &Key::new(0, key), now, || window);
+        matches!(admission, Admission::First(..))
+    }
+
+    #[test]
+    fn events_and_kinds_of_keys_have_windows_of_their_own() {
+        let windows = Windows::new(100);
+        for key in [&[7u8; 8][..], &[7; 100]] {
+            for event in [1, 2] {
+                for kind in [0, 1] {
+                    let admit = || windows.admit(event, &Key::new(kind, key), 1, || 10);
+                    assert!(matches!(admit(), Admission::First(..)));
+                    assert_eq!(admit(), Admission::Repeat);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_windows_are_found_again_and_closed_whatever_has_grown_meanwhile() {
+        let windows = Windows::new(u64::MAX);
+        // Short and long ones in turn.
+        let key = |n: u32| n.to_le_bytes().repeat(1 + 8 * (n as usize % 2));
+        let event = |n: u32| (n % 200) as u8;
+        for n in 0..40_000 {
+            assert!(first_of(&windows, event(n), &key(n), 0, 10));
+        }
+        for n in 0..40_000 {
+            assert!(!first_of(&windows, event(n), &key(n), 9, 10));
+        }
+        assert!(!windows.sweep(10, usize::MAX));
+        assert!(windows.is_empty());
+        for n in 0..40_000 {
+            assert!(first_of(&windows, event(n), &key(n), 10, 10));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use foundation_core::batch::{Appended, Payload};
 use foundation_core::events::Totals;
+use foundation_core::key::{Key, NoForeign};
 use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
@@ -12,7 +13,7 @@ use super::{
     nil, number, stored,
 };
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, word};
+use crate::term::{Buffer, short_key, word};
 
 nifs! {
     telemetry_admit / 3,
@@ -54,24 +55,23 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
     if !is_hot() || !identify_name(&mut buffer, name) {
         return nil(env);
     }
-    let name_end = buffer.bytes().len();
-    stored::identify(&mut buffer, key)?;
-    let window = optional(window)?;
-    let bytes = buffer.bytes();
-    let open = || {
-        let event = event(env, &bytes[..name_end], name)?;
-        let window = match window {
-            Some(window) => window.saturating_mul(NANOSECONDS),
-            None => event
-                .window
-                .get_or(|| TABLES.window.load(Ordering::Relaxed)),
-        };
-        Some((event, window))
+    let Some(event) = event(env, buffer.bytes(), name) else {
+        return nil(env);
     };
-    let repeat = |event: &OneEvent, part| event.counts(part).repeat();
-    let answer = match TABLES.windows.admit(bytes, clock::System, open, repeat) {
-        Some(Admission::Repeat) => ok(),
-        Some(Admission::First(event, part, now)) => {
+    let key = match short_key(key) {
+        Some(key) if !super::is_shared(event) => key,
+        _ => window_key(&mut buffer, event, key)?,
+    };
+    let own = optional(window)?;
+    let window = || match own {
+        Some(window) => window.saturating_mul(NANOSECONDS),
+        None => event
+            .window
+            .get_or(|| TABLES.window.load(Ordering::Relaxed)),
+    };
+    let answer = match TABLES.windows.admit(event, &key, clock::System, window) {
+        Admission::Repeat => ok(),
+        Admission::First(part, now) => {
             let counts = event.counts(part);
             if event.sampler.decide(|| now) {
                 counts.emitted.fetch_add(1, Ordering::Relaxed);
@@ -81,10 +81,30 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
                 ok()
             }
         }
-        None => return nil(env),
     };
     Ok(answer.to_term(env))
 }
+
+/// The key of a window that is not [`short_key`]'s, in a buffer that has the name.
+#[inline(never)]
+fn window_key<'k>(
+    buffer: &'k mut Buffer,
+    event: &'static OneEvent,
+    key: Term,
+) -> Result<Key<'k, NoForeign>, Failure> {
+    if super::is_shared(event) {
+        stored::identify(buffer, key)?;
+        return Ok(Key::new(IN_SHARED, buffer.bytes()));
+    }
+    buffer.truncate(0);
+    stored::identify(buffer, key)?;
+    Ok(Key::new(IDENTIFIED, buffer.bytes()))
+}
+
+/// The kinds of keys that [`window_key`] makes, beside those of [`short_key`].
+const IDENTIFIED: u8 = 2;
+/// Of the event that many names share: with the name before it.
+const IN_SHARED: u8 = 3;
 
 /// Cost: the encoding of the maps (ones that are large go to a dirty scheduler), and O(1).
 fn telemetry_append<'a>(

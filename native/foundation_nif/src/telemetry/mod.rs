@@ -11,8 +11,8 @@ mod stored;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod ticks;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
 use foundation_core::events::{Event, Events};
 use foundation_core::window::Windows;
@@ -142,16 +142,23 @@ fn meet<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEven
     Some(others(env))
 }
 
+static OTHERS: OnceLock<&'static OneEvent> = OnceLock::new();
+
 /// The event that all names past the bound share.
 fn others(env: Env<'_>) -> &'static OneEvent {
     atoms! { foundation, other_events }
-    static OTHERS: std::sync::OnceLock<&'static Event<Stored, OwnedTerm>> =
-        std::sync::OnceLock::new();
     OTHERS.get_or_init(|| {
         let name = [foundation(), other_events()].encode(env);
         let name = stored::store(env, [name]).unwrap_or_else(|_| Stored::bytes(&[]));
         Box::leak(Box::new(Event::new(&[], name)))
     })
+}
+
+/// Whether an event is the one of [`others`].
+#[inline]
+fn is_shared(event: &'static OneEvent) -> bool {
+    let others = OTHERS.get().copied();
+    others.is_some_and(|others| std::ptr::eq(others, event))
 }
 
 fn telemetry_start<'a>(

@@ -13,7 +13,7 @@ use crate::faults;
 use crate::measure::Call;
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{is_map, tuple};
+use crate::term::{empty_list, is_map, tuple};
 
 nifs! {
     span_start / 2,
@@ -242,7 +242,7 @@ fn is_short(frame: &Frame<Body>) -> bool {
 #[inline]
 fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, id: Term<'a>, duration: u64) -> NifResult<'a> {
     let [name, mut attributes] = stored::terms(env, &frame.body.head)?;
-    let mut events = Term::list_new_empty(env);
+    let mut events = empty_list(env);
     let mut links = events;
     if let Some(extra) = &frame.body.extra {
         if let Some(newer) = &extra.attributes {

@@ -27,14 +27,14 @@ const BYTES_MAX: usize = 256 * 1024;
 /// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
 /// stays in registers.
 #[inline(always)]
-fn immediate_key(term: Term) -> Option<Key<'static, Probe>> {
+fn immediate_key<P>(term: Term) -> Option<Key<'static, P>> {
     let word = word(term);
     is_immediate(word).then(|| Key::word(IMMEDIATE, word))
 }
 
 /// The key of an immediate or of a short binary: one that borrows nothing.
 #[inline(always)]
-pub fn short_key(term: Term) -> Option<Key<'static, Probe>> {
+pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
     immediate_key(term).or_else(|| Key::short(BINARY, binary(term)?))
 }
 

@@ -53,6 +53,13 @@ pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
     unsafe { Some((Term::new(env, *cell), Term::new(env, *cell.add(1)))) }
 }
 
+/// Whether it is worth to ask the VM for the bytes of a term.
+#[inline(always)]
+pub(super) fn may_be_binary(term: Term) -> bool {
+    // SAFETY: a boxed term points at its header.
+    word(term) & PRIMARY == BOXED && unsafe { number(term, 0) } & SUBTAG != 0
+}
+
 /// The keys and the values of a map that is small, in the order of its keys.
 pub type Entries<'a> = (&'a [ErlNifTerm], &'a [ErlNifTerm]);
 

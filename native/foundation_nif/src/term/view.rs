@@ -6,7 +6,7 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
-use super::layout::{Boxed, boxed, cell, small_map};
+use super::layout::{Boxed, boxed, cell, may_be_binary, small_map};
 use super::{is_immediate, no_term, word};
 use crate::raw::Failure;
 
@@ -291,6 +291,9 @@ pub fn elements<'a, T>(
 /// The bytes of a binary.
 #[inline]
 pub fn binary(term: Term<'_>) -> Option<&[u8]> {
+    if !may_be_binary(term) {
+        return None;
+    }
     let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
     // SAFETY: the function fills `binary` when it says so; the bytes live as long as the term's
     // environment, which the slice's lifetime is bound to.
