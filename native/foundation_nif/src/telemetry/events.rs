@@ -13,7 +13,7 @@ use super::{
     nil, number, stored,
 };
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, short_key, word};
+use crate::term::{Buffer, is_map, short_key, word};
 
 nifs! {
     telemetry_admit / 3,
@@ -111,7 +111,7 @@ fn telemetry_append<'a>(
     env: Env<'a>,
     [name, measurements, metadata]: [Term<'a>; 3],
 ) -> NifResult<'a> {
-    if !(measurements.is_map() && metadata.is_map()) {
+    if !(is_map(measurements) && is_map(metadata)) {
         return Err(Failure::BadArgument);
     }
     if !is_open() {
