@@ -21,6 +21,7 @@ defmodule Foundation.FeatureFlags.Server do
 
     # Killed or stopped meanwhile, before the change, in it, or between it and the answer.
     :exit, {_reason, {GenServer, :call, _arguments}} ->
+      Table.settle()
       if Table.put?(changes(change)), do: :ok, else: {:error, :unavailable}
   end
 

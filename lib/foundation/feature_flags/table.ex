@@ -61,7 +61,18 @@ defmodule Foundation.FeatureFlags.Table do
 
   @doc "Takes back a change that a writer was killed in: what is written last is what holds."
   @spec restore() :: :ok
-  def restore, do: write(read())
+  def restore do
+    settle()
+    write(read())
+  end
+
+  @doc """
+  Returns when no write of a writer that was killed is under way any more: the VM makes a persistent
+  term's new value visible a little later, and keeps the writer waiting for that, but does it also
+  when the writer dies meanwhile. Writes go one after another, so this one, of what is there, waits.
+  """
+  @spec settle() :: :ok
+  def settle, do: :persistent_term.put(__MODULE__, :settled)
 
   @spec read() :: t
   def read, do: :persistent_term.get(FeatureFlags, initial())
