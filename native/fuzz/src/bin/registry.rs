@@ -130,7 +130,7 @@ struct OneEach {
 }
 
 impl Subject for OneEach {
-    type Left = foundation_core::held::IntoIter<u64>;
+    type Left = foundation_core::held::IntoIter<foundation_core::held::Hashed>;
 
     fn new(seed: u64, limit: usize) -> Self {
         OneEach {
@@ -268,7 +268,6 @@ impl Many {
                     entries.push((member.owner, number(member.value)));
                     true
                 });
-                assert_eq!(bag.len(), entries.len());
             }
         });
         entries
@@ -321,10 +320,10 @@ impl Subject for Many {
         let (count, done) = key.with(&self.common.live, |key| {
             (
                 self.registry.count_of(owner, key),
-                self.registry.unregister(owner, key),
+                self.registry.unregister(owner, key, usize::MAX),
             )
         });
-        assert_eq!((count, done), (own, own));
+        assert_eq!((count, done), (own, Some(own)));
         if let Some(list) = self.model.get_mut(key) {
             list.retain(|entry| entry.0 != owner);
         }
@@ -367,7 +366,9 @@ impl Subject for Many {
     fn bury(&mut self, owner: u64) -> Estate {
         let held = self.registry.held_by(owner);
         let has = |list: &&Vec<(u64, u16)>| list.iter().any(|entry| entry.0 == owner);
-        assert_eq!(held, self.model.values().filter(has).count());
+        let keys = self.model.values().filter(has).count();
+        // A key of which it has the first entry and others counts twice.
+        assert!((keys..=2 * keys).contains(&held));
         let (left, count) = self.registry.bury(owner);
         assert_eq!(count, held);
         left
@@ -438,7 +439,8 @@ impl Subject for Many {
         for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
             let mut keys = BTreeMap::new();
             self.registry.keys(owner, &guard, |key, count| {
-                assert_eq!(keys.insert(Name::of(key), count), None);
+                // The first entry of a key may be told of apart from its others.
+                *keys.entry(Name::of(key)).or_insert(0) += count;
             });
             let mut expected = BTreeMap::new();
             for (key, list) in &self.model {
