@@ -179,9 +179,14 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   @doc "Removes all entries of `pid`; how many this call removed itself."
   @spec clean(t, pid) :: non_neg_integer
   def clean(table, pid) do
-    # First the registrant: a registration that is under way looks for it last.
+    # While the registrant is there, whoever comes after a monitor that was killed in here goes on
+    # with it. And once more without it: a registration that is under way looks for it last.
+    before = remove_all(table, pid)
     :ets.delete(table.registrants, pid)
+    before + remove_all(table, pid)
+  end
 
+  defp remove_all(table, pid) do
     for {{_pid, _slot, id} = row, key} <- own_rows(table, pid), reduce: 0 do
       count ->
         dropped = if drop(table, key, id), do: 1, else: 0
