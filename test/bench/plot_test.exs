@@ -13,7 +13,7 @@ defmodule Foundation.Bench.PlotTest do
   defp texts(svg) do
     {document, []} = svg |> :erlang.binary_to_list() |> :xmerl_scan.string(quiet: true)
 
-    for text <- :xmerl_xpath.string('//text', document) do
+    for text <- :xmerl_xpath.string(~c"//text", document) do
       [class] =
         for {:xmlAttribute, :class, _, _, _, _, _, _, value, _} <- elem(text, 7), do: value
 
