@@ -10,10 +10,12 @@
 #
 # Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
 
-for file <- ~w(options record epoch crew pause area faults memory report),
+for file <- ~w(options record epoch crew pause area faults memory peers report),
     do: Code.require_file("support/#{file}.exs", __DIR__)
 
-for file <- ~w(registry agents locks events spans context flags state table),
+for file <-
+      ~w(registry/tree registry/entries registry/reads registry) ++
+        ~w(agents locks events spans context flags state table),
     do: Code.require_file("areas/#{file}.exs", __DIR__)
 
 defmodule Soak.Run do
