@@ -45,6 +45,31 @@ fn with_handle(world: &(Subject, Town), owner: u64) {
     }
 }
 
+/// Runs `main`, which finds the handle of owner 1 and locks it; in between the owner's death unlinks
+/// the handle, to empty it when `main` has returned.
+fn while_unlinked<R>(world: &Arc<(Subject, Town)>, main: impl FnOnce() -> R) -> R {
+    let (found, begin) = mpsc::channel();
+    let (unlinked, wait) = mpsc::channel();
+    let (done, go_on) = mpsc::channel::<()>();
+    let dying = world.clone();
+    let death = std::thread::spawn(move || {
+        begin.recv().expect("it is sent");
+        let meanwhile = move || {
+            unlinked.send(()).expect("it waits");
+            go_on.recv().expect("it is sent");
+        };
+        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
+    });
+    let meanwhile = move || {
+        found.send(()).expect("it waits");
+        wait.recv().expect("it is sent");
+    };
+    let result = during(Point::HandleFound, meanwhile, main);
+    done.send(()).expect("it waits");
+    death.join().expect("it ends");
+    result
+}
+
 #[test]
 fn an_owner_that_dies_before_its_handle_is_locked_is_refused() {
     let world = unique();
@@ -94,55 +119,17 @@ fn an_owner_that_gives_up_its_last_while_it_is_buried_leaves_nothing() {
     with_handle(&world, 1);
     assert!(world.0.unregister(1, &int(101)));
     // The last thing goes when the handle has been unlinked.
-    let (unlinked, wait) = mpsc::channel();
-    let (found, begin) = mpsc::channel();
-    let (done, go_on) = mpsc::channel::<()>();
-    let dying = world.clone();
-    let death = std::thread::spawn(move || {
-        begin.recv().expect("it is sent");
-        let meanwhile = move || {
-            unlinked.send(()).expect("it waits");
-            go_on.recv().expect("it is sent");
-        };
-        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
-    });
-    let meanwhile = move || {
-        found.send(()).expect("it waits");
-        wait.recv().expect("it is sent");
-    };
-    let last = || world.0.unregister(1, &int(102));
-    assert!(during(Point::HandleFound, meanwhile, last));
-    done.send(()).expect("it waits");
-    death.join().expect("it ends");
+    assert!(while_unlinked(&world, || world.0.unregister(1, &int(102))));
     assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
     assert_eq!(register(&world, 1, 3), Err(Refused::Dead));
 }
 
 #[test]
 fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
-    // The registration has found the handle; the death unlinks it, and then the registration comes
-    // first to its lock: what it registers must go with the rest.
+    // It comes first to the handle's lock: what it registers must go with the rest.
     let world = unique();
     with_handle(&world, 1);
-    let (found, begin) = mpsc::channel();
-    let (unlinked, wait) = mpsc::channel();
-    let (registered, go_on) = mpsc::channel::<()>();
-    let dying = world.clone();
-    let death = std::thread::spawn(move || {
-        begin.recv().expect("it is sent");
-        let meanwhile = move || {
-            unlinked.send(()).expect("it waits");
-            go_on.recv().expect("it is sent");
-        };
-        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
-    });
-    let meanwhile = move || {
-        found.send(()).expect("it waits");
-        wait.recv().expect("it is sent");
-    };
-    let result = during(Point::HandleFound, meanwhile, || register(&world, 1, 2));
-    registered.send(()).expect("it waits");
-    death.join().expect("it ends");
+    let result = while_unlinked(&world, || register(&world, 1, 2));
     assert_eq!(result, Ok(()));
     assert_eq!((world.0.len(), world.0.held_by(1)), (0, 0));
 }
