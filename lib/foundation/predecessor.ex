@@ -9,17 +9,22 @@ defmodule Foundation.Predecessor do
 
   @doc "Waits until no process has any of these names. For the start of a supervisor."
   @spec await_gone([atom]) :: :ok
-  def await_gone(names), do: Enum.each(names, &await_one/1)
+  def await_gone(names) do
+    for name <- names, pid = Process.whereis(name), do: gone?(pid)
+    :ok
+  end
 
-  defp await_one(name) do
-    with pid when is_pid(pid) <- Process.whereis(name) do
-      ref = Process.monitor(pid)
+  @doc "Waits for the end of a predecessor's child, and says whether it came."
+  @spec gone?(pid) :: boolean
+  def gone?(pid) do
+    ref = Process.monitor(pid)
 
-      receive do
-        {:DOWN, ^ref, :process, _pid, _reason} -> :ok
-      after
-        @farewell_ms -> Process.demonitor(ref, [:flush])
-      end
+    receive do
+      {:DOWN, ^ref, :process, ^pid, _reason} -> true
+    after
+      @farewell_ms ->
+        Process.demonitor(ref, [:flush])
+        false
     end
   end
 end

@@ -8,15 +8,11 @@ defmodule Foundation.Registry.Owner do
 
   require Logger
 
-  alias Foundation.Native
+  alias Foundation.{Native, Predecessor, Steady}
   alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
-  alias Foundation.Steady
 
   @republish_ms 10
-
-  # How long a predecessor whose supervisor is dead may take to follow it.
-  @farewell_ms 5_000
 
   # GenServer would register the name before init/1, and a caller that finds it then would find
   # no table, or one that belongs to the predecessor. So the name comes last here.
@@ -60,15 +56,15 @@ defmodule Foundation.Registry.Owner do
     end
   end
 
-  # A supervisor that was killed leaves children that are told of it one by one, and its successor may be
-  # quicker than that. If this start failed then, that supervisor's would, and it would stop in
-  # order what it had started already: other registries, with all their entries.
+  # The owner that a killed supervisor left behind (`Foundation.Predecessor`). If this start failed
+  # then, that of the supervisor's successor would, and it would stop in order what it had started
+  # already: other registries, with all their entries.
   defp leaving?(owner) do
     case parent(owner) do
       {parent, linked?} ->
         cond do
           Process.alive?(parent) -> false
-          linked? -> gone?(owner)
+          linked? -> Predecessor.gone?(owner)
           # It was unlinked, and stays; or the exit is the next message that it gets.
           true -> parent(owner) == :gone
         end
@@ -82,22 +78,10 @@ defmodule Foundation.Registry.Owner do
   end
 
   defp parent(owner) do
-    GenServer.call(owner, :parent, @farewell_ms)
+    GenServer.call(owner, :parent)
   catch
     :exit, {:timeout, {GenServer, :call, _arguments}} -> :busy
     :exit, {_reason, {GenServer, :call, _arguments}} -> :gone
-  end
-
-  defp gone?(owner) do
-    ref = Process.monitor(owner)
-
-    receive do
-      {:DOWN, ^ref, :process, ^owner, _reason} -> true
-    after
-      @farewell_ms ->
-        Process.demonitor(ref, [:flush])
-        false
-    end
   end
 
   # And not another process that has this name.
