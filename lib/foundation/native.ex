@@ -7,7 +7,7 @@ defmodule Foundation.Native do
   # the stub first and fall through to the ETS engine on `nil`, so that the choice of
   # an engine costs nothing where it matters.
   #
-  # The library is loaded by `Foundation.Engine.boot/0` and not by `@on_load`: only at
+  # The library is loaded by `Foundation.Engine.boot/1` and not by `@on_load`: only at
   # boot is it known whether it is wanted at all (`engine: :ets` must not load it), an
   # `@on_load` that fails makes the whole module unloadable, stubs included, and in a
   # release it would run before the application's environment is set. What `@on_load`
