@@ -5,7 +5,7 @@ defmodule Soak.Report do
   alias Foundation.Demo.Format
   alias Soak.{Memory, Record}
 
-  @label 44
+  @label 50
 
   def heading(options) do
     "Soak: #{Format.figure(options.minutes)} minutes on the #{options.engine} engine, " <>
