@@ -1,0 +1,99 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn retire(freed: &Arc<AtomicUsize>) {
+    let object = Box::into_raw(Box::new(Counted(freed.clone())));
+    // SAFETY: nobody else has the object.
+    unsafe { pin().retire(object, 1) }
+}
+
+/// Other tests run on other threads and hold guards: flush until theirs are gone.
+fn flush_until(freed: &AtomicUsize, count: usize) {
+    while freed.load(Ordering::SeqCst) < count {
+        flush();
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_object_is_freed_once_nobody_reads() {
+    let freed = Arc::default();
+    retire(&freed);
+    flush_until(&freed, 1);
+    flush();
+    assert_eq!(freed.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_reader_that_started_before_keeps_an_object() {
+    let freed = Arc::default();
+    let guard = pin();
+    std::thread::scope(|scope| {
+        scope.spawn(|| retire(&freed)).join().expect("retires");
+        scope.spawn(flush).join().expect("flushes");
+    });
+    assert_eq!(freed.load(Ordering::SeqCst), 0);
+    drop(guard);
+    flush_until(&freed, 1);
+}
+
+#[test]
+fn an_inner_guard_does_not_end_the_read() {
+    let freed = Arc::default();
+    let outer = pin();
+    drop(pin());
+    std::thread::scope(|scope| {
+        scope.spawn(|| retire(&freed)).join().expect("retires");
+        scope.spawn(flush).join().expect("flushes");
+    });
+    assert_eq!(freed.load(Ordering::SeqCst), 0);
+    drop(outer);
+    flush_until(&freed, 1);
+}
+
+#[test]
+fn guards_may_be_dropped_in_any_order() {
+    let freed = Arc::default();
+    let first = pin();
+    let second = pin();
+    drop(first);
+    std::thread::scope(|scope| {
+        scope.spawn(|| retire(&freed)).join().expect("retires");
+        scope.spawn(flush).join().expect("flushes");
+    });
+    assert_eq!(freed.load(Ordering::SeqCst), 0);
+    drop(second);
+    flush_until(&freed, 1);
+}
+
+#[test]
+fn no_thread_takes_over_a_participant_inside_a_read() {
+    let participant = std::thread::spawn(|| {
+        std::mem::forget(pin());
+        super::participant()
+    })
+    .join()
+    .expect("pins");
+    assert!(*lock(&participant.taken));
+    // What the forgotten guard would have done, for the other tests that wait for it.
+    participant.reads.store(READ, Ordering::Release);
+    *lock(&participant.taken) = false;
+}
+
+#[test]
+fn participants_of_ended_threads_are_used_again() {
+    for _ in 0..1_000 {
+        std::thread::spawn(|| drop(pin())).join().expect("pins");
+    }
+    assert!(lock(&COLLECTOR.participants).len() < 500);
+}
