@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::numbers::Numbers;
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
 use crate::held::{Hashed, Held, HeldSet, IntoIter};
@@ -27,7 +28,7 @@ pub struct Group {
 #[derive(Debug)]
 struct Many {
     bag: u64,
-    numbers: Vec<u64>,
+    numbers: Numbers,
 }
 
 impl Held for Group {
@@ -54,15 +55,19 @@ impl Group {
     }
 
     /// The numbers of others than the first.
-    fn numbers(&self) -> &[u64] {
-        self.many.as_ref().map_or(&[], |many| &many.numbers)
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.many.iter().flat_map(|many| many.numbers.iter())
     }
 
-    /// Takes out the numbers in `gone`, which is sorted, and says whether any is left.
+    /// How many those are.
+    fn count(&self) -> usize {
+        self.many.as_ref().map_or(0, |many| many.numbers.len())
+    }
+
+    /// Takes out the numbers that are `gone`, and says whether any is left.
     fn remove(&mut self, gone: &[u64]) -> bool {
         self.many.as_mut().is_some_and(|many| {
-            many.numbers
-                .retain(|number| gone.binary_search(number).is_err());
+            gone.iter().for_each(|number| many.numbers.remove(*number));
             !many.numbers.is_empty()
         })
     }
@@ -295,9 +300,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                 };
                 let is_of = |group: &Group| group.is_of(bag.id());
                 let has_first = members.first_is_of(owner, &guard);
-                let others = held
-                    .get_mut(hash, is_of)
-                    .map_or(0, |group| group.numbers().len());
+                let others = held.get_mut(hash, is_of).map_or(0, |group| group.count());
                 if usize::from(has_first) + others > limit {
                     return None;
                 }
@@ -307,8 +310,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                     removed += usize::from(remove(0));
                 }
                 if let Some(group) = held.remove(hash, is_of) {
-                    let numbers = group.numbers().iter();
-                    removed += numbers.filter(|number| remove(**number)).count();
+                    removed += group.numbers().filter(|number| remove(*number)).count();
                 }
                 Some(removed)
             })
@@ -320,8 +322,6 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     pub fn remove(&self, owner: u64, key: &Key<'_, F::Probe>, numbers: &[u64]) -> usize {
         let guard = pin();
         let hash = self.table.hash(key);
-        let mut numbers = numbers.to_vec();
-        numbers.sort_unstable();
         self.owners
             .with(owner, |held| {
                 if numbers.contains(&0) && self.remove_single(key, hash, owner, &guard) {
@@ -340,7 +340,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                 let is_of = |group: &Group| group.is_of(bag.id());
                 if held
                     .get_mut(hash, is_of)
-                    .is_some_and(|group| !group.remove(&numbers))
+                    .is_some_and(|group| !group.remove(numbers))
                 {
                     held.remove(hash, is_of);
                 }
@@ -352,8 +352,18 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
 
     /// How many entries of `key` `owner` has.
     pub fn count_of(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
-        self.numbers_of(owner, key, &pin())
-            .map_or(0, |(_, numbers)| numbers.len())
+        let (guard, hash) = (pin(), self.table.hash(key));
+        let Some(members) = self.get_hashed(key, hash, &guard) else {
+            return 0;
+        };
+        let id = members.bag().map(Bag::id);
+        let of_bag = |group: &Group| id.is_some_and(|id| group.is_of(id));
+        self.owners
+            .with(owner, |held| {
+                let others = held.get_mut(hash, of_bag).map_or(0, |group| group.count());
+                usize::from(members.first_is_of(owner, &guard)) + others
+            })
+            .unwrap_or(0)
     }
 
     /// Visits `owner`'s entries of `key`, in the order of their registration.
@@ -577,7 +587,7 @@ fn note(held: &mut HeldSet<Group>, hash: u64, put: Put) {
     match group.and_then(|group| group.many.as_mut()) {
         Some(many) => many.numbers.push(number),
         None => {
-            let numbers = vec![number];
+            let numbers = Numbers::one(number);
             let many = Some(Box::new(Many { bag: id, numbers }));
             let hash = Hashed::new(hash);
             held.insert(Group { hash, many });

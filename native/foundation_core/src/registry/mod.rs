@@ -5,6 +5,7 @@
 //! held, and it is watched once, however many entries it has.
 
 mod duplicate;
+mod numbers;
 mod owners;
 #[cfg(test)]
 mod tests;

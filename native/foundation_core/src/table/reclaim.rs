@@ -10,6 +10,7 @@
 //! instruction. Where that system call is missing the reader issues a fence of its own.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
@@ -18,6 +19,9 @@ use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 const BATCH_LEN: usize = if cfg!(loom) { 1 } else { 128 };
 /// The same in bytes, so that a few large objects do not wait for many small ones.
 const BATCH_BYTES: usize = 256 * 1024;
+/// How many batches are freed by whoever closes one. One more than that, so that what a long read
+/// has kept is worked off, but not all by the one who comes after it.
+const FREED_AT_ONCE: usize = 2;
 
 /// The end of a read, in [`Participant::reads`]. When the count of ended reads wraps, a collector
 /// may take a later read for the one it waits for: it frees later then, never too early. The count
@@ -63,7 +67,9 @@ struct Batch {
 
 struct Collector {
     participants: Mutex<Vec<&'static Participant>>,
-    waiting: Mutex<Vec<Batch>>,
+    /// Oldest first. A reader that keeps a batch was there before those behind it were closed, and
+    /// keeps them too: only the first is ever asked.
+    waiting: Mutex<VecDeque<Batch>>,
 }
 
 impl Collector {
@@ -71,7 +77,7 @@ impl Collector {
     const fn new() -> Self {
         Collector {
             participants: Mutex::new(Vec::new()),
-            waiting: Mutex::new(Vec::new()),
+            waiting: Mutex::new(VecDeque::new()),
         }
     }
 
@@ -79,7 +85,7 @@ impl Collector {
     fn new() -> Self {
         Collector {
             participants: Mutex::new(Vec::new()),
-            waiting: Mutex::new(Vec::new()),
+            waiting: Mutex::new(VecDeque::new()),
         }
     }
 
@@ -102,8 +108,8 @@ impl Collector {
         participant
     }
 
-    /// Closes the batch of `retired` and frees every batch that no reader can still see.
-    fn collect(&self, retired: Retired) {
+    /// Closes the batch of `retired`, and frees up to `most` batches that no reader can still see.
+    fn collect(&self, retired: Retired, most: usize) {
         if !retired.garbage.is_empty() {
             // Everything in the batch was unlinked before this barrier. A thread that has no guard
             // after it will, when it next starts a read, find nothing of the batch.
@@ -113,26 +119,32 @@ impl Collector {
                 .map(|participant| (*participant, participant.reads.load(Ordering::Acquire)))
                 .filter(|(_, reads)| is_reading(*reads))
                 .collect();
-            lock(&self.waiting).push(Batch {
+            lock(&self.waiting).push_back(Batch {
                 garbage: retired.garbage,
                 readers,
             });
         }
-        let mut done = Vec::new();
-        lock(&self.waiting).retain_mut(|batch| {
-            batch.readers.retain(|(participant, reads)| {
-                participant.reads.load(Ordering::Acquire) / READ == reads / READ
-            });
-            if batch.readers.is_empty() {
-                done.append(&mut batch.garbage);
+        for _ in 0..most {
+            let Some(batch) = self.unseen() else { return };
+            for Garbage { object, free } in batch.garbage {
+                // SAFETY: `retire` was promised that `free` may be called with `object` once no
+                // reader is left that could have found it, and that is now.
+                unsafe { free(object) }
             }
-            !batch.readers.is_empty()
-        });
-        for Garbage { object, free } in done {
-            // SAFETY: `retire` was promised that `free` may be called with `object` once no
-            // reader is left that could have found it, and that is now.
-            unsafe { free(object) }
         }
+    }
+
+    /// Takes out the oldest batch, if no reader can still see it.
+    fn unseen(&self) -> Option<Batch> {
+        let mut waiting = lock(&self.waiting);
+        let first = waiting.front_mut()?;
+        first.readers.retain(|(participant, reads)| {
+            participant.reads.load(Ordering::Acquire) / READ == reads / READ
+        });
+        if !first.readers.is_empty() {
+            return None;
+        }
+        waiting.pop_front()
     }
 
     /// Takes what every thread has retired, also the idle ones, and collects it.
@@ -140,9 +152,9 @@ impl Collector {
         let participants = lock(&self.participants).clone();
         for participant in participants {
             let retired = std::mem::take(&mut *lock(&participant.retired));
-            self.collect(retired);
+            self.collect(retired, usize::MAX);
         }
-        self.collect(Retired::default());
+        self.collect(Retired::default(), usize::MAX);
     }
 
     fn outstanding(&self) -> usize {
@@ -304,7 +316,7 @@ impl Guard {
             }
         };
         if let Some(retired) = full {
-            COLLECTOR.collect(retired);
+            COLLECTOR.collect(retired, FREED_AT_ONCE);
         }
     }
 }

@@ -397,6 +397,18 @@ fn own<'a>(
     }
 }
 
+/// Whether a list has more than `most` elements.
+fn is_longer(list: Term, most: usize) -> bool {
+    let mut rest = list;
+    for _ in 0..most {
+        match cell(rest) {
+            Some((_, tail)) => rest = tail,
+            None => return false,
+        }
+    }
+    cell(rest).is_some()
+}
+
 fn registry_remove<'a>(
     env: Env<'a>,
     [name, key_term, pid, numbers]: [Term<'a>; 4],
@@ -405,8 +417,9 @@ fn registry_remove<'a>(
     let registry = registry!(env, name, &guard);
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
+    // Before they are read, which takes as long as they are many.
+    unless_long(is_longer(numbers, ENTRIES_MAX))?;
     let numbers = elements(numbers, |number| number.decode().ok())?;
-    unless_long(numbers.len() > ENTRIES_MAX)?;
     let removed = match (&registry.entries, known(pid)?) {
         (_, None) => 0,
         (Entries::Unique(_), _) if numbers.is_empty() => 0,

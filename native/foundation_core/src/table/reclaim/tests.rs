@@ -48,6 +48,40 @@ fn a_reader_that_started_before_keeps_an_object() {
 }
 
 #[test]
+fn what_a_long_read_has_kept_is_not_freed_by_one_alone() {
+    let (collector, freed) = (Collector::new(), Arc::default());
+    let reader: &'static Participant = Box::leak(Box::new(Participant {
+        reads: AtomicU64::new(1),
+        retired: Mutex::default(),
+        taken: Mutex::new(true),
+    }));
+    lock(&collector.participants).push(reader);
+    let collect_one = || {
+        let object = Box::into_raw(Box::new(Counted(Arc::clone(&freed))));
+        // SAFETY: nobody else has the object.
+        let free = |object: *mut ()| drop(unsafe { Box::from_raw(object.cast::<Counted>()) });
+        let retired = Retired {
+            garbage: vec![Garbage {
+                object: object.cast(),
+                free,
+            }],
+            bytes: 1,
+        };
+        let before = freed.load(Ordering::SeqCst);
+        collector.collect(retired, FREED_AT_ONCE);
+        freed.load(Ordering::SeqCst) - before
+    };
+    for _ in 0..20 {
+        assert_eq!(collect_one(), 0);
+    }
+    reader.reads.store(READ, Ordering::Release);
+    for _ in 0..20 {
+        assert_eq!(collect_one(), FREED_AT_ONCE);
+    }
+    assert_eq!((collect_one(), collector.outstanding()), (1, 0));
+}
+
+#[test]
 fn an_inner_guard_does_not_end_the_read() {
     let freed = Arc::default();
     let outer = pin();

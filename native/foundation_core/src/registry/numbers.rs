@@ -1,0 +1,228 @@
+//! The numbers of one owner's entries of one key.
+//!
+//! They come in order and are kept in order, in chunks: whatever is added or taken out, no more
+//! than a chunk is moved, and a list of the chunks, which is five hundred times shorter than they.
+
+/// How many numbers a chunk has at most.
+const CHUNK: usize = 512;
+
+/// A set of numbers that grows at its end.
+#[derive(Debug)]
+pub(super) enum Numbers {
+    /// No more than a chunk: what most owners have of most keys.
+    Few(Vec<u64>),
+    Many(Box<Chunks>),
+}
+
+/// More than one chunk, none of which is empty.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    chunks: Vec<Vec<u64>>,
+    len: usize,
+}
+
+impl Numbers {
+    pub(super) fn one(number: u64) -> Self {
+        Numbers::Few(vec![number])
+    }
+
+    fn chunks(&self) -> &[Vec<u64>] {
+        match self {
+            Numbers::Few(few) => std::slice::from_ref(few),
+            Numbers::Many(many) => &many.chunks,
+        }
+    }
+
+    /// All of them, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.chunks().iter().flatten().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Numbers::Few(few) => few.len(),
+            Numbers::Many(many) => many.len,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a number that is larger than all that are there.
+    pub(super) fn push(&mut self, number: u64) {
+        match self {
+            Numbers::Few(few) if few.len() < CHUNK => few.push(number),
+            Numbers::Few(few) => {
+                let chunks = vec![std::mem::take(few), vec![number]];
+                let len = CHUNK + 1;
+                *self = Numbers::Many(Box::new(Chunks { chunks, len }));
+            }
+            Numbers::Many(many) => many.push(number),
+        }
+    }
+
+    /// Takes out the largest.
+    pub(super) fn pop(&mut self) -> Option<u64> {
+        let last = *self.chunks().last()?.last()?;
+        self.remove(last);
+        Some(last)
+    }
+
+    /// Takes out a number, if it is there.
+    pub(super) fn remove(&mut self, number: u64) {
+        match self {
+            Numbers::Few(few) => take(few, number),
+            Numbers::Many(many) => {
+                many.remove(number);
+                if many.chunks.len() == 1 {
+                    *self = Numbers::Few(many.chunks.pop().unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// Takes a number out of a chunk, which does not keep more than four times the room that it needs.
+fn take(chunk: &mut Vec<u64>, number: u64) {
+    if let Ok(place) = chunk.binary_search(&number) {
+        chunk.remove(place);
+        if chunk.len() < chunk.capacity() / 4 {
+            chunk.shrink_to(chunk.len() * 2);
+        }
+    }
+}
+
+impl Chunks {
+    fn push(&mut self, number: u64) {
+        self.len += 1;
+        match self.chunks.last_mut() {
+            Some(last) if last.len() < CHUNK => last.push(number),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(number);
+                self.chunks.push(chunk);
+            }
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        let after = self.chunks.partition_point(|chunk| chunk[0] <= number);
+        let Some(index) = after.checked_sub(1) else {
+            return;
+        };
+        let chunk = &mut self.chunks[index];
+        let before = chunk.len();
+        take(chunk, number);
+        self.len -= before - chunk.len();
+        if chunk.is_empty() {
+            self.chunks.remove(index);
+        } else {
+            self.join(index);
+            self.join(index.saturating_sub(1));
+        }
+        if self.chunks.len() < self.chunks.capacity() / 4 {
+            self.chunks.shrink_to(self.chunks.len() * 2);
+        }
+    }
+
+    /// Makes one of a chunk and the next where that is half a chunk: so few chunks are nearly empty.
+    fn join(&mut self, index: usize) {
+        if let Some([one, next]) = self.chunks.get_mut(index..index + 2)
+            && one.len() + next.len() <= CHUNK / 2
+        {
+            one.append(next);
+            self.chunks.remove(index + 1);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn up_to(count: u64) -> Numbers {
+        let mut numbers = Numbers::one(0);
+        (1..count).for_each(|number| numbers.push(number));
+        numbers
+    }
+
+    fn memory(numbers: &Numbers) -> usize {
+        let chunks = numbers.chunks().iter();
+        chunks
+            .map(|chunk| chunk.capacity() * size_of::<u64>())
+            .sum()
+    }
+
+    /// What a push or a removal may have to move is one allocation.
+    fn largest(numbers: &Numbers) -> usize {
+        let chunks = numbers.chunks().iter();
+        chunks.map(|chunk| chunk.capacity()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn nothing_is_moved_as_a_whole_however_many_there_are() {
+        let mut numbers = up_to(1_000_000);
+        assert!(largest(&numbers) <= 512, "{}", largest(&numbers));
+        assert!(numbers.chunks().len() <= 2_000);
+        for number in (0..1_000_000).filter(|number| number % 100 != 0) {
+            numbers.remove(number);
+        }
+        assert!(largest(&numbers) <= 512, "{}", largest(&numbers));
+        assert!(numbers.iter().eq((0..1_000_000).step_by(100)));
+        assert_eq!(numbers.len(), 10_000);
+    }
+
+    #[test]
+    fn a_set_shrinks_when_its_numbers_go() {
+        assert_eq!(size_of::<Numbers>(), size_of::<Vec<u64>>());
+        let mut numbers = up_to(100_000);
+        let full = memory(&numbers);
+        // In an order that empties all chunks at the same time.
+        for step in 1..100 {
+            for number in (step..100_000).step_by(100) {
+                numbers.remove(number);
+            }
+        }
+        assert!(
+            memory(&numbers) < full / 20,
+            "{} of {full}",
+            memory(&numbers)
+        );
+        while numbers.pop().is_some() {}
+        assert!(numbers.is_empty() && memory(&numbers) <= 64);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_sorted_list(
+            changes in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..4_000),
+        ) {
+            let (mut numbers, mut model) = (Numbers::one(0), vec![0]);
+            let mut next = 1;
+            // Phases of growth and of shrinkage.
+            for (step, (dice, index)) in changes.into_iter().enumerate() {
+                let growing = step / 1_500 % 2 == 0;
+                if (dice < 8) == growing {
+                    numbers.push(next);
+                    model.push(next);
+                    // Others of the key have numbers in between.
+                    next += 1 + u64::from(dice);
+                } else if dice % 3 == 0 {
+                    prop_assert_eq!(numbers.pop(), model.pop());
+                } else {
+                    let gone = index.index(next as usize + 1) as u64;
+                    numbers.remove(gone);
+                    model.retain(|number| *number != gone);
+                    let gone = model.get(index.index(model.len().max(1))).copied();
+                    gone.into_iter().for_each(|gone| numbers.remove(gone));
+                    model.retain(|number| Some(*number) != gone);
+                }
+                prop_assert_eq!(numbers.len(), model.len());
+            }
+            prop_assert!(numbers.iter().eq(model));
+        }
+    }
+}
