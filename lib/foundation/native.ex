@@ -300,7 +300,7 @@ defmodule Foundation.Native do
   @spec telemetry_seal() :: :ok | nil
   def telemetry_seal, do: absent()
 
-  # The owner's orderly stop: everything in the tables is gone after it.
+  # The owner's orderly stop: everything in the tables is gone after it. On a dirty scheduler.
   @spec telemetry_stop() :: :ok | nil
   def telemetry_stop, do: absent()
 
@@ -358,7 +358,8 @@ defmodule Foundation.Native do
           {[{non_neg_integer, map, map}], non_neg_integer} | nil
   def telemetry_peek(_event, _offset, _limit), do: absent()
 
-  # Takes `count` events off the front of a queue, as emitted; answers how many are left.
+  # Takes `count` events off the front of a queue, as emitted; answers how many are left. What
+  # takes long to free is left to the background thread.
   @spec telemetry_ack(event, non_neg_integer) :: non_neg_integer | nil
   def telemetry_ack(_event, _count), do: absent()
 

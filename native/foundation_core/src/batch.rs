@@ -79,9 +79,28 @@ pub struct Totals {
     pub pending: u64,
 }
 
+type Segment<T> = Vec<(u64, Payload<T>)>;
+
+/// Events that have been acknowledged. To drop them takes as long as they are many.
+#[derive(Debug)]
+#[must_use = "what was acknowledged may take long to drop"]
+pub struct Spent<T>(Vec<Segment<T>>);
+
+impl<T> Spent<T> {
+    /// How many events there are, those included that are dropped with their segment.
+    pub fn len(&self) -> usize {
+        self.0.len() * SEGMENT
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Inner<T> {
-    segments: VecDeque<Vec<(u64, Payload<T>)>>,
+    segments: VecDeque<Segment<T>>,
     /// How many of the first segment have been acknowledged.
     gone: usize,
     totals: Totals,
@@ -158,27 +177,26 @@ impl<T> Queue<T> {
         (events, behind)
     }
 
-    /// Takes the `count` oldest events out, as emitted; how many still wait.
-    pub fn ack(&self, count: u64, waiting: &AtomicU64) -> u64 {
+    /// Takes the `count` oldest events out, as emitted: how many still wait, and what to drop.
+    pub fn ack(&self, count: u64, waiting: &AtomicU64) -> (u64, Spent<T>) {
         let mut inner = lock(&self.inner);
         let count = count.min(inner.totals.pending);
         inner.gone += count as usize;
         inner.totals.emitted += count;
         inner.totals.pending -= count;
-        let mut done = Vec::new();
-        while inner.gone >= SEGMENT {
-            done.extend(inner.segments.pop_front());
-            inner.gone -= SEGMENT;
-        }
-        if inner.totals.pending == 0 {
-            done.extend(inner.segments.drain(..));
+        let whole = if inner.totals.pending == 0 {
             inner.gone = 0;
-        }
+            inner.segments.len()
+        } else {
+            let whole = inner.gone / SEGMENT;
+            inner.gone %= SEGMENT;
+            whole
+        };
+        let spent = inner.segments.drain(..whole).collect();
         let left = inner.totals.pending;
-        // The payloads are dropped when nobody waits for the lock any more.
         drop(inner);
         waiting.fetch_sub(count, Ordering::Relaxed);
-        left
+        (left, Spent(spent))
     }
 
     /// What has become of the events.
@@ -235,7 +253,7 @@ mod tests {
         assert_eq!(append(3), Appended::Full);
         assert_eq!(append(4), Appended::Waiting);
         assert_eq!(append(5), Appended::Dropped);
-        assert_eq!(queue.ack(3, &waiting), 1);
+        assert_eq!(queue.ack(3, &waiting).0, 1);
         assert_eq!(append(6), Appended::Waiting);
         assert_eq!(append(7), Appended::Full);
         assert_eq!(
@@ -262,6 +280,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_acknowledgement_counts_all_and_frees_nothing() {
+        let (queue, waiting) = (Queue::default(), AtomicU64::new(0));
+        let kept = Arc::new(());
+        for _ in 0..10_000 {
+            let payload = Payload::Kept(Arc::clone(&kept));
+            queue.append(0, payload, u64::MAX, &waiting, u64::MAX);
+        }
+        let (left, spent) = queue.ack(9_999, &waiting);
+        assert_eq!((left, queue.totals().emitted), (1, 9_999));
+        assert_eq!(Arc::strong_count(&kept), 10_001);
+        drop(spent);
+        assert!(Arc::strong_count(&kept) <= 1 + SEGMENT);
+        drop(queue.ack(1, &waiting));
+        assert_eq!(Arc::strong_count(&kept), 1);
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Append,
@@ -282,7 +317,7 @@ mod tests {
         fn a_queue_does_what_a_list_does(steps in proptest::collection::vec(step(), 1..2_000)) {
             let (queue, waiting) = (Queue::default(), AtomicU64::new(0));
             let mut model: Vec<u64> = Vec::new();
-            let mut appended = 0;
+            let (mut appended, mut kept) = (0, 0);
             for step in steps {
                 match step {
                     Step::Append => {
@@ -304,7 +339,14 @@ mod tests {
                     Step::Ack(count) => {
                         let count = count.min(model.len() as u64);
                         model.drain(..count as usize);
-                        prop_assert_eq!(queue.ack(count, &waiting), model.len() as u64);
+                        let (left, spent) = queue.ack(count, &waiting);
+                        prop_assert_eq!(left, model.len() as u64);
+                        // Only what begins a segment that is not all spent stays with the queue.
+                        kept = kept + count as usize - spent.len().min(kept + count as usize);
+                        prop_assert!(kept < SEGMENT);
+                        if left == 0 {
+                            prop_assert_eq!(kept, 0);
+                        }
                     }
                 }
                 prop_assert_eq!(queue.totals().pending, model.len() as u64);
@@ -342,7 +384,8 @@ mod models {
             let mut drained = Vec::new();
             let mut drain = || {
                 let (events, _) = queue.peek(0, 2);
-                queue.ack(events.len() as u64, waiting);
+                let (_, spent) = queue.ack(events.len() as u64, waiting);
+                drop(spent);
                 for (_, payload) in events {
                     if let Payload::Inline(2, bytes) = payload {
                         drained.push((bytes[0], bytes[1]));

@@ -12,6 +12,7 @@ use super::{
     NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_nil, is_open, is_there,
     nil, number, stored,
 };
+use crate::background::{self, Job};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, is_map, short_key, word};
 
@@ -37,6 +38,8 @@ atoms! { ok, emit, first, full, done, emitted, suppressed, sampled_out }
 const WALKED: usize = 200;
 const SWEPT: usize = 2_000;
 const PEEKED: usize = 128;
+/// Events of a batch that are dropped in the call that acknowledges them.
+const DROPPED: usize = 1_024;
 /// As many of those when some had to be kept as terms, which may be larger.
 const PEEKED_TERMS: usize = 16;
 
@@ -294,10 +297,15 @@ fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> Nif
     Ok((list, behind).encode(env))
 }
 
+/// Counts a batch at once, and leaves it to the background thread to drop a large one.
 fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a> {
     let count = number(count)?;
     let event = event!(env, name);
-    Ok(event.queue.ack(count, &TABLES.pending).encode(env))
+    let (left, spent) = event.queue.ack(count, &TABLES.pending);
+    if spent.len() > DROPPED {
+        background::send(Job::Spent(spent));
+    }
+    Ok(left.encode(env))
 }
 
 /// Forgets all windows, counts, settings and batches.

@@ -18,7 +18,7 @@ use foundation_core::events::{Event, Events};
 use foundation_core::window::Windows;
 use rustler::{Encoder, Env, Term, atoms};
 
-use crate::raw::{Failure, NifResult, nifs};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, OwnedTerm, word};
 pub use spans::processes_with_spans;
 use stored::Stored;
@@ -193,8 +193,12 @@ fn telemetry_seal<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok(ok().encode(env))
 }
 
+/// On a dirty scheduler: it frees whatever is in the tables.
 fn telemetry_stop<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     STATE.store(CLOSED, Ordering::Release);
+    if !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
     events::clear();
     spans::clear();
     Ok(ok().encode(env))

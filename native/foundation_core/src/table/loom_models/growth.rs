@@ -1,7 +1,9 @@
 //! Reads and writes while segments are split and merged, and while an owner dies.
 
 use super::*;
-use crate::handle::Handle;
+use crate::handle::{Handle, State};
+use crate::held::{Hashed, Held, HeldSet};
+use crate::primitive::lock;
 
 #[test]
 fn loom_a_reader_finds_its_entry_while_the_segment_is_split_and_freed() {
@@ -149,23 +151,27 @@ fn loom_one_of_two_replacements_of_the_same_value_wins() {
 fn loom_of_an_owner_that_dies_while_it_registers_nothing_is_left() {
     model(|| {
         let table = table();
-        let handle: Arc<Handle<u64>> = Arc::default();
+        let handle = Arc::new(Handle::new(HeldSet::<Hashed>::default()));
         let (dying, other) = (handle.clone(), table.clone());
         let death = spawn(move || {
-            for hash in dying.bury() {
-                assert!(other.remove_hashed(hash, |_| true, &pin()));
+            for held in dying.bury() {
+                assert!(other.remove_hashed(held.hash(), |_| true, &pin()));
             }
         });
         let key = Key::word(0, 1);
         let hash = table.hash(&key);
-        let registered = handle.with(|held| {
-            assert!(put(&table, &key, 1));
-            held.insert(hash);
-        });
+        let registered = match &mut *lock(&handle.state) {
+            State::Live(held) => {
+                assert!(put(&table, &key, 1));
+                held.insert(Hashed::new(hash));
+                true
+            }
+            State::Left | State::Dead => false,
+        };
         death.join().expect("it removes what it held");
-        assert_eq!(look(&table, &key), None, "{registered:?}");
+        assert_eq!(look(&table, &key), None, "{registered}");
         assert!(table.is_empty());
-        assert!(handle.with(|_| ()).is_err());
+        assert!(matches!(*lock(&handle.state), State::Dead));
     });
 }
 
