@@ -364,7 +364,7 @@ mod models {
     /// Two append while one drains: nothing is lost, doubled or out of its thread's order, and
     /// the count of what waits is right at the end.
     #[test]
-    fn append_against_drain() {
+    fn loom_append_against_drain() {
         loom::model(|| {
             let shared = LoomArc::new((Queue::<()>::default(), AtomicU64::new(0)));
             let appender = |thread: u8| {
