@@ -27,10 +27,10 @@ pub fn check_size(term: Term) -> Result<(), Failure> {
 }
 
 /// How many subterms a term has, unless it takes long and this is a normal scheduler. As
-/// [`check_size`], but that it refuses functions there too: the VM does not tell what one holds.
+/// [`check_size`], but that it refuses there too what does not tell what it holds, as functions.
 pub(super) fn measure(term: Term) -> Result<usize, Failure> {
     let mut size = Size::default();
-    let small = size.add_up_to(term, NODES_MAX, usize::MAX) && !size.has_function;
+    let small = size.add_up_to(term, NODES_MAX, usize::MAX) && !size.is_opaque;
     if small || may_take_long() {
         Ok(size.nodes)
     } else {

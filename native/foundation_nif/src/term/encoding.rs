@@ -210,7 +210,7 @@ impl Buffer {
                 }
                 Ok(())
             }
-            View::Map(_) | View::Function | View::Other => Err(NotEncoded),
+            View::Map(_) | View::Flat | View::Opaque => Err(NotEncoded),
         }
     }
 }

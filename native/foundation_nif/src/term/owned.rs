@@ -111,7 +111,7 @@ impl OwnedTerm {
         faults::reach(c"keep a term");
         let mut size = Size::default();
         size.add(term);
-        let started = size.has_function.then(Instant::now);
+        let started = size.is_opaque.then(Instant::now);
         let kept = Kept::new(term)?;
         if let Some(started) = started {
             size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));

@@ -15,8 +15,8 @@ use crate::raw::Failure;
 pub(super) struct Size {
     pub(super) nodes: usize,
     pub(super) bytes: usize,
-    /// Whether there is a function in it, which may hold anything and does not say.
-    pub(super) has_function: bool,
+    /// Whether there is something in it that may hold anything and does not say.
+    pub(super) is_opaque: bool,
 }
 
 impl Size {
@@ -54,13 +54,12 @@ impl Size {
                     }
                     left.extend(entries(term).flat_map(|(key, value)| [key, value]));
                 }
-                View::Function => {
-                    self.has_function = true;
+                // The VM copies it as one piece.
+                View::Flat => self.bytes += size_of::<ErlNifTerm>(),
+                View::Opaque => {
+                    self.is_opaque = true;
                     self.bytes += size_of::<ErlNifTerm>();
                 }
-                // A large integer has its size in its bits, and a bitstring elsewhere: the VM
-                // copies them as one piece.
-                View::Other => self.bytes += size_of::<ErlNifTerm>(),
             }
         }
         true
@@ -196,8 +195,10 @@ pub(super) enum View<'a> {
     Integer(i64),
     Natural(u64),
     Map(usize),
-    Function,
-    Other,
+    /// A large integer, a reference, or a process or port of another node.
+    Flat,
+    /// A function, a bitstring, or what only later VMs have: it may hold anything, and does not say.
+    Opaque,
 }
 
 impl<'a> View<'a> {
@@ -224,45 +225,38 @@ impl<'a> View<'a> {
         }
     }
 
+    /// One question for each kind, and not `enif_term_type`: asked about a kind that it has no name
+    /// for, as the native records of OTP 29, that ends the VM.
     fn of_other(term: Term<'a>) -> Self {
+        if let Some(bytes) = binary(term) {
+            return View::Binary(bytes);
+        }
         let (raw, word) = (term.get_env().as_c_arg(), term.as_c_arg());
         // SAFETY: each function is asked about a term of its environment, and what it fills is
         // read only when it says that it has.
         unsafe {
-            // One question instead of one for each kind.
-            match enif_term_type(raw, word) {
-                ErlNifTermType::ERL_NIF_TERM_TYPE_MAP => {
-                    let mut size = 0;
-                    if enif_get_map_size(raw, word, &mut size) == 1 {
-                        return View::Map(size);
-                    }
-                }
-                ErlNifTermType::ERL_NIF_TERM_TYPE_FLOAT => {
-                    let mut float = 0.0;
-                    if enif_get_double(raw, word, &mut float) == 1 {
-                        return View::Float(float);
-                    }
-                }
-                ErlNifTermType::ERL_NIF_TERM_TYPE_INTEGER => {
-                    let mut integer = 0;
-                    if enif_get_int64(raw, word, &mut integer) == 1 {
-                        return View::Integer(integer);
-                    }
-                    let mut natural = 0;
-                    if enif_get_uint64(raw, word, &mut natural) == 1 {
-                        return View::Natural(natural);
-                    }
-                }
-                ErlNifTermType::ERL_NIF_TERM_TYPE_BITSTRING => {
-                    if let Some(bytes) = binary(term) {
-                        return View::Binary(bytes);
-                    }
-                }
-                ErlNifTermType::ERL_NIF_TERM_TYPE_FUN => return View::Function,
-                _ => {}
+            let mut size = 0;
+            if enif_get_map_size(raw, word, &mut size) == 1 {
+                return View::Map(size);
             }
+            let mut float = 0.0;
+            if enif_get_double(raw, word, &mut float) == 1 {
+                return View::Float(float);
+            }
+            let mut integer = 0;
+            if enif_get_int64(raw, word, &mut integer) == 1 {
+                return View::Integer(integer);
+            }
+            let mut natural = 0;
+            if enif_get_uint64(raw, word, &mut natural) == 1 {
+                return View::Natural(natural);
+            }
+            let is_flat = enif_is_number(raw, word) == 1
+                || enif_is_ref(raw, word) == 1
+                || enif_is_pid(raw, word) == 1
+                || enif_is_port(raw, word) == 1;
+            if is_flat { View::Flat } else { View::Opaque }
         }
-        View::Other
     }
 }
 
