@@ -89,7 +89,9 @@ defmodule Foundation.Fuzz do
     size = byte_size(bytes)
     at = :rand.uniform(size) - 1
     length = min(pick([1, 1, 2, 4, 8, 16, 64]), size - at)
-    <<before::binary-size(at), part::binary-size(length), rest::binary>> = bytes
+    before = binary_part(bytes, 0, at)
+    part = binary_part(bytes, at, length)
+    rest = binary_part(bytes, at + length, size - at - length)
 
     case :rand.uniform(9) do
       1 -> before <> flip(part) <> rest
