@@ -22,8 +22,10 @@ const TAGS: u64 = 7;
 const SUBTAG: u64 = 0x3F;
 const ARITY: u32 = 6;
 
-/// The header of small maps; 0, which is that of no map, where they are not as assumed.
-static SMALL_MAP: AtomicU64 = AtomicU64::new(0);
+/// The header of small maps; where they are not as assumed, what is no term's header.
+static SMALL_MAP: AtomicU64 = AtomicU64::new(NO_HEADER);
+/// Headers end in two zeros. Zero itself is the empty tuple's.
+const NO_HEADER: u64 = 1;
 
 /// Where a list or a boxed term points.
 #[inline(always)]
@@ -188,7 +190,7 @@ fn learn_maps(env: Env) {
         .into_iter()
         .all(|(map, size)| has_entries(map, size));
     if !fits {
-        SMALL_MAP.store(0, Ordering::Relaxed);
+        SMALL_MAP.store(NO_HEADER, Ordering::Relaxed);
     }
 }
 
