@@ -58,9 +58,7 @@ defmodule Foundation.TelemetryCase do
   @doc "Kills a registered process and waits for its successor, which it returns."
   def kill_server(name) do
     old = Process.whereis(name)
-    ref = Process.monitor(old)
-    Process.exit(old, :kill)
-    receive do: ({:DOWN, ^ref, :process, ^old, _reason} -> :ok)
+    Foundation.Case.kill(old)
 
     eventually(fn ->
       new = Process.whereis(name)
