@@ -7,8 +7,6 @@ defmodule Bench.RegistryConcurrency do
 
   alias Bench.{Row, Tables}
 
-  @growth [1_000, 10_000, 100_000, 1_000_000]
-
   @ours Tables.ours()
   @theirs Tables.theirs()
 
@@ -18,7 +16,7 @@ defmodule Bench.RegistryConcurrency do
         name: :reads_8p,
         what: "8 processes look up one key each",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000],
         quick: [1_000],
         target: {:at_least, 5},
@@ -28,7 +26,7 @@ defmodule Bench.RegistryConcurrency do
         name: :reads_while_writing,
         what: "look up while 2 processes write",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         processes: 100_000,
         sizes: [100_000],
         quick: [1_000],

@@ -6,8 +6,6 @@ defmodule Bench.RegistryWrites do
 
   alias Bench.{Row, Tables}
 
-  @growth [1_000, 10_000, 100_000, 1_000_000]
-
   @ours Tables.ours()
   @theirs Tables.theirs()
 
@@ -17,7 +15,7 @@ defmodule Bench.RegistryWrites do
         name: :register_fresh,
         what: "a new process registers a key",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000],
         quick: [1_000],
         target: at_least(3),
@@ -27,7 +25,7 @@ defmodule Bench.RegistryWrites do
         name: :register_bulk,
         what: "register one of many keys",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         processes: 100_000,
         fills?: true,
         sizes: [100_000],
@@ -39,7 +37,7 @@ defmodule Bench.RegistryWrites do
         name: :unregister_many_keys,
         what: "unregister one of many keys of a process",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         sizes: [100_000, 1_000_000],
         quick: [1_000, 1_000_000],
         target: %{100_000 => at_least(5_000), 1_000_000 => at_most(6)},
@@ -60,7 +58,7 @@ defmodule Bench.RegistryWrites do
         name: :owner_of_many_exit,
         what: "a process exits, for each of its keys",
         theirs: "Registry",
-        growth: @growth,
+        growth: [1_000, 10_000, 100_000, 1_000_000],
         fills?: true,
         sizes: [100_000],
         quick: [1_000],

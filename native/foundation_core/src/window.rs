@@ -21,6 +21,8 @@ const BUCKETS: usize = 2;
 const CLASSES: usize = 41;
 /// No slot.
 const NONE: u32 = u32::MAX;
+/// For how many nanoseconds an empty shard keeps its memory.
+const IDLE: u64 = 1_000_000_000;
 /// How many expired windows whoever opens one closes.
 const CLOSED_ON_THE_WAY: usize = 2;
 
@@ -146,8 +148,8 @@ struct Shard<E> {
     newest: [u32; CLASSES],
     /// The lists that are not empty, one bit each.
     classes: u64,
-    /// Whether there was no window at the last sweep.
-    rested: bool,
+    /// When a window was last opened.
+    used: u64,
 }
 
 impl<E: Copy> Shard<E> {
@@ -162,7 +164,7 @@ impl<E: Copy> Shard<E> {
             oldest: [NONE; CLASSES],
             newest: [NONE; CLASSES],
             classes: 0,
-            rested: false,
+            used: 0,
         }
     }
 
@@ -290,13 +292,13 @@ impl<E: Copy> Shard<E> {
         self.count -= 1;
     }
 
-    /// Gives back what a rush has taken, when nothing is left of it since the last time.
-    fn rest(&mut self) {
-        let is_empty = self.classes == 0;
-        if is_empty && self.rested && !self.slots.0.is_empty() {
+    /// Gives back what a rush has taken, when nothing is left of it and no more has come for a while: what
+    /// comes and goes all the time is not to grow the shard anew each time.
+    fn rest(&mut self, now: u64) {
+        let is_idle = now.saturating_sub(self.used) >= IDLE;
+        if is_idle && self.classes == 0 && !self.slots.0.is_empty() {
             *self = Shard::new();
         }
-        self.rested = is_empty;
     }
 
     fn fronts(&self) -> impl Iterator<Item = u32> + '_ {
@@ -428,6 +430,7 @@ impl<E: Opener> Windows<E> {
             class,
         };
         shard.insert(open, slot, &self.seed);
+        shard.used = now;
         for _ in 0..CLOSED_ON_THE_WAY {
             match shard.expired(now) {
                 // Not the one that was opened just now, whose window may be 0.
@@ -497,7 +500,7 @@ impl<E: Opener> Windows<E> {
                 self.close(&mut shard, number, at, false);
                 closed += 1;
             }
-            shard.rest();
+            shard.rest(now);
             self.note_oldest(number, &shard);
         }
         false

@@ -114,6 +114,24 @@ fn a_sweep_closes_what_has_expired_and_nothing_else() {
 }
 
 #[test]
+fn an_empty_shard_gives_its_memory_back_after_a_while_without_windows() {
+    let windows = Windows::new(1_000);
+    let is_kept = || {
+        let mut shards = windows.shards.iter();
+        shards.any(|shard| !lock(shard).slots.0.is_empty())
+    };
+    for second in 0..3 {
+        first(&windows, b"a", second * IDLE, MS);
+        assert!(!windows.sweep(second * IDLE + 2 * MS, 100));
+        assert_eq!((windows.len(), is_kept()), (0, true));
+    }
+    assert!(!windows.sweep(3 * IDLE - 1, 100));
+    assert!(is_kept());
+    assert!(!windows.sweep(3 * IDLE, 100));
+    assert!(!is_kept());
+}
+
+#[test]
 fn long_keys_and_short_ones_are_told_apart_by_every_byte() {
     let windows = Windows::new(1_000);
     let long = [7u8; 100];
