@@ -163,14 +163,15 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         value: Value<V>,
         world: &impl World,
     ) -> Result<(), Refused> {
-        let Some(place) = self.places.take() else {
-            self.tally.drop_one();
-            return Err(Refused::Full);
-        };
         let guard = pin();
         let hash = self.table.hash(key);
         let watch = || world.watch(owner);
         self.owners.hold(owner, watch, |held| {
+            // Of an owner that lives: whoever finds no place left finds that many entries.
+            let Some(place) = self.places.take() else {
+                self.tally.drop_one();
+                return Err(Refused::Full);
+            };
             let put = self.put(key, hash, owner, Stored::value(value), &guard)?;
             place.fill();
             note(held, hash, put);

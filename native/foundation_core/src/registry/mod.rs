@@ -74,9 +74,9 @@ impl Tally {
 
 /// How many entries a registry may have, and how many places of these are taken.
 ///
-/// A place is taken before its entry is there and given back after it is gone, so that there are
-/// never more entries than places, however many callers register at once. Without a limit nobody
-/// counts.
+/// A place is taken when it is certain that its entry comes, before that is there, and given back
+/// after it is gone: so there are never more entries than places, however many callers register at
+/// once, and nobody is refused for the sake of one that does not come. Without a limit nobody counts.
 #[derive(Debug)]
 pub(crate) struct Places {
     limit: usize,

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::owners::Owners;
-use super::{Figures, Places, Refused, Tally, World};
+use super::{Figures, Place, Places, Refused, Tally, World};
 use crate::held::{Hashed, Held, IntoIter};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::table::{
@@ -69,27 +69,27 @@ impl<F: Foreign, V: Object> Unique<F, V> {
     ) -> Result<(), Refused> {
         let guard = pin();
         let hash = self.table.hash(key);
-        let Some(place) = self.places.take() else {
-            // No new entry was asked for where there is one.
-            return Err(match self.table.get(key, hash, &guard) {
-                Some(entry) if world.is_alive(entry.owner) => Refused::Taken(entry.owner),
-                _ => {
-                    self.tally.drop_one();
-                    Refused::Full
-                }
-            });
-        };
         let watch = || world.watch(owner);
         self.owners.hold(owner, watch, |held| {
+            let mut place = None;
+            let admit = || {
+                place = self.places.take();
+                place.is_some()
+            };
             let usurp = |entry: &Entry<'_, V>| !world.is_alive(entry.owner);
             match self
                 .table
-                .insert(key, hash, owner, || value, usurp, &guard)?
+                .insert_if(key, hash, owner, admit, || value, usurp, &guard)?
             {
-                Inserted::Taken(entry) => return Err(Refused::Taken(entry.owner)),
-                // The dead owner's death finds this entry no more, so it is counted here.
-                Inserted::Replaced(_) => self.tally.add_cleaned(1),
-                Inserted::New => place.fill(),
+                None => {
+                    self.tally.drop_one();
+                    return Err(Refused::Full);
+                }
+                Some(Inserted::Taken(entry)) => return Err(Refused::Taken(entry.owner)),
+                // The dead owner's death finds this entry no more, so it is counted here; its place
+                // is the new one's.
+                Some(Inserted::Replaced(_)) => self.tally.add_cleaned(1),
+                Some(Inserted::New) => place.into_iter().for_each(Place::fill),
             }
             held.insert(Hashed::new(hash));
             Ok(())

@@ -308,6 +308,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     /// # Panics
     ///
     /// When the key is none that [`Key::new`] makes.
+    #[inline]
     pub fn insert<'g>(
         &self,
         key: &Key<'_, F::Probe>,
@@ -317,6 +318,26 @@ impl<F: Foreign, V: Object> Table<F, V> {
         usurp: impl FnOnce(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
     ) -> Result<Inserted<'g, V>, OutOfMemory> {
+        let inserted = self.insert_if(key, hash, owner, || true, make, usurp, guard)?;
+        Ok(inserted.unwrap_or_else(|| unreachable!("every key is admitted")))
+    }
+
+    /// As [`Table::insert`], but for a key that is free `admit` is asked whether it may come, while
+    /// nobody else can take it. `None` where it may not.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an entry, and what there is to say of it"
+    )]
+    pub(crate) fn insert_if<'g>(
+        &self,
+        key: &Key<'_, F::Probe>,
+        hash: u64,
+        owner: u64,
+        admit: impl FnOnce() -> bool,
+        make: impl FnOnce() -> Value<V>,
+        usurp: impl FnOnce(&Entry<'g, V>) -> bool,
+        guard: &'g Guard,
+    ) -> Result<Option<Inserted<'g, V>>, OutOfMemory> {
         // What a reader believes of an entry's words is what is checked here: their marks say which
         // of them are pointers.
         assert!(
@@ -341,10 +362,13 @@ impl<F: Foreign, V: Object> Table<F, V> {
             // SAFETY: as above.
             let entry = unsafe { Self::entry(&position.words) };
             if !usurp(&entry) {
-                return Ok(Inserted::Taken(entry));
+                return Ok(Some(Inserted::Taken(entry)));
             }
             self.set(&position, hash, owner, make(), guard);
-            return Ok(Inserted::Replaced(entry.owner));
+            return Ok(Some(Inserted::Replaced(entry.owner)));
+        }
+        if !admit() {
+            return Ok(None);
         }
         let (k0, k1, key_size) = match *key {
             Key::Inline(k0, k1) => (k0, k1, 0),
@@ -374,7 +398,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
         if size != 0 {
             self.heap.add(hash, size as i64);
         }
-        Ok(Inserted::New)
+        Ok(Some(Inserted::New))
     }
 
     /// Puts another owner and value into an entry, under the segment's lock.

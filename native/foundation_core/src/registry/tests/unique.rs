@@ -271,3 +271,48 @@ fn a_full_registry_says_who_has_a_key_and_has_room_again() {
     );
     assert_eq!((registry.len(), registry.figures().drops), (2, 2));
 }
+
+/// Owners of whom somebody else registers when the first is about to.
+struct Meanwhile<'a>(&'a Town, std::cell::RefCell<Option<Box<dyn FnOnce() + 'a>>>);
+
+impl World for Meanwhile<'_> {
+    fn is_alive(&self, owner: u64) -> bool {
+        self.0.is_alive(owner)
+    }
+
+    fn watch(&self, owner: u64) -> bool {
+        let meanwhile = self.1.take();
+        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+        self.0.watch(owner)
+    }
+}
+
+#[test]
+fn a_registration_that_is_under_way_does_not_make_the_registry_full() {
+    let (registry, town) = (unique(1), Town::default());
+    let other = || {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| registry.register(2, &int(7), word(0), &town));
+            assert_eq!(other.join().expect("it does not panic"), Ok(()));
+        });
+    };
+    let world = Meanwhile(&town, std::cell::RefCell::new(Some(Box::new(other))));
+    let late = registry.register(1, &int(7), word(0), &world);
+    assert_eq!(late, Err(Refused::Taken(2)));
+    assert_eq!((registry.len(), registry.figures().drops), (1, 0));
+}
+
+#[test]
+fn a_dead_owner_is_replaced_also_where_the_registry_is_full() {
+    let (registry, town) = (unique(1), Town::default());
+    assert_eq!(registry.register(1, &int(7), word(0), &town), Ok(()));
+    town.kill(1);
+    assert_eq!(registry.register(2, &int(7), word(0), &town), Ok(()));
+    bury(&registry, &town, 1);
+    assert_eq!(
+        registry.register(3, &int(8), word(0), &town),
+        Err(Refused::Full)
+    );
+    assert!(registry.unregister(2, &int(7)));
+    assert_eq!(registry.register(3, &int(8), word(0), &town), Ok(()));
+}
