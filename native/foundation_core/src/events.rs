@@ -345,7 +345,7 @@ mod tests {
         windows.admit(a, &Key::new(0, &[5]), 10, || 10);
         windows.admit(a, &Key::new(0, &[5]), 11, || 10);
         assert_eq!(a.totals().suppressed, 1);
-        assert!(!windows.sweep(15, 100));
+        assert!(!windows.sweep(15, 100, drop));
         assert_eq!((a.windows(), b.windows()), ((1, 3), (2, 0)));
         a.clear(&AtomicU64::new(0));
         assert_eq!(a.windows(), (0, 0));

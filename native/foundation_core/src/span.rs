@@ -75,6 +75,42 @@ struct Abandoned<T> {
     at: u64,
 }
 
+/// A queue that grows by segments: whoever appends to it does not move what is there, however many
+/// have died before.
+#[derive(Debug)]
+struct Queue<T>(VecDeque<VecDeque<T>>);
+
+/// The longest segment.
+const SEGMENT: usize = 256;
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Queue(VecDeque::new())
+    }
+}
+
+impl<T> Queue<T> {
+    fn push_back(&mut self, element: T) {
+        match self.0.back_mut() {
+            Some(segment) if segment.len() < SEGMENT => segment.push_back(element),
+            _ => self.0.push_back(VecDeque::from([element])),
+        }
+    }
+
+    fn front_mut(&mut self) -> Option<&mut T> {
+        self.0.front_mut()?.front_mut()
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(segment) = self.0.front_mut() {
+            segment.pop_front();
+            if segment.is_empty() {
+                self.0.pop_front();
+            }
+        }
+    }
+}
+
 /// The stacks of some processes, by process.
 type Stacks<T> = HashTable<(u64, Box<Stack<T>>)>;
 
@@ -88,7 +124,7 @@ struct Shard<T>(Mutex<Stacks<T>>);
 pub struct Spans<T> {
     shards: Box<[Shard<T>]>,
     random: Mutex<Random>,
-    abandoned: Mutex<VecDeque<Abandoned<T>>>,
+    abandoned: Mutex<Queue<Abandoned<T>>>,
     /// Those that are being told of, with how long they lasted. A lock of its own: reading them may
     /// take long, and those who die must not wait for that.
     handed: Mutex<VecDeque<(Frame<T>, u64)>>,
@@ -339,7 +375,8 @@ impl<T: Carried> Spans<T> {
             let stacks = std::mem::take(&mut *lock(&shard.0));
             drop(stacks);
         }
-        lock(&self.abandoned).clear();
+        let old = std::mem::take(&mut *lock(&self.abandoned));
+        drop(old);
         lock(&self.handed).clear();
         self.told();
     }

@@ -292,13 +292,12 @@ impl<E: Copy> Shard<E> {
         self.count -= 1;
     }
 
-    /// Gives back what a rush has taken, when nothing is left of it and no more has come for a while: what
+    /// Gives out what a rush has taken, when nothing is left of it and no more has come for a while: what
     /// comes and goes all the time is not to grow the shard anew each time.
-    fn rest(&mut self, now: u64) {
-        let is_idle = now.saturating_sub(self.used) >= IDLE;
-        if is_idle && self.classes == 0 && !self.slots.0.is_empty() {
-            *self = Shard::new();
-        }
+    fn rest(&mut self, now: u64) -> Option<Self> {
+        let is_unused = self.classes == 0 && now.saturating_sub(self.used) >= IDLE;
+        let is_idle = is_unused && !self.slots.0.is_empty();
+        is_idle.then(|| std::mem::replace(self, Shard::new()))
     }
 
     fn fronts(&self) -> impl Iterator<Item = u32> + '_ {
@@ -328,6 +327,11 @@ impl Open {
         seed.three(self.key.0, self.key.1, u64::from(self.event))
     }
 }
+
+/// The memory of a shard that is empty. To free it takes as long as there have been many windows.
+#[derive(Debug)]
+#[must_use = "what a rush has taken may take long to free"]
+pub struct Idle<E>(#[expect(dead_code, reason = "it is only dropped")] Shard<E>);
 
 /// The windows of all events. `E` is an event.
 #[derive(Debug)]
@@ -487,8 +491,9 @@ impl<E: Opener> Windows<E> {
         }
     }
 
-    /// Closes up to about `most` expired windows; whether it stopped at that number.
-    pub fn sweep(&self, now: u64, most: usize) -> bool {
+    /// Closes up to about `most` expired windows; whether there is more to do. `free` is given a shard that
+    /// has been empty for a while, if there is one.
+    pub fn sweep(&self, now: u64, most: usize, free: impl FnOnce(Idle<E>)) -> bool {
         let mut closed = 0;
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
@@ -500,8 +505,13 @@ impl<E: Opener> Windows<E> {
                 self.close(&mut shard, number, at, false);
                 closed += 1;
             }
-            shard.rest(now);
+            let idle = shard.rest(now);
             self.note_oldest(number, &shard);
+            drop(shard);
+            if let Some(idle) = idle {
+                free(Idle(idle));
+                return true;
+            }
         }
         false
     }
@@ -528,10 +538,11 @@ impl<E: Opener> Windows<E> {
     pub fn clear(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
-            let closed = shard.count;
-            *shard = Shard::new();
-            self.closed.fetch_add(closed as u64, Ordering::Relaxed);
+            let old = std::mem::replace(&mut *shard, Shard::new());
+            self.closed.fetch_add(old.count as u64, Ordering::Relaxed);
             self.note_oldest(number, &shard);
+            // Nobody waits until it is freed.
+            drop(shard);
         }
         self.evicted.store(0, Ordering::Relaxed);
     }

@@ -5,14 +5,12 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use foundation_core::batch::Spent;
 use foundation_core::table::reclaim;
 
 use crate::concurrent_registry::Entries;
 use crate::faults;
 use crate::registry::deaths;
 use crate::registry::table::{Registry, Remains};
-use crate::term::OwnedTerm;
 
 /// Something to do.
 pub enum Job {
@@ -24,8 +22,8 @@ pub enum Job {
     Drop(Arc<Registry>),
     /// Removes the entries of a plain table that is gone.
     Clear(Arc<Entries>),
-    /// Drops the events of a large batch.
-    Spent(Spent<OwnedTerm>),
+    /// Drops something large.
+    Free(Box<dyn Send>),
 }
 
 /// How often memory that threads have retired and then left is looked at.
@@ -106,7 +104,7 @@ impl Worker {
             }
             Some(Job::Drop(registry)) => self.drops.push(registry),
             Some(Job::Clear(entries)) => entries.clear(),
-            Some(Job::Spent(spent)) => drop(spent),
+            Some(Job::Free(large)) => drop(large),
             None => {}
         }
         let now = Instant::now();

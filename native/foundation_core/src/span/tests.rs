@@ -173,3 +173,26 @@ fn a_span_that_is_not_ready_stays() {
     assert_eq!(take(&spans).len(), 2);
     assert_eq!(look(&spans, 9), (vec![], true));
 }
+
+#[test]
+fn deaths_that_wait_are_kept_in_pieces_and_told_in_their_order() {
+    const MANY: u64 = 10_000;
+    let spans = spans();
+    let ids: Vec<u64> = (0..MANY)
+        .map(|process| start_in(&spans, process, "a").id)
+        .collect();
+    for process in 0..MANY {
+        spans.died(process, 20);
+    }
+    {
+        let abandoned = lock(&spans.abandoned);
+        let largest = abandoned.0.iter().map(VecDeque::capacity).max();
+        assert!(largest <= Some(256), "{largest:?}");
+    }
+    let mut told = Vec::new();
+    while told.len() < ids.len() {
+        told.extend(take(&spans).into_iter().map(|(id, ..)| id));
+    }
+    assert_eq!(told, ids);
+    assert!(lock(&spans.abandoned).0.is_empty());
+}

@@ -50,7 +50,7 @@ fn many_windows_are_found_again_and_closed_whatever_has_grown_meanwhile() {
     for n in 0..40_000 {
         assert!(!first_of(&windows, event(n), &key(n), 9, 10));
     }
-    assert!(!windows.sweep(10, usize::MAX));
+    assert!(!windows.sweep(10, usize::MAX, drop));
     assert!(windows.is_empty());
     for n in 0..40_000 {
         assert!(first_of(&windows, event(n), &key(n), 10, 10));
@@ -108,8 +108,8 @@ fn a_sweep_closes_what_has_expired_and_nothing_else() {
         first(&windows, &key.to_le_bytes(), 0, 10 * MS);
         first(&windows, &(key + 1_000).to_le_bytes(), 0, 10_000 * MS);
     }
-    assert!(windows.sweep(20 * MS, 100));
-    assert!(!windows.sweep(20 * MS, 1_000));
+    assert!(windows.sweep(20 * MS, 100, drop));
+    assert!(!windows.sweep(20 * MS, 1_000, drop));
     assert_eq!((windows.len(), windows.evicted()), (500, 0));
 }
 
@@ -122,13 +122,34 @@ fn an_empty_shard_gives_its_memory_back_after_a_while_without_windows() {
     };
     for second in 0..3 {
         first(&windows, b"a", second * IDLE, MS);
-        assert!(!windows.sweep(second * IDLE + 2 * MS, 100));
+        assert!(!windows.sweep(second * IDLE + 2 * MS, 100, drop));
         assert_eq!((windows.len(), is_kept()), (0, true));
     }
-    assert!(!windows.sweep(3 * IDLE - 1, 100));
+    assert!(!windows.sweep(3 * IDLE - 1, 100, drop));
     assert!(is_kept());
-    assert!(!windows.sweep(3 * IDLE, 100));
+    assert!(windows.sweep(3 * IDLE, 100, drop));
     assert!(!is_kept());
+}
+
+#[test]
+fn a_sweep_hands_out_the_memory_of_an_idle_shard() {
+    let windows = Windows::new(u64::MAX);
+    for n in 0..10_000u32 {
+        assert!(first(&windows, &n.to_le_bytes(), 0, 1));
+    }
+    let in_use = || {
+        let shards = windows.shards.iter();
+        shards
+            .filter(|shard| !lock(shard).slots.0.is_empty())
+            .count()
+    };
+    assert!(!windows.sweep(1, usize::MAX, drop));
+    assert_eq!(in_use(), SHARDS);
+    for left in (0..SHARDS).rev() {
+        assert!(windows.sweep(IDLE, usize::MAX, drop));
+        assert_eq!(in_use(), left);
+    }
+    assert!(!windows.sweep(IDLE, usize::MAX, drop));
 }
 
 #[test]

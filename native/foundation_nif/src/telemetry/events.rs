@@ -36,7 +36,7 @@ atoms! { ok, emit, first, full, done, emitted, suppressed, sampled_out }
 /// Events of a walk, windows of a sweep and events of a batch that are handled in one call: some
 /// hundred microseconds' worth at most.
 const WALKED: usize = 200;
-const SWEPT: usize = 2_000;
+const SWEPT: usize = 1_000;
 const PEEKED: usize = 128;
 /// Events of a batch that are dropped in the call that acknowledges them.
 const DROPPED: usize = 1_024;
@@ -272,7 +272,9 @@ fn telemetry_sweep<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
-    Ok(TABLES.windows.sweep(clock::now(), SWEPT).encode(env))
+    let free = |idle| background::send(Job::Free(Box::new(idle)));
+    let more = TABLES.windows.sweep(clock::now(), SWEPT, free);
+    Ok(more.encode(env))
 }
 
 /// Reads a bounded number of events a call, large ones on a dirty scheduler.
@@ -303,7 +305,7 @@ fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a
     let event = event!(env, name);
     let (left, spent) = event.queue.ack(count, &TABLES.pending);
     if spent.len() > DROPPED {
-        background::send(Job::Spent(spent));
+        background::send(Job::Free(Box::new(spent)));
     }
     Ok(left.encode(env))
 }
