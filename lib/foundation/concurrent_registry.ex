@@ -192,8 +192,9 @@ defmodule Foundation.ConcurrentRegistry do
 
   The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that was
   there throughout appears exactly once, with a value that it had during the walk; one that came or
-  went meanwhile appears at most once. O(entries used), with a chunk of them in memory. What is deleted during a walk is freed at its end, so a stream
-  is to be consumed or halted, not suspended and kept.
+  went meanwhile appears at most once. O(entries used), with a chunk of them in memory. What is
+  deleted during a walk is freed at its end, so a stream is to be consumed or halted, not suspended
+  and kept.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> for n <- 1..3, do: Foundation.ConcurrentRegistry.put(table, n, n * n)

@@ -32,7 +32,6 @@ defmodule Foundation.Telemetry.Span do
       native engine they also outlive the process that owns it.
     * A span whose process dies is ended with one `:abandoned` event, soon after the death and innermost first.
       When the span process is killed none is lost; one that it was just emitting is emitted again.
-      Only a kill of the span process in the moment between taking a span from the table and emitting the event loses that event.
     * Trace ids are 128 bit, span ids 64 bit, random, and written in lower-case hex.
 
   ## Bounds
