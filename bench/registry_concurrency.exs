@@ -7,6 +7,8 @@ defmodule Bench.RegistryConcurrency do
 
   alias Bench.{Row, Tables}
 
+  @growth [1_000, 10_000, 100_000, 1_000_000]
+
   @ours Tables.ours()
   @theirs Tables.theirs()
 
@@ -16,7 +18,7 @@ defmodule Bench.RegistryConcurrency do
         name: :reads_8p,
         what: "8 processes look up one key each",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         sizes: [100_000],
         quick: [1_000],
         target: {:at_least, 5},
@@ -26,7 +28,7 @@ defmodule Bench.RegistryConcurrency do
         name: :reads_while_writing,
         what: "look up while 2 processes write",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 100_000,
         sizes: [100_000],
         quick: [1_000],

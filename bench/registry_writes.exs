@@ -6,6 +6,8 @@ defmodule Bench.RegistryWrites do
 
   alias Bench.{Row, Tables}
 
+  @growth [1_000, 10_000, 100_000, 1_000_000]
+
   @ours Tables.ours()
   @theirs Tables.theirs()
 
@@ -15,7 +17,7 @@ defmodule Bench.RegistryWrites do
         name: :register_fresh,
         what: "a new process registers a key",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         sizes: [100_000],
         quick: [1_000],
         target: at_least(3),
@@ -25,7 +27,7 @@ defmodule Bench.RegistryWrites do
         name: :register_bulk,
         what: "register one of many keys",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 100_000,
         fills?: true,
         sizes: [100_000],
@@ -37,7 +39,7 @@ defmodule Bench.RegistryWrites do
         name: :unregister_many_keys,
         what: "unregister one of many keys of a process",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         sizes: [100_000, 1_000_000],
         quick: [1_000, 1_000_000],
         target: %{100_000 => at_least(5_000), 1_000_000 => at_most(6)},
@@ -58,7 +60,7 @@ defmodule Bench.RegistryWrites do
         name: :owner_of_many_exit,
         what: "a process exits, for each of its keys",
         theirs: "Registry",
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         fills?: true,
         sizes: [100_000],
         quick: [1_000],

@@ -6,6 +6,8 @@ defmodule Bench.Telemetry do
   alias Foundation.Telemetry.Events.Backend
   alias Foundation.Telemetry.{SampledEvents, Span}
 
+  @growth [1_000, 10_000, 100_000, 1_000_000]
+
   @event [:bench, :event]
   @table Bench.Telemetry.Table
   # Longer than any run.
@@ -90,7 +92,7 @@ defmodule Bench.Telemetry do
         theirs: "ETS lookup and clock",
         sizes: [10_000],
         quick: [1_000],
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 10_000,
         target: {:at_least, 4},
         run: &dedup_hit/2
@@ -101,7 +103,7 @@ defmodule Bench.Telemetry do
         theirs: "ETS insert_new",
         sizes: [10_000],
         quick: [1_000],
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 10_000,
         fills?: true,
         target: {:at_least, 4.5},
@@ -113,7 +115,7 @@ defmodule Bench.Telemetry do
         theirs: "GenServer",
         sizes: [10_000],
         quick: [1_000],
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 10_000,
         target: {:at_least, 15},
         run: &dedup_genserver/2
@@ -124,7 +126,7 @@ defmodule Bench.Telemetry do
         theirs: %{"ets" => "ETS ordered_set", "cast" => "GenServer.cast"},
         sizes: [100_000],
         quick: [1_000],
-        growth: [1_000, 10_000, 100_000, 1_000_000],
+        growth: @growth,
         processes: 100_000,
         fills?: true,
         target: %{"ets" => {:at_least, 3}, "cast" => {:at_least, 1.8}},

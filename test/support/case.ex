@@ -33,21 +33,31 @@ defmodule Foundation.Case do
 
   @doc "Runs `fun` in `worker` and returns its result; a raise there is raised here."
   @spec run(pid, (() -> result)) :: result when result: term
-  def run(worker, fun) when is_function(fun, 0) do
+  def run(worker, fun) do
+    case run_in_mortal(worker, fun) do
+      {:returned, result} -> result
+      {:ended, reason} -> ExUnit.Assertions.flunk("worker ended: #{inspect(reason)}")
+    end
+  end
+
+  @doc "As `run/2`, in a worker that may end meanwhile."
+  @spec run_in_mortal(pid, (() -> result)) :: {:returned, result} | {:ended, reason :: term}
+        when result: term
+  def run_in_mortal(worker, fun) when is_function(fun, 0) do
     ref = Process.monitor(worker)
     send(worker, {:run, self(), ref, fun})
 
     receive do
       {^ref, :returned, result} ->
         Process.demonitor(ref, [:flush])
-        result
+        {:returned, result}
 
       {^ref, :raised, kind, reason, stacktrace} ->
         Process.demonitor(ref, [:flush])
         :erlang.raise(kind, reason, stacktrace)
 
       {:DOWN, ^ref, :process, ^worker, reason} ->
-        ExUnit.Assertions.flunk("worker ended: #{inspect(reason)}")
+        {:ended, reason}
     end
   end
 

@@ -8,7 +8,7 @@ defmodule Foundation.RegistrySystem do
   """
 
   import ExUnit.Assertions
-  import Foundation.Case, only: [start_worker: 0, run: 2]
+  import Foundation.Case, only: [start_worker: 0, run: 2, run_in_mortal: 2]
   import Foundation.Eventually
 
   alias Foundation.{Registry, RegistryModel}
@@ -153,20 +153,9 @@ defmodule Foundation.RegistrySystem do
   end
 
   defp in_slot(system, slot, fun) do
-    worker = pid(system, slot)
-    ref = Process.monitor(worker)
-    send(worker, {:run, self(), ref, fun})
-
-    receive do
-      {^ref, :returned, result} ->
-        Process.demonitor(ref, [:flush])
-        result
-
-      {^ref, :raised, kind, reason, stacktrace} ->
-        :erlang.raise(kind, reason, stacktrace)
-
-      {:DOWN, ^ref, :process, ^worker, _reason} ->
-        :died
+    case run_in_mortal(pid(system, slot), fun) do
+      {:returned, result} -> result
+      {:ended, _reason} -> :died
     end
   end
 

@@ -8,6 +8,7 @@ defmodule Foundation.TelemetryCase do
 
   import Foundation.Eventually
 
+  alias Foundation.Telemetry.SampledEvents
   alias Foundation.TelemetrySupervisor, as: Tree
 
   using do
@@ -24,11 +25,11 @@ defmodule Foundation.TelemetryCase do
   @doc "Starts the telemetry tree on an engine, in place of the application's."
   def start_tree(engine, settings \\ []) do
     :ok = Supervisor.terminate_child(Foundation.Supervisor, Tree)
-    before = Application.get_env(:foundation, Foundation.Telemetry.SampledEvents, [])
-    Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, settings)
+    before = Application.get_env(:foundation, SampledEvents, [])
+    Application.put_env(:foundation, SampledEvents, settings)
 
     on_exit(fn ->
-      Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, before)
+      Application.put_env(:foundation, SampledEvents, before)
       {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, Tree)
     end)
 
@@ -57,9 +58,7 @@ defmodule Foundation.TelemetryCase do
   @doc "Kills a registered process and waits for its successor, which it returns."
   def kill_server(name) do
     old = Process.whereis(name)
-    ref = Process.monitor(old)
-    Process.exit(old, :kill)
-    receive do: ({:DOWN, ^ref, :process, ^old, _reason} -> :ok)
+    Foundation.Case.kill(old)
 
     eventually(fn ->
       new = Process.whereis(name)
@@ -74,5 +73,14 @@ defmodule Foundation.TelemetryCase do
     after
       0 -> []
     end
+  end
+
+  @doc "What became of the events of one name."
+  def counts(name), do: name |> SampledEvents.stats() |> Map.drop([:windows, :evicted])
+
+  @doc "Whether each event that was offered is counted as one outcome."
+  def balanced?(stats) do
+    stats.offered ==
+      stats.emitted + stats.suppressed + stats.sampled_out + stats.dropped + stats.pending
   end
 end

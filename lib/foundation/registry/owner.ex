@@ -15,15 +15,17 @@ defmodule Foundation.Registry.Owner do
   @republish_ms 10
 
   # GenServer would register the name before init/1, and a caller that finds it then would find
-  # no table, or one that belongs to the predecessor. So the name comes last here.
+  # no table, or one that belongs to the predecessor. So the name comes last here. As there, it is
+  # looked for before a process is started, whose exit a caller that traps exits would hear of.
   @spec start_link(Options.t()) :: GenServer.on_start()
-  def start_link(%Options{} = options),
-    do: :proc_lib.start_link(__MODULE__, :start, [options, self()])
+  def start_link(%Options{} = options) do
+    with :ok <- unborne(options.name),
+         do: :proc_lib.start_link(__MODULE__, :start, [options, self()])
+  end
 
   @doc false
   def start(options, parent) do
-    with :ok <- unborne(options.name),
-         {:ok, state} <- init(options),
+    with {:ok, state} <- init(options),
          :ok <- bear(options.name) do
       :proc_lib.init_ack({:ok, self()})
       state = Map.put(state, :parent, parent)

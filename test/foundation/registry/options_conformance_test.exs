@@ -113,6 +113,20 @@ conformance "Options" do
       assert Registry.lookup(registry, "key") == [{self(), 1}]
     end
 
+    test "of a name that is taken starts no process, whose exit its caller would hear of",
+         %{registry: registry, owner: owner} do
+      caller = start_worker()
+      :erlang.trace(caller, true, [:procs])
+
+      assert run(caller, fn ->
+               Registry.start_link([keys: :unique, name: registry] ++ @subject.options)
+             end) == {:error, {:already_started, owner}}
+
+      delivered = :erlang.trace_delivered(caller)
+      assert_receive {:trace_delivered, ^caller, ^delivered}
+      refute_received {:trace, ^caller, :spawn, _pid, _call}
+    end
+
     test "of a name that another process has returns that process", _context do
       name = unique_name("taken")
       Process.register(self(), name)

@@ -54,6 +54,18 @@ macro_rules! counted {
     };
 }
 
-counted!(AtomicU64, u64, store: stores -> (), fetch_add: exchanges -> u64, fetch_sub: exchanges -> u64);
+counted!(AtomicU64, u64, store: stores -> (), swap: exchanges -> u64, fetch_add: exchanges -> u64, fetch_sub: exchanges -> u64);
 counted!(AtomicI64, i64, fetch_add: exchanges -> i64, fetch_sub: exchanges -> i64);
 counted!(AtomicPtr<T>, *mut T, store: stores -> (), swap: exchanges -> *mut T);
+
+impl AtomicU64 {
+    pub(crate) fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        change: impl FnMut(u64) -> Option<u64>,
+    ) -> Result<u64, u64> {
+        count(|writes| writes.exchanges += 1);
+        self.0.fetch_update(set, fetch, change)
+    }
+}

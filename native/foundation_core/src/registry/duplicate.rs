@@ -1,13 +1,12 @@
 //! A registry in which a key has any number of entries, in the order of their registration.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::numbers::Numbers;
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
 use crate::held::{Hashed, Held, HeldSet, IntoIter};
 use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
+use crate::primitive::{AtomicU64, Ordering};
 use crate::table::counter::Counter;
 use crate::table::{
     Bag, Entry, Guard, Inserted, Member, Members, NOBODY, Object, OutOfMemory, Stored, Table,

@@ -14,9 +14,8 @@ mod unique;
 pub use duplicate::{Duplicate, Estate, Group, Keyed};
 pub use unique::Unique;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
 use crate::handle::Dead;
+use crate::primitive::{AtomicU64, Ordering};
 use crate::table::OutOfMemory;
 
 /// Why an entry was not registered.
@@ -80,21 +79,21 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Places {
     limit: usize,
-    taken: AtomicUsize,
+    taken: AtomicU64,
 }
 
 impl Places {
     fn new(limit: usize) -> Self {
         Places {
             limit,
-            taken: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
         }
     }
 
     /// Takes a place for an entry that may come, unless there is none.
     fn take(&self) -> Option<Place<'_>> {
         if self.limit != usize::MAX {
-            let more = |taken| (taken < self.limit).then_some(taken + 1);
+            let more = |taken| (taken < self.limit as u64).then_some(taken + 1);
             let order = Ordering::Relaxed;
             self.taken.fetch_update(order, order, more).ok()?;
         }
@@ -104,7 +103,7 @@ impl Places {
     /// Gives back the places of entries that are gone.
     fn give_back(&self, entries: usize) {
         if self.limit != usize::MAX {
-            self.taken.fetch_sub(entries, Ordering::Relaxed);
+            self.taken.fetch_sub(entries as u64, Ordering::Relaxed);
         }
     }
 }

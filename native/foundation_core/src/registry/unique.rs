@@ -1,11 +1,10 @@
 //! A registry in which a key has one owner.
 
-use std::sync::atomic::Ordering;
-
 use super::owners::Owners;
 use super::{Figures, Place, Places, Refused, Tally, World};
 use crate::held::{Hashed, Held, IntoIter};
 use crate::key::{Foreign, Key, KeyView, Seed};
+use crate::primitive::Ordering;
 use crate::table::{
     Entry, Guard, Inserted, Object, OutOfMemory, Sought, Table, Value, Walked, pin,
 };
