@@ -129,7 +129,8 @@ defmodule Foundation.DocsTest do
 
     for "| " <> row <- promises |> String.split("\n") |> Enum.drop(4) do
       [promise, tests] = String.split(row, " | ")
-      files = Regex.scan(~r/`((?:test|native|bench)\/[^`]+)`/, tests, capture: :all_but_first)
+      named = ~r/`((?:test|native|bench|script)\/[^`]+)`/
+      files = Regex.scan(named, tests, capture: :all_but_first)
       assert files != [], "no test is named of: #{promise}"
       for [file] <- files, do: assert(File.exists?(file), "#{file} of: #{promise}")
     end
