@@ -112,8 +112,8 @@ defmodule Foundation.TraceparentFuzzTest do
   defp replace("", byte), do: byte
 
   defp replace(header, byte) do
-    at = :rand.uniform(byte_size(header)) - 1
-    <<before::binary-size(at), _, rest::binary>> = header
-    before <> byte <> rest
+    size = byte_size(header)
+    at = :rand.uniform(size) - 1
+    binary_part(header, 0, at) <> byte <> binary_part(header, at + 1, size - at - 1)
   end
 end
