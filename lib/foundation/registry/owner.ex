@@ -31,8 +31,15 @@ defmodule Foundation.Registry.Owner do
       state = Map.put(state, :parent, parent)
       :gen_server.enter_loop(__MODULE__, [], state, {:local, options.name})
     else
-      {:error, _reason} = error -> :proc_lib.init_ack(error)
+      {:error, _reason} = error -> fail(error)
     end
+  end
+
+  # From OTP 26 on a start can fail without its caller hearing of an exit, as GenServer's do.
+  if function_exported?(:proc_lib, :init_fail, 2) do
+    defp fail(error), do: :proc_lib.init_fail(error, {:exit, :normal})
+  else
+    defp fail(error), do: :proc_lib.init_ack(error)
   end
 
   @impl true
