@@ -1,6 +1,8 @@
 -module(telemetry_handlers).
 %% Owns the table of handlers. Changes go through this process, one after another; reads
-%% are done by whoever executes an event: one lookup gives all the handlers of an event.
+%% are done by whoever executes an event: one lookup gives all the handlers of an event. The
+%% table has no name and is found by a persistent term, as the package has it: an event costs here
+%% what it costs there.
 
 -behaviour(gen_server).
 
@@ -23,7 +25,7 @@ delete(Id) ->
 
 %% In the order in which they were attached.
 of_event(Event) ->
-    try ets:lookup(?MODULE, Event) of
+    try ets:lookup(table(), Event) of
         [{_Event, Handlers}] -> Handlers;
         [] -> []
     catch
@@ -36,19 +38,22 @@ of_event(Event) ->
 with_prefix(Prefix) ->
     [
         {Event, Handler}
-     || {Event, Handlers} <- ets:tab2list(?MODULE),
+     || {Event, Handlers} <- ets:tab2list(table()),
         lists:prefix(Prefix, Event),
         Handler <- Handlers
     ].
 
+table() ->
+    persistent_term:get(?MODULE).
+
 init([]) ->
-    ?MODULE = ets:new(?MODULE, [named_table, protected, {read_concurrency, true}]),
+    persistent_term:put(?MODULE, ets:new(?MODULE, [protected, {read_concurrency, true}])),
     {ok, #{}}.
 
 handle_call({insert, Id, _Events, _Function, _Config}, _From, Ids) when is_map_key(Id, Ids) ->
     {reply, {error, already_exists}, Ids};
 handle_call({insert, Id, Events, Function, Config}, _From, Ids) ->
-    [ets:insert(?MODULE, {E, of_event(E) ++ [{Id, Function, Config}]}) || E <- Events],
+    [ets:insert(table(), {E, of_event(E) ++ [{Id, Function, Config}]}) || E <- Events],
     {reply, ok, Ids#{Id => Events}};
 handle_call({delete, Id}, _From, Ids) ->
     case maps:take(Id, Ids) of
@@ -64,6 +69,6 @@ handle_cast(_Message, Ids) ->
 
 remove(Event, Id) ->
     case lists:keydelete(Id, 1, of_event(Event)) of
-        [] -> ets:delete(?MODULE, Event);
-        Handlers -> ets:insert(?MODULE, {Event, Handlers})
+        [] -> ets:delete(table(), Event);
+        Handlers -> ets:insert(table(), {Event, Handlers})
     end.
