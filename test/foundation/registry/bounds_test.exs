@@ -87,7 +87,7 @@ conformance "Leaks",
   test "nothing that the library allocated is left of a registry",
        %{registry: registry} = context do
     if context.subject == :native do
-      # Tables of other tests go when they are collected.
+      # What other tests had goes when it is collected, also meanwhile: so there may be less in the end.
       count = fn ->
         Map.take(Foundation.Native.registry_live_counts(), [:registries, :terms, :retired])
       end
@@ -121,7 +121,9 @@ conformance "Leaks",
       eventually(fn ->
         names = Foundation.Native.registry_names()
         refute registry in names
-        assert count.() == %{before | registries: length(names)}
+        left = count.()
+        assert left.registries == length(names)
+        assert left.terms <= before.terms and left.retired <= before.retired
       end)
     else
       # The ETS engine allocates nothing but ETS tables, and those end with their registry.

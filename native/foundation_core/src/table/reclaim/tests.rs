@@ -50,12 +50,14 @@ fn a_reader_that_started_before_keeps_an_object() {
 #[test]
 fn what_a_long_read_has_kept_is_not_freed_by_one_alone() {
     let (collector, freed) = (Collector::new(), Arc::default());
-    let reader: &'static Participant = Box::leak(Box::new(Participant {
+    let reader = Box::into_raw(Box::new(Participant {
         reads: AtomicU64::new(1),
         retired: Mutex::default(),
         taken: Mutex::new(true),
     }));
-    lock(&collector.participants).push(reader);
+    // SAFETY: it is freed below, when the collector that knows it is gone.
+    let participant: &'static Participant = unsafe { &*reader };
+    lock(&collector.participants).push(participant);
     let collect_one = || {
         let object = Box::into_raw(Box::new(Counted(Arc::clone(&freed))));
         // SAFETY: nobody else has the object.
@@ -74,11 +76,14 @@ fn what_a_long_read_has_kept_is_not_freed_by_one_alone() {
     for _ in 0..20 {
         assert_eq!(collect_one(), 0);
     }
-    reader.reads.store(READ, Ordering::Release);
+    participant.reads.store(READ, Ordering::Release);
     for _ in 0..20 {
         assert_eq!(collect_one(), FREED_AT_ONCE);
     }
     assert_eq!((collect_one(), collector.outstanding()), (1, 0));
+    drop(collector);
+    // SAFETY: nobody knows it any more.
+    drop(unsafe { Box::from_raw(reader) });
 }
 
 #[test]
