@@ -10,7 +10,7 @@
 #
 # Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
 
-for file <- ~w(options record epoch crew pause area faults memory peers report),
+for file <- ~w(options record epoch pause crew area faults memory peers report),
     do: Code.require_file("support/#{file}.exs", __DIR__)
 
 for file <-

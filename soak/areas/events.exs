@@ -14,7 +14,7 @@ defmodule Soak.Events do
   @raced [:soak, :raced]
   @batched [:soak, :batched]
   # Longer than from one audit to the next.
-  @window_ms 60_000
+  @window_ms 20_000
   @round_ms 5
   @racers 4
   @batchers 3

@@ -56,8 +56,12 @@ defmodule Soak.Table do
     end
 
     raced = for {{:raced, _n} = key, _winner} <- ConcurrentRegistry.stream(table()), do: key
-    expected = Record.get(:put)
+    expected = Record.get(:put) - Record.get(:taken)
     Record.check!(:put, length(raced) == expected, fn -> {length(raced), :of, expected} end)
+
+    # Whoever comes by a number later puts it again.
+    for key <- raced, do: :ok = ConcurrentRegistry.delete(table(), key)
+    Record.add(:taken, length(raced))
   end
 
   defp table, do: :persistent_term.get(__MODULE__)

@@ -1,29 +1,29 @@
 defmodule Soak.Memory do
   @moduledoc false
-  # Resident memory, read when what can go has gone.
+  # Memory, read when what can go has gone: what the VM has allocated, and what is resident, in which
+  # its allocators keep what has been.
 
   alias Soak.Record
 
-  # What allocators and a longer list of atoms, modules and monitors may take meanwhile.
-  @allowance 64_000_000
-  @growth 1.25
+  # What the event windows of the last seconds take, and lists of atoms, modules and monitors.
+  @allocated 16_000_000
+  @resident 96_000_000
 
   def settled do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     # The library frees what was retired within its tick of a second.
     Process.sleep(2_500)
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    figures = %{resident: resident(), vm: :erlang.memory(:total), live: live()}
-    figures
+    %{resident: resident(), vm: :erlang.memory(:total), live: live()}
   end
 
   def judge(start, finish) do
     :persistent_term.put(__MODULE__, {start, finish})
 
     Record.guard(fn ->
-      for figure <- [:resident, :vm], start[figure] do
-        limit = start[figure] * @growth + @allowance
-        Record.check!(:memory, finish[figure] <= limit, fn -> {figure, start, finish} end)
+      for {figure, allowance} <- [vm: @allocated, resident: @resident], start[figure] do
+        grown = finish[figure] - start[figure]
+        Record.check!(:memory, grown <= allowance, fn -> {figure, start, finish} end)
       end
     end)
   end
