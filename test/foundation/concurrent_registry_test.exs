@@ -53,6 +53,23 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
+      # An update that does not find what it has read goes on for ever.
+      test "0.0 and -0.0 are what === says they are, in an update too", %{table: table} do
+        [zero, minus_zero] = Terms.zeros()
+
+        for {one, other} <- [
+              {zero, minus_zero},
+              {minus_zero, zero},
+              {%{in: zero}, %{in: minus_zero}}
+            ] do
+          Table.put(table, one, 1)
+          expected = if one === other, do: 2, else: :none
+          assert Table.update(table, other, :none, &(&1 + 1)) == expected
+          Table.delete(table, one)
+          Table.delete(table, other)
+        end
+      end
+
       test "a value of any kind comes back as it was", %{table: table} do
         for {_name, value} <- Terms.all() do
           Table.put(table, :put, value)

@@ -58,6 +58,12 @@ defmodule Foundation.Terms do
     ]
   end
 
+  @doc """
+  `0.0` and `-0.0`, which are equal until OTP 26. They are read, since a compiler may take the one for the other.
+  """
+  @spec zeros() :: [float]
+  def zeros, do: for(sign <- [0, 128], do: :erlang.binary_to_term(<<131, 70, sign, 0::56>>))
+
   defp immediates do
     for atom <- [nil, true, false, :atom, :"", :_, :"$1", :"with space", :añejo, Foundation],
         do: {"atom #{inspect(atom)}", atom}

@@ -37,9 +37,10 @@ defmodule Foundation.ConcurrentRegistry.Backends.ETS do
   def update(table, key, default, fun) do
     updated =
       case :ets.lookup(table, key) do
-        [{_key, read, value}] ->
+        # The key as it is stored: until OTP 26 -0.0 is equal to 0.0, and yet no pattern for it.
+        [{stored, read, value}] ->
           new = fun.(value)
-          if replace(table, key, read, new), do: {:ok, new}, else: :again
+          if replace(table, stored, read, new), do: {:ok, new}, else: :again
 
         [] ->
           if put_new(table, key, default), do: {:ok, default}, else: :again
