@@ -89,13 +89,24 @@ conformance "KeysOfEveryKind",
   end
 
   test "0.0 and -0.0 are what === says they are", %{registry: registry} do
-    [zero, minus_zero] = [0.0, :erlang.binary_to_term(<<131, 70, 128, 0, 0, 0, 0, 0, 0, 0>>)]
+    [zero, minus_zero] = Foundation.Terms.zeros()
 
     for {one, other} <- [{zero, minus_zero}, {{:in, zero}, {:in, minus_zero}}] do
       {:ok, _} = Registry.register(registry, one, :one)
       expected = if one === other, do: [{self(), :one}], else: []
       assert Registry.lookup(registry, other) == expected
       :ok = Registry.unregister(registry, one)
+    end
+  end
+
+  test "come back as they were given, also with the sign of a zero", %{registry: registry} do
+    for zero <- Foundation.Terms.zeros(), key <- [zero, {:in, zero}, [zero], %{in: zero}] do
+      {:ok, _} = Registry.register(registry, key, nil)
+      assert [found] = Registry.keys(registry, self())
+      assert Foundation.RandomTerms.same?(found, key)
+      assert [found] = Registry.select(registry, [{{:"$1", :_, :_}, [], [:"$1"]}])
+      assert Foundation.RandomTerms.same?(found, key)
+      :ok = Registry.unregister(registry, key)
     end
   end
 
@@ -169,7 +180,7 @@ conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]]
   end
 
   test "keep -0.0 apart where this OTP does", %{registry: registry} do
-    minus_zero = :erlang.binary_to_term(<<131, 70, 128, 0, 0, 0, 0, 0, 0, 0>>)
+    [_zero, minus_zero] = Foundation.Terms.zeros()
     {:ok, _} = Registry.register(registry, :key, {minus_zero, [minus_zero]})
     assert [{_, {value, [_]}}] = Registry.lookup(registry, :key)
     assert <<1::1, 0::63>> = <<value::float>>

@@ -185,9 +185,12 @@ impl Buffer {
                 Ok(())
             }
             View::Float(float) => {
-                // A value keeps the sign of its zero; a key of which the VM says that the sign
-                // makes no difference must not.
+                // Where the VM says that the sign of a zero makes no difference, a key is left to
+                // it, since it comes back as it was; a window only has to be the same.
                 let one = form != Form::Value && float == 0.0 && zeros_are_one();
+                if one && form == Form::Key {
+                    return Err(NotEncoded);
+                }
                 self.push(&[TAG_FLOAT])?;
                 self.push(&if one { 0.0f64 } else { float }.to_le_bytes())
             }

@@ -1,7 +1,7 @@
 //! A term as a key: an immediate as its word, a binary as its bytes, other terms as their encoding.
 //!
 //! What has no encoding in the form of a key (maps, functions, references, larger integers,
-//! bitstrings, remote pids), and what has a long one, is kept as a term and compared by the VM.
+//! bitstrings, remote pids, and until OTP 26 a float that is zero), and what has a long one, is kept as a term and compared by the VM.
 //! Which of them it is depends on the term alone.
 
 use std::sync::OnceLock;
