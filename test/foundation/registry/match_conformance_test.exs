@@ -53,6 +53,18 @@ conformance "MatchSpecs",
       assert Registry.match(registry, "key", :"$1", guards) == [{self(), %{a: 1, b: 2}}]
     end
 
+    test "tells 0.0 from -0.0 in a value, on every OTP", %{registry: registry} do
+      for zero <- Foundation.Terms.zeros(), pattern <- Foundation.Terms.zeros() do
+        {:ok, _} = Registry.register(registry, "key", {:in, zero})
+        matches = if Foundation.RandomTerms.same?(zero, pattern), do: 1, else: 0
+        assert length(Registry.match(registry, "key", {:in, pattern})) == matches
+        assert Registry.count_match(registry, "key", {:in, pattern}) == matches
+        :ok = Registry.unregister_match(registry, "key", {:in, pattern})
+        assert Registry.count(registry) == 1 - matches
+        :ok = Registry.unregister(registry, "key")
+      end
+    end
+
     test "takes the key as it is, not as a pattern", %{registry: registry} do
       {:ok, _} = Registry.register(registry, :key, 1)
       {:ok, _} = Registry.register(registry, {:key, 1}, 2)
