@@ -12,6 +12,7 @@ defmodule Foundation.Fuzz do
   """
 
   import Bitwise
+  import ExUnit.Assertions
 
   @moment_ms 500
 
@@ -71,6 +72,17 @@ defmodule Foundation.Fuzz do
 
   defp number(variable) do
     with text when is_binary(text) <- System.get_env(variable), do: String.to_integer(text)
+  end
+
+  @doc """
+  Runs `fun`, which is to make no atom. The count is the VM's: whoever uses this is not async, and runs
+  before what the first run loads.
+  """
+  @spec assert_no_atom_made((() -> term)) :: true
+  def assert_no_atom_made(fun) do
+    before = :erlang.system_info(:atom_count)
+    fun.()
+    assert :erlang.system_info(:atom_count) == before
   end
 
   @doc "One of these."
