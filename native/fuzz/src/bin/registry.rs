@@ -146,8 +146,10 @@ impl Subject for OneEach {
     fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16) {
         let name = key.name();
         let holder = self.model.get(&name).map(|(holder, _)| *holder);
-        let expected = match holder.filter(|holder| town.is_alive(*holder)) {
-            Some(holder) => Err(Refused::Taken(holder)),
+        let expected = match holder {
+            Some(holder) if town.is_alive(holder) => Err(Refused::Taken(holder)),
+            // A dead one's place, which a full registry has too.
+            Some(_) => Ok(()),
             None if self.model.len() >= self.common.limit => Err(Refused::Full),
             None => Ok(()),
         };
