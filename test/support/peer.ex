@@ -40,12 +40,21 @@ defmodule Foundation.Peer do
         name: :"peer_#{System.pid()}_#{System.unique_integer([:positive])}",
         host: ~c"127.0.0.1",
         longnames: true,
-        args: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
+        args: code_paths()
       })
 
     {:ok, peer, node} = :peer.start_link(options)
     {peer, node}
   end
+
+  @doc "Starts a VM that has this project's code and is no node; `:peer.call/5` runs functions in it."
+  @spec start_alone() :: pid
+  def start_alone do
+    {:ok, peer, _name} = :peer.start_link(%{connection: :standard_io, args: code_paths()})
+    peer
+  end
+
+  defp code_paths, do: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
 
   @doc "Ends a node as a crash would: without a word."
   @spec stop(pid) :: :ok

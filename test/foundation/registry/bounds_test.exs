@@ -79,7 +79,7 @@ conformance "BoundOfUniqueKeys", subjects: :ours, variants: [[keys: :unique]] do
   end
 end
 
-# Not async: the counts are those of the whole library.
+# Not async: the ETS tables that are counted are those of the VM.
 conformance "Leaks",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]],
@@ -87,44 +87,10 @@ conformance "Leaks",
   test "nothing that the library allocated is left of a registry",
        %{registry: registry} = context do
     if context.subject == :native do
-      # What other tests had goes when it is collected, also meanwhile: so there may be less in the end.
-      count = fn ->
-        Map.take(Foundation.Native.registry_live_counts(), [:registries, :terms, :retired])
-      end
-
-      before = count.()
-
-      for {name, key} <- Foundation.Terms.all(),
-          do: {:ok, _} = Registry.register(registry, key, name)
-
-      for {name, value} <- Foundation.Terms.all(),
-          do: {:ok, _} = Registry.register(registry, name, value)
-
-      assert count.().terms > before.terms
-
-      # Some go one by one, some with their process, the rest with the table.
-      for {_name, key} <- Enum.take_every(Foundation.Terms.all(), 2),
-          do: Registry.unregister(registry, key)
-
-      worker = start_worker()
-
-      run(worker, fn ->
-        for key <- 1..2_000, do: Registry.register(registry, %{key => key}, [key])
-      end)
-
-      kill(worker)
-      for {_name, key} <- Foundation.Terms.all(), do: Registry.lookup(registry, key)
-      :ok = stop_supervised(registry)
-
-      # Those that have no owner any more may end meanwhile: what counts is that none is left
-      # without a name.
-      eventually(fn ->
-        names = Foundation.Native.registry_names()
-        refute registry in names
-        left = count.()
-        assert left.registries == length(names)
-        assert left.terms <= before.terms and left.retired <= before.retired
-      end)
+      counted = Foundation.Leaks.of_registry(@variant[:keys])
+      assert counted.full.registries == counted.before.registries + 1
+      assert counted.full.terms > counted.before.terms
+      assert counted.left == counted.before
     else
       # The ETS engine allocates nothing but ETS tables, and those end with their registry.
       tables = length(:ets.all())
