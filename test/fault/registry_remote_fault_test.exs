@@ -1,6 +1,6 @@
 defmodule Foundation.RegistryRemoteFaultTest do
-  # Not async: the counts of what is alive are the library's, not a test's.
-  use Foundation.Case, async: false
+  use Foundation.Case, async: true
+  use Foundation.Alone
 
   alias Foundation.{Native, Registry}
 
@@ -37,46 +37,48 @@ defmodule Foundation.RegistryRemoteFaultTest do
   end
 
   test "a death that one registry is told of is one in all of them" do
-    names = for _ <- 1..3, do: unique_name("remote")
+    alone(fn ->
+      names = for _ <- 1..3, do: unique_name("remote")
+      for name <- names, do: {:ok, _owner} = start(name, :unique)
+      pid = foreign_pid(:told@nowhere)
+      before = counts()
 
-    for name <- names,
-        do: start_supervised!({Registry, name: name, keys: :unique, engine: :native}, id: name)
+      for name <- names do
+        assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 1)
+        assert Native.registry_lookup(name, :key) == [{pid, 1}]
+      end
 
-    pid = foreign_pid(:told@nowhere)
-    terms = Native.registry_live_counts().terms
+      assert Native.registry_remote_down(hd(names), pid) == 1
+      for name <- names, do: assert(Native.registry_lookup(name, :key) == [])
+      for name <- names, do: eventually(fn -> Native.registry_count(name) == 0 end)
+      eventually(fn -> assert counts() == before end)
 
-    for name <- names do
-      assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 1)
-      assert Native.registry_lookup(name, :key) == [{pid, 1}]
-    end
+      # It was only the connection: the process is met again.
+      for name <- names do
+        assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 2)
+        assert Native.registry_lookup(name, :key) == [{pid, 2}]
+      end
 
-    assert Native.registry_remote_down(hd(names), pid) == 1
-    for name <- names, do: assert(Native.registry_lookup(name, :key) == [])
-    for name <- names, do: eventually(fn -> Native.registry_count(name) == 0 end)
-    eventually(fn -> Native.registry_live_counts().terms == terms end)
-
-    # It was only the connection: the process is met again.
-    for name <- names do
-      assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 2)
-      assert Native.registry_lookup(name, :key) == [{pid, 2}]
-    end
-
-    assert Native.registry_remote_down(hd(names), pid) == 1
+      assert Native.registry_remote_down(hd(names), pid) == 1
+    end)
   end
 
   test "a remote registrant outlives its registry, and then leaves nothing behind" do
-    name = unique_name("remote")
-    start_supervised!({Registry, name: name, keys: :duplicate, engine: :native})
-    terms = Native.registry_live_counts().terms
-    pids = for serial <- 1..100, do: foreign_pid(:outliving@nowhere, serial)
-    for pid <- pids, do: {:ok, _owner} = Native.registry_register_for(name, pid, :key, 1)
-    stop_supervised!(name_of(name))
+    alone(fn ->
+      before = counts()
+      name = unique_name("remote")
+      {:ok, owner} = start(name, :duplicate)
+      pids = for serial <- 1..100, do: foreign_pid(:outliving@nowhere, serial)
+      for pid <- pids, do: {:ok, _owner} = Native.registry_register_for(name, pid, :key, 1)
+      assert counts().remotes == 100
+      GenServer.stop(owner)
 
-    for pid <- pids, do: assert(Native.registry_remote_down(name, pid) == nil)
-    eventually(fn -> Native.registry_live_counts().terms == terms end)
+      for pid <- pids, do: assert(Native.registry_remote_down(name, pid) == nil)
+      eventually(fn -> assert counts() == before end)
+    end)
   end
 
-  defp name_of(name), do: Registry.child_spec(name: name, keys: :duplicate).id
+  defp start(name, keys), do: Registry.start_link(name: name, keys: keys, engine: :native)
 
   defp ask(name) do
     case Native.registry_register(name, :key, :mine) do

@@ -1,12 +1,9 @@
 defmodule Foundation.ConcurrentRegistry.NativeTest do
-  # Not async: what is alive is counted for the whole library.
-  use Foundation.Case, async: false
+  use Foundation.Case, async: true
+  use Foundation.Alone
 
   alias Foundation.ConcurrentRegistry, as: Table
   alias Foundation.{Native, Terms}
-
-  # Of entries that are kept as terms: those of other tests went with their processes.
-  defp terms, do: Native.registry_live_counts().terms
 
   defp fill(table) do
     for {name, term} <- Terms.all() do
@@ -16,53 +13,59 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
   end
 
   test "entries are freed when the table's process ends, though the table is referred to" do
-    before = terms()
-    owner = start_worker()
-    table = run(owner, fn -> Table.new(engine: :native) end)
-    fill(table)
-    assert terms() > before
+    alone(fn ->
+      before = counts()
+      owner = start_worker()
+      table = run(owner, fn -> Table.new(engine: :native) end)
+      fill(table)
+      assert counts().terms > before.terms
 
-    kill(owner)
-    eventually(fn -> assert terms() == before end)
-    assert_raise ArgumentError, fn -> Table.size(table) end
+      kill(owner)
+      eventually(fn -> assert counts().terms == before.terms end)
+      assert_raise ArgumentError, fn -> Table.size(table) end
+    end)
   end
 
   test "entries are freed when nobody refers to their table any more, though its process lives" do
-    before = terms()
-    owner = start_worker()
-    run(owner, fn -> fill(Table.new(engine: :native)) end)
-    run(owner, fn -> :erlang.garbage_collect() end)
-    eventually(fn -> assert terms() == before end)
-    assert Process.alive?(owner)
+    alone(fn ->
+      before = counts()
+      owner = start_worker()
+      run(owner, fn -> fill(Table.new(engine: :native)) end)
+      run(owner, fn -> :erlang.garbage_collect() end)
+      eventually(fn -> assert counts() == before end)
+      assert Process.alive?(owner)
+    end)
   end
 
   test "nothing is left of tables that were collected" do
-    tables = fn -> Native.registry_live_counts().tables end
-    # Some are in the contexts of other tests, which ExUnit keeps for a while.
-    before = tables.()
-    owner = start_worker()
-    run(owner, fn -> for _ <- 1..1_000, do: Table.new(engine: :native) end)
-    assert tables.() >= 1_000
+    alone(fn ->
+      before = counts()
+      owner = start_worker()
+      run(owner, fn -> for _ <- 1..1_000, do: Table.new(engine: :native) end)
+      assert counts().tables >= 1_000
 
-    run(owner, fn -> :erlang.garbage_collect() end)
-    eventually(fn -> assert tables.() <= before end)
+      run(owner, fn -> :erlang.garbage_collect() end)
+      eventually(fn -> assert counts() == before end)
+    end)
   end
 
   test "what is overwritten, updated and deleted is freed" do
-    before = terms()
-    table = Table.new(engine: :native)
-    all = Terms.all()
+    alone(fn ->
+      before = counts()
+      table = Table.new(engine: :native)
+      all = Terms.all()
 
-    for round <- 1..3, {name, term} <- all do
-      Table.put(table, term, {round, term})
-      Table.put_new(table, term, {:refused, term})
-      Table.update(table, term, nil, &{:updated, &1})
-      if round == 3, do: Table.delete(table, term), else: Table.put(table, name, term)
-    end
+      for round <- 1..3, {name, term} <- all do
+        Table.put(table, term, {round, term})
+        Table.put_new(table, term, {:refused, term})
+        Table.update(table, term, nil, &{:updated, &1})
+        if round == 3, do: Table.delete(table, term), else: Table.put(table, name, term)
+      end
 
-    for {name, _term} <- all, do: Table.delete(table, name)
-    assert Table.size(table) == 0
-    eventually(fn -> assert terms() == before end)
+      for {name, _term} <- all, do: Table.delete(table, name)
+      assert Table.size(table) == 0
+      eventually(fn -> assert counts().terms == before.terms end)
+    end)
   end
 
   test "a walk takes a bounded part of the table a call, and every entry once" do

@@ -1,6 +1,7 @@
 defmodule Foundation.Telemetry.BoundsTest do
   # Not async: there is one set of telemetry tables.
   use Foundation.TelemetryCase, async: false
+  use Foundation.Alone
 
   require Foundation.Telemetry.Span, as: Span
 
@@ -83,18 +84,19 @@ defmodule Foundation.Telemetry.BoundsTest do
 
   @tag engine: :native
   test "spans leave nothing behind" do
-    live = fn -> Foundation.Native.registry_live_counts().terms end
-    before = live.()
-    big = Enum.to_list(1..10_000)
+    alone(fn ->
+      before = counts()
+      big = Enum.to_list(1..10_000)
 
-    together(8, fn i ->
-      for n <- 1..50,
-          do: Span.with_span({i, n}, %{big: big}, do: Span.record_event(:e, %{big: big}))
+      together(8, fn i ->
+        for n <- 1..50,
+            do: Span.with_span({i, n}, %{big: big}, do: Span.record_event(:e, %{big: big}))
 
-      Span.start_span(:abandoned, %{big: big})
+        Span.start_span(:abandoned, %{big: big})
+      end)
+
+      eventually(fn -> assert counts() == before end)
     end)
-
-    eventually(fn -> live.() == before end)
   end
 
   # What is held after garbage is gone, of this process too.
