@@ -100,9 +100,21 @@ impl<'a, P: ?Sized> Key<'a, P> {
         if bytes.len() > INLINE_MAX {
             return None;
         }
-        let (low, high) = pack(bytes);
-        let meta = u64::from(kind << 4) | bytes.len() as u64;
-        Some(Key::Inline(low, high | (meta << 56)))
+        Some(Key::packed(kind, pack(bytes), bytes.len()))
+    }
+
+    /// The key for the first `len` bytes of a number, whose others are zero: the same as [`Key::new`] of
+    /// those bytes in little-endian order.
+    ///
+    /// # Panics
+    ///
+    /// When `kind` is not below [`KINDS`], or `len` is above [`INLINE_MAX`].
+    #[inline(always)]
+    pub const fn packed(kind: u8, bytes: u128, len: usize) -> Self {
+        assert!(kind < KINDS, "expected a kind below KINDS");
+        assert!(len <= INLINE_MAX, "expected bytes that fit a slot");
+        let meta = ((kind as u64) << 4) | len as u64;
+        Key::Inline(bytes as u64, (bytes >> 64) as u64 | (meta << 56))
     }
 
     /// The key for one word: the same as [`Key::new`] of its eight bytes.
@@ -117,25 +129,27 @@ impl<'a, P: ?Sized> Key<'a, P> {
     }
 }
 
-/// The first eight of up to 15 bytes and the rest, as two little-endian words filled up with
-/// zeros. The loads overlap instead of depending on the length byte by byte, and stay in
-/// registers: a key that went through memory would stall the look-up that reads it back.
+/// Up to 15 bytes as a little-endian number. The loads overlap instead of depending on the length byte
+/// by byte, and stay in registers: a key that went through memory would stall the look-up that reads
+/// it back. Of more bytes it is of no use.
 #[inline(always)]
-fn pack(bytes: &[u8]) -> (u64, u64) {
+pub fn pack(bytes: &[u8]) -> u128 {
     let len = bytes.len();
     let byte = |index: usize| u64::from(bytes[index]) << (8 * index);
     if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
         let last = u64::from_le_bytes(*last);
-        let high = last.checked_shr(8 * (16 - len as u32)).unwrap_or(0);
-        (u64::from_le_bytes(*first), high)
+        let high = last
+            .checked_shr(8 * 16u32.saturating_sub(len as u32))
+            .unwrap_or(0);
+        u128::from(u64::from_le_bytes(*first)) | u128::from(high) << 64
     } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
         let first = u64::from(u32::from_le_bytes(*first));
         let last = u64::from(u32::from_le_bytes(*last));
-        (first | last << (8 * (len - 4)), 0)
+        u128::from(first | last << (8 * (len - 4)))
     } else if len > 0 {
-        (byte(0) | byte(len / 2) | byte(len - 1), 0)
+        u128::from(byte(0) | byte(len / 2) | byte(len - 1))
     } else {
-        (0, 0)
+        0
     }
 }
 

@@ -8,12 +8,13 @@
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
+use foundation_core::key::{INLINE_MAX, pack};
 use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
-use super::view::{View, entries};
-use super::{PRIMARY, binary_term, map_term, word_term};
+use super::view::{View, binary, entries, tuple};
+use super::{PRIMARY, binary_term, is_immediate, map_term, word, word_term};
 
 /// The longest encoding; longer terms are kept as terms.
 const ENCODED_MAX: usize = 512;
@@ -22,7 +23,6 @@ const DEPTH_MAX: usize = 16;
 /// The longest binary that the VM copies instead of sharing it.
 const HEAP_BINARY_MAX: usize = 64;
 
-const TAG_IMMEDIATE: u8 = 0x00;
 const TAG_FLOAT: u8 = 0x01;
 const TAG_INTEGER: u8 = 0x02;
 const TAG_NATURAL: u8 = 0x03;
@@ -32,6 +32,8 @@ const TAG_LIST: u8 = 0x06;
 const TAG_END: u8 = 0x07;
 const TAG_TAIL: u8 = 0x08;
 const TAG_MAP: u8 = 0x09;
+/// And how many bytes its word has, behind the tag.
+const IMMEDIATE: u8 = 0x10;
 const SHORT_TUPLE: u8 = 0x20;
 const SHORT_TUPLES: usize = 0x20;
 const SHORT_BINARY: u8 = 0x40;
@@ -110,6 +112,38 @@ impl Buffer {
         self.push(&[number as u8])
     }
 
+    /// Writes as many bytes of a number as `len` says.
+    #[inline]
+    fn push_short(&mut self, number: u128, len: usize) -> Result<(), NotEncoded> {
+        let bytes = number.to_le_bytes();
+        // All are written, which does not depend on their number, and of some it is forgotten.
+        match self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) => {
+                for (place, byte) in room.iter_mut().zip(bytes) {
+                    place.write(byte);
+                }
+                self.len += len;
+                Ok(())
+            }
+            None => self.push(&bytes[..len]),
+        }
+    }
+
+    #[inline(always)]
+    fn push_immediate(&mut self, word: u64) -> Result<(), NotEncoded> {
+        let (number, len) = short_immediate(word);
+        self.push_short(number, len)
+    }
+
+    #[inline]
+    fn push_binary(&mut self, bytes: &[u8], form: Form) -> Result<(), NotEncoded> {
+        if form == Form::Value && bytes.len() > HEAP_BINARY_MAX {
+            return Err(NotEncoded);
+        }
+        self.push_header(bytes.len(), (SHORT_BINARY, SHORT_BINARIES), TAG_BINARY)?;
+        self.push(bytes)
+    }
+
     fn push_header(
         &mut self,
         count: usize,
@@ -152,17 +186,8 @@ impl Buffer {
             return Err(NotEncoded);
         }
         match View::of(term) {
-            View::Immediate(word) => {
-                self.push(&[TAG_IMMEDIATE])?;
-                self.push_number(word >> 2)
-            }
-            View::Binary(bytes) => {
-                if form == Form::Value && bytes.len() > HEAP_BINARY_MAX {
-                    return Err(NotEncoded);
-                }
-                self.push_header(bytes.len(), (SHORT_BINARY, SHORT_BINARIES), TAG_BINARY)?;
-                self.push(bytes)
-            }
+            View::Immediate(word) => self.push_immediate(word),
+            View::Binary(bytes) => self.push_binary(bytes, form),
             View::Cell(..) => {
                 self.push(&[TAG_LIST])?;
                 let mut rest = term;
@@ -180,7 +205,15 @@ impl Buffer {
             View::Tuple(elements) => {
                 self.push_header(elements.len(), (SHORT_TUPLE, SHORT_TUPLES), TAG_TUPLE)?;
                 for element in elements.iter() {
-                    self.encode(element, form, depth + 1)?;
+                    // Most are one of these.
+                    let word = word(element);
+                    if is_immediate(word) {
+                        self.push_immediate(word)?;
+                    } else if let Some(bytes) = binary(element) {
+                        self.push_binary(bytes, form)?;
+                    } else {
+                        self.encode(element, form, depth + 1)?;
+                    }
                 }
                 Ok(())
             }
@@ -216,6 +249,65 @@ impl Buffer {
             View::Map(_) | View::Flat | View::Opaque => Err(NotEncoded),
         }
     }
+}
+
+/// The encoding of an immediate, as a number and how many bytes of it count.
+#[inline(always)]
+fn short_immediate(word: u64) -> (u128, usize) {
+    let word = word >> 2;
+    let len = (u64::BITS - word.leading_zeros()).div_ceil(8);
+    let tag = IMMEDIATE | len as u8;
+    (u128::from(word) << 8 | u128::from(tag), 1 + len as usize)
+}
+
+/// The encoding of a tuple of immediates and binaries as far as it fits into registers: the bytes that
+/// [`Buffer::encode`] would write, as a number. It is what most keys are that are neither numbers nor binaries.
+struct Short {
+    bytes: u128,
+    len: usize,
+}
+
+impl Short {
+    const MAX: usize = INLINE_MAX;
+
+    /// A tuple of so many elements, before the first of them.
+    #[inline(always)]
+    fn tuple(arity: usize) -> Option<Self> {
+        (arity < Self::MAX).then(|| Short {
+            bytes: u128::from(SHORT_TUPLE | arity as u8),
+            len: 1,
+        })
+    }
+
+    /// Appends an element, if it is one of those and there is room.
+    #[inline(always)]
+    fn push(&mut self, element: Term) -> bool {
+        let (number, len) = match word(element) {
+            word if is_immediate(word) => short_immediate(word),
+            _ => match binary(element) {
+                Some(bytes) if bytes.len() < Self::MAX => {
+                    let header = SHORT_BINARY | bytes.len() as u8;
+                    (pack(bytes) << 8 | u128::from(header), 1 + bytes.len())
+                }
+                _ => return false,
+            },
+        };
+        let fits = self.len + len <= Self::MAX;
+        if fits {
+            self.bytes |= number << (8 * self.len);
+            self.len += len;
+        }
+        fits
+    }
+}
+
+/// The encoding of a short tuple in registers: its bytes, and how many there are.
+#[inline]
+pub(super) fn short_tuple(term: Term) -> Option<(u128, usize)> {
+    let elements = tuple(term)?;
+    let mut short = Short::tuple(elements.len())?;
+    let fits = elements.iter().all(|element| short.push(element));
+    fits.then_some((short.bytes, short.len))
 }
 
 /// The term of an encoding.
@@ -270,10 +362,6 @@ impl<'a> Reader<'a, '_> {
         let tag = self.byte();
         let env = self.env.as_c_arg();
         match tag {
-            TAG_IMMEDIATE => {
-                let word = self.number() << 2 | PRIMARY;
-                word_term(self.env, word)
-            }
             TAG_FLOAT => {
                 let float = f64::from_le_bytes(self.eight());
                 // SAFETY: the environment is the call's.
@@ -299,6 +387,10 @@ impl<'a> Reader<'a, '_> {
             }
             TAG_LIST => self.list(),
             TAG_MAP => self.map(),
+            short if short < SHORT_TUPLE => {
+                let word = pack(self.take(usize::from(short - IMMEDIATE))) as u64;
+                word_term(self.env, word << 2 | PRIMARY)
+            }
             short if short >= SHORT_BINARY => self.binary(usize::from(short - SHORT_BINARY)),
             short => self.tuple(usize::from(short - SHORT_TUPLE)),
         }

@@ -11,7 +11,7 @@ use rustler::sys::{ErlNifHash, enif_hash};
 use rustler::{Env, Term};
 
 use super::budget::measure;
-use super::encoding::{Buffer, Form, decode};
+use super::encoding::{Buffer, Form, decode, short_tuple};
 use super::owned::{OwnedTerm, Probe};
 use super::view::binary;
 use super::{binary_term, is_immediate, word, word_term};
@@ -36,6 +36,13 @@ fn immediate_key<P>(term: Term) -> Option<Key<'static, P>> {
 #[inline(always)]
 pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
     immediate_key(term).or_else(|| Key::short(BINARY, binary(term)?))
+}
+
+/// The key of a short tuple of those.
+#[inline]
+pub fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
+    let (bytes, len) = short_tuple(term)?;
+    Some(Key::packed(COMPOUND, bytes, len))
 }
 
 /// The key of a term, which `buffer` and `probe` hold what it borrows of.
@@ -67,6 +74,9 @@ fn compound_key<'k, 'a: 'k>(
     buffer: &'k mut Buffer,
     probe: &'k mut Option<Probe>,
 ) -> Result<Key<'k, Probe>, Failure> {
+    if let Some(key) = short_compound_key(term) {
+        return Ok(key);
+    }
     if buffer.encode(term, Form::Key, 0).is_ok() {
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }

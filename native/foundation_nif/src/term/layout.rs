@@ -65,6 +65,22 @@ pub(super) fn may_be_binary(term: Term) -> bool {
 /// The keys and the values of a map that is small, in the order of its keys.
 pub type Entries<'a> = (&'a [ErlNifTerm], &'a [ErlNifTerm]);
 
+/// The elements of a tuple; `None` for every other term.
+#[inline(always)]
+pub(super) fn tuple_words(term: Term<'_>) -> Option<&[ErlNifTerm]> {
+    if word(term) & PRIMARY != BOXED {
+        return None;
+    }
+    // SAFETY: a boxed term points at its header, and that of a tuple has the number of elements that
+    // are behind it.
+    unsafe {
+        let header = number(term, 0);
+        let elements = pointer(term).wrapping_add(1);
+        (header & SUBTAG == 0)
+            .then(|| std::slice::from_raw_parts(elements, (header >> ARITY) as usize))
+    }
+}
+
 /// What a boxed term is made of.
 pub(super) enum Boxed<'a> {
     Tuple(&'a [ErlNifTerm]),
@@ -76,17 +92,10 @@ pub(super) enum Boxed<'a> {
 #[inline(always)]
 pub(super) fn boxed(term: Term<'_>) -> Boxed<'_> {
     debug_assert_eq!(word(term) & PRIMARY, BOXED);
-    // SAFETY: a boxed term points at its header.
-    let header = unsafe { number(term, 0) };
-    if header & SUBTAG == 0 {
-        // SAFETY: the header of a tuple has the number of elements that are behind it.
-        let elements =
-            unsafe { std::slice::from_raw_parts(pointer(term).add(1), (header >> ARITY) as usize) };
-        return Boxed::Tuple(elements);
-    }
-    match small_map(term) {
-        Some(entries) => Boxed::SmallMap(entries),
-        None => Boxed::Other,
+    match (tuple_words(term), small_map(term)) {
+        (Some(elements), _) => Boxed::Tuple(elements),
+        (None, Some(entries)) => Boxed::SmallMap(entries),
+        (None, None) => Boxed::Other,
     }
 }
 

@@ -6,7 +6,7 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
-use super::layout::{Boxed, boxed, cell, may_be_binary, small_map};
+use super::layout::{Boxed, boxed, cell, may_be_binary, small_map, tuple_words};
 use super::{is_immediate, no_term, word};
 use crate::raw::Failure;
 
@@ -183,6 +183,13 @@ impl<'a> Elements<'a> {
             .iter()
             .map(move |word| unsafe { Term::new(self.env, *word) })
     }
+}
+
+/// The elements of a tuple; `None` for every other term.
+#[inline(always)]
+pub(super) fn tuple(term: Term<'_>) -> Option<Elements<'_>> {
+    let env = term.get_env();
+    tuple_words(term).map(|words| Elements { env, words })
 }
 
 /// What a term is, as far as its encoding is concerned.
