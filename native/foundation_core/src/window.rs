@@ -10,6 +10,7 @@
 
 use crate::key::{Key, LONG, NoForeign, Seed};
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
+use crate::table::prefetch;
 
 /// Shards: enough that callers on as many schedulers seldom meet.
 pub const SHARDS: usize = 16;
@@ -78,6 +79,7 @@ pub trait Opener: Copy {
 
 /// What a repeat needs to know of a window: half a cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 struct Open {
     /// The key, if it is short; else its hash, with [`LONG`] in the top byte of the second word.
     key: (u64, u64),
@@ -87,8 +89,9 @@ struct Open {
     next: u32,
 }
 
-/// The rest.
+/// The rest: a cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Slot<E> {
     /// The order in which windows were opened, over all shards.
     seq: u64,
@@ -211,6 +214,11 @@ impl<E: Copy> Shard<E> {
                 self.free = place.next;
                 *place = open;
                 *self.slots.at_mut(at) = slot;
+                // Long not used, it is in no cache; it will be when the next window is opened here.
+                if self.free != NONE {
+                    prefetch(self.opens.at(self.free));
+                    prefetch(self.slots.at(self.free));
+                }
                 at
             }
         };

@@ -45,6 +45,7 @@ use crate::interleave::{Point, reach};
 use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
 use counter::Counter;
 use directory::Directory;
+pub(crate) use segment::prefetch;
 use segment::{Position, Segment, Words};
 use value::ValueWord;
 

@@ -153,7 +153,7 @@ fn taken(tags: u64) -> u64 {
 
 /// A hint to the processor, where it takes one.
 #[inline]
-fn prefetch<T>(place: &T) {
+pub(crate) fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
