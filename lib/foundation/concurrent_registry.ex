@@ -159,7 +159,22 @@ defmodule Foundation.ConcurrentRegistry do
   @doc since: "0.1.0"
   @spec update(t, key, default :: value, (value -> value)) :: value
   def update(%__MODULE__{} = registry, key, default, fun) when is_function(fun, 1) do
-    registry.backend.update(registry.table, key, default, fun)
+    case update_once(registry.backend, registry.table, key, default, fun) do
+      {:ok, value} -> value
+      :again -> update(registry, key, default, fun)
+    end
+  end
+
+  # Optimistic, without a lock that a dying process could keep.
+  defp update_once(backend, table, key, default, fun) do
+    case backend.fetch(table, key) do
+      {version, value} ->
+        new = fun.(value)
+        if backend.replace(table, key, version, new), do: {:ok, new}, else: :again
+
+      :error ->
+        if backend.put_new(table, key, default), do: {:ok, default}, else: :again
+    end
   end
 
   @doc """

@@ -6,6 +6,7 @@ defmodule Foundation.ConcurrentRegistry.Backend do
   @type table :: term
   @type key :: term
   @type value :: term
+  @type version :: term
 
   @doc "A new, empty table. It belongs to the caller and goes when the caller ends."
   @callback new() :: table
@@ -19,13 +20,14 @@ defmodule Foundation.ConcurrentRegistry.Backend do
   @doc "The value as it was last set, or `default`. O(1) besides the copy; takes no lock."
   @callback get(table, key, default :: term) :: value | term
 
-  @doc """
-  Replaces a value by `fun` of it, or sets `default` where there is none, and returns the new value.
+  @doc "The value with the version that its write had, or `:error`. O(1) besides the copy."
+  @callback fetch(table, key) :: {version, value} | :error
 
-  Linearizable: the value that `fun` was given is the one that its result replaces. `fun` runs in
-  the caller, under no lock, and again for as often as another write of the key came between.
+  @doc """
+  Sets a key that is still of the version that was read, and says whether it was: a compare-and-swap,
+  since no two writes have the same version. O(1); in the ETS engine O(size of the table) for a few keys.
   """
-  @callback update(table, key, default :: value, fun :: (value -> value)) :: value
+  @callback replace(table, key, version, value) :: boolean
 
   @doc "Removes a key, if it is there. O(1)."
   @callback delete(table, key) :: :ok

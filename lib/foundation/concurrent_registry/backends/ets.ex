@@ -3,8 +3,7 @@ defmodule Foundation.ConcurrentRegistry.Backends.ETS do
   # A public ETS table of `{key, version, value}`.
   #
   # Each write gives its row a version that no other row of this node ever has. So a row that still
-  # has the version that was read has not been written since, and an update is a compare-and-swap
-  # on it: optimistic, without a lock that a dying process could keep.
+  # has the version that was read has not been written since.
 
   @behaviour Foundation.ConcurrentRegistry.Backend
 
@@ -34,22 +33,18 @@ defmodule Foundation.ConcurrentRegistry.Backends.ETS do
   end
 
   @impl true
-  def update(table, key, default, fun) do
-    updated =
-      case :ets.lookup(table, key) do
-        # The key as it is stored: until OTP 26 -0.0 is equal to 0.0, and yet no pattern for it.
-        [{stored, read, value}] ->
-          new = fun.(value)
-          if replace(table, stored, read, new), do: {:ok, new}, else: :again
-
-        [] ->
-          if put_new(table, key, default), do: {:ok, default}, else: :again
-      end
-
-    case updated do
-      {:ok, value} -> value
-      :again -> update(table, key, default, fun)
+  def fetch(table, key) do
+    case :ets.lookup(table, key) do
+      # With the key as it is stored: until OTP 26 -0.0 is equal to 0.0, and yet no pattern for it.
+      [{stored, version, value}] -> {{stored, version}, value}
+      [] -> :error
     end
+  end
+
+  @impl true
+  def replace(table, _key, {stored, version}, value) do
+    row = {{:element, 1, :"$_"}, version(), {:const, value}}
+    1 == :ets.select_replace(table, [{{pattern(stored), version, :_}, [], [{row}]}])
   end
 
   @impl true
@@ -87,12 +82,6 @@ defmodule Foundation.ConcurrentRegistry.Backends.ETS do
 
   defp chunk({rows, continuation}), do: {rows, continuation}
   defp chunk(:"$end_of_table"), do: {:halt, :done}
-
-  # Whether the row was still of the version that was read, and is now replaced.
-  defp replace(table, key, read, value) do
-    row = {{:element, 1, :"$_"}, version(), {:const, value}}
-    1 == :ets.select_replace(table, [{{pattern(key), read, :_}, [], [{row}]}])
-  end
 
   # The key finds the row, the version identifies it. ETS takes a key in a pattern as it is, maps
   # too, but for the atoms that mean something in a pattern. A key with one of those in it is

@@ -1,9 +1,6 @@
 defmodule Foundation.ConcurrentRegistry.Backends.Native do
   @moduledoc false
   # A table of the native library, by its reference.
-  #
-  # As in the ETS engine each write has a version that no other write has, and an update is a
-  # compare-and-swap on it.
 
   @behaviour Foundation.ConcurrentRegistry.Backend
 
@@ -25,25 +22,11 @@ defmodule Foundation.ConcurrentRegistry.Backends.Native do
   def get(table, key, default), do: Native.concurrent_get(table, key, default)
 
   @impl true
-  def update(table, key, default, fun) do
-    updated =
-      case Native.concurrent_fetch(table, key) do
-        {version, value} ->
-          new = fun.(value)
+  def fetch(table, key), do: Native.concurrent_fetch(table, key)
 
-          if done!(Native.concurrent_replace(table, key, version, new)),
-            do: {:ok, new},
-            else: :again
-
-        :error ->
-          if put_new(table, key, default), do: {:ok, default}, else: :again
-      end
-
-    case updated do
-      {:ok, value} -> value
-      :again -> update(table, key, default, fun)
-    end
-  end
+  @impl true
+  def replace(table, key, version, value),
+    do: done!(Native.concurrent_replace(table, key, version, value))
 
   @impl true
   def delete(table, key), do: Native.concurrent_delete(table, key)
