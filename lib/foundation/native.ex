@@ -38,6 +38,10 @@ defmodule Foundation.Native do
   @spec library_version() :: String.t() | nil
   def library_version, do: absent()
 
+  # What is alive of each sort of thing that the library makes, for tests that look for leaks.
+  @spec live_counts() :: %{optional(atom) => non_neg_integer} | nil
+  def live_counts, do: absent()
+
   # Panics in the library, for the test that the VM survives it: raises `:nif_panicked`.
   @spec library_panic() :: no_return | nil
   def library_panic, do: absent()
@@ -158,9 +162,6 @@ defmodule Foundation.Native do
 
   @spec registry_names() :: [name]
   def registry_names, do: absent() || []
-
-  @spec registry_live_counts() :: %{optional(atom) => non_neg_integer} | nil
-  def registry_live_counts, do: absent()
 
   ## Registry: entries, O(1)
 

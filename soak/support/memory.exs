@@ -30,7 +30,7 @@ defmodule Soak.Memory do
 
   def figures, do: :persistent_term.get(__MODULE__)
 
-  defp live, do: Foundation.Native.registry_live_counts()
+  defp live, do: Foundation.Native.live_counts()
 
   # In bytes; nil where there is no such file.
   defp resident do

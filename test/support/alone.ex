@@ -47,5 +47,5 @@ defmodule Foundation.Alone do
 
   @doc "What is alive in the library."
   @spec counts() :: map
-  def counts, do: Foundation.Native.registry_live_counts()
+  def counts, do: Foundation.Native.live_counts()
 end

@@ -9,13 +9,13 @@ defmodule Foundation.NativeArguments do
 
   @arguments %{
     library_version: [],
+    live_counts: [],
     registry_start: [:name, :kind, :natural, :atoms, :pairs, :bound, :bound],
     registry_stop: [:name],
     registry_config: [:name],
     registry_info: [:name],
     registry_count: [:name],
     registry_names: [],
-    registry_live_counts: [],
     registry_register: [:name, :any, :any],
     registry_register_for: [:name, :pid, :any, :any],
     registry_unregister: [:name, :any],

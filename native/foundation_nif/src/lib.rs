@@ -7,6 +7,7 @@ compile_error!("the native library is for 64 bits; elsewhere: config :foundation
 mod background;
 mod concurrent_registry;
 mod faults;
+mod live;
 mod measure;
 mod pin;
 mod process;

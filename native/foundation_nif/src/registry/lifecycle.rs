@@ -1,20 +1,17 @@
 //! Starting and stopping registries, and their figures.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use foundation_core::table::{Guard, pin, reclaim};
+use foundation_core::table::{Guard, pin};
 use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
-use super::table::{Config, Entries, Kind, LIVE, LIVE_WATCHES, NAMES, Registry};
+use super::table::{Config, Entries, Kind, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
-use crate::concurrent_registry;
 use crate::process;
 use crate::raw::{Failure, NifResult, nifs};
-use crate::telemetry;
-use crate::term::{Buffer, LIVE_TERMS, check_size, elements, key, word, word_term};
+use crate::term::{Buffer, check_size, elements, key, word, word_term};
 
 nifs! {
     registry_start / 7,
@@ -23,7 +20,6 @@ nifs! {
     registry_info / 1,
     registry_count / 1,
     registry_names / 0,
-    registry_live_counts / 0,
     registry_watch / 1,
     registry_take_deaths / 0,
 }
@@ -31,7 +27,6 @@ nifs! {
 atoms! {
     ok, error, created, adopted, replaced, already_started, system_limit, infinity,
     unique, duplicate_key, duplicate_pid,
-    registries, tables, terms, retired, watches, remotes, spans,
 }
 
 impl Kind {
@@ -213,26 +208,6 @@ fn registry_names<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     let names = NAMES.all().into_iter();
     let names: Vec<_> = names.map(|(name, _)| word_term(env, name)).collect();
     Ok(names.encode(env))
-}
-
-/// What is alive of each sort of thing that the library makes, for tests that look for leaks.
-fn registry_live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
-    reclaim::flush();
-    let counts = [
-        (registries(), LIVE.load(Ordering::Relaxed) as i64),
-        (tables(), concurrent_registry::LIVE.load(Ordering::Relaxed)),
-        (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
-        (retired(), reclaim::outstanding() as i64),
-        (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
-        (remotes(), process::remote_count() as i64),
-        (spans(), telemetry::processes_with_spans() as i64),
-    ];
-    let map = counts
-        .into_iter()
-        .try_fold(Term::map_new(env), |map, (name, count)| {
-            map.map_put(name, count)
-        });
-    map.map_err(|_| Failure::BadArgument)
 }
 
 fn registry_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {

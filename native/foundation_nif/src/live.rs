@@ -1,0 +1,34 @@
+//! What is alive of each sort of thing that the library makes, for tests that look for leaks.
+
+use std::sync::atomic::Ordering;
+
+use foundation_core::table::reclaim;
+use rustler::{Env, Term, atoms};
+
+use crate::raw::{Failure, NifResult, nifs};
+use crate::registry::table::{LIVE, LIVE_WATCHES};
+use crate::term::LIVE_TERMS;
+use crate::{concurrent_registry, process, telemetry};
+
+nifs! { live_counts / 0 }
+
+atoms! { registries, tables, terms, retired, watches, remotes, spans }
+
+fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    reclaim::flush();
+    let counts = [
+        (registries(), LIVE.load(Ordering::Relaxed) as i64),
+        (tables(), concurrent_registry::LIVE.load(Ordering::Relaxed)),
+        (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
+        (retired(), reclaim::outstanding() as i64),
+        (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
+        (remotes(), process::remote_count() as i64),
+        (spans(), telemetry::processes_with_spans() as i64),
+    ];
+    let map = counts
+        .into_iter()
+        .try_fold(Term::map_new(env), |map, (name, count)| {
+            map.map_put(name, count)
+        });
+    map.map_err(|_| Failure::BadArgument)
+}
