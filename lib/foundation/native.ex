@@ -42,10 +42,6 @@ defmodule Foundation.Native do
   @spec live_counts() :: %{optional(atom) => non_neg_integer} | nil
   def live_counts, do: absent()
 
-  # Panics in the library, for the test that the VM survives it: raises `:nif_panicked`.
-  @spec library_panic() :: no_return | nil
-  def library_panic, do: absent()
-
   # Runs each time this module is loaded, and fails in one case only: a library is of one
   # instance of a module at a time, and it cannot be taken from one that is current. Then
   # that one stays, library and all. One that has been deleted is purged, so that its

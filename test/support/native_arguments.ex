@@ -82,8 +82,8 @@ defmodule Foundation.NativeArguments do
     span_forget: [:id]
   }
 
-  # These load the library, fail when they are told to, or are there in a library of their own only.
-  @others [__info__: 1, load: 2, reattach: 0, library_panic: 0, library_calls: 0]
+  # These load the library, or are there in a library of their own only.
+  @others [__info__: 1, load: 2, reattach: 0, library_calls: 0]
 
   @doc "The types of each function's arguments."
   def all, do: @arguments

@@ -65,12 +65,4 @@ fn library_version<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
     Ok(VERSION.encode(env))
 }
 
-/// Panics, for the test that a panic becomes an exception and goes no further.
-fn library_panic<'a>(_env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
-    panic!("as it was asked to");
-}
-
-raw::nifs! {
-    library_version / 0,
-    library_panic / 0,
-}
+raw::nifs! { library_version / 0 }

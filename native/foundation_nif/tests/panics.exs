@@ -15,6 +15,7 @@ defmodule Foundation.PanicsTest do
   alias Foundation.{Native, NativeArguments, Registry}
   alias Foundation.Telemetry.{SampledEvents, Span}
 
+  @library hd(System.argv())
   @file_of_orders System.fetch_env!("FOUNDATION_FAULTS")
   # More than are removed in the exiting process.
   @many 3_000
@@ -32,6 +33,26 @@ defmodule Foundation.PanicsTest do
     arm("library_version")
     assert catch_error(Native.library_version()) == :nif_panicked
     assert is_binary(Native.library_version())
+  end
+
+  # What the library says of a panic goes to standard error. Writing it must not fail in turn: a
+  # panic while one is being reported aborts the VM.
+  @tag :tmp_dir
+  test "is survived where nobody reads standard error any more", %{tmp_dir: dir} do
+    program = """
+    :ok = Foundation.Native.load(#{inspect(@library)}, #{inspect(Native.library_version())})
+    caught = try do Foundation.Native.live_counts() catch kind, reason -> {kind, reason} end
+    IO.inspect(caught)
+    """
+
+    output = Path.join(dir, "output")
+    # Standard error is a pipe whose reader has ended.
+    script = ~s({ "$1" -pa "$2" -e "$3" 2>&1 >"$4"; echo "status $?" >>"$4"; } | true)
+    elixir = System.find_executable("elixir")
+    arguments = [elixir, Application.app_dir(:foundation, "ebin"), program, output]
+    arm("live_counts")
+    {_none, 0} = System.cmd("sh", ["-c", script, "sh" | arguments])
+    assert File.read!(output) == "{:error, :nif_panicked}\nstatus 0\n"
   end
 
   for {function, types} <- NativeArguments.all() do
