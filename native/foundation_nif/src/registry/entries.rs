@@ -81,16 +81,32 @@ fn register<'a>(
     key_term: Term<'a>,
     value_term: Term<'a>,
 ) -> NifResult<'a> {
+    // A short key is put into memory once, as it is read: the answer of `key` would be moved there, in
+    // larger pieces than it was written in, for which the processor waits.
+    if let Some(key) = short_key(key_term) {
+        return register_key(env, registry, owner, &key, value_term);
+    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
+    register_key(env, registry, owner, &key, value_term)
+}
+
+#[inline(never)]
+fn register_key<'a>(
+    env: Env<'a>,
+    registry: &Arc<Registry>,
+    owner: u64,
+    key: &Key<'_, Probe>,
+    value_term: Term<'a>,
+) -> NifResult<'a> {
     let world = registry.world(env);
     loop {
         let Some(value) = value(value_term)? else {
             return Ok((error(), system_limit()).encode(env));
         };
         let registered = match &registry.entries {
-            Entries::Unique(entries) => entries.register(owner, &key, value, &world),
-            Entries::Duplicate(entries) => entries.register(owner, &key, value, &world),
+            Entries::Unique(entries) => entries.register(owner, key, value, &world),
+            Entries::Duplicate(entries) => entries.register(owner, key, value, &world),
         };
         let reason = match registered {
             Ok(()) => return Ok(registered_term(env, registry)),
@@ -134,12 +150,26 @@ fn unregister<'a>(
     owner: Option<u64>,
     key_term: Term<'a>,
 ) -> NifResult<'a> {
+    // As in `register`.
+    if let Some(key) = short_key(key_term) {
+        return unregister_key(env, registry, owner, &key);
+    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
+    unregister_key(env, registry, owner, &key)
+}
+
+#[inline(never)]
+fn unregister_key<'a>(
+    env: Env<'a>,
+    registry: &Registry,
+    owner: Option<u64>,
+    key: &Key<'_, Probe>,
+) -> NifResult<'a> {
     if let Some(owner) = owner {
         match &registry.entries {
             Entries::Unique(entries) => {
-                entries.unregister(owner, &key);
+                entries.unregister(owner, key);
             }
             Entries::Duplicate(entries) => {
                 let limit = if may_take_long() {
@@ -147,7 +177,7 @@ fn unregister<'a>(
                 } else {
                     ENTRIES_MAX
                 };
-                let removed = entries.unregister(owner, &key, limit);
+                let removed = entries.unregister(owner, key, limit);
                 unless_long(removed.is_none())?;
             }
         }
