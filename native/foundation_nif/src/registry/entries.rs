@@ -12,8 +12,8 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, Probe, cell, elements, empty_list, key, list, pair, short_key,
-    single, value, value_term, word_term,
+    Budget, Buffer, OwnedTerm, Probe, cell, elements, empty_list, key, list, pair,
+    short_compound_key, short_key, single, value, value_term, word_term,
 };
 
 nifs! {
@@ -83,7 +83,7 @@ fn register<'a>(
 ) -> NifResult<'a> {
     // A short key is put into memory once, as it is read: the answer of `key` would be moved there, in
     // larger pieces than it was written in, for which the processor waits.
-    if let Some(key) = short_key(key_term) {
+    if let Some(key) = short_key(key_term).or_else(|| short_compound_key(key_term)) {
         return register_key(env, registry, owner, &key, value_term);
     }
     let (mut buffer, mut probe) = (Buffer::new(), None);
@@ -151,7 +151,7 @@ fn unregister<'a>(
     key_term: Term<'a>,
 ) -> NifResult<'a> {
     // As in `register`.
-    if let Some(key) = short_key(key_term) {
+    if let Some(key) = short_key(key_term).or_else(|| short_compound_key(key_term)) {
         return unregister_key(env, registry, owner, &key);
     }
     let (mut buffer, mut probe) = (Buffer::new(), None);
@@ -206,6 +206,10 @@ fn lookup<'a>(
     budget: &mut Budget,
     guard: &Guard,
 ) -> NifResult<'a> {
+    if let (Some(key), Entries::Unique(entries)) = (short_compound_key(key_term), &registry.entries)
+    {
+        return entry_list(env, entries.get(&key, guard), budget);
+    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     if !budget.spend_search(&key) {
@@ -368,6 +372,9 @@ fn find<'g>(
     key_term: Term<'_>,
     guard: &'g Guard,
 ) -> Result<Option<StoredEntry<'g>>, Failure> {
+    if let Some(key) = short_compound_key(key_term) {
+        return Ok(entries.get(&key, guard));
+    }
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     Ok(entries.get(&key, guard))
