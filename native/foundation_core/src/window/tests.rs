@@ -1,3 +1,4 @@
+use super::shard::IDLE;
 use super::*;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
@@ -118,7 +119,7 @@ fn an_empty_shard_gives_its_memory_back_after_a_while_without_windows() {
     let windows = Windows::new(1_000);
     let is_kept = || {
         let mut shards = windows.shards.iter();
-        shards.any(|shard| !lock(shard).slots.0.is_empty())
+        shards.any(|shard| lock(shard).holds_memory())
     };
     for second in 0..3 {
         first(&windows, b"a", second * IDLE, MS);
@@ -139,9 +140,7 @@ fn a_sweep_hands_out_the_memory_of_an_idle_shard() {
     }
     let in_use = || {
         let shards = windows.shards.iter();
-        shards
-            .filter(|shard| !lock(shard).slots.0.is_empty())
-            .count()
+        shards.filter(|shard| lock(shard).holds_memory()).count()
     };
     assert!(!windows.sweep(1, usize::MAX, drop));
     assert_eq!(in_use(), SHARDS);
