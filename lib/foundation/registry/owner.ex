@@ -100,12 +100,13 @@ defmodule Foundation.Registry.Owner do
   end
 
   # Taken meanwhile by somebody who is no owner, or not yet let go by a predecessor that is
-  # exiting: the table is an orphan until the next start.
+  # exiting: the table is an orphan until the next start. Or given back meanwhile: then again.
   defp bear(name) do
     Process.register(self(), name)
     :ok
   rescue
-    error in ArgumentError -> with :ok <- unborne(name), do: reraise(error, __STACKTRACE__)
+    # Of a name that is an atom and a process that lives and has none, it means that it is taken.
+    ArgumentError -> with :ok <- unborne(name), do: bear(name)
   end
 
   # A table of this name that a crash left behind in the other engine, before a change of

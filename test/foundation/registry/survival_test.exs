@@ -66,6 +66,36 @@ defmodule Foundation.Registry.SurvivalTest do
       GenServer.stop(owner)
     end
 
+    test "a start under a name that others take and give back gets it or says who has it", %{
+      options: options
+    } do
+      name = unique_name("now_and_then")
+      other = start_supervised!({Task, fn -> take_and_give_back(name) end})
+
+      run(start_worker(), fn ->
+        Process.flag(:trap_exit, true)
+
+        for _ <- 1..200 do
+          case Registry.start_link(Keyword.merge(options, name: name)) do
+            {:ok, owner} -> GenServer.stop(owner)
+            error -> assert error == {:error, {:already_started, other}}
+          end
+        end
+      end)
+    end
+
+    defp take_and_give_back(name) do
+      try do
+        Process.register(self(), name)
+      rescue
+        ArgumentError -> :taken
+      else
+        true -> Process.unregister(name)
+      end
+
+      take_and_give_back(name)
+    end
+
     # Whether the process that a worker is starting, the only one it is linked to, waits for something.
     defp starts?(worker) do
       with {:links, [started]} <- Process.info(worker, :links),
