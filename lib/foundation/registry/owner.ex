@@ -8,7 +8,7 @@ defmodule Foundation.Registry.Owner do
 
   require Logger
 
-  alias Foundation.{Native, Predecessor, Steady}
+  alias Foundation.{ExitReason, Native, Predecessor, Steady}
   alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
 
@@ -160,13 +160,8 @@ defmodule Foundation.Registry.Owner do
 
   @impl true
   def terminate(reason, state) do
-    if orderly?(reason), do: state.backend.stop(state.name, state.table)
+    if ExitReason.orderly?(reason), do: state.backend.stop(state.name, state.table)
   end
-
-  defp orderly?(:normal), do: true
-  defp orderly?(:shutdown), do: true
-  defp orderly?({:shutdown, _reason}), do: true
-  defp orderly?(_crash), do: false
 
   defp watch_holder(nil), do: nil
   defp watch_holder(%Table{}), do: Process.monitor(TableHolder)

@@ -6,6 +6,7 @@ defmodule Foundation.Telemetry.Tables do
 
   use GenServer
 
+  alias Foundation.ExitReason
   alias Foundation.Telemetry.{Events, Legacy, Span}
 
   @spec start_link(keyword) :: GenServer.on_start()
@@ -52,7 +53,7 @@ defmodule Foundation.Telemetry.Tables do
 
   @impl true
   def terminate(reason, state) do
-    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason) do
+    if ExitReason.orderly?(reason) do
       # The batch processor has stopped before, and callers have gone on since.
       state.events.seal()
       Events.BatchProcessor.drain(state.events)

@@ -5,6 +5,7 @@ defmodule Foundation.Telemetry.Events.Backend do
   # Counts are kept of decisions (emitted, suppressed, sampled out, dropped) and of what
   # waits; what was offered is their sum, so the sum is right in every answer.
 
+  alias Foundation.Telemetry
   alias Foundation.Telemetry.Events.{Backends, Settings}
   alias Foundation.Telemetry.Sampler.Strategy
 
@@ -21,6 +22,9 @@ defmodule Foundation.Telemetry.Events.Backend do
           sampled_out: non_neg_integer,
           strategy: Strategy.t()
         }
+
+  @doc "Whether the tables exist, and let something in. O(1)."
+  @callback exists?() :: boolean
 
   @doc "Makes the tables, or takes over what a crashed predecessor left. Called by their owner."
   @callback open(Settings.t()) :: :created | :adopted
@@ -85,46 +89,19 @@ defmodule Foundation.Telemetry.Events.Backend do
   @callback sampled() :: [{name :: term, sampled}]
   @callback reset_sampled() :: :ok
 
-  @doc """
-  The backend whose tables exist, `nil` when there are none.
-  """
+  @backends [native: Backends.Native, ets: Backends.ETS]
+
+  @doc "The backend whose tables exist, `nil` when there are none."
   @spec running() :: module | nil
-  def running do
-    case existing() do
-      {:ok, backend} -> backend
-      :none -> nil
-    end
-  end
+  def running, do: Telemetry.Backend.running(@backends)
 
-  @doc """
-  The backend whose tables exist, or a raise that says what is missing.
-  """
+  @doc "The backend whose tables exist, or a raise that says what is missing."
   @spec running!() :: module
-  def running! do
-    case existing() do
-      {:ok, backend} ->
-        backend
+  def running!, do: Telemetry.Backend.running!(@backends)
 
-      :none ->
-        raise "Foundation's telemetry tables do not exist: start the :foundation application"
-    end
-  end
-
-  # Tagged, because `running() || raise` is, to the type checker of Elixir 1.18, still maybe nil.
-  defp existing do
-    cond do
-      Foundation.Native.telemetry_started() -> {:ok, Backends.Native}
-      Backends.ETS.exists?() -> {:ok, Backends.ETS}
-      true -> :none
-    end
-  end
-
-  @doc """
-  The backend of a table's engine.
-  """
+  @doc "The backend of a table's engine."
   @spec of_engine(Foundation.Engine.t()) :: module
-  def of_engine(:native), do: Backends.Native
-  def of_engine(:ets), do: Backends.ETS
+  def of_engine(engine), do: Keyword.fetch!(@backends, engine)
 
   @doc """
   Counts of nothing.

@@ -10,7 +10,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   use GenServer
 
-  alias Foundation.Steady
+  alias Foundation.{ExitReason, Steady}
   alias Foundation.Telemetry.Events.{Backend, Batch}
 
   # How often expired windows are closed and lost edges looked for, in milliseconds.
@@ -102,9 +102,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   def terminate(reason, state) do
     # A crash leaves everything to the successor; an orderly stop may have none. It is also
     # how this process goes when the tables' owner was killed, and the tables with it.
-    orderly? = reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
-
-    if orderly? and Backend.running() == state.backend,
+    if ExitReason.orderly?(reason) and Backend.running() == state.backend,
       do: Enum.each(pending(state), &flush_one(&1, state))
   end
 

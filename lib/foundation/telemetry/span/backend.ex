@@ -3,7 +3,11 @@ defmodule Foundation.Telemetry.Span.Backend do
   # What `Foundation.Telemetry.Span` runs on: a stack of open spans for each process. All
   # but the last three act on the calling process's own, in O(1) where nothing else is said.
 
+  alias Foundation.Telemetry
   alias Foundation.Telemetry.Span.{Backends, Context, Frame}
+
+  @doc "Whether the table exists. O(1)."
+  @callback exists?() :: boolean
 
   @doc "Makes the table, or takes over what a crashed predecessor left. Called by its owner."
   @callback open() :: :created | :adopted
@@ -40,41 +44,17 @@ defmodule Foundation.Telemetry.Span.Backend do
   @doc "Forgets an abandoned span; they are forgotten in their order. Until then a successor is given it too."
   @callback forget(token :: term) :: :ok
 
-  @doc """
-  The backend whose table exists, `nil` when there is none.
-  """
+  @backends [native: Backends.Native, ets: Backends.ETS]
+
+  @doc "The backend whose tables exist, `nil` when there are none."
   @spec running() :: module | nil
-  def running do
-    case existing() do
-      {:ok, backend} -> backend
-      :none -> nil
-    end
-  end
+  def running, do: Telemetry.Backend.running(@backends)
 
-  @doc """
-  The backend whose table exists, or a raise that says what is missing.
-  """
+  @doc "The backend whose tables exist, or a raise that says what is missing."
   @spec running!() :: module
-  def running! do
-    case existing() do
-      {:ok, backend} -> backend
-      :none -> raise "Foundation's span table does not exist: start the :foundation application"
-    end
-  end
+  def running!, do: Telemetry.Backend.running!(@backends)
 
-  # Tagged, because `running() || raise` is, to the type checker of Elixir 1.18, still maybe nil.
-  defp existing do
-    cond do
-      Backends.Native.exists?() -> {:ok, Backends.Native}
-      Backends.ETS.exists?() -> {:ok, Backends.ETS}
-      true -> :none
-    end
-  end
-
-  @doc """
-  The backend of a table's engine.
-  """
+  @doc "The backend of a table's engine."
   @spec of_engine(Foundation.Engine.t()) :: module
-  def of_engine(:native), do: Backends.Native
-  def of_engine(:ets), do: Backends.ETS
+  def of_engine(engine), do: Keyword.fetch!(@backends, engine)
 end

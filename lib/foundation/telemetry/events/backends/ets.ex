@@ -36,10 +36,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   # Sequence numbers come from unique_integer/1, whose first are negative.
   @before_all -0x1_0000_0000_0000_0000
 
-  @doc """
-  Whether the tables exist, and let something in.
-  """
-  @spec exists?() :: boolean
+  @impl true
   def exists? do
     not sealed?()
   rescue

@@ -8,6 +8,9 @@ defmodule Foundation.Telemetry.Events.Backends.Native do
   alias Foundation.Telemetry.Events.Settings
 
   @impl true
+  def exists?, do: Native.telemetry_started() == true
+
+  @impl true
   def open(%Settings{} = s) do
     Native.telemetry_start(s.max_windows, s.max_pending, s.window, s.batch_size, s.batch_timeout)
   end

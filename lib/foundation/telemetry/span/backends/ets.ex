@@ -17,7 +17,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   # Any atom is behind every number in the order of terms.
   @last :last
 
-  @spec exists?() :: boolean
+  @impl true
   def exists?, do: :ets.whereis(@table) != :undefined
 
   @impl true

@@ -8,7 +8,7 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
 
   alias Foundation.Native
 
-  @spec exists?() :: boolean
+  @impl true
   def exists?, do: Native.telemetry_started() == true
 
   @impl true
