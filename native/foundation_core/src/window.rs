@@ -3,8 +3,8 @@
 //! The table is cut into shards, each with a lock of its own and short critical sections; whoever
 //! finds or opens a window under that lock has decided, so there is one winner a window.
 //!
-//! The number of windows is bounded: whoever goes past the bound closes the oldest of all, which is the
-//! oldest of some shard, and each shard says how old that is.
+//! The number of windows is bounded: whoever goes past the bound closes the oldest of all, which is
+//! the oldest of some shard, and each shard says how old that is.
 
 mod shard;
 

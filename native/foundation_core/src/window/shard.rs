@@ -1,9 +1,9 @@
 //! A shard of windows: where each of them is, which of them is the oldest, and which have expired.
 //!
-//! A shard keeps its windows in lists, in the order in which they were opened: one list for each power of
-//! two of their duration. So the oldest window is the first of some list, and a list's first windows are
-//! those that expire first, up to a factor of two in time: finding either looks at the fronts of the lists
-//! and never at the table.
+//! A shard keeps its windows in lists, in the order in which they were opened: one list for each
+//! power of two of their duration. So the oldest window is the first of some list, and a list's
+//! first windows are those that expire first, up to a factor of two in time: finding either looks
+//! at the fronts of the lists and never at the table.
 
 use crate::key::{LONG, Seed};
 use crate::table::prefetch;

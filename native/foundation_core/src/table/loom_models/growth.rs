@@ -5,21 +5,27 @@ use crate::handle::{Handle, State};
 use crate::held::{Hashed, Held, HeldSet};
 use crate::primitive::lock;
 
+/// A table and three keys, whose hashes begin with 0, 1 and 1. It has the first two of them, with
+/// the numbers 10 and 11: the third splits its only segment, and doubles the directory.
+fn full_table() -> (Arc<Subject>, [Key<'static, ()>; 3]) {
+    let table = table();
+    let zero = keys(&table, 0).next().expect("there are");
+    let one = keys(&table, 1).next().expect("there are");
+    let third = keys(&table, 1).nth(1).expect("there are");
+    put(&table, &zero, 10);
+    put(&table, &one, 11);
+    (table, [zero, one, third])
+}
+
 #[test]
 fn loom_a_reader_finds_its_entry_while_the_segment_is_split_and_freed() {
     model(|| {
-        let table = table();
-        let zero = keys(&table, 0).next().expect("there are");
-        let one = keys(&table, 1).next().expect("there are");
-        let third = keys(&table, 1).nth(1).expect("there are");
-        put(&table, &zero, 10);
-        put(&table, &one, 11);
+        let (table, [zero, one, third]) = full_table();
         let other = table.clone();
         let reader = spawn(move || {
             assert_eq!(look(&other, &zero), Some(10));
             assert_eq!(look(&other, &one), Some(11));
         });
-        // The third entry splits the segment and doubles the directory.
         put(&table, &third, 12);
         reclaim::flush();
         reader.join().expect("it reads");
@@ -30,15 +36,9 @@ fn loom_a_reader_finds_its_entry_while_the_segment_is_split_and_freed() {
 #[test]
 fn loom_a_reader_finds_its_entry_while_segments_are_merged_and_freed() {
     model(|| {
-        let table = table();
-        let zero = keys(&table, 0).next().expect("there are");
-        let ones: Vec<_> = keys(&table, 1).take(2).collect();
-        put(&table, &zero, 10);
-        put(&table, &ones[0], 11);
-        put(&table, &ones[1], 12);
+        let (table, [zero, kept, last]) = full_table();
+        put(&table, &last, 12);
         let other = table.clone();
-        let kept = ones[0];
-        let last = ones[1];
         delete(&table, &last);
         let reader = spawn(move || assert_eq!(look(&other, &kept), Some(11)));
         // The other side is empty then: its segment goes, and the directory is halved.
@@ -52,15 +52,10 @@ fn loom_a_reader_finds_its_entry_while_segments_are_merged_and_freed() {
 #[test]
 fn loom_a_key_that_is_sought_is_found_while_its_segment_is_merged_and_freed() {
     model_up_to(2, || {
-        let table = table();
-        let zero = keys(&table, 0).next().expect("there are");
-        let ones: Vec<_> = keys(&table, 1).take(2).collect();
-        put(&table, &zero, 10);
-        put(&table, &ones[0], 11);
-        put(&table, &ones[1], 12);
+        let (table, [zero, kept, last]) = full_table();
+        put(&table, &last, 12);
         let other = table.clone();
-        let kept = ones[0];
-        delete(&table, &ones[1]);
+        delete(&table, &last);
         let reader = spawn(move || {
             let guard = pin();
             let sought = other.seek(other.hash(&kept), &guard);
@@ -76,12 +71,7 @@ fn loom_a_key_that_is_sought_is_found_while_its_segment_is_merged_and_freed() {
 #[test]
 fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
     model(|| {
-        let table = table();
-        let zero = keys(&table, 0).next().expect("there are");
-        let one = keys(&table, 1).next().expect("there are");
-        let third = keys(&table, 1).nth(1).expect("there are");
-        put(&table, &zero, 10);
-        put(&table, &one, 11);
+        let (table, [_, _, third]) = full_table();
         let other = table.clone();
         let rival = spawn(move || put(&other, &third, 1));
         let won = put(&table, &third, 2);
@@ -95,12 +85,7 @@ fn loom_two_that_insert_the_same_key_while_its_segment_is_split_agree() {
 #[test]
 fn loom_a_removal_from_a_segment_that_is_split_meanwhile_is_not_lost() {
     model(|| {
-        let table = table();
-        let zero = keys(&table, 0).next().expect("there are");
-        let one = keys(&table, 1).next().expect("there are");
-        let third = keys(&table, 1).nth(1).expect("there are");
-        put(&table, &zero, 10);
-        put(&table, &one, 11);
+        let (table, [zero, one, third]) = full_table();
         let other = table.clone();
         let remover = spawn(move || assert!(delete(&other, &one)));
         put(&table, &third, 12);
