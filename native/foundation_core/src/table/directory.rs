@@ -10,8 +10,9 @@ use crate::interleave::{Point, reach};
 use crate::primitive::{AtomicI64, AtomicPtr, Mutex, MutexGuard, Ordering, lock};
 
 use super::OutOfMemory;
+use super::group::Words;
 use super::reclaim::Guard;
-use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, Words, capacity};
+use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, capacity};
 
 /// More bits than this are not used to tell segments apart.
 const MAX_BITS: u32 = 32;

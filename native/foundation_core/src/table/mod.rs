@@ -19,6 +19,7 @@ pub(crate) mod bag;
 mod blob;
 pub(crate) mod counter;
 mod directory;
+mod group;
 mod life;
 #[cfg(all(test, loom))]
 mod loom_models;
@@ -45,8 +46,9 @@ use crate::interleave::{Point, reach};
 use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
 use counter::Counter;
 use directory::Directory;
-pub(crate) use segment::prefetch;
-use segment::{Position, Segment, Words};
+use group::Words;
+pub(crate) use group::prefetch;
+use segment::{Position, Segment};
 use value::ValueWord;
 
 /// There was no memory for an entry.

@@ -12,20 +12,20 @@
 //! tombstone (both as in F14, Bronson and Shi, 2019). The tags of all groups lie together: they
 //! stay in the cache when the slots no longer do, and then a look-up misses it once.
 //!
-//! Writers hold the segment's lock. Readers hold nothing: a group's version is odd while a writer
-//! is in it, and who sees it change reads again (a sequence lock whose data are atomics, as in
-//! Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+//! Writers hold the segment's lock. Readers hold nothing: see [`group`](super::group).
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-use crate::primitive::{AtomicU64, Backoff, Mutex, MutexGuard, Ordering, fence, lock};
+use crate::primitive::{AtomicU64, Backoff, Mutex, MutexGuard, Ordering, lock};
 
+use super::group::{
+    GROUP, Group, OVERFLOW_ONE, Slot, Words, free, matching, positions, preferred, prefetch, tag,
+    taken,
+};
 use super::life::Life;
 
-/// Slots in a group: as many as tags fit a word.
-pub(super) const GROUP: usize = 8;
 /// The smallest segment, as a power of two of groups: what an empty table costs.
 pub(super) const MIN_GROUPS_LOG2: u32 = if cfg!(loom) { 0 } else { 1 };
 /// The size from which a segment is split instead of doubled: 1,024 slots. It bounds the work of
@@ -41,33 +41,6 @@ pub(super) const fn capacity(groups_log2: u32) -> usize {
     } else {
         slots / 16 * 13
     }
-}
-
-const VERSION_MASK: u64 = 0xFFFF_FFFF;
-const OVERFLOW_ONE: u64 = 1 << 32;
-
-/// The state of eight slots.
-struct Group {
-    /// The version in the low half, odd while a writer changes the group or its slots; the
-    /// overflow counter in the high half.
-    meta: AtomicU64,
-    /// A byte a slot: 0 when it is free, else the top bit and seven bits of the hash.
-    tags: AtomicU64,
-}
-
-/// One entry: two words of key, its owner's word, and its value's word.
-#[derive(Default)]
-struct Slot {
-    words: [AtomicU64; 4],
-}
-
-/// The words of one entry, read together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Words {
-    pub(super) k0: u64,
-    pub(super) k1: u64,
-    pub(super) owner: u64,
-    pub(super) value: u64,
 }
 
 /// What the lock of a segment protects beside its groups.
@@ -120,70 +93,6 @@ const fn geometry(groups_log2: u32) -> Geometry {
         },
         Err(_) => panic!("a segment's size fits an isize"),
     }
-}
-
-/// Where a hash belongs in a segment: its tag.
-#[inline]
-fn tag(hash: u64) -> u64 {
-    (hash >> 24) & 0x7F | 0x80
-}
-
-/// The position that an entry takes in its group if it is free.
-#[inline]
-fn preferred(hash: u64) -> usize {
-    (hash >> 31) as usize % GROUP
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-/// The top bit of each byte of `tags` that equals `tag`. A byte above an equal one may be claimed
-/// wrongly, and then the words tell; but only one whose top bit is set, never that of a free slot,
-/// whose words may lead to what has been freed.
-#[inline]
-fn matching(tags: u64, tag: u64) -> u64 {
-    let difference = tags ^ (tag * ONES);
-    difference.wrapping_sub(ONES) & !difference & (ONES << 7)
-}
-
-/// The top bit of each byte of `tags` whose slot is taken.
-#[inline]
-fn taken(tags: u64) -> u64 {
-    tags & (ONES << 7)
-}
-
-/// A hint to the processor, where it takes one.
-#[inline]
-pub(crate) fn prefetch<T>(place: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch changes nothing, and every x86-64 processor has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
-/// A free position: the preferred one, else the other one of its cache line, else any.
-fn free(tags: u64, preferred: usize) -> Option<usize> {
-    let is_free = |position: &usize| tags >> (8 * position) & 0x80 == 0;
-    [preferred, preferred ^ 1]
-        .into_iter()
-        .chain(0..GROUP)
-        .find(is_free)
-}
-
-/// The slots that a mask of top bits stands for, lowest first.
-#[inline]
-fn positions(mut mask: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if mask == 0 {
-            return None;
-        }
-        let position = (mask.trailing_zeros() / 8) as usize;
-        mask &= mask - 1;
-        Some(position)
-    })
 }
 
 impl<'g> Segment<'g> {
@@ -548,69 +457,6 @@ impl Position<'_> {
                 .add_overflow(OVERFLOW_ONE.wrapping_neg());
             index = (index + 1) & self.segment.mask();
         }
-    }
-}
-
-impl Group {
-    /// Whether no writer has been here since `meta` was read.
-    #[inline]
-    fn unchanged(&self, meta: u64) -> bool {
-        fence(Ordering::Acquire);
-        self.meta.load(Ordering::Relaxed) == meta
-    }
-
-    /// Makes a change that readers see whole or not at all.
-    fn change(&self, change: impl FnOnce()) {
-        let meta = self.meta.load(Ordering::Relaxed);
-        self.meta.store(meta | 1, Ordering::Relaxed);
-        // The stores of the change come after that of the odd version.
-        fence(Ordering::Release);
-        change();
-        let version = (meta + 2) & VERSION_MASK;
-        self.meta
-            .store(meta & !VERSION_MASK | version, Ordering::Release);
-    }
-
-    fn add_overflow(&self, amount: u64) {
-        let meta = self.meta.load(Ordering::Relaxed).wrapping_add(amount);
-        let version = (meta + 2) & VERSION_MASK;
-        self.meta
-            .store(meta & !VERSION_MASK | version, Ordering::Release);
-    }
-}
-
-impl Words {
-    #[inline]
-    pub(super) fn has_key(&self, k0: u64, k1: u64) -> bool {
-        self.k0 == k0 && self.k1 == k1
-    }
-
-    const FREE: Words = Words {
-        k0: 0,
-        k1: 0,
-        owner: 0,
-        value: 0,
-    };
-}
-
-impl Slot {
-    #[inline]
-    fn load(&self) -> Words {
-        let [k0, k1, owner, value] = &self.words;
-        Words {
-            k0: k0.load(Ordering::Relaxed),
-            k1: k1.load(Ordering::Relaxed),
-            owner: owner.load(Ordering::Relaxed),
-            value: value.load(Ordering::Relaxed),
-        }
-    }
-
-    fn store(&self, words: Words) {
-        let [k0, k1, owner, value] = &self.words;
-        k0.store(words.k0, Ordering::Relaxed);
-        k1.store(words.k1, Ordering::Relaxed);
-        owner.store(words.owner, Ordering::Relaxed);
-        value.store(words.value, Ordering::Relaxed);
     }
 }
 

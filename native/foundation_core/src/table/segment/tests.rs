@@ -1,4 +1,5 @@
 use super::*;
+use crate::table::group::VERSION_MASK;
 
 /// A hash whose home is a group and whose tag is given, in a segment of two groups.
 fn hash(home: u64, tag: u64) -> u64 {
