@@ -6,6 +6,7 @@
 pub mod deaths;
 mod entries;
 mod lifecycle;
+mod lookups;
 mod meta;
 pub mod table;
 mod walk;

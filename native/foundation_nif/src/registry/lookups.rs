@@ -1,0 +1,221 @@
+//! Looking up entries by their key.
+
+use foundation_core::key::Key;
+use foundation_core::registry::Unique;
+use foundation_core::table::{Entry, Guard, Members, Sought, ValueView, pin};
+use rustler::{Env, Term, atoms};
+
+use super::entries::ENTRIES_MAX;
+use super::registry;
+use super::table::{Entries, Registry};
+use crate::process::live_pid;
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{
+    Budget, Buffer, OwnedTerm, Probe, cell, empty_list, key, list, pair, short_compound_key,
+    short_key, single, value_term,
+};
+
+nifs! {
+    registry_lookup / 2,
+    registry_lookup_many / 2,
+    registry_whereis / 2,
+}
+
+atoms! { undefined, duplicate }
+
+type StoredEntry<'g> = Entry<'g, OwnedTerm>;
+
+fn registry_lookup<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    if let (Some(key), Entries::Unique(entries)) = (short_key(key_term), &registry.entries) {
+        return entry_list(env, entries.get(&key, &guard), &mut Budget::default());
+    }
+    lookup(env, registry, key_term, &mut Budget::default(), &guard)
+}
+
+#[inline(never)]
+fn lookup<'a>(
+    env: Env<'a>,
+    registry: &Registry,
+    key_term: Term<'a>,
+    budget: &mut Budget,
+    guard: &Guard,
+) -> NifResult<'a> {
+    if let (Some(key), Entries::Unique(entries)) = (short_compound_key(key_term), &registry.entries)
+    {
+        return entry_list(env, entries.get(&key, guard), budget);
+    }
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    if !budget.spend_search(&key) {
+        return Err(Failure::TakesLong);
+    }
+    match &registry.entries {
+        Entries::Unique(entries) => entry_list(env, entries.get(&key, guard), budget),
+        Entries::Duplicate(entries) => entries_list(env, entries.get(&key, guard), budget, guard),
+    }
+}
+
+/// `[{pid, value}, …]` of a key's entries whose owners are alive.
+fn entries_list<'a>(
+    env: Env<'a>,
+    members: Option<Members<'_, OwnedTerm>>,
+    budget: &mut Budget,
+    guard: &Guard,
+) -> NifResult<'a> {
+    let mut found = Vec::new();
+    let rest = members.and_then(|members| {
+        members.walk(0, guard, |member| {
+            // All of a key's entries are one answer, which a dirty scheduler has the time for.
+            let in_time = budget.spend(member.value) || may_take_long();
+            if in_time && let Some(pid) = live_pid(env, member.owner) {
+                found.push(pair(env, pid, value_term(env, member.value)).as_c_arg());
+            }
+            in_time
+        })
+    });
+    match rest {
+        Some(_) => Err(Failure::TakesLong),
+        // SAFETY: the pairs were made in this environment.
+        None => Ok(unsafe { list(env, &found) }),
+    }
+}
+
+/// `[{pid, value}]` of an entry, or `[]` if there is none or its owner is dead.
+#[inline(always)]
+fn entry_list<'a>(
+    env: Env<'a>,
+    entry: Option<StoredEntry<'_>>,
+    budget: &mut Budget,
+) -> NifResult<'a> {
+    let Some(entry) = entry else {
+        return Ok(empty_list(env));
+    };
+    let Some(pid) = live_pid(env, entry.owner) else {
+        return Ok(empty_list(env));
+    };
+    let value = stored(env, entry.value, budget)?;
+    Ok(single(env, pair(env, pid, value)))
+}
+
+/// A stored value's term, unless copying it takes too long here.
+#[inline]
+pub fn stored<'a>(
+    env: Env<'a>,
+    value: ValueView<'_, OwnedTerm>,
+    budget: &mut Budget,
+) -> NifResult<'a> {
+    if budget.spend(value) {
+        Ok(value_term(env, value))
+    } else {
+        Err(Failure::TakesLong)
+    }
+}
+
+/// How many keys of `registry_lookup_many` are fetched from memory side by side. All are asked for
+/// before the first is read: where each was read after another had been asked for, a table of a
+/// million took half as long again.
+const ABREAST: usize = 16;
+
+/// A key of `registry_lookup_many` that is under way.
+#[derive(Clone, Copy)]
+struct UnderWay<'a, 'g> {
+    key: Term<'a>,
+    /// The keys after it.
+    next: Term<'a>,
+    sought: Option<(Key<'static, Probe>, Sought<'g>)>,
+}
+
+/// `registry_lookup_many(name, keys) -> {results, rest}`: of as many keys as there is time for.
+fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let mut results = Vec::with_capacity(ABREAST);
+    let mut budget = Budget::default();
+    let mut under_way = [UnderWay {
+        key: keys,
+        next: keys,
+        sought: None,
+    }; ABREAST];
+    let (mut unbegun, mut rest) = (keys, keys);
+    'all: while results.len() < ENTRIES_MAX {
+        let mut begun = 0;
+        while begun < ABREAST
+            && let Some((key, next)) = cell(unbegun)
+        {
+            let sought = seek(registry, key, &guard);
+            under_way[begun] = UnderWay { key, next, sought };
+            unbegun = next;
+            begun += 1;
+        }
+        if begun == 0 {
+            break;
+        }
+        for UnderWay { key, next, sought } in &under_way[..begun] {
+            let result = match (sought, &registry.entries) {
+                (Some((key, sought)), Entries::Unique(entries)) => {
+                    entry_list(env, entries.get_sought(key, *sought), &mut budget)
+                }
+                _ => lookup(env, registry, *key, &mut budget, &guard),
+            };
+            match result {
+                Ok(result) => results.push(result.as_c_arg()),
+                // The next call starts with this key.
+                Err(Failure::TakesLong) if !results.is_empty() => break 'all,
+                Err(failure) => return Err(failure),
+            }
+            rest = *next;
+        }
+    }
+    if !rest.is_list() {
+        return Err(Failure::BadArgument);
+    }
+    budget.charge(env);
+    // SAFETY: the results were made in this environment.
+    let results = unsafe { list(env, &results) };
+    Ok(pair(env, results, rest))
+}
+
+/// Begins to look for a short unique key.
+#[inline(always)]
+fn seek<'g>(
+    registry: &Registry,
+    key: Term,
+    guard: &'g Guard,
+) -> Option<(Key<'static, Probe>, Sought<'g>)> {
+    let Entries::Unique(entries) = &registry.entries else {
+        return None;
+    };
+    let key = short_key(key)?;
+    Some((key, entries.seek(&key, guard)))
+}
+
+fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Entries::Unique(entries) = &registry.entries else {
+        return Ok(duplicate().to_term(env));
+    };
+    let entry = match short_key(key_term) {
+        Some(key) => entries.get(&key, &guard),
+        None => find(entries, key_term, &guard)?,
+    };
+    Ok(entry
+        .and_then(|entry| live_pid(env, entry.owner))
+        .unwrap_or_else(|| undefined().to_term(env)))
+}
+
+#[inline(never)]
+fn find<'g>(
+    entries: &Unique<OwnedTerm, OwnedTerm>,
+    key_term: Term<'_>,
+    guard: &'g Guard,
+) -> Result<Option<StoredEntry<'g>>, Failure> {
+    if let Some(key) = short_compound_key(key_term) {
+        return Ok(entries.get(&key, guard));
+    }
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = key(key_term, &mut buffer, &mut probe)?;
+    Ok(entries.get(&key, guard))
+}
