@@ -260,7 +260,7 @@ defmodule Foundation.Registry do
   def unregister_match(registry, key, pattern, guards \\ []) when is_list(guards) do
     backend = Backend.of!(registry)
     own = backend.entries(registry, key, self())
-    matching = MatchSpec.matching_ids(own, pattern, guards)
+    matching = MatchSpec.matching_ids(own, key, pattern, guards)
     if matching != [], do: backend.remove(registry, key, self(), matching)
 
     if length(matching) == length(own) do

@@ -25,12 +25,16 @@ defmodule Foundation.Registry.MatchSpec do
     backend |> key_chunks(name, key) |> count(compiled)
   end
 
-  @doc "Of `[{id, value}]` the ids whose value matches."
-  @spec matching_ids([{term, term}], term, guards) :: [term]
-  def matching_ids(entries, pattern, guards) do
-    compiled = compile([{value_head(pattern), guards, [{:element, 1, :"$_"}]}])
+  @doc "Of the caller's `[{id, value}]` under `key` the ids whose value matches."
+  @spec matching_ids([{term, term}], term, term, guards) :: [term]
+  def matching_ids(entries, key, pattern, guards) do
+    # One answer for each entry: with the id in what it runs over, guards would see other
+    # terms than those of match/5.
+    compiled = compile([{value_head(pattern), guards, [true]}, {:_, [], [false]}])
     me = self()
-    :ets.match_spec_run(for({id, value} <- entries, do: {id, {me, value}}), compiled)
+    rows = for {_id, value} <- entries, do: {key, {me, value}}
+    answers = :ets.match_spec_run(rows, compiled)
+    for {{id, _value}, true} <- Enum.zip(entries, answers), do: id
   end
 
   defp value_head(pattern), do: {:_, {:_, pattern}}

@@ -124,6 +124,13 @@ conformance "DuplicateKeys",
       assert Enum.sort(Registry.values(registry, "key", self())) == [{1, :a}, {1, :c}]
     end
 
+    test "guards see the entry that those of match/4 see", %{registry: registry} do
+      guards = [{:==, {:element, 1, :"$_"}, "key"}]
+      matching = Registry.match(registry, "key", :_, guards)
+      assert Registry.unregister_match(registry, "key", :_, guards) == :ok
+      assert length(Registry.lookup(registry, "key")) == 4 - length(matching)
+    end
+
     test "of everything leaves nothing", %{registry: registry} do
       assert Registry.unregister_match(registry, "key", :_) == :ok
       assert Registry.keys(registry, self()) == []
