@@ -47,7 +47,8 @@ defmodule Foundation.Registry do
     * `:name` (required) - an atom
     * `:partitions` - into how many groups `dispatch/4` divides the entries. Default 1
     * `:listeners` - names of processes that are sent a `t:listener_message/0` for each `register/3`
-      and `unregister/2`. Of a death they hear nothing: they monitor whom they care for
+      and `unregister/2`. Of a death they hear nothing: they monitor whom they care for. Default: those
+      of the table that is adopted, else none
     * `:meta` - a keyword list of what `meta/2` reads
     * `:compressed` - whether the ETS engine compresses entries. Default `false`
 

@@ -12,8 +12,8 @@ defmodule Foundation.Registry.Options do
     :engine,
     :adopt_timeout,
     :max_entries,
+    :listeners,
     partitions: 1,
-    listeners: [],
     meta: [],
     compressed: false
   ]
@@ -26,7 +26,7 @@ defmodule Foundation.Registry.Options do
           adopt_timeout: non_neg_integer,
           max_entries: pos_integer | :infinity,
           partitions: pos_integer,
-          listeners: [atom],
+          listeners: [atom] | nil,
           meta: keyword,
           compressed: boolean
         }
@@ -41,7 +41,7 @@ defmodule Foundation.Registry.Options do
     name = name!(Keyword.fetch(options, :name))
     meta = meta!(Keyword.get(options, :meta, []))
     partitions = partitions!(Keyword.get(options, :partitions, 1))
-    listeners = listeners!(Keyword.get(options, :listeners, []))
+    listeners = listeners!(Keyword.fetch(options, :listeners))
     compressed = compressed!(Keyword.get(options, :compressed, false))
     settings = Config.get(:registry)
 
@@ -99,7 +99,10 @@ defmodule Foundation.Registry.Options do
           "expected :partitions to be a positive integer, got: #{inspect(other)}"
   end
 
-  defp listeners!(listeners) do
+  # None named is not the same as none: what is adopted keeps those it has.
+  defp listeners!(:error), do: nil
+
+  defp listeners!({:ok, listeners}) do
     if is_list(listeners) and Enum.all?(listeners, &is_atom/1) do
       listeners
     else

@@ -104,8 +104,8 @@ defmodule Foundation.Registry.SurvivalTest do
 
     # An owner that nobody starts again.
     defp start_temporary(options) do
-      name = unique_name("temporary")
-      options = options ++ [name: name] ++ @subject.options
+      options = options ++ [name: unique_name("temporary")] ++ @subject.options
+      name = options[:name]
       spec = Supervisor.child_spec({Registry, options}, restart: :temporary, id: name)
       {name, start_supervised!(spec)}
     end
@@ -233,6 +233,38 @@ defmodule Foundation.Registry.SurvivalTest do
 
       Registry.unregister(registry, "key")
       assert_received {:unregister, ^registry, "key", ^me}
+    end
+
+    test "listeners stay where the successor names none, and go where it names an empty list" do
+      listener = unique_name("listener")
+      Process.register(self(), listener)
+      {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
+      kill(owner)
+      me = self()
+
+      {^registry, owner} = start_temporary([name: registry] ++ @variant)
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      assert_received {:register, ^registry, "key", ^me, 1}
+
+      kill(owner)
+      start_temporary([name: registry, listeners: []] ++ @variant)
+      Registry.unregister(registry, "key")
+      refute_received {:unregister, ^registry, "key", ^me}
+    end
+
+    test "a successor with other keys has the listeners that it names only" do
+      listener = unique_name("listener")
+      Process.register(self(), listener)
+      {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
+      kill(owner)
+      other = if @variant[:keys] == :unique, do: :duplicate, else: :unique
+
+      capture_log(fn ->
+        {:ok, _pid} = Registry.start_link([keys: other, name: registry] ++ @subject.options)
+      end)
+
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      refute_received {:register, ^registry, "key", _pid, 1}
     end
 
     test "a successor with other keys starts over, and says so" do

@@ -15,7 +15,7 @@ defmodule Foundation.Registry.Backends.Native do
         options.name,
         options.kind,
         options.partitions,
-        options.listeners,
+        options.listeners || left(options),
         options.meta,
         options.adopt_timeout,
         options.max_entries
@@ -25,6 +25,14 @@ defmodule Foundation.Registry.Backends.Native do
       {:error, :system_limit} -> :erlang.error(:system_limit)
       {:error, _} = error -> error
       how -> {:ok, how, nil}
+    end
+  end
+
+  # The listeners of the table that its owner is about to adopt.
+  defp left(%{name: name, kind: kind}) do
+    case Native.registry_config(name) do
+      {^kind, _partitions, listeners, _owner} -> listeners
+      _other_or_none -> []
     end
   end
 

@@ -107,7 +107,10 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     |> configure(options)
   end
 
-  @doc "What a new owner may change. Metadata that is there wins over the owner's."
+  @doc """
+  What a new owner may change. Metadata that is there wins over the owner's, and listeners stay where
+  it names none.
+  """
   @spec configure(t, Foundation.Registry.Options.t()) :: t
   def configure(table, options) do
     for {key, value} <- options.meta, do: :ets.insert_new(table.meta, {key, value})
@@ -115,7 +118,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     %{
       table
       | partitions: options.partitions,
-        listeners: options.listeners,
+        listeners: options.listeners || table.listeners,
         adopt_timeout: options.adopt_timeout,
         max_entries: options.max_entries
     }
