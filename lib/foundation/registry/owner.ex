@@ -55,6 +55,9 @@ defmodule Foundation.Registry.Owner do
     end
   end
 
+  # What the VM calls a process without a name; Elixir's Registry says the same of it.
+  defp unborne(:undefined), do: {:error, {:already_started, :undefined}}
+
   defp unborne(name) do
     bearer = Process.whereis(name)
 
@@ -102,7 +105,8 @@ defmodule Foundation.Registry.Owner do
   # Taken meanwhile by somebody who is no owner, or not yet let go by a predecessor that is
   # exiting: the table is an orphan until the next start. Or given back meanwhile: then again.
   defp bear(name) do
-    Process.register(self(), name)
+    # `Process.register/2` refuses nil, true and false.
+    true = :erlang.register(name, self())
     :ok
   rescue
     # Of a name that is an atom and a process that lives and has none, it means that it is taken.

@@ -267,6 +267,22 @@ defmodule Foundation.Registry.SurvivalTest do
       refute_received {:register, ^registry, "key", _pid, 1}
     end
 
+    # Here, where nothing runs beside it, because there are no more such names.
+    test "a name may be any atom that the VM takes for one" do
+      for name <- [nil, true, false] do
+        options = [name: name] ++ @variant ++ @subject.options
+        owner = start_supervised!({Registry, options})
+        assert Process.whereis(name) == owner
+        assert {:ok, ^owner} = Registry.register(name, "key", 1)
+        assert Registry.lookup(name, "key") == [{self(), 1}]
+        assert Registry.start_link(options) == {:error, {:already_started, owner}}
+        :ok = stop_supervised(name)
+      end
+
+      assert Registry.start_link([name: :undefined] ++ @variant ++ @subject.options) ==
+               {:error, {:already_started, :undefined}}
+    end
+
     test "a successor with other keys starts over, and says so" do
       {registry, owner} = start_temporary(@variant)
       {:ok, _owner} = Registry.register(registry, "key", 1)
