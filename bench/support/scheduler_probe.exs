@@ -13,7 +13,7 @@ defmodule Bench.SchedulerProbe do
   alias Bench.Tables
   alias Foundation.{AgentRegistry, Native, Registry}
   alias Foundation.Telemetry.Events.Backend
-  alias Foundation.Telemetry.{SampledEvents, Span}
+  alias Foundation.Telemetry.{Sampler, SampledEvents, Span}
 
   @table Tables.ours()
   @event [:bench, :event]
@@ -26,7 +26,17 @@ defmodule Bench.SchedulerProbe do
     start(library, size)
     watch(before)
 
-    areas = [&unique/1, &values/1, &duplicate/1, &many_keys/1, &agents/1, &events/1, &spans/1]
+    areas = [
+      &unique/1,
+      &values/1,
+      &duplicate/1,
+      &many_keys/1,
+      &agents/1,
+      &events/1,
+      &spans/1,
+      &hostile/1
+    ]
+
     results = Enum.flat_map(areas, & &1.(size))
     IO.write(:io_lib.format("~p.~n", [results]))
   end
@@ -308,6 +318,72 @@ defmodule Bench.SchedulerProbe do
       end),
       measure("spans_abandoned", fn _call -> Tables.stop(others) end)
     ]
+  end
+
+  # Terms that are made to take long, wherever a user's term goes in, whatever the size of a table.
+  defp hostile(_size) do
+    for {name, term} <- hostile_terms() do
+      Tables.with_tables([:ours], :unique, fn ->
+        {owner, result} =
+          holding(fn ->
+            measure("hostile_#{name}", fn call -> give(term, rebuild(term), call) end)
+          end)
+
+        Tables.stop([owner])
+        result
+      end)
+    end
+  end
+
+  # Just below what is handled on a normal scheduler, and far above.
+  defp hostile_terms do
+    long = :binary.copy("0123456789", 1_000_000)
+
+    [
+      list: Enum.to_list(1..990),
+      map: Map.new(1..990, &{&1, &1}),
+      binaries: for(n <- 1..990, do: :binary.copy(<<n::32>>, 20)),
+      references: for(_n <- 1..990, do: make_ref()),
+      binary_250kb: :binary.copy("0123456789", 25_000),
+      deep: Enum.reduce(1..200_000, [], fn _level, inner -> [inner] end),
+      wide: Tuple.duplicate(:wide, 200_000),
+      binary: long,
+      binary_in_tuple: {:in, long},
+      binary_in_map: %{in: long},
+      bits: %{in: <<long::binary, 5::3>>},
+      integers: for(n <- 1..20, do: Bitwise.bsl(n, 4_000_000)),
+      function: fn -> long end
+    ]
+  end
+
+  defp rebuild(term), do: :erlang.binary_to_term(:erlang.term_to_binary(term))
+
+  defp give(term, copy, call) do
+    run = fn functions -> Enum.each(functions, call) end
+    key = {:hostile, term}
+
+    for n <- 1..20 do
+      run.([
+        fn -> register(term, term) end,
+        fn -> Registry.lookup(@table, copy) end,
+        fn -> Registry.lookup_many(@table, [copy, term, copy]) end,
+        fn -> Registry.whereis_name({@table, copy}) end,
+        fn -> Registry.keys(@table, self()) end,
+        fn -> Stream.run(Registry.stream(@table)) end,
+        fn -> Registry.match(@table, copy, :_) end,
+        fn -> Registry.update_value(@table, copy, & &1) end,
+        fn -> Registry.unregister(@table, copy) end,
+        fn -> Registry.put_meta(@table, key, term) end,
+        fn -> Registry.delete_meta(@table, key) end,
+        fn -> SampledEvents.emit_event(@event, %{}, %{}, dedup_key: {n, copy}) end,
+        fn -> SampledEvents.emit_batched(@batch, %{n: n}, %{term: term}) end,
+        fn -> Sampler.should_sample?(copy, %{}) end
+      ])
+    end
+
+    run.([fn -> SampledEvents.flush(@batch) end, fn -> Span.start_span(term, %{term: term}) end])
+    for _n <- 1..20, do: call.(fn -> Span.record_event(:event, %{term: term}) end)
+    run.([fn -> Span.current_span() end, fn -> Span.end_span() end])
   end
 
   defp register(key, value), do: {:ok, _owner} = Registry.register(@table, key, value)

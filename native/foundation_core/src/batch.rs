@@ -96,6 +96,12 @@ impl<T> Spent<T> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether any of them holds an object, which may take long to drop by itself.
+    pub fn has_objects(&self) -> bool {
+        let mut events = self.0.iter().flatten();
+        events.any(|(_, payload)| matches!(payload, Payload::Kept(_)))
+    }
 }
 
 #[derive(Debug)]

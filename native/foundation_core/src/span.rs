@@ -353,14 +353,11 @@ impl<T: Carried> Spans<T> {
         true
     }
 
-    /// The next abandoned span has been told of, if it is still the one of this id.
-    pub fn forget(&self, id: u64) -> bool {
+    /// The next abandoned span has been told of, if it is still the one of this id: it is taken out.
+    pub fn forget(&self, id: u64) -> Option<Frame<T>> {
         let mut handed = lock(&self.handed);
-        let next = handed.front().is_some_and(|(frame, _)| frame.id == id);
-        if next {
-            handed.pop_front();
-        }
-        next
+        handed.front().filter(|(frame, _)| frame.id == id)?;
+        handed.pop_front().map(|(frame, _)| frame)
     }
 
     /// How many processes have a stack.

@@ -15,6 +15,16 @@ conformance "Metadata",
     assert Registry.meta(registry, :absent) == :error
   end
 
+  # What does not say how much it holds takes another way through the library.
+  test "given at the start may be of any kind", %{options: options} do
+    for {about, value} <- Foundation.Terms.all() do
+      registry = start_registry(Keyword.put(options, :meta, of_any_kind: value))
+      assert {:ok, found} = Registry.meta(registry, :of_any_kind)
+      assert found === value, about
+      stop_supervised!(registry)
+    end
+  end
+
   @tag registry: [meta: [twice: 1, twice: 2]]
   test "given twice is the last", %{registry: registry} do
     assert Registry.meta(registry, :twice) == {:ok, 2}

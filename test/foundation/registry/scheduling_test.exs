@@ -1,11 +1,12 @@
 defmodule Foundation.Registry.SchedulingTest do
   @moduledoc """
   What is long leaves the normal schedulers, and what is not is counted as work. Not async: a process has
-  one tracer, and these tests trace theirs.
+  one tracer, and these tests trace theirs; and the telemetry tables are the application's.
   """
   use Foundation.Case, async: false
 
   alias Foundation.{Native, Registry}
+  alias Foundation.Telemetry.{SampledEvents, Sampler, Span}
 
   setup context do
     name = unique_name("scheduling")
@@ -40,6 +41,58 @@ defmodule Foundation.Registry.SchedulingTest do
                {:ok, _} = Registry.register(name, key, fn -> key end)
                not dirty?(worker, fn -> Registry.lookup(name, key) end)
              end)
+    end
+
+    test "a key is registered and looked up that holds long binaries or integers", context do
+      %{name: name, worker: worker} = context
+      long = :binary.copy("long", 200_000)
+
+      for key <- [
+            long,
+            {:in, long},
+            %{in: long},
+            Bitwise.bsl(1, 4_000_000),
+            {<<long::binary, 1::1>>}
+          ] do
+        assert dirty?(worker, fn -> {:ok, _} = Registry.register(name, key, 1) end)
+        assert dirty?(worker, fn -> [{_pid, 1}] = Registry.lookup(name, key) end)
+        assert dirty?(worker, fn -> Registry.put_meta(name, {:meta, key}, 1) end)
+      end
+    end
+
+    test "long keys are looked up together, but for the first of them", context do
+      %{name: name} = context
+      keys = for n <- 1..20, do: %{n => :binary.copy("long", 50_000)}
+      assert {results, rest} = Native.registry_lookup_many(name, keys)
+      assert length(results) in 1..10 and length(rest) in 10..19
+    end
+
+    test "a long binary is compared when it is replaced", %{name: name, worker: worker} do
+      long = :binary.copy("long", 200_000)
+      {:ok, _} = run(worker, fn -> Registry.register(name, :key, {long}) end)
+      assert dirty?(worker, fn -> {1, _} = Registry.update_value(name, :key, fn _ -> 1 end) end)
+    end
+
+    test "a dedup key and the name of a strategy are read that are long", %{worker: worker} do
+      long = :binary.copy("long", 200_000)
+
+      for key <- [long, {:in, long}, fn -> long end] do
+        event = fn -> SampledEvents.emit_event([:scheduling], %{}, %{}, dedup_key: key) end
+        assert dirty?(worker, event)
+        assert dirty?(worker, fn -> Sampler.should_sample?(key, %{}) end)
+      end
+    end
+
+    test "a span is read that carries much in many pieces", %{worker: worker} do
+      piece = Enum.to_list(1..200)
+
+      run(worker, fn ->
+        Span.start_span(:much, %{})
+        for _ <- 1..100, do: Span.record_event(:piece, %{piece: piece})
+      end)
+
+      assert dirty?(worker, fn -> %{events: [_ | _]} = Span.current_span() end)
+      assert dirty?(worker, fn -> :ok = Span.end_span() end)
     end
 
     @tag keys: :duplicate

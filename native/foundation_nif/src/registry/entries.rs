@@ -293,7 +293,7 @@ fn registry_replace<'a>(
     };
     let same = match entry.value {
         ValueView::Object(term) => {
-            unless_long(term.is_heavy())?;
+            unless_long(term.is_long())?;
             term.is(expected)
         }
         value => value_term(env, value) == expected,

@@ -11,7 +11,7 @@ use super::{deaths, meta, registry};
 use crate::background::{self, Job};
 use crate::process;
 use crate::raw::{Failure, NifResult, nifs};
-use crate::term::{Buffer, check_size, elements, key, word, word_term};
+use crate::term::{Buffer, elements, key, measure, word, word_term};
 
 nifs! {
     registry_start / 7,
@@ -97,7 +97,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
     // Before anything changes: nothing below moves to a dirty scheduler and begins anew.
     for (meta_key, value) in &pairs {
         key(*meta_key, &mut Buffer::new(), &mut None)?;
-        check_size(*value)?;
+        measure(*value)?;
     }
     let limit = bound(limit)?.map_or(usize::MAX, |limit| limit as usize);
     let owner = process::caller(env);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use foundation_core::batch::{Appended, Payload};
+use foundation_core::batch::Appended;
 use foundation_core::events::Totals;
 use foundation_core::key::{Key, NoForeign};
 use foundation_core::window::Admission;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::background::{self, Job};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, is_map, short_compound_key, short_key, word};
+use crate::term::{Buffer, NODES_MAX, is_map, short_compound_key, short_key, word};
 
 nifs! {
     telemetry_admit / 3,
@@ -40,8 +40,6 @@ const SWEPT: usize = 1_000;
 const PEEKED: usize = 128;
 /// Events of a batch that are dropped in the call that acknowledges them.
 const DROPPED: usize = 1_024;
-/// As many of those when some had to be kept as terms, which may be larger.
-const PEEKED_TERMS: usize = 16;
 
 /// A number that may be missing.
 fn optional(term: Term) -> Result<Option<u64>, Failure> {
@@ -282,12 +280,16 @@ fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> Nif
     let (offset, limit) = (number(offset)? as usize, number(limit)? as usize);
     let event = event!(env, name);
     let (mut events, mut behind) = event.queue.peek(offset, limit.min(PEEKED));
-    let has_terms = events
-        .iter()
-        .any(|(_, payload)| matches!(payload, Payload::Kept(_)));
-    if has_terms && !may_take_long() && events.len() > PEEKED_TERMS {
-        behind += (events.len() - PEEKED_TERMS) as u64;
-        events.truncate(PEEKED_TERMS);
+    if !may_take_long() {
+        // As many as can be read here, and one in any case: if that takes long it is refused.
+        let mut spent = 0;
+        let fit = events.iter().take_while(|(_, payload)| {
+            spent += stored::cost(payload);
+            spent <= NODES_MAX
+        });
+        let fit = fit.count().max(1).min(events.len());
+        behind += (events.len() - fit) as u64;
+        events.truncate(fit);
     }
     let now = clock::now();
     let mut list = Term::list_new_empty(env);
@@ -299,12 +301,12 @@ fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> Nif
     Ok((list, behind).encode(env))
 }
 
-/// Counts a batch at once, and leaves it to the background thread to drop a large one.
+/// Counts a batch at once, and leaves it to the background thread to drop one that is large or holds terms.
 fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a> {
     let count = number(count)?;
     let event = event!(env, name);
     let (left, spent) = event.queue.ack(count, &TABLES.pending);
-    if spent.len() > DROPPED {
+    if spent.len() > DROPPED || spent.has_objects() {
         background::send(Job::Free(Box::new(spent)));
     }
     Ok(left.encode(env))

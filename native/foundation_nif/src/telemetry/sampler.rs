@@ -5,8 +5,8 @@ use rustler::types::tuple::get_tuple;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::{OneEvent, TABLES, clock, event, identify_name, is_name, is_open, nil, number, stored};
-use crate::raw::{Failure, NifResult, nifs};
-use crate::term::{Buffer, decode_all};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{Buffer, NODES_MAX, decode_all};
 
 nifs! {
     sampler_configure / 2,
@@ -113,13 +113,17 @@ fn sampler_stats<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(stats.unwrap_or_else(|| (0, 0, always()).encode(env)))
 }
 
-/// Walks in chunks.
+/// Walks in chunks; with names that take long to copy, on a dirty scheduler.
 fn sampler_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     let cursor = number(cursor)? as usize;
     if !is_open() {
         return nil(env);
     }
     let (events, next) = TABLES.events.walk(cursor, WALKED);
+    let cost: usize = events.iter().map(|event| stored::cost(&event.name)).sum();
+    if cost > NODES_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
     let mut list = Term::list_new_empty(env);
     for event in events {
         if let Some(stats) = stats(env, event) {

@@ -1,5 +1,6 @@
 //! Spans.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -9,11 +10,12 @@ use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atom
 
 use super::stored::{self, Stored};
 use super::{clock, is_hot, is_open, nil, number};
+use crate::background::{self, Job};
 use crate::faults;
 use crate::measure::Call;
 use crate::process::caller;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{empty_list, is_map, tuple};
+use crate::term::{NODES_MAX, empty_list, is_map, tuple};
 
 nifs! {
     span_start / 2,
@@ -227,10 +229,28 @@ fn all_of(body: &Body, such: impl Fn(&Stored) -> bool) -> bool {
         })
 }
 
+/// What reading a span costs: see [`stored::cost`].
+fn cost(frame: &Frame<Body>) -> usize {
+    let cost = Cell::new(0);
+    all_of(&frame.body, |stored| {
+        cost.set(cost.get() + stored::cost(stored));
+        true
+    });
+    cost.get()
+}
+
 /// Whether a span can be read here: one that takes long is not taken out on a normal scheduler.
 fn is_ready(frame: &Frame<Body>) -> bool {
-    let is_light = |stored: &Stored| !matches!(stored, Payload::Kept(kept) if kept.is_heavy());
-    all_of(&frame.body, is_light) || may_take_long()
+    may_take_long() || cost(frame) <= NODES_MAX
+}
+
+/// The same of one span after the other, all in one call.
+fn are_ready() -> impl Fn(&Frame<Body>) -> bool {
+    let spent = Cell::new(0);
+    move |frame| {
+        spent.set(spent.get() + cost(frame));
+        may_take_long() || spent.get() <= NODES_MAX
+    }
 }
 
 /// Whether a span is read so fast that others may wait for it.
@@ -327,6 +347,9 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     let Some(frame) = SPANS.innermost(caller(env), |frame| frame.clone()) else {
         return Ok(none().to_term(env));
     };
+    if !is_ready(&frame) {
+        return Err(Failure::TakesLong);
+    }
     let id = span_id(env, frame.id);
     Ok(if frame.is_span {
         (span(), span_term(env, &frame, id, 0)?).encode(env)
@@ -413,7 +436,7 @@ fn span_leave<'a>(env: Env<'a>, [mark]: [Term<'a>; 1]) -> NifResult<'a> {
         return nil(env);
     }
     let now = clock::now();
-    let (frames, all) = SPANS.leave(caller(env), mark, TAKEN, is_ready)?;
+    let (frames, all) = SPANS.leave(caller(env), mark, TAKEN, are_ready())?;
     let frames = frames.into_iter().map(|frame| {
         let duration = now.saturating_sub(frame.started);
         (frame, duration)
@@ -440,7 +463,7 @@ fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     // Before the look: a death that comes after it sends another message.
     SPANS.told();
     let read = |frame: &Frame<Body>, lasted| span_term(env, frame, span_id(env, frame.id), lasted);
-    let (spans, all) = SPANS.abandoned(TAKEN, is_ready, read)?;
+    let (spans, all) = SPANS.abandoned(TAKEN, are_ready(), read)?;
     let spans = spans.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok((spans, all).encode(env))
 }
@@ -449,7 +472,13 @@ fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
 fn span_forget<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     let id = number_of(id).and_then(|id| u64::try_from(id).ok());
     let id = id.ok_or(Failure::BadArgument)?;
-    Ok(SPANS.forget(id).encode(env))
+    let forgotten = SPANS.forget(id);
+    let is_next = forgotten.is_some();
+    // Giving back what it carries takes about as long as reading it.
+    if let Some(frame) = forgotten.filter(|frame| !is_ready(frame)) {
+        background::send(Job::Free(Box::new(frame)));
+    }
+    Ok(is_next.encode(env))
 }
 
 /// How many processes have spans, or had some and have not died yet.

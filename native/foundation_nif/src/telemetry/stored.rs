@@ -9,8 +9,8 @@ use rustler::{Env, Term};
 
 use crate::raw::{Failure, may_take_long};
 use crate::term::{
-    Buffer, NotEncoded, OwnedTerm, check_size, decode_all, is_immediate, map_term, raw_word,
-    small_map, word, word_term,
+    Buffer, NotEncoded, OwnedTerm, decode_all, is_immediate, map_term, measure, measure_whole,
+    raw_word, small_map, word, word_term,
 };
 
 /// Some terms, kept.
@@ -77,7 +77,7 @@ fn encode<'a, const N: usize>(env: Env<'a>, terms: [Term<'a>; N]) -> Result<Stor
         Ok(()) => Ok(Payload::bytes(buffer.bytes())),
         Err(NotEncoded) => {
             let tuple = make_tuple(env, &terms);
-            check_size(tuple)?;
+            measure(tuple)?;
             let kept = OwnedTerm::new(tuple).ok_or(Failure::BadArgument)?;
             Ok(Payload::Kept(Arc::new(kept)))
         }
@@ -99,6 +99,15 @@ pub fn terms<'a, const N: usize>(env: Env<'a>, stored: &Stored) -> Result<[Term<
             let terms = get_tuple(kept.copy(env)).map_err(|_| Failure::BadArgument)?;
             terms.try_into().map_err(|_| Failure::BadArgument)
         }
+    }
+}
+
+/// What reading what was kept by [`store`] costs, about: a subterm is one.
+pub fn cost(stored: &Stored) -> usize {
+    match stored {
+        Payload::Inline(len, _) => 4 + usize::from(*len) / 16,
+        Payload::Boxed(bytes) => 4 + bytes.len() / 16,
+        Payload::Kept(kept) => 4 + kept.nodes(),
     }
 }
 
@@ -204,7 +213,7 @@ pub fn identify(buffer: &mut Buffer, term: Term) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    check_size(term)?;
+    measure_whole(term)?;
     // Maps that are too large to be sorted have an order that depends on their keys alone.
     let digest = digest(term.to_binary().as_slice());
     replace(buffer, start, OF_EXTERNAL, digest);

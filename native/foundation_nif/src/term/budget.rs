@@ -11,28 +11,37 @@ use super::owned::{OwnedTerm, Probe};
 use super::view::Size;
 use crate::raw::{Failure, may_take_long};
 
-/// How many subterms are handled on a normal scheduler.
-pub(super) const NODES_MAX: usize = 4_000;
+/// How many subterms are read on a normal scheduler.
+pub const NODES_MAX: usize = 4_000;
 /// How many on a dirty one.
 const DIRTY_NODES_MAX: usize = 100 * NODES_MAX;
+/// How many of one term are written: a call may have to measure, hash, compare and copy a key, and
+/// to measure and copy a value.
+const WRITTEN_MAX: usize = 2_000;
+/// The most bytes that are hashed, compared or copied on a normal scheduler.
+pub(super) const BYTES_MAX: usize = 256 * 1024;
 
-/// Refuses, on a normal scheduler, a term that takes long to copy, hash or compare.
-pub fn check_size(term: Term) -> Result<(), Failure> {
-    let mut size = Size::default();
-    if may_take_long() || size.add_up_to(term, NODES_MAX, usize::MAX) {
-        Ok(())
-    } else {
-        Err(Failure::TakesLong)
-    }
+/// How many bytes are hashed and compared in the time of a subterm.
+const BYTES_A_NODE: usize = 256;
+
+/// How many subterms a term has that is to be copied, unless that takes long and this is a normal
+/// scheduler. What does not tell what it holds, as functions, may take long.
+pub fn measure(term: Term) -> Result<usize, Failure> {
+    Ok(measure_up_to(term, usize::MAX)?.nodes)
 }
 
-/// How many subterms a term has, unless it takes long and this is a normal scheduler. As
-/// [`check_size`], but that it refuses there too what does not tell what it holds, as functions.
-pub(super) fn measure(term: Term) -> Result<usize, Failure> {
+/// The same of a term that is to be hashed, compared or written out, and its binaries with it: of
+/// their bytes 256 count as a subterm.
+pub fn measure_whole(term: Term) -> Result<usize, Failure> {
+    let size = measure_up_to(term, BYTES_MAX)?;
+    Ok(size.nodes + size.bytes / BYTES_A_NODE)
+}
+
+fn measure_up_to(term: Term, bytes: usize) -> Result<Size, Failure> {
     let mut size = Size::default();
-    let small = size.add_up_to(term, NODES_MAX, usize::MAX) && !size.is_opaque;
+    let small = size.add_up_to(term, WRITTEN_MAX, bytes) && !size.is_opaque;
     if small || may_take_long() {
-        Ok(size.nodes)
+        Ok(size)
     } else {
         Err(Failure::TakesLong)
     }
@@ -77,7 +86,7 @@ impl Budget {
     pub fn spend_search(&mut self, key: &Key<'_, Probe>) -> bool {
         let cost = match key {
             Key::Inline(..) => return true,
-            Key::Long(_, bytes) => bytes.len() / 256,
+            Key::Long(_, bytes) => bytes.len() / BYTES_A_NODE,
             Key::Foreign(_, probe) => probe.nodes,
         };
         let fits = !self.has_searched || self.spent + cost <= self.limit();
@@ -130,7 +139,7 @@ fn value_cost(value: ValueView<'_, OwnedTerm>) -> usize {
     4 + match value {
         ValueView::Word(_) => 0,
         ValueView::Bytes(bytes) => bytes.len() / 16,
-        ValueView::Object(term) => term.nodes,
+        ValueView::Object(term) => term.nodes(),
     }
 }
 
@@ -138,7 +147,7 @@ fn key_cost(key: &KeyView<'_, OwnedTerm>) -> usize {
     match key {
         KeyView::Inline { .. } => 0,
         KeyView::Long(_, bytes) => bytes.len() / 16,
-        KeyView::Foreign(term) => term.nodes,
+        KeyView::Foreign(term) => term.nodes(),
     }
 }
 

@@ -10,7 +10,7 @@ use foundation_core::key::{Key, KeyView};
 use rustler::sys::{ErlNifHash, enif_hash};
 use rustler::{Env, Term};
 
-use super::budget::measure;
+use super::budget::{BYTES_MAX, measure_whole};
 use super::encoding::{Buffer, Form, decode, short_tuple};
 use super::owned::{OwnedTerm, Probe};
 use super::view::binary;
@@ -20,9 +20,6 @@ use crate::raw::Failure;
 const BINARY: u8 = 0;
 const IMMEDIATE: u8 = 1;
 const COMPOUND: u8 = 2;
-
-/// The longest binary that is hashed and copied on a normal scheduler.
-const BYTES_MAX: usize = 256 * 1024;
 
 /// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
 /// stays in registers.
@@ -80,7 +77,7 @@ fn compound_key<'k, 'a: 'k>(
     if buffer.encode(term, Form::Key, 0).is_ok() {
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }
-    let nodes = measure(term)?;
+    let nodes = measure_whole(term)?;
     // SAFETY: the term is alive, and hashing it needs nothing else.
     let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
     let probe = probe.insert(Probe::new(term, nodes));

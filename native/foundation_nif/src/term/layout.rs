@@ -99,6 +99,13 @@ pub(super) fn boxed(term: Term<'_>) -> Boxed<'_> {
     }
 }
 
+/// How many words a boxed term says that it has behind its header. Of a large integer, that is what it is.
+pub(super) fn boxed_words(term: Term) -> usize {
+    debug_assert_eq!(word(term) & PRIMARY, BOXED);
+    // SAFETY: a boxed term points at its header.
+    (unsafe { number(term, 0) } >> ARITY) as usize
+}
+
 /// The entries of a small map; `None` for every other term.
 #[inline(always)]
 pub fn small_map(term: Term<'_>) -> Option<Entries<'_>> {

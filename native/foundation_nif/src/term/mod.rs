@@ -16,7 +16,7 @@ mod owned;
 mod value;
 mod view;
 
-pub use budget::{Budget, charge, check_size, copies_in_time};
+pub use budget::{Budget, NODES_MAX, charge, copies_in_time, measure, measure_whole};
 pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{key, key_term, short_compound_key, short_key};
 pub use layout::{cell, is_map, small_map};

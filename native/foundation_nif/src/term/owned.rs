@@ -1,5 +1,6 @@
 //! A term that is kept as it is, in an environment of its own.
 
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use foundation_core::key::Foreign;
@@ -8,9 +9,11 @@ use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
 use rustler::sys::{enif_alloc_env, enif_free_env, enif_is_identical, enif_make_copy};
 use rustler::{Env, Resource, ResourceArc, Term};
 
-use super::budget::NODES_MAX;
+use super::budget::{BYTES_MAX, NODES_MAX};
 use super::view::{Size, binary};
+use crate::background::{self, Job};
 use crate::faults;
+use crate::raw::may_take_long;
 
 /// An environment with one term in it.
 struct Kept {
@@ -96,10 +99,9 @@ impl Place {
 
 /// A term in an environment of its own.
 pub struct OwnedTerm {
-    place: Place,
+    place: ManuallyDrop<Place>,
     size: usize,
-    /// How many subterms a copy of it has to make.
-    pub(super) nodes: usize,
+    nodes: usize,
 }
 
 impl OwnedTerm {
@@ -117,7 +119,7 @@ impl OwnedTerm {
             size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));
         }
         Some(OwnedTerm {
-            place: Place::new(kept),
+            place: ManuallyDrop::new(Place::new(kept)),
             size: Self::ENVIRONMENT + size.bytes + size.nodes * 2 * size_of::<ErlNifTerm>(),
             nodes: size.nodes,
         })
@@ -135,8 +137,18 @@ impl OwnedTerm {
         self.nodes > NODES_MAX
     }
 
+    /// Whether comparing it with another takes so long.
+    pub fn is_long(&self) -> bool {
+        self.is_heavy() || self.size > BYTES_MAX
+    }
+
+    /// How many subterms a copy of it has to make.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
     fn term(&self) -> ErlNifTerm {
-        match &self.place {
+        match &*self.place {
             Place::Own(kept) => kept.term,
             Place::Shared(shared) => shared.kept.term,
         }
@@ -145,7 +157,7 @@ impl OwnedTerm {
     /// A copy for the caller.
     #[inline(never)]
     pub fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match &self.place {
+        match &*self.place {
             // SAFETY: the copy is made in the environment that the term is given.
             Place::Own(kept) => unsafe {
                 Term::new(env, enif_make_copy(env.as_c_arg(), kept.term))
@@ -161,6 +173,18 @@ impl OwnedTerm {
     }
 }
 
+impl Drop for OwnedTerm {
+    /// What is large is given back to the system by the background thread: that takes as long as it has pages,
+    /// and whoever drops this may be a call.
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here.
+        let place = unsafe { ManuallyDrop::take(&mut self.place) };
+        if self.size > BYTES_MAX && !may_take_long() {
+            background::send(Job::Free(Box::new(place)));
+        }
+    }
+}
+
 impl Object for OwnedTerm {
     fn size(&self) -> usize {
         self.size
@@ -172,7 +196,7 @@ impl Object for OwnedTerm {
 pub struct Probe {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
-    /// How many subterms it has, as far as they were counted.
+    /// What hashing and comparing it costs, in subterms.
     pub(super) nodes: usize,
 }
 

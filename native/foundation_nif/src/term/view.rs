@@ -6,7 +6,7 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
-use super::layout::{Boxed, boxed, cell, may_be_binary, small_map, tuple_words};
+use super::layout::{Boxed, boxed, boxed_words, cell, may_be_binary, small_map, tuple_words};
 use super::{is_immediate, no_term, word};
 use crate::raw::Failure;
 
@@ -27,8 +27,8 @@ impl Size {
         self.add_up_to(term, Self::ENOUGH, usize::MAX);
     }
 
-    /// Adds a term's subterms and the bytes of its binaries, and says whether the limits held. Where
-    /// they did not, more than `nodes` or `bytes` has been counted.
+    /// Adds a term's subterms and the bytes of its binaries and large integers, and says whether the
+    /// limits held. Where they did not, more than `nodes` or `bytes` has been counted.
     pub(super) fn add_up_to(&mut self, term: Term, nodes: usize, bytes: usize) -> bool {
         let mut left = vec![term];
         while let Some(term) = left.pop() {
@@ -54,15 +54,18 @@ impl Size {
                     }
                     left.extend(entries(term).flat_map(|(key, value)| [key, value]));
                 }
-                // The VM copies it as one piece.
-                View::Flat => self.bytes += size_of::<ErlNifTerm>(),
+                // The VM copies it as one piece: so many words take as long as one subterm.
+                View::Flat => {
+                    self.nodes += boxed_words(term) / 16;
+                    self.bytes += boxed_words(term) * size_of::<ErlNifTerm>();
+                }
                 View::Opaque => {
                     self.is_opaque = true;
                     self.bytes += size_of::<ErlNifTerm>();
                 }
             }
         }
-        true
+        self.nodes <= nodes && self.bytes <= bytes
     }
 }
 
