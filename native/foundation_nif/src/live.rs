@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use foundation_core::table::reclaim;
 use rustler::{Env, Term, atoms};
 
-use crate::raw::{Failure, NifResult, nifs};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::registry::table::{LIVE, LIVE_WATCHES};
 use crate::term::LIVE_TERMS;
 use crate::{concurrent_registry, process, telemetry};
@@ -14,7 +14,11 @@ nifs! { live_counts / 0 }
 
 atoms! { registries, tables, terms, retired, watches, remotes, spans }
 
+/// On a dirty scheduler: it frees all that can be freed.
 fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    if !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
     reclaim::flush();
     let counts = [
         (registries(), LIVE.load(Ordering::Relaxed) as i64),

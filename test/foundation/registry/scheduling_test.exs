@@ -60,6 +60,25 @@ defmodule Foundation.Registry.SchedulingTest do
       end
     end
 
+    test "a registry is started and stopped beside many", %{worker: worker} do
+      start = fn name ->
+        Native.registry_start(name, :unique, 1, [], [], :infinity, :infinity)
+      end
+
+      names = for _ <- 1..1_001, do: unique_name("one_of_many")
+
+      run(worker, fn ->
+        for name <- names, do: :created = start.(name)
+        :ok
+      end)
+
+      name = unique_name("one_more")
+      assert dirty?(worker, fn -> :created = start.(name) end)
+      assert dirty?(worker, fn -> Native.registry_take_deaths() end)
+      assert dirty?(worker, fn -> :ok = Native.registry_stop(name) end)
+      for name <- names, do: :ok = Native.registry_stop(name)
+    end
+
     test "long keys are looked up together, but for the first of them", context do
       %{name: name} = context
       keys = for n <- 1..20, do: %{n => :binary.copy("long", 50_000)}

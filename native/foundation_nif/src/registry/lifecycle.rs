@@ -10,7 +10,7 @@ use super::table::{Config, Entries, Kind, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
 use crate::process;
-use crate::raw::{Failure, NifResult, nifs};
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, elements, key, measure, word, word_term};
 
 nifs! {
@@ -23,6 +23,9 @@ nifs! {
     registry_watch / 1,
     registry_take_deaths / 0,
 }
+
+/// How many registries are started and stopped beside, counted or named on a normal scheduler.
+const REGISTRIES_MAX: usize = 1_000;
 
 atoms! {
     ok, error, created, adopted, replaced, already_started, system_limit, infinity,
@@ -55,6 +58,14 @@ fn bound(term: Term) -> Result<Option<u64>, Failure> {
     term.decode().map(Some).map_err(|_| Failure::BadArgument)
 }
 
+/// Refuses, on a normal scheduler, what takes as long as there are registries.
+pub fn unless_many() -> Result<(), Failure> {
+    if NAMES.len() > REGISTRIES_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    Ok(())
+}
+
 enum Started {
     Created,
     Adopted(Arc<Registry>),
@@ -85,6 +96,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
     if !name.is_atom() {
         return Err(Failure::BadArgument);
     }
+    unless_many()?;
     let kind = Kind::decode(kind)?;
     let mut config = Some(Config {
         partitions: partitions.decode().map_err(|_| Failure::BadArgument)?,
@@ -156,6 +168,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
 fn registry_stop<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
+    unless_many()?;
     registry.abandon(registry.owner());
     Ok(ok().encode(env))
 }
@@ -205,6 +218,7 @@ fn registry_count<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
 }
 
 fn registry_names<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    unless_many()?;
     let names = NAMES.all().into_iter();
     let names: Vec<_> = names.map(|(name, _)| word_term(env, name)).collect();
     Ok(names.encode(env))
@@ -217,5 +231,6 @@ fn registry_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
 }
 
 fn registry_take_deaths<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    unless_many()?;
     Ok(deaths::take(env))
 }

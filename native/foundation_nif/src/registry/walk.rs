@@ -5,6 +5,7 @@ use foundation_core::table::{ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
+use super::lifecycle::unless_many;
 use super::registry;
 use super::table::{Entries, NAMES};
 use crate::process::{self, known, live_pid};
@@ -222,9 +223,7 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
     if !name.is_atom() || is_local {
         return Err(Failure::BadArgument);
     }
-    if NAMES.len() > ENTRIES_MAX && !may_take_long() {
-        return Err(Failure::TakesLong);
-    }
+    unless_many()?;
     let mut held = 0;
     if let Some(owner) = process::declare_dead(pid) {
         for (bearer, registry) in NAMES.all() {

@@ -138,10 +138,13 @@ fn sampler_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok((list, next).encode(env))
 }
 
-/// Of all names in one call: 10,000 short locks at most, some hundred microseconds.
+/// Of all names in one call, on a dirty scheduler: that many short locks, 10,000 at most.
 fn sampler_reset<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
+    }
+    if !may_take_long() {
+        return Err(Failure::TakesLong);
     }
     let (events, _) = TABLES.events.walk(0, usize::MAX);
     for event in events {
