@@ -608,6 +608,7 @@ defmodule Foundation.Registry do
 
   Waiting callers get the lock in the order they came, also when its holder dies or raises. Lock keys
   have nothing to do with registered keys. Not re-entrant: a holder that asks for it again waits for ever.
+  Locks outlive every process of the registry's area, its supervisor included, and end with the application.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Lock)
       iex> Foundation.Registry.lock(Docs.Lock, :hello, fn -> 1 + 1 end)

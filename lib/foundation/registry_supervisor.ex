@@ -32,9 +32,9 @@ defmodule Foundation.RegistrySupervisor do
   def init(_options) do
     Predecessor.await_gone([AgentRegistry.table() | @processes])
 
-    # These belong to this process, the only one here that runs none of its own code.
+    # These belong to this process, the only one here that runs none of its own code. What locks there
+    # are is the application's: it must outlive this one too.
     Table.open_directory()
-    Locks.open_table()
     Cleanup.open_counter()
 
     # one_for_one: what they share is in tables that outlive each of them, and each finds

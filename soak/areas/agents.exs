@@ -49,10 +49,9 @@ defmodule Soak.Agents do
   def faults(:native) do
     [
       {"owner of the agents killed", 3, fn -> Faults.kill(AgentRegistry.table()) end},
-      {"Foundation.RegistrySupervisor killed", 2,
-       fn -> Epoch.change([:locks], fn -> kill_supervisor() end) end},
+      {"Foundation.RegistrySupervisor killed", 2, &kill_supervisor/0},
       {"Foundation.RegistrySupervisor stopped in order", 1,
-       fn -> Faults.restart(Foundation.Supervisor, RegistrySupervisor, [:agents, :locks]) end},
+       fn -> Faults.restart(Foundation.Supervisor, RegistrySupervisor, [:agents]) end},
       {"application stopped and started", 1, &restart_application/0}
     ]
   end

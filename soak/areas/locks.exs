@@ -1,7 +1,7 @@
 defmodule Soak.Locks do
   @moduledoc false
   # `Foundation.Registry.lock/3`. Whoever is inside finds nobody there who is alive. Members are killed inside,
-  # too. The locks end with the registry area's supervisor, so that is an epoch.
+  # too. The locks outlive the registry area's supervisor; they end with the application, which is an epoch.
 
   @behaviour Soak.Area
 

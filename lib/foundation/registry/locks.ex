@@ -3,8 +3,8 @@ defmodule Foundation.Registry.Locks do
   # `Foundation.Registry.lock/3`: one holder a lock, the others in the order they came.
   #
   # Who holds and who waits is in a table too, in rows `{ticket, lock, pid, state}`; tickets
-  # grow. If this process is killed, holders go on, waiters ask again (`Steady`), and the
-  # successor finds both in the table: a lock never has two holders.
+  # grow. If this process is killed, or its supervisor, holders go on, waiters ask again (`Steady`),
+  # and the successor finds both in the table: a lock never has two holders.
 
   use GenServer
 
@@ -20,7 +20,7 @@ defmodule Foundation.Registry.Locks do
 
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
-  @doc "Creates the table, which belongs to the caller: the registry's supervisor."
+  @doc "Creates the table, which belongs to the caller: it must live as long as the application."
   @spec open_table() :: :ok
   def open_table do
     @table = :ets.new(@table, [:named_table, :public, :ordered_set, write_concurrency: true])

@@ -133,8 +133,42 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> queued(registry) == 0 end)
     end
 
-    defp queued(registry),
-      do: Enum.count(:ets.tab2list(Locks), &match?({_, {^registry, _}, _, _}, &1))
+    @tag :capture_log
+    test "a lock stays its holder's over a kill of the registry's whole supervisor", %{
+      registry: registry
+    } do
+      test = self()
+
+      holder =
+        spawn_link(fn ->
+          Registry.lock(registry, :key, fn ->
+            send(test, :locked)
+            receive do: (:go -> send(test, :done))
+          end)
+        end)
+
+      assert_receive :locked
+      kill_named(Foundation.RegistrySupervisor)
+      eventually(fn -> Process.whereis(:foundation_agent_registry) && Process.whereis(Locks) end)
+      eventually(fn -> known?(registry) end)
+
+      waiter = spawn_link(fn -> Registry.lock(registry, :key, fn -> send(test, :waited) end) end)
+      eventually(fn -> queued(registry) == 2 end)
+      assert Process.alive?(waiter)
+      refute_received :waited
+
+      send(holder, :go)
+      assert_receive :done
+      assert_receive :waited
+    end
+
+    # As the server knows: who has only said so in the table may be overtaken.
+    defp queued(registry) do
+      case :sys.get_state(Locks).locks do
+        %{{^registry, :key} => {_holder, queue}} -> 1 + :queue.len(queue)
+        %{} -> 0
+      end
+    end
 
     test "after a kill of the lock server nobody gets a lock that is held", %{registry: registry} do
       test = self()
