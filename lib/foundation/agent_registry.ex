@@ -35,8 +35,9 @@ defmodule Foundation.AgentRegistry do
 
   ## Bounds
 
-  Those of `Foundation.Registry`: `config :foundation, registry: [max_entries: :infinity, adopt_timeout:
-  60_000]`. `register_agent/2` raises `SystemLimitError` where the table is full.
+  Those of `Foundation.Registry`:
+  `config :foundation, registry: [max_entries: :infinity, adopt_timeout: 60_000]`.
+  `register_agent/2` raises `SystemLimitError` where the table is full.
   """
 
   alias Foundation.AgentRegistry.Backends.ProcessDictionary, as: Legacy

@@ -50,9 +50,9 @@ defmodule Foundation.ConcurrentRegistry do
 
   ## Consistency
 
-  Keys compare by `===`: `1` and `1.0` are two keys. Each function but `stream/1` is atomic, and what it
-  wrote is seen by every read that begins after it returned, in any process. Values are copied in
-  and out, as messages are; binaries of more than 64 bytes are shared.
+  Keys compare by `===`: `1` and `1.0` are two keys. Each function but `stream/1` is atomic, and
+  what it wrote is seen by every read that begins after it returned, in any process. Values are
+  copied in and out, as messages are; binaries of more than 64 bytes are shared.
 
   ## Bounds
 
@@ -142,10 +142,10 @@ defmodule Foundation.ConcurrentRegistry do
   `default` as it is, as `Map.update/4` does.
 
   Atomic: the value that `fun` was given is the one that its result replaces, so of any number of
-  concurrent updates none is lost. `fun` runs in the caller and under no lock: one that is slow, raises or
-  never returns changes nothing and holds up nobody. The price is that `fun` is run again each time
-  another write of the same key came between, so it should have no effects of its own, and be short
-  where a key is contended.
+  concurrent updates none is lost. `fun` runs in the caller and under no lock: one that is slow,
+  raises or never returns changes nothing and holds up nobody. The price is that `fun` is run
+  again each time another write of the same key came between, so it should have no effects of its
+  own, and be short where a key is contended.
 
   O(1) besides `fun`; in the ETS engine O(size of the table) for a key that is or contains the atom
   `:_` or one whose name begins with `$`.
@@ -205,11 +205,11 @@ defmodule Foundation.ConcurrentRegistry do
   @doc """
   Returns a lazy stream of `{key, value}` pairs, in no order.
 
-  The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that was
-  there throughout appears exactly once, with a value that it had during the walk; one that came or
-  went meanwhile appears at most once. O(entries used), with a chunk of them in memory. What is
-  deleted during a walk is freed at its end, so a stream is to be consumed or halted, not suspended
-  and kept.
+  The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that
+  was there throughout appears exactly once, with a value that it had during the walk; one that
+  came or went meanwhile appears at most once. O(entries used), with a chunk of them in memory.
+  What is deleted during a walk is freed at its end, so a stream is to be consumed or halted, not
+  suspended and kept.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> for n <- 1..3, do: Foundation.ConcurrentRegistry.put(table, n, n * n)

@@ -458,7 +458,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  `Task.async/1` of `fun` in the context that the caller has now. Costs that and a copy of the context.
+  `Task.async/1` of `fun` in the context that the caller has now. Costs that and a copy of the
+  context.
 
       iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Task.await(Foundation.ErrorContext.async(&Foundation.ErrorContext.get_context/0))
@@ -491,7 +492,8 @@ defmodule Foundation.ErrorContext do
   @doc """
   A function that runs `fun`, of up to 20 arguments, in the context that the caller has now, in
   whatever process it is called. That process's own context is put back after it. Each call costs
-  what `with_temporary_context/2` does. Raises `FunctionClauseError` for a function of more arguments.
+  what `with_temporary_context/2` does. Raises `FunctionClauseError` for a function of more
+  arguments.
 
       iex> fun = Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Foundation.ErrorContext.propagate(fn x -> {x, Foundation.ErrorContext.get_context()} end)

@@ -131,9 +131,10 @@ defmodule Foundation.HealthCheck do
   @doc """
   Returns `:ok`, or `{:degraded, reasons}` while anything that is supervised is down.
 
-  A reason is `{:down, id}`, `id` being that of the child below `Foundation.Supervisor`, at any depth,
-  `{:missing, table}`, `table` being `:registry` or `:telemetry`, or `:not_running` for an application that
-  is not started. The crash of a process that its supervisor has brought back is no reason. Never raises.
+  A reason is `{:down, id}`, `id` being that of the child below `Foundation.Supervisor`, at any
+  depth, `{:missing, table}`, `table` being `:registry` or `:telemetry`, or `:not_running` for an
+  application that is not started. The crash of a process that its supervisor has brought back is
+  no reason. Never raises.
 
   Asks each supervisor, and so waits for one that is just starting a child, at most a second.
 

@@ -135,7 +135,8 @@ defmodule Foundation.Migration do
   Goes back by one stage: `{:ok, stage}`, or `{:error, reason}`: `:first_stage` if there is none
   before, `:unavailable` while the process that changes flags is away.
 
-  What is in the shared state stays where it is and is still found. One change of flags: O(processes).
+  What is in the shared state stays where it is and is still found. One change of flags:
+  O(processes).
 
       iex> Foundation.Migration.rollback()
       {:ok, 3}
@@ -154,7 +155,8 @@ defmodule Foundation.Migration do
   end
 
   @doc """
-  Goes back to a stage. `{:error, {:invalid_stage, stage}}` if that is not back; else as `rollback/0`.
+  Goes back to a stage. `{:error, {:invalid_stage, stage}}` if that is not back; else as
+  `rollback/0`.
 
       iex> Foundation.Migration.rollback(2)
       {:ok, 2}

@@ -418,7 +418,8 @@ defmodule Foundation.Native do
   @spec span_watch(pid) :: :ok | nil
   def span_watch(_pid), do: absent()
 
-  # Abandoned spans, a bounded number a call, and whether that is all. They stay until each is forgotten.
+  # Abandoned spans, a bounded number a call, and whether that is all. They stay until each is
+  # forgotten.
   @spec span_abandoned() :: {[span], boolean} | nil
   def span_abandoned, do: absent()
 

@@ -39,16 +39,17 @@ defmodule Foundation.Registry do
   Starts a registry; returns `{:ok, owner}`, the process that stands for its table.
 
   `{:error, {:already_started, pid}}` where one of that name is running. After a crash of the last
-  owner the new one adopts its table: see [Who owns a table](#module-who-owns-a-table). O(1). Usually
-  done by a supervisor: `{Foundation.Registry, keys: :unique, name: MyApp.Registry}`.
+  owner the new one adopts its table: see [Who owns a table](#module-who-owns-a-table). O(1).
+  Usually done by a supervisor: `{Foundation.Registry, keys: :unique, name: MyApp.Registry}`.
 
     * `:keys` (required) - `:unique`, or `:duplicate` for any number of entries a key. `{:duplicate,
-      :pid}` is `:duplicate`; with `{:duplicate, :key}` a key's entries are one group for `dispatch/4`
+      :pid}` is `:duplicate`; with `{:duplicate, :key}` a key's entries are one group for
+      `dispatch/4`
     * `:name` (required) - an atom
     * `:partitions` - into how many groups `dispatch/4` divides the entries. Default 1
     * `:listeners` - names of processes that are sent a `t:listener_message/0` for each `register/3`
-      and `unregister/2`. Of a death they hear nothing: they monitor whom they care for. Default: those
-      of the table that is adopted, else none
+      and `unregister/2`. Of a death they hear nothing: they monitor whom they care for. Default:
+      those of the table that is adopted, else none
     * `:meta` - a keyword list of what `meta/2` reads
     * `:compressed` - whether the ETS engine compresses entries. Default `false`
 
@@ -200,8 +201,8 @@ defmodule Foundation.Registry do
   Removes what the calling process has under `key`. Costs what it removes, however many other
   keys the process or processes the key has.
 
-  Always `:ok`; listeners are told also if there was nothing. No read that begins after it returned finds
-  what was removed.
+  Always `:ok`; listeners are told also if there was nothing. No read that begins after it
+  returned finds what was removed.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Unregister)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Unregister, "key", 1)
@@ -470,7 +471,8 @@ defmodule Foundation.Registry do
   Returns all entries as a lazy enumerable of `{key, pid, value}`, read by chunks as it is used.
 
   O(entries used), in the caller, with a chunk of them in memory. No entry is of a process that was
-  dead when its chunk was read. An entry that is there throughout appears exactly once, others at most once.
+  dead when its chunk was read. An entry that is there throughout appears exactly once, others at
+  most once.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Stream)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Stream, "key", 1)
@@ -514,8 +516,8 @@ defmodule Foundation.Registry do
   Calls a function, or `{module, function, arguments}` with the entries put before the arguments,
   with the `{pid, value}` pairs under `key`, if there are any. Returns `:ok`.
 
-  It runs in the caller. Of a `{:duplicate, :pid}` registry with partitions it is called once for each
-  that has entries, with `parallel: true` in a task each. O(entries under the key).
+  It runs in the caller. Of a `{:duplicate, :pid}` registry with partitions it is called once for
+  each that has entries, with `parallel: true` in a task each. O(entries under the key).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Dispatch)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Dispatch, "key", 1)
@@ -606,9 +608,10 @@ defmodule Foundation.Registry do
   @doc """
   Runs `function` in the caller while no other runs under the same `lock_key`; returns its result.
 
-  Waiting callers get the lock in the order they came, also when its holder dies or raises. Lock keys
-  have nothing to do with registered keys. Not re-entrant: a holder that asks for it again waits for ever.
-  Locks outlive every process of the registry's area, its supervisor included, and end with the application.
+  Waiting callers get the lock in the order they came, also when its holder dies or raises. Lock
+  keys have nothing to do with registered keys. Not re-entrant: a holder that asks for it again
+  waits for ever. Locks outlive every process of the registry's area, its supervisor included, and
+  end with the application.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Lock)
       iex> Foundation.Registry.lock(Docs.Lock, :hello, fn -> 1 + 1 end)

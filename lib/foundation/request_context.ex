@@ -19,8 +19,8 @@ defmodule Foundation.RequestContext do
   @doc """
   Runs `fun` with `id` as the request's, and returns what it returns.
 
-  However it ends, the id is then what it was before. Costs what `Foundation.ErrorContext.with_context/2`
-  does. Raises `ArgumentError` if `id` is `nil`.
+  However it ends, the id is then what it was before. Costs what
+  `Foundation.ErrorContext.with_context/2` does. Raises `ArgumentError` if `id` is `nil`.
 
       iex> Foundation.RequestContext.with_request_id("r-1", &Foundation.RequestContext.request_id/0)
       "r-1"
@@ -33,8 +33,8 @@ defmodule Foundation.RequestContext do
 
   @doc """
   Makes `id` the request's, until it is replaced, the context is cleared, or the `with_context/2`
-  ends that this is called in. Returns `:ok`; costs what `Foundation.ErrorContext.set_context/1` does.
-  Raises `ArgumentError` if `id` is `nil`.
+  ends that this is called in. Returns `:ok`; costs what `Foundation.ErrorContext.set_context/1`
+  does. Raises `ArgumentError` if `id` is `nil`.
 
       iex> Foundation.RequestContext.put_request_id("r-1")
       :ok

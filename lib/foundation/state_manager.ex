@@ -68,9 +68,10 @@ defmodule Foundation.StateManager do
   came after the last checkpoint: at most the interval, plus the time that the write takes and
   that messages which were in the mailbox before it take.
 
-  The server traps exits. An exit of a linked process therefore arrives at `c:GenServer.handle_info/2`
-  as `{:EXIT, pid, reason}`. Where the module defines no `handle_info/2`, such an exit does what it
-  does without trapping: `:normal` nothing, any other reason stops the server with that reason.
+  The server traps exits. An exit of a linked process therefore arrives at
+  `c:GenServer.handle_info/2` as `{:EXIT, pid, reason}`. Where the module defines no
+  `handle_info/2`, such an exit does what it does without trapping: `:normal` nothing, any other
+  reason stops the server with that reason.
 
   The server itself writes, so that what is written is one consistent state; it answers nothing
   meanwhile. That takes the encoding of the state, two syncs of the file system (some milliseconds),
@@ -78,15 +79,15 @@ defmodule Foundation.StateManager do
 
   ## What is in the directory
 
-  A checkpoint is one file, `00000000000000000042.checkpoint`, with a version, its number, its length
-  and a checksum before the state. It is written under another name, synced, renamed, and the
-  directory is synced. So what has a checkpoint's name is whole, unless the disk has damaged it. The
-  two newest that are whole are kept.
+  A checkpoint is one file, `00000000000000000042.checkpoint`, with a version, its number, its
+  length and a checksum before the state. It is written under another name, synced, renamed, and
+  the directory is synced. So what has a checkpoint's name is whole, unless the disk has damaged
+  it. The two newest that are whole are kept.
 
   A checkpoint that is damaged is reported by an event and a warning, and the one before it is used;
   where there is none, `c:initial_state/1`. Damaged ones are removed after the next checkpoint
-  has been written. One that could not be read (a permission, a version of the format from the future)
-  is reported likewise but never removed.
+  has been written. One that could not be read (a permission, a version of the format from the
+  future) is reported likewise but never removed.
 
   Any term comes back, with the usual meaning: a pid, reference or port is one of the node that
   wrote it; a function comes back if its module is still there in the same version, otherwise it
@@ -102,9 +103,9 @@ defmodule Foundation.StateManager do
   | `[:foundation, :state, :checkpoint_failed]` | `:count` (1) | `:module`, `:path` of the directory, `:reason` |
   | `[:foundation, :state, :corrupt]` | `:count` (1) | `:path`, `:reason` |
 
-  A `:reason` of `:corrupt` is `:not_a_checkpoint`, `:wrong_length`, `:wrong_checksum`, `:misplaced` (the
-  number in the file is not that of its name), `:undecodable`, `{:unsupported_version, version}`, or
-  a file system error such as `:eacces`.
+  A `:reason` of `:corrupt` is `:not_a_checkpoint`, `:wrong_length`, `:wrong_checksum`,
+  `:misplaced` (the number in the file is not that of its name), `:undecodable`,
+  `{:unsupported_version, version}`, or a file system error such as `:eacces`.
 
   `:sys.get_state/1` shows the server's own structure, with yours under `:state`;
   `:sys.get_status/1` and crash reports show yours.
@@ -124,9 +125,9 @@ defmodule Foundation.StateManager do
   Writes a checkpoint of the server's state as it is when the request is handled, changed or not.
   When this has returned `:ok` the checkpoint survives a loss of power.
 
-  Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`; the server goes on.
-  Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole state and
-  two syncs.
+  Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`; the server goes
+  on. Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole
+  state and two syncs.
 
       iex> defmodule Docs.Visits do
       ...>   use Foundation.StateManager, checkpoint_interval: :infinity
@@ -160,8 +161,8 @@ defmodule Foundation.StateManager do
 
   Returns what `GenServer.start_link/3` returns, and `{:error, {:checkpoint_dir, path, reason}}`: a
   posix reason if the directory cannot be made or written, `:in_use` if another server of this node
-  has it (one that is just ending is waited for, up to a second). Raises `ArgumentError` if an option is missing or wrong.
-  Costs the reading of the newest checkpoint.
+  has it (one that is just ending is waited for, up to a second). Raises `ArgumentError` if an
+  option is missing or wrong. Costs the reading of the newest checkpoint.
 
       iex> defmodule Docs.Counter do
       ...>   use Foundation.StateManager

@@ -24,8 +24,9 @@ defmodule Foundation.ConcurrentRegistry.Backend do
   @callback fetch(table, key) :: {version, value} | :error
 
   @doc """
-  Sets a key that is still of the version that was read, and says whether it was: a compare-and-swap,
-  since no two writes have the same version. O(1); in the ETS engine O(size of the table) for a few keys.
+  Sets a key that is still of the version that was read, and says whether it was: a
+  compare-and-swap, since no two writes have the same version. O(1); in the ETS engine O(size of
+  the table) for a few keys.
   """
   @callback replace(table, key, version, value) :: boolean
 

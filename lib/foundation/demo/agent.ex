@@ -20,7 +20,8 @@ defmodule Foundation.Demo.Agent do
 
   defmodule Scope do
     @moduledoc false
-    # What all agents of one run share. `gate` is 0 until all of them are there; `run` is its number.
+    # What all agents of one run share. `gate` is 0 until all of them are there; `run` is its
+    # number.
     @enforce_keys [:registry, :tally, :gate, :run]
     defstruct @enforce_keys
 
@@ -49,7 +50,8 @@ defmodule Foundation.Demo.Agent do
 
   @doc """
   Returns `{:settled, told, outside}` when each call was told and confirmed: the process that
-  confirmed for each called module, and how many calls lead to modules without an agent. `:busy` otherwise.
+  confirmed for each called module, and how many calls lead to modules without an agent. `:busy`
+  otherwise.
   """
   @spec progress(pid) :: {:settled, %{module => pid}, non_neg_integer} | :busy
   def progress(agent), do: GenServer.call(agent, :progress, :infinity)

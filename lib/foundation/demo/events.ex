@@ -3,8 +3,8 @@ defmodule Foundation.Demo.Events do
   # What the agents emit, and the check that none of it is unaccounted for.
   #
   # Each call that an agent records is emitted twice: batched, and deduplicated by the call. A call
-  # that is recorded again, because who had recorded it was killed, is a repeat within its window: so the
-  # deduplicated events that come out are the calls, whatever was killed.
+  # that is recorded again, because who had recorded it was killed, is a repeat within its window:
+  # so the deduplicated events that come out are the calls, whatever was killed.
 
   alias Foundation.Demo.{Await, Tally}
   alias Foundation.Telemetry.SampledEvents
@@ -48,8 +48,8 @@ defmodule Foundation.Demo.Events do
   @doc """
   What became of the events since `before`, when all agents are gone.
 
-  `fits` says whether the counters add up to the `calls`, of which `victims` agents may each have left one
-  half emitted.
+  `fits` says whether the counters add up to the `calls`, of which `victims` agents may each have
+  left one half emitted.
   """
   @spec report(Tally.t(), map, non_neg_integer, non_neg_integer) :: map
   def report(tally, before, calls, victims) do

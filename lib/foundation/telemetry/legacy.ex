@@ -30,8 +30,8 @@ defmodule Foundation.Telemetry.Legacy do
   def ever?, do: FeatureFlags.mode(@flag) != :shared
 
   @doc """
-  Has the native engine's functions say `nil` while the legacy backends run, and answer again after. A process
-  with native spans open is answered all the same.
+  Has the native engine's functions say `nil` while the legacy backends run, and answer again
+  after. A process with native spans open is answered all the same.
 
   Called when the tables are opened and whenever a flag has changed.
   """

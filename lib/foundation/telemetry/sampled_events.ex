@@ -53,15 +53,16 @@ defmodule Foundation.Telemetry.SampledEvents do
       number of callers that race for a window exactly one emits.
     * A window is measured in monotonic time, from its first event. Repeats do not extend it.
     * `stats/0` reads each count at a moment of its own. What was offered is derived from the
-      outcomes, so that `offered == emitted + suppressed + sampled_out + dropped + pending` in every answer.
+      outcomes, so that `offered == emitted + suppressed + sampled_out + dropped + pending` in
+      every answer.
     * The events of one process are in their order within a batch and from batch to batch.
-    * Batches are emitted by one process. A handler that blocks delays the batches behind it, up to the bound
-      on what is pending, and no caller.
+    * Batches are emitted by one process. A handler that blocks delays the batches behind it, up
+      to the bound on what is pending, and no caller.
     * When that process is killed nothing is lost: the tables outlive it, and callers go on using
-      them. A batch that was being emitted is emitted again by its successor (at least once) and counted once.
-      An orderly stop emits what is pending first.
-    * In the ETS engine a decision and its count are two steps: a caller that is killed in between leaves
-      its event uncounted. In the native engine they are one.
+      them. A batch that was being emitted is emitted again by its successor (at least once) and
+      counted once. An orderly stop emits what is pending first.
+    * In the ETS engine a decision and its count are two steps: a caller that is killed in between
+      leaves its event uncounted. In the native engine they are one.
     * In the native engine the tables also outlive the process that owns them; in the ETS engine
       they do not, and until they are back events are passed on as they come, uncounted.
 
@@ -102,14 +103,18 @@ defmodule Foundation.Telemetry.SampledEvents do
 
   With `prefix: p`:
 
-    * `emit_start(op, metadata)` - emits `p ++ [op, :start]` with `%{system_time:, monotonic_time:}` (native units)
+    * `emit_start(op, metadata)` - emits `p ++ [op, :start]` with
+      `%{system_time:, monotonic_time:}` (native units)
     * `emit_stop(op, measurements, metadata)` - emits `p ++ [op, :stop]`
     * `emit_event(op, measurements, metadata)` - `emit_event/4` of `p ++ [op]`
-    * `emit_if(condition, op, measurements, metadata)` - the same when `condition` is neither `false` nor `nil`
-    * `emit_once_per(op, window, measurements, metadata)` - the same with its own window, in milliseconds
+    * `emit_if(condition, op, measurements, metadata)` - the same when `condition` is neither
+      `false` nor `nil`
+    * `emit_once_per(op, window, measurements, metadata)` - the same with its own window, in
+      milliseconds
     * `batch_events(op, measurements, metadata)` - `emit_batched/3` of `p ++ [op]`
-    * `span(op, metadata, do: block)` - a macro: `emit_start`, the block, `emit_stop` with its `:duration`
-      (native unit), or `p ++ [op, :exception]` with `:kind`, `:reason` and `:stacktrace`; the block's value
+    * `span(op, metadata, do: block)` - a macro: `emit_start`, the block, `emit_stop` with its
+      `:duration` (native unit), or `p ++ [op, :exception]` with `:kind`, `:reason` and
+      `:stacktrace`; the block's value
 
   All but `span` return `:ok`. Starts and stops are neither deduplicated nor counted: each belongs
   to one operation. Costs and errors are those of the functions named.
@@ -185,7 +190,8 @@ defmodule Foundation.Telemetry.SampledEvents do
   The batch is emitted as `[:batched | name]` when it is full or has waited for its timeout.
   Returns `:ok`, also when the event was sampled out, or dropped because there is no room.
 
-  O(size of the event), in the caller. Raises `ArgumentError` for a name that is not a list of atoms.
+  O(size of the event), in the caller. Raises `ArgumentError` for a name that is not a list of
+  atoms.
 
       iex> Foundation.Telemetry.SampledEvents.emit_batched([:doc, :batch], %{bytes: 10}, %{})
       :ok

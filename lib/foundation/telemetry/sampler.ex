@@ -29,9 +29,9 @@ defmodule Foundation.Telemetry.Sampler do
 
   ## Bounds
 
-  What a strategy remembers is bounded whatever its numbers: 1 kB for `{:rate_limited, n}`, a few words
-  for the others. Numbers go up to 4,294,967,295. Beyond 10,000 names of events the native engine
-  decides and counts the rest under one name: see `Foundation.Telemetry.SampledEvents`.
+  What a strategy remembers is bounded whatever its numbers: 1 kB for `{:rate_limited, n}`, a few
+  words for the others. Numbers go up to 4,294,967,295. Beyond 10,000 names of events the native
+  engine decides and counts the rest under one name: see `Foundation.Telemetry.SampledEvents`.
 
   ## Telemetry events
 
@@ -97,8 +97,8 @@ defmodule Foundation.Telemetry.Sampler do
   @doc """
   How often the strategy of `name` decided, and how. O(1).
 
-  `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two: each
-  count is of all decisions that had returned when it was read.
+  `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two:
+  each count is of all decisions that had returned when it was read.
 
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :counted], :never)
       iex> Foundation.Telemetry.Sampler.should_sample?([:doc, :counted])

@@ -10,7 +10,8 @@ defmodule Foundation.Telemetry.Span do
       end
 
   Spans nest: the innermost open span of a process is the parent of the next. Nothing is kept in the
-  process dictionary. With `start_span/2` and `end_span/1` a span can begin in one function and end in another.
+  process dictionary. With `start_span/2` and `end_span/1` a span can begin in one function and
+  end in another.
 
   ## Across processes
 
@@ -26,17 +27,19 @@ defmodule Foundation.Telemetry.Span do
 
   ## Consistency
 
-    * A process's spans are its own: only it starts, changes and ends them, and each call sees what the ones before
-      it did.
-    * Open spans are in a table that outlives the span process: spans start and end while that is away. In the
-      native engine they also outlive the process that owns it.
-    * A span whose process dies is ended with one `:abandoned` event, soon after the death and innermost first.
-      When the span process is killed none is lost; one that it was just emitting is emitted again.
+    * A process's spans are its own: only it starts, changes and ends them, and each call sees
+      what the ones before it did.
+    * Open spans are in a table that outlives the span process: spans start and end while that is
+      away. In the native engine they also outlive the process that owns it.
+    * A span whose process dies is ended with one `:abandoned` event, soon after the death and
+      innermost first. When the span process is killed none is lost; one that it was just emitting
+      is emitted again.
     * Trace ids are 128 bit, span ids 64 bit, random, and written in lower-case hex.
 
   ## Bounds
 
-    * 10,000 open spans a process. One that is started past that has an id and a start event and is not kept.
+    * 10,000 open spans a process. One that is started past that has an id and a start event and
+      is not kept.
     * 128 events and 128 links a span. The first are kept.
 
   ## Telemetry events
@@ -48,8 +51,9 @@ defmodule Foundation.Telemetry.Span do
   | `[:foundation, :span, :exception]` | `:duration` (native unit) | and `:kind`, `:reason`, `:stacktrace`; `status: :error` |
   | `[:foundation, :span, :abandoned]` | `:duration` (native unit) | see below; `status: :abandoned` |
 
-  Metadata: `%{name:, span_id:, parent_id:, trace_id:, attributes:, status:, events: [%{name:, attributes:, time:}], links:
-  [%{trace_id:, span_id:}]}`. `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
+  Metadata:
+  `%{name:, span_id:, parent_id:, trace_id:, attributes:, status:, events: [%{name:, attributes:, time:}], links: [%{trace_id:, span_id:}]}`.
+  `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
   """
 
   alias Foundation.Native
@@ -72,9 +76,10 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   The value of the block, run inside a span.
 
-  The span ends with the block. When the block raises, throws or exits there is an `:exception` event instead of
-  a `:stop`, and what was raised goes on with its stacktrace; spans that the block has started by hand and not
-  ended are ended as abandoned then. When it returns, they stay open. Costs a `start_span/2` and an `end_span/2`.
+  The span ends with the block. When the block raises, throws or exits there is an `:exception`
+  event instead of a `:stop`, and what was raised goes on with its stacktrace; spans that the
+  block has started by hand and not ended are ended as abandoned then. When it returns, they stay
+  open. Costs a `start_span/2` and an `end_span/2`.
 
       iex> require Foundation.Telemetry.Span, as: Span
       iex> Span.with_span :sum, %{of: 2} do
@@ -136,8 +141,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Opens a span inside the innermost open one and returns its id, 16 hex digits.
 
-  O(size of name and attributes), in the caller. `name` is any term; raises `ArgumentError` for attributes
-  that are no map.
+  O(size of name and attributes), in the caller. `name` is any term; raises `ArgumentError` for
+  attributes that are no map.
 
       iex> id = Foundation.Telemetry.Span.start_span("import", %{file: "a.csv"})
       iex> byte_size(id)
@@ -183,8 +188,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Ends a span of this process, with `status`, any term.
 
-  Spans inside it stay open. `{:error, :not_found}` when it is not open, or not this process's. O(spans that are
-  open inside it).
+  Spans inside it stay open. `{:error, :not_found}` when it is not open, or not this process's.
+  O(spans that are open inside it).
 
       iex> id = Foundation.Telemetry.Span.start_span(:import)
       iex> Foundation.Telemetry.Span.end_span(id, :cancelled)
@@ -215,8 +220,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Adds attributes to the innermost span: a map, which is merged into the ones it has.
 
-  `:ok`, or `{:error, :not_found}` outside of a span. O(size of all its attributes), in the caller. Raises
-  `ArgumentError` for what is no map.
+  `:ok`, or `{:error, :not_found}` outside of a span. O(size of all its attributes), in the
+  caller. Raises `ArgumentError` for what is no map.
 
       iex> Foundation.Telemetry.Span.with_span_fun(:import, %{file: "a.csv"}, fn ->
       ...>   Foundation.Telemetry.Span.add_attributes(%{rows: 120})
@@ -232,8 +237,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Records that something happened in the innermost span, and when.
 
-  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span. O(size of the
-  attributes), in the caller. Raises `ArgumentError` for attributes that are no map.
+  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span.
+  O(size of the attributes), in the caller. Raises `ArgumentError` for attributes that are no map.
 
       iex> Foundation.Telemetry.Span.record_event(:retry, %{attempt: 2})
       {:error, :not_found}
@@ -251,8 +256,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Links the innermost span to another, which is given by its context (see `propagate_context/0`).
 
-  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span. O(1). Raises
-  `ArgumentError` for what is no context.
+  `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span.
+  O(1). Raises `ArgumentError` for what is no context.
 
       iex> alias Foundation.Telemetry.Span
       iex> batch = Span.with_span_fun(:batch, %{}, &Span.propagate_context/0)
@@ -278,9 +283,9 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   The innermost span of this process, `nil` outside one. O(what it holds), in the caller.
 
-  `%{span_id:, parent_id:, trace_id:, trace_flags:, name:, attributes:, events:, links:}`. Directly inside
-  `with_propagated_context/2` it is the span of that context, of which nothing but its ids and flags is known: `name` is
-  `nil`, and `remote: true` is there too.
+  `%{span_id:, parent_id:, trace_id:, trace_flags:, name:, attributes:, events:, links:}`.
+  Directly inside `with_propagated_context/2` it is the span of that context, of which nothing but
+  its ids and flags is known: `name` is `nil`, and `remote: true` is there too.
 
       iex> Foundation.Telemetry.Span.current_span()
       nil
@@ -330,8 +335,8 @@ defmodule Foundation.Telemetry.Span do
   def current_trace_id, do: with(%{trace_id: trace_id} <- propagate_context(), do: trace_id)
 
   @doc """
-  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or `nil` outside
-  a span. A plain map, to be sent in any message. O(1).
+  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or
+  `nil` outside a span. A plain map, to be sent in any message. O(1).
 
       iex> Foundation.Telemetry.Span.propagate_context()
       nil
@@ -354,9 +359,10 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   The value of `fun`, whose spans belong to the trace of `context` and have its span as parent.
 
-  `context` comes from `propagate_context/0` or `from_traceparent/1`; with `nil` there is nothing to go on from, and `fun` just
-  runs. Afterwards, also after a raise, this process is where it was; spans that `fun` left open are ended as abandoned.
-  O(1) besides `fun`. Raises `ArgumentError` for what is no context.
+  `context` comes from `propagate_context/0` or `from_traceparent/1`; with `nil` there is nothing
+  to go on from, and `fun` just runs. Afterwards, also after a raise, this process is where it
+  was; spans that `fun` left open are ended as abandoned. O(1) besides `fun`. Raises
+  `ArgumentError` for what is no context.
 
       iex> alias Foundation.Telemetry.Span
       iex> Span.with_span_fun(:parent, %{}, fn ->
@@ -410,9 +416,9 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   The context of a `traceparent` header.
 
-  `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`, `:invalid_trace_id`,
-  `:invalid_span_id` or `:invalid_flags`: what the standard says is to be ignored. O(1): a tail is not
-  looked at. Creates no atoms.
+  `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`,
+  `:invalid_trace_id`, `:invalid_span_id` or `:invalid_flags`: what the standard says is to be
+  ignored. O(1): a tail is not looked at. Creates no atoms.
 
       iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
       iex> context

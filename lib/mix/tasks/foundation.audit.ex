@@ -27,7 +27,8 @@ defmodule Mix.Tasks.Foundation.Audit do
 
   ## Configuration
 
-  Files that are always allowed, in addition to those of `--allow`, are named once, in `config/config.exs`
+  Files that are always allowed, in addition to those of `--allow`, are named once, in
+  `config/config.exs`
 
       config :foundation, audit: [allow: ["lib/my_app/legacy/**"]]
 

@@ -12,7 +12,8 @@ defmodule Mix.Tasks.Foundation.Demo do
   every call the agent of the called module in the registry, and tells it. Meanwhile some of the
   agents are killed at random, and the processes that own the two registries once each.
   Each call that an agent records is emitted as a batched and as a deduplicated event, and each
-  module's work is a span. What they found is then compared with a plain sequential computation of the same.
+  module's work is a span. What they found is then compared with a plain sequential computation of
+  the same.
 
   ## Options
 

@@ -1,7 +1,7 @@
 //! What is known of each event, by its name: settings, counts, strategy, batch.
 //!
-//! Names come from a program's text, so there are few: an event stays for as long as the program runs, and is found
-//! without a lock. Past [`MOST`] names the rest share one.
+//! Names come from a program's text, so there are few: an event stays for as long as the program
+//! runs, and is found without a lock. Past [`MOST`] names the rest share one.
 
 use std::sync::OnceLock;
 
@@ -32,7 +32,8 @@ pub struct Counts {
     pub sampled_out: AtomicU64,
     /// Repeats that were counted under the lock of this part's shard.
     repeats: AtomicU64,
-    /// Windows that are open in this part's shard, and those that it closed early. Written under its lock.
+    /// Windows that are open in this part's shard, and those that it closed early. Written under
+    /// its lock.
     windows: AtomicU64,
     evicted: AtomicU64,
 }

@@ -7,13 +7,15 @@ pub trait Held {
     /// A hash whose bits from the ninth on are random.
     fn hash(&self) -> u64;
 
-    /// Whether it has this hash; or `true` where that takes longer to say than what else it is asked.
+    /// Whether it has this hash; or `true` where that takes longer to say than what else it is
+    /// asked.
     fn has(&self, hash: u64) -> bool {
         self.hash() == hash
     }
 }
 
-/// The hash of a key that is held. It is never 0, whatever the hash: so an `Option` of it is a word.
+/// The hash of a key that is held. It is never 0, whatever the hash: so an `Option` of it is a
+/// word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hashed(NonZeroU64);
 

@@ -16,7 +16,8 @@ pub const INLINE_MAX: usize = 15;
 /// The number of kinds that a byte string may be of: 0 up to this, exclusive.
 pub const KINDS: u8 = 8;
 
-/// Marks a key whose bytes are in a [`Blob`](crate::table::Blob), in the top byte of the second word.
+/// Marks a key whose bytes are in a [`Blob`](crate::table::Blob), in the top byte of the second
+/// word.
 pub(crate) const LONG: u64 = 0x80;
 /// Marks a key that is a foreign object, in the top byte of the second word.
 pub(crate) const FOREIGN: u64 = 0xC0;
@@ -103,8 +104,8 @@ impl<'a, P: ?Sized> Key<'a, P> {
         Some(Key::packed(kind, pack(bytes), bytes.len()))
     }
 
-    /// The key for the first `len` bytes of a number, whose others are zero: the same as [`Key::new`] of
-    /// those bytes in little-endian order.
+    /// The key for the first `len` bytes of a number, whose others are zero: the same as
+    /// [`Key::new`] of those bytes in little-endian order.
     ///
     /// # Panics
     ///
@@ -129,9 +130,9 @@ impl<'a, P: ?Sized> Key<'a, P> {
     }
 }
 
-/// Up to 15 bytes as a little-endian number. The loads overlap instead of depending on the length byte
-/// by byte, and stay in registers: a key that went through memory would stall the look-up that reads
-/// it back. Of more bytes it is of no use.
+/// Up to 15 bytes as a little-endian number. The loads overlap instead of depending on the length
+/// byte by byte, and stay in registers: a key that went through memory would stall the look-up
+/// that reads it back. Of more bytes it is of no use.
 #[inline(always)]
 pub fn pack(bytes: &[u8]) -> u128 {
     let len = bytes.len();

@@ -10,7 +10,8 @@
 //! - `span`: what each process is in the middle of.
 //! - [`random`]: random numbers.
 
-// Most of what uses the tables is left out of the models' build: what only that needs is no mistake.
+// Most of what uses the tables is left out of the models' build: what only that needs is no
+// mistake.
 #![cfg_attr(loom, allow(dead_code))]
 
 pub mod batch;

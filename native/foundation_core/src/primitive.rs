@@ -1,7 +1,7 @@
 //! The synchronisation primitives that everything else is written against: those of `std`, or
-//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly, but for
-//! tests and the barrier of `table::reclaim`, which no model has. In the crate's own tests they count
-//! what is written.
+//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly, but
+//! for tests and the barrier of `table::reclaim`, which no model has. In the crate's own tests
+//! they count what is written.
 
 #[cfg(all(test, not(loom)))]
 mod counted;

@@ -90,8 +90,8 @@ impl Slices {
     }
 }
 
-/// The bucket of the generic cell rate algorithm (ITU-T I.371): it drips `target` times a second and
-/// holds a second's worth.
+/// The bucket of the generic cell rate algorithm (ITU-T I.371): it drips `target` times a second
+/// and holds a second's worth.
 fn drip(arrival: &mut u64, target: f64, now: u64) -> bool {
     if target <= 0.0 {
         return false;

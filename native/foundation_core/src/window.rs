@@ -26,8 +26,8 @@ pub enum Admission {
     Repeat,
 }
 
-/// What tells the time, in nanoseconds, to a table of windows. Asking whether a time is still to come may
-/// be cheaper than asking for the time.
+/// What tells the time, in nanoseconds, to a table of windows. Asking whether a time is still to
+/// come may be cheaper than asking for the time.
 pub trait Clock {
     /// The time.
     fn now(&self) -> u64;
@@ -54,8 +54,8 @@ impl Clock for u64 {
     }
 }
 
-/// The event of a window: a handle that keeps count of the event's windows, with the number of a shard, while
-/// that is locked. So for one number there is one writer.
+/// The event of a window: a handle that keeps count of the event's windows, with the number of a
+/// shard, while that is locked. So for one number there is one writer.
 pub trait Opener: Copy {
     /// What tells it from every other event.
     fn id(self) -> u32;
@@ -106,8 +106,8 @@ impl<E: Opener> Windows<E> {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Decides about an occurrence of `event` with this key. `window` says how many nanoseconds a window
-    /// lasts that is opened now.
+    /// Decides about an occurrence of `event` with this key. `window` says how many nanoseconds a
+    /// window lasts that is opened now.
     #[inline]
     pub fn admit(
         &self,
@@ -220,8 +220,8 @@ impl<E: Opener> Windows<E> {
         }
     }
 
-    /// Closes up to about `most` expired windows; whether there is more to do. `free` is given a shard that
-    /// has been empty for a while, if there is one.
+    /// Closes up to about `most` expired windows; whether there is more to do. `free` is given a
+    /// shard that has been empty for a while, if there is one.
     pub fn sweep(&self, now: u64, most: usize, free: impl FnOnce(Idle<E>)) -> bool {
         let mut closed = 0;
         for (number, shard) in self.shards.iter().enumerate() {
@@ -247,8 +247,9 @@ impl<E: Opener> Windows<E> {
 
     /// How many windows there are.
     pub fn len(&self) -> u64 {
-        // In this order the answer misses only windows that were opened meanwhile, whose openers look
-        // themselves: so the last of them keeps the bound, and none closes more than it must.
+        // In this order the answer misses only windows that were opened meanwhile, whose openers
+        // look themselves: so the last of them keeps the bound, and none closes more than it
+        // must.
         let opened = self.opened.load(Ordering::Acquire);
         opened.saturating_sub(self.closed.load(Ordering::Acquire))
     }

@@ -33,8 +33,9 @@ rustler::init!("Elixir.Foundation.Native", load = load);
 static INSTANCE: AtomicU64 = AtomicU64::new(0);
 
 /// Refuses to be the library of another version: one that was left behind by an upgrade
-/// would have other functions under the same names. And refuses to be taken for a library that is in
-/// memory already, with tables that this one would not have: the same file, built anew or copied.
+/// would have other functions under the same names. And refuses to be taken for a library that is
+/// in memory already, with tables that this one would not have: the same file, built anew or
+/// copied.
 fn load(env: Env, argument: Term) -> bool {
     let Ok((version, instance, again)) = argument.decode::<(&str, u64, bool)>() else {
         return false;

@@ -50,8 +50,8 @@ mod on {
 
     /// A call from its begin to its end, when this is dropped.
     ///
-    /// Its time is that on the clock, so that waiting for a lock counts, unless the system put another
-    /// thread in this one's place meanwhile: then it is the time that the thread ran.
+    /// Its time is that on the clock, so that waiting for a lock counts, unless the system put
+    /// another thread in this one's place meanwhile: then it is the time that the thread ran.
     pub struct Call {
         name: &'static CStr,
         interruptions: i64,
@@ -125,8 +125,9 @@ mod on {
         Duration::ZERO
     }
 
-    /// Every function that was called on a normal scheduler since this was last asked: its name, how
-    /// often, and the nanoseconds of its longest call, by the clock and by what the thread ran.
+    /// Every function that was called on a normal scheduler since this was last asked: its name,
+    /// how often, and the nanoseconds of its longest call, by the clock and by what the thread
+    /// ran.
     fn library_calls<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         let seen = std::mem::take(&mut *seen());
         let calls: Vec<_> = seen

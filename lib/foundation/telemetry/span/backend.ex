@@ -35,8 +35,9 @@ defmodule Foundation.Telemetry.Span.Backend do
   @callback watch() :: :ok
 
   @doc """
-  What a message to that process is about: the spans that were left open, each with what to forget it by,
-  and `:more` when it should ask again with `:abandoned` after that. `:ignored` when it is about nothing.
+  What a message to that process is about: the spans that were left open, each with what to forget
+  it by, and `:more` when it should ask again with `:abandoned` after that. `:ignored` when it is
+  about nothing.
   """
   @callback abandoned(message :: term) ::
               {[{Frame.ended(), token :: term}], :more | :done} | :ignored

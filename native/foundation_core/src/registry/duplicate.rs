@@ -449,7 +449,8 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         }
     }
 
-    /// How many keys `owner` holds entries of; one of which it has the first and others counts twice.
+    /// How many keys `owner` holds entries of; one of which it has the first and others counts
+    /// twice.
     pub fn held_by(&self, owner: u64) -> usize {
         self.owners.with(owner, |held| held.len()).unwrap_or(0)
     }
@@ -535,8 +536,8 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         done
     }
 
-    /// Removes an entry of `owner` that was the first of a key with this hash, wherever it is by now:
-    /// of several such keys' any one, since there is a call for each.
+    /// Removes an entry of `owner` that was the first of a key with this hash, wherever it is by
+    /// now: of several such keys' any one, since there is a call for each.
     fn remove_first(&self, owner: u64, hash: u64, guard: &Guard) -> bool {
         let is_single = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
         if self.table.remove_hashed(hash, is_single, guard) {

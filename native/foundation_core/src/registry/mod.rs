@@ -75,7 +75,8 @@ impl Tally {
 ///
 /// A place is taken when it is certain that its entry comes, before that is there, and given back
 /// after it is gone: so there are never more entries than places, however many callers register at
-/// once, and nobody is refused for the sake of one that does not come. Without a limit nobody counts.
+/// once, and nobody is refused for the sake of one that does not come. Without a limit nobody
+/// counts.
 #[derive(Debug)]
 pub(crate) struct Places {
     limit: usize,

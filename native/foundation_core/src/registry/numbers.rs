@@ -126,7 +126,8 @@ impl Chunks {
         }
     }
 
-    /// Makes one of a chunk and the next where that is half a chunk: so few chunks are nearly empty.
+    /// Makes one of a chunk and the next where that is half a chunk: so few chunks are nearly
+    /// empty.
     fn join(&mut self, index: usize) {
         if let Some([one, next]) = self.chunks.get_mut(index..index + 2)
             && one.len() + next.len() <= CHUNK / 2

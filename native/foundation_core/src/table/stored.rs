@@ -107,8 +107,8 @@ impl<'g, V: Object> Members<'g, V> {
 }
 
 impl<F: Foreign, V: Object> Table<F, Stored<V>> {
-    /// Makes a bag of the entry of `key`, with another one in it that it numbers 1; gives that one's
-    /// value back if the entry is not exactly `expected` any more.
+    /// Makes a bag of the entry of `key`, with another one in it that it numbers 1; gives that
+    /// one's value back if the entry is not exactly `expected` any more.
     #[expect(
         clippy::too_many_arguments,
         reason = "a key, two entries, and a bag's id"

@@ -49,7 +49,8 @@ impl Open {
 pub struct Slot<E> {
     /// The order in which windows were opened, over all shards.
     pub seq: u64,
-    /// Also in [`Open`]: so a search for what has expired reads this line alone, and a repeat that one.
+    /// Also in [`Open`]: so a search for what has expired reads this line alone, and a repeat
+    /// that one.
     pub expires: u64,
     pub event: E,
     pub hash: u64,
@@ -88,8 +89,8 @@ impl<T> Pieces<T> {
 
 /// A shard: windows in chains by their hash, and in lists by their duration.
 ///
-/// The chains are those of linear hashing (Litwin, 1980): each window that is one more splits the next
-/// few chains, so that none waits for a whole table to be rearranged.
+/// The chains are those of linear hashing (Litwin, 1980): each window that is one more splits the
+/// next few chains, so that none waits for a whole table to be rearranged.
 #[derive(Debug)]
 pub struct Shard<E> {
     /// The first window of each chain.
@@ -265,8 +266,8 @@ impl<E: Copy> Shard<E> {
         self.count -= 1;
     }
 
-    /// Gives out what a rush has taken, when nothing is left of it and no more has come for a while: what
-    /// comes and goes all the time is not to grow the shard anew each time.
+    /// Gives out what a rush has taken, when nothing is left of it and no more has come for a
+    /// while: what comes and goes all the time is not to grow the shard anew each time.
     pub fn rest(&mut self, now: u64) -> Option<Self> {
         let is_unused = self.classes == 0 && now.saturating_sub(self.used) >= IDLE;
         let is_idle = is_unused && self.holds_memory();

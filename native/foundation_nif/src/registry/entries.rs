@@ -75,8 +75,8 @@ fn register<'a>(
     key_term: Term<'a>,
     value_term: Term<'a>,
 ) -> NifResult<'a> {
-    // A short key is put into memory once, as it is read: the answer of `key` would be moved there, in
-    // larger pieces than it was written in, for which the processor waits.
+    // A short key is put into memory once, as it is read: the answer of `key` would be moved
+    // there, in larger pieces than it was written in, for which the processor waits.
     if let Some(key) = short_key(key_term).or_else(|| short_compound_key(key_term)) {
         return register_key(env, registry, owner, &key, value_term);
     }

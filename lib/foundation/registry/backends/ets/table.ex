@@ -255,8 +255,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     end
   end
 
-  # Whether a pattern with this key binds it, to nothing but what is equal. In a map it does neither on
-  # every OTP: there it is a pattern for all maps that have more, too.
+  # Whether a pattern with this key binds it, to nothing but what is equal. In a map it does
+  # neither on every OTP: there it is a pattern for all maps that have more, too.
   defp plain?(atom) when is_atom(atom), do: not variable?(atom)
   defp plain?([head | tail]), do: plain?(head) and plain?(tail)
   defp plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()

@@ -1,8 +1,8 @@
 defmodule Foundation.Telemetry.Span.Backends.ETS do
   @moduledoc false
-  # :span_contexts, an ordered_set of {{pid, n}, frame}: a process's frames by n, innermost last. Only
-  # its own process writes a row while that lives, and the span process takes it after that; so
-  # no row has two writers.
+  # :span_contexts, an ordered_set of {{pid, n}, frame}: a process's frames by n, innermost last.
+  # Only its own process writes a row while that lives, and the span process takes it after that;
+  # so no row has two writers.
   #
   # {{pid, 0}, :watched} stays while its process lives, also when nothing is open: one monitor
   # a process. Without the table spans still have ids and events, and are not kept.

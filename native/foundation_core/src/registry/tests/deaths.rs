@@ -45,8 +45,8 @@ fn with_handle(world: &(Subject, Town), owner: u64) {
     }
 }
 
-/// Runs `main`, which finds the handle of owner 1 and locks it; in between the owner's death unlinks
-/// the handle, to empty it when `main` has returned.
+/// Runs `main`, which finds the handle of owner 1 and locks it; in between the owner's death
+/// unlinks the handle, to empty it when `main` has returned.
 fn while_unlinked<R>(world: &Arc<(Subject, Town)>, main: impl FnOnce() -> R) -> R {
     let (found, begin) = mpsc::channel();
     let (unlinked, wait) = mpsc::channel();

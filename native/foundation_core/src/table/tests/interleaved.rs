@@ -75,7 +75,8 @@ fn a_reader_may_see_what_has_been_removed_since_it_began_but_only_whole() {
     assert!(matches!(inserted, Ok(Inserted::New)));
     let other = table.clone();
     let meanwhile = move || {
-        // The segment is split, so that the reader's is a copy; then the entry goes from the new one.
+        // The segment is split, so that the reader's is a copy; then the entry goes from the new
+        // one.
         for number in 0..5_000 {
             put(&other, &Key::word(0, number), number, number);
         }
