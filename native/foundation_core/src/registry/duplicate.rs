@@ -1,9 +1,9 @@
 //! A registry in which a key has any number of entries, in the order of their registration.
 
-use super::numbers::Numbers;
+use super::group::{Group, Put, note};
 use super::owners::Owners;
 use super::{Figures, Places, Refused, Tally, World};
-use crate::held::{Hashed, Held, HeldSet, IntoIter};
+use crate::held::{Held, IntoIter};
 use crate::interleave::{Point, reach};
 use crate::key::{Foreign, Key, KeyView, Seed};
 use crate::primitive::{AtomicU64, Ordering};
@@ -12,65 +12,6 @@ use crate::table::{
     Bag, Entry, Guard, Inserted, Member, Members, NOBODY, Object, OutOfMemory, Stored, Table,
     Value, Walked, pin,
 };
-
-/// What one owner holds of one key: its first entry ever, or others.
-///
-/// The first was in the key's slot, without a bag, and another registrant may have made a bag of it
-/// since. So of that one nothing is noted but the hash, also where its owner has others as well.
-#[derive(Debug)]
-pub struct Group {
-    hash: Hashed,
-    many: Option<Box<Many>>,
-}
-
-/// Entries by their numbers in a bag.
-#[derive(Debug)]
-struct Many {
-    bag: u64,
-    numbers: Numbers,
-}
-
-impl Held for Group {
-    fn hash(&self) -> u64 {
-        self.hash.hash()
-    }
-}
-
-impl Group {
-    /// The first entry of a key with this hash.
-    fn first(hash: u64) -> Self {
-        Group {
-            hash: Hashed::new(hash),
-            many: None,
-        }
-    }
-
-    fn is_first(&self) -> bool {
-        self.many.is_none()
-    }
-
-    fn is_of(&self, bag: u64) -> bool {
-        self.many.as_ref().is_some_and(|many| many.bag == bag)
-    }
-
-    /// The numbers of others than the first.
-    fn numbers(&self) -> impl Iterator<Item = u64> {
-        self.many.iter().flat_map(|many| many.numbers.iter())
-    }
-
-    /// How many those are.
-    fn count(&self) -> usize {
-        self.many.as_ref().map_or(0, |many| many.numbers.len())
-    }
-
-    /// Takes out the numbers that are `gone`, and says whether any is left.
-    fn remove(&mut self, gone: &[u64]) -> bool {
-        self.many.as_mut().is_some_and(|many| {
-            gone.iter().for_each(|number| many.numbers.remove(*number));
-            !many.numbers.is_empty()
-        })
-    }
-}
 
 /// A key of a registry and its entries, as a walk shows them.
 #[derive(Debug)]
@@ -100,14 +41,6 @@ pub struct Duplicate<F: Foreign, V: Object> {
     next_bag: AtomicU64,
     places: Places,
     tally: Tally,
-}
-
-/// Where an entry has been put.
-enum Put {
-    /// It is its key's first.
-    First,
-    /// In a bag, with this number.
-    Bag { id: u64, number: u64 },
 }
 
 fn members<'g, V: Object>(entry: &Entry<'g, Stored<V>>) -> Members<'g, V> {
@@ -574,24 +507,6 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             owners: self.owners.holding(),
             memory: self.table.memory() + self.owners.memory(),
             drops: self.tally.drops.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// Notes an entry as held.
-fn note(held: &mut HeldSet<Group>, hash: u64, put: Put) {
-    let Put::Bag { id, number } = put else {
-        held.insert(Group::first(hash));
-        return;
-    };
-    let group = held.get_mut(hash, |group| group.is_of(id));
-    match group.and_then(|group| group.many.as_mut()) {
-        Some(many) => many.numbers.push(number),
-        None => {
-            let numbers = Numbers::one(number);
-            let many = Some(Box::new(Many { bag: id, numbers }));
-            let hash = Hashed::new(hash);
-            held.insert(Group { hash, many });
         }
     }
 }

@@ -5,13 +5,15 @@
 //! held, and it is watched once, however many entries it has.
 
 mod duplicate;
+mod group;
 mod numbers;
 mod owners;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-pub use duplicate::{Duplicate, Estate, Group, Keyed};
+pub use duplicate::{Duplicate, Estate, Keyed};
+pub use group::Group;
 pub use unique::Unique;
 
 use crate::handle::Dead;
