@@ -131,10 +131,13 @@ defmodule Foundation.HealthCheck do
   @doc """
   Returns `:ok`, or `{:degraded, reasons}` while anything that is supervised is down.
 
-  A reason is `{:down, id}`, `id` being that of the child below `Foundation.Supervisor`, at any
-  depth, `{:missing, table}`, `table` being `:registry` or `:telemetry`, or `:not_running` for an
-  application that is not started. The crash of a process that its supervisor has brought back is
-  no reason. Never raises.
+  A reason is one of these:
+
+    * `{:down, id}` - a child below `Foundation.Supervisor`, at any depth, by its id
+    * `{:missing, table}` - the tables of `:registry` or `:telemetry`
+    * `:not_running` - the application has not been started
+
+  A process that crashed and that its supervisor has started again is no reason. Never raises.
 
   Asks each supervisor, and so waits for one that is just starting a child, at most a second.
 

@@ -155,8 +155,8 @@ defmodule Foundation.Migration do
   end
 
   @doc """
-  Goes back to a stage. `{:error, {:invalid_stage, stage}}` if that is not back; else as
-  `rollback/0`.
+  Goes back to a stage, as `rollback/0` does. `{:error, {:invalid_stage, stage}}` if that is a later
+  one than the present stage, or none.
 
       iex> Foundation.Migration.rollback(2)
       {:ok, 2}

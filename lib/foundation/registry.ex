@@ -53,7 +53,8 @@ defmodule Foundation.Registry do
     * `:meta` - a keyword list of what `meta/2` reads
     * `:compressed` - whether the ETS engine compresses entries. Default `false`
 
-  Other options are ignored, as `Registry` ignores them. Raises `ArgumentError` for wrong ones.
+  Other options are ignored, as `Registry` ignores them. Raises `ArgumentError` where one of these
+  has a value that it may not have.
 
       iex> {:ok, owner} = Foundation.Registry.start_link(keys: :unique, name: Docs.Start)
       iex> owner == Process.whereis(Docs.Start)

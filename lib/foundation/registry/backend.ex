@@ -99,7 +99,7 @@ defmodule Foundation.Registry.Backend do
   @callback delete_meta(name, term) :: :ok
 
   @doc """
-  The engine that runs `registry`; raises where none does.
+  The backend that has `registry`; raises where none does.
   """
   @spec of!(term) :: module
   def of!(registry) when is_atom(registry) do
@@ -115,11 +115,11 @@ defmodule Foundation.Registry.Backend do
   def of!(other), do: unknown!(other)
 
   @doc """
-  The engine by its public name.
+  The backend of a table's engine.
   """
-  @spec module(Foundation.Engine.t()) :: module
-  def module(:native), do: Backends.Native
-  def module(:ets), do: Backends.ETS
+  @spec of_engine(Foundation.Engine.t()) :: module
+  def of_engine(:native), do: Backends.Native
+  def of_engine(:ets), do: Backends.ETS
 
   @doc """
   Whether an entry of `pid` may be returned. Of a remote process its monitor decides.

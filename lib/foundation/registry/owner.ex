@@ -47,7 +47,7 @@ defmodule Foundation.Registry.Owner do
     # So that terminate/2 runs when the supervisor says :shutdown.
     Process.flag(:trap_exit, true)
     clear_other_engine(options)
-    backend = Backend.module(options.engine)
+    backend = Backend.of_engine(options.engine)
 
     with {:ok, how, table} <- backend.start(options) do
       report(how, options)
