@@ -125,12 +125,17 @@ defmodule Foundation.CheckpointFuzzTest do
       1 -> File.rm!(path)
       2 -> File.write!(path, "")
       3 -> File.rename!(path, Path.join(dir, "#{pick([7, 10 ** 19])}.checkpoint"))
-      4 -> File.rm!(path) && File.mkdir!(path)
-      5 -> File.rm!(path) && File.ln_s!("nowhere", path)
+      4 -> replace(path, &File.mkdir!/1)
+      5 -> replace(path, &File.ln_s!("nowhere", &1))
       _ -> File.write!(path, several(before))
     end
 
     File.read(path) != {:ok, before}
+  end
+
+  defp replace(path, make) do
+    File.rm!(path)
+    make.(path)
   end
 
   # What is in the directory and no checkpoint of this server.

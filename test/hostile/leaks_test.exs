@@ -5,10 +5,8 @@ defmodule Foundation.Hostile.LeaksTest do
   use Foundation.Case, async: true
   use Foundation.Alone
 
-  require Foundation.Telemetry.Span, as: Span
-
   alias Foundation.{ConcurrentRegistry, Native, Registry}
-  alias Foundation.Telemetry.{SampledEvents, Sampler}
+  alias Foundation.Telemetry.{SampledEvents, Sampler, Span}
 
   @settings [{SampledEvents, window: 3_600_000, batch_timeout: 3_600_000}]
 

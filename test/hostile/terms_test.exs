@@ -7,10 +7,8 @@ defmodule Foundation.Hostile.TermsTest do
   """
   use Foundation.TelemetryCase, async: false
 
-  require Foundation.Telemetry.Span, as: Span
-
   alias Foundation.{AgentRegistry, ConcurrentRegistry, ErrorContext, FeatureFlags, Registry}
-  alias Foundation.Telemetry.{SampledEvents, Sampler}
+  alias Foundation.Telemetry.{SampledEvents, Sampler, Span}
 
   import Foundation.Case, only: [foreign_pid: 0, unique_name: 1]
 
