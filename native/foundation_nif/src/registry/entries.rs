@@ -13,8 +13,8 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, known, live_pid, meet};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, Probe, cell, elements, empty_list, key, pair, short_compound_key, short_key,
-    single, value, value_term, word_term,
+    Budget, Buffer, Probe, cell, elements, empty_list, key, pair, single, value, value_term,
+    with_key, word_term,
 };
 
 nifs! {
@@ -75,14 +75,9 @@ fn register<'a>(
     key_term: Term<'a>,
     value_term: Term<'a>,
 ) -> NifResult<'a> {
-    // A short key is put into memory once, as it is read: the answer of `key` would be moved
-    // there, in larger pieces than it was written in, for which the processor waits.
-    if let Some(key) = short_key(key_term).or_else(|| short_compound_key(key_term)) {
-        return register_key(env, registry, owner, &key, value_term);
-    }
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    register_key(env, registry, owner, &key, value_term)
+    with_key(key_term, |key| {
+        register_key(env, registry, owner, key, value_term)
+    })
 }
 
 #[inline(never)]
@@ -144,13 +139,7 @@ fn unregister<'a>(
     owner: Option<u64>,
     key_term: Term<'a>,
 ) -> NifResult<'a> {
-    // As in `register`.
-    if let Some(key) = short_key(key_term).or_else(|| short_compound_key(key_term)) {
-        return unregister_key(env, registry, owner, &key);
-    }
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    unregister_key(env, registry, owner, &key)
+    with_key(key_term, |key| unregister_key(env, registry, owner, key))
 }
 
 #[inline(never)]

@@ -12,7 +12,7 @@ use crate::process::live_pid;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
     Budget, Buffer, OwnedTerm, Probe, cell, empty_list, key, list, pair, short_compound_key,
-    short_key, single, value_term,
+    short_key, single, value_term, with_key,
 };
 
 nifs! {
@@ -212,10 +212,5 @@ fn find<'g>(
     key_term: Term<'_>,
     guard: &'g Guard,
 ) -> Result<Option<StoredEntry<'g>>, Failure> {
-    if let Some(key) = short_compound_key(key_term) {
-        return Ok(entries.get(&key, guard));
-    }
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    Ok(entries.get(&key, guard))
+    with_key(key_term, |key| Ok(entries.get(key, guard)))
 }

@@ -57,12 +57,41 @@ pub fn key<'k, 'a: 'k>(
         return Ok(key);
     }
     if let Some(bytes) = binary(term) {
-        if bytes.len() > BYTES_MAX && !crate::raw::may_take_long() {
-            return Err(Failure::TakesLong);
-        }
-        return Ok(Key::new(BINARY, bytes));
+        return binary_key(bytes);
     }
     compound_key(term, buffer, probe)
+}
+
+/// What `then` makes of the key of a term.
+///
+/// A short key is put into memory once, as it is read: the answer of [`key`] is moved there, in larger
+/// pieces than it was written in, for which the processor waits.
+///
+/// # Errors
+///
+/// As [`key`], and those of `then`.
+#[inline(always)]
+pub fn with_key<R>(
+    term: Term,
+    then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    if let Some(key) = short_key(term).or_else(|| short_compound_key(term)) {
+        return then(&key);
+    }
+    let (mut buffer, mut probe) = (Buffer::new(), None);
+    let key = match binary(term) {
+        Some(bytes) => binary_key(bytes)?,
+        None => encoded_key(term, &mut buffer, &mut probe)?,
+    };
+    then(&key)
+}
+
+#[inline(always)]
+fn binary_key(bytes: &[u8]) -> Result<Key<'_, Probe>, Failure> {
+    if bytes.len() > BYTES_MAX && !crate::raw::may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    Ok(Key::new(BINARY, bytes))
 }
 
 #[inline(never)]
@@ -71,9 +100,19 @@ fn compound_key<'k, 'a: 'k>(
     buffer: &'k mut Buffer,
     probe: &'k mut Option<Probe>,
 ) -> Result<Key<'k, Probe>, Failure> {
-    if let Some(key) = short_compound_key(term) {
-        return Ok(key);
+    match short_compound_key(term) {
+        Some(key) => Ok(key),
+        None => encoded_key(term, buffer, probe),
     }
+}
+
+/// The key of a term that has no short one.
+#[inline(never)]
+fn encoded_key<'k, 'a: 'k>(
+    term: Term<'a>,
+    buffer: &'k mut Buffer,
+    probe: &'k mut Option<Probe>,
+) -> Result<Key<'k, Probe>, Failure> {
     if buffer.encode(term, Form::Key, 0).is_ok() {
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }
