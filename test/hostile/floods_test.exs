@@ -73,12 +73,12 @@ defmodule Foundation.Hostile.FloodsTest do
     start_supervised!({Registry, name: name, keys: :unique})
     test = self()
     holder = spawn_link(fn -> Registry.lock(name, :lock, fn -> receive(do: (:go -> :ok)) end) end)
-    eventually(fn -> known(name) == 1 end)
+    eventually(fn -> queued(name, :lock) == 1 end)
 
     waiters =
       for n <- 1..1_000 do
         pid = spawn(fn -> Registry.lock(name, :lock, fn -> send(test, {:got, n}) end) end)
-        eventually(fn -> known(name) == n + 1 end)
+        eventually(fn -> queued(name, :lock) == n + 1 end)
         {n, pid}
       end
 
@@ -91,7 +91,7 @@ defmodule Foundation.Hostile.FloodsTest do
       assert got == n
     end
 
-    eventually(fn -> known(name) == 0 end)
+    eventually(fn -> queued(name, :lock) == 0 end)
     assert :ets.match(Locks, {:_, {name, :_}, :_, :_}) == []
     refute_received {:got, _}
   end
@@ -125,13 +125,5 @@ defmodule Foundation.Hostile.FloodsTest do
     end
 
     forward(test, listener)
-  end
-
-  # How many hold the lock or wait for it, as its server knows: what it does not yet know may be overtaken.
-  defp known(name) do
-    case :sys.get_state(Locks).locks do
-      %{{^name, :lock} => {_holder, queue}} -> 1 + :queue.len(queue)
-      %{} -> 0
-    end
   end
 end

@@ -31,6 +31,18 @@ defmodule Foundation.Case do
   @spec start_workers(non_neg_integer) :: [pid]
   def start_workers(count), do: for(_index <- 1..count//1, do: start_worker())
 
+  @doc """
+  How many hold a lock or wait for it, as its server knows: who has only said so in the table may be
+  overtaken.
+  """
+  @spec queued(registry :: atom, term) :: non_neg_integer
+  def queued(registry, lock_key) do
+    case :sys.get_state(Foundation.Registry.Locks).locks do
+      %{{^registry, ^lock_key} => {_holder, queue}} -> 1 + :queue.len(queue)
+      %{} -> 0
+    end
+  end
+
   @doc "Runs `fun` in `worker` and returns its result; a raise there is raised here."
   @spec run(pid, (() -> result)) :: result when result: term
   def run(worker, fun) do

@@ -116,7 +116,7 @@ defmodule Foundation.Registry.ProcessesTest do
             end)
 
           # In the queue before the next one comes.
-          eventually(fn -> queued(registry) == n end)
+          eventually(fn -> queued(registry, :key) == n end)
           pid
         end
 
@@ -130,7 +130,7 @@ defmodule Foundation.Registry.ProcessesTest do
         send(pid, :go)
       end
 
-      eventually(fn -> queued(registry) == 0 end)
+      eventually(fn -> queued(registry, :key) == 0 end)
     end
 
     @tag :capture_log
@@ -153,21 +153,13 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> known?(registry) end)
 
       waiter = spawn_link(fn -> Registry.lock(registry, :key, fn -> send(test, :waited) end) end)
-      eventually(fn -> queued(registry) == 2 end)
+      eventually(fn -> queued(registry, :key) == 2 end)
       assert Process.alive?(waiter)
       refute_received :waited
 
       send(holder, :go)
       assert_receive :done
       assert_receive :waited
-    end
-
-    # As the server knows: who has only said so in the table may be overtaken.
-    defp queued(registry) do
-      case :sys.get_state(Locks).locks do
-        %{{^registry, :key} => {_holder, queue}} -> 1 + :queue.len(queue)
-        %{} -> 0
-      end
     end
 
     test "after a kill of the lock server nobody gets a lock that is held", %{registry: registry} do

@@ -25,6 +25,14 @@ fn flush_until(freed: &AtomicUsize, count: usize) {
     }
 }
 
+/// On two other threads, one after the other.
+fn retire_and_flush_elsewhere(freed: &Arc<AtomicUsize>) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| retire(freed)).join().expect("retires");
+        scope.spawn(flush).join().expect("flushes");
+    });
+}
+
 #[test]
 fn an_object_is_freed_once_nobody_reads() {
     let freed = Arc::default();
@@ -38,10 +46,7 @@ fn an_object_is_freed_once_nobody_reads() {
 fn a_reader_that_started_before_keeps_an_object() {
     let freed = Arc::default();
     let guard = pin();
-    std::thread::scope(|scope| {
-        scope.spawn(|| retire(&freed)).join().expect("retires");
-        scope.spawn(flush).join().expect("flushes");
-    });
+    retire_and_flush_elsewhere(&freed);
     assert_eq!(freed.load(Ordering::SeqCst), 0);
     drop(guard);
     flush_until(&freed, 1);
@@ -91,10 +96,7 @@ fn an_inner_guard_does_not_end_the_read() {
     let freed = Arc::default();
     let outer = pin();
     drop(pin());
-    std::thread::scope(|scope| {
-        scope.spawn(|| retire(&freed)).join().expect("retires");
-        scope.spawn(flush).join().expect("flushes");
-    });
+    retire_and_flush_elsewhere(&freed);
     assert_eq!(freed.load(Ordering::SeqCst), 0);
     drop(outer);
     flush_until(&freed, 1);
@@ -106,10 +108,7 @@ fn guards_may_be_dropped_in_any_order() {
     let first = pin();
     let second = pin();
     drop(first);
-    std::thread::scope(|scope| {
-        scope.spawn(|| retire(&freed)).join().expect("retires");
-        scope.spawn(flush).join().expect("flushes");
-    });
+    retire_and_flush_elsewhere(&freed);
     assert_eq!(freed.load(Ordering::SeqCst), 0);
     drop(second);
     flush_until(&freed, 1);
