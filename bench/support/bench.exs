@@ -15,16 +15,26 @@ defmodule Bench do
     # `growth` are the sizes at which it is shown how the row grows; without any it has no size
     # that could be chosen. `processes` is the size at which the row is measured in 1, 2, 4
     # and 8 processes. `fills?` says that each round makes all entries anew.
+    #
+    # `mean` is the target of the geometric mean of all the row's ratios; without it none is
+    # printed. `ets_target` and `ets_mean` take the place of the two under the ETS engine.
     @enforce_keys [:name, :what, :theirs, :sizes, :target, :run]
-    defstruct @enforce_keys ++ [:quick, :processes, growth: [], fills?: false]
+    defstruct @enforce_keys ++
+                [:quick, :processes, :mean, :ets_target, :ets_mean, growth: [], fills?: false]
   end
 
   defmodule Context do
     @moduledoc false
     # `rounds` and `per_round` say how long to measure, `quick?` that it is only to be shown
     # that everything runs, `growth?` that it is to be shown how the rows grow, and `processes`
-    # in how many to measure: with nil in the one that is pinned.
-    defstruct quick?: false, growth?: false, rounds: 21, per_round: 20_000, processes: nil
+    # in how many to measure: with nil in the one that is pinned. `only` is a text that a variant's
+    # name must contain, for rows that have many.
+    defstruct quick?: false,
+              growth?: false,
+              rounds: 21,
+              per_round: 20_000,
+              processes: nil,
+              only: nil
   end
 
   defmodule Result do
@@ -59,6 +69,22 @@ defmodule Bench do
     result(ours, theirs, options)
   end
 
+  @doc """
+  Runs `ours` and `theirs`, functions without arguments, in turn, each as often in a round as
+  theirs fits into 4 ms, and returns a `Result`.
+  """
+  def repeated(%Context{} = context, ours, theirs, options \\ []) do
+    times = times(theirs, if(context.quick?, do: 100_000, else: 4_000_000))
+    cost = fn fun -> fn _round -> each(1..times, fun) end end
+    pair(context, cost.(ours), cost.(theirs), options)
+  end
+
+  # How often `fun` can be called in `ns`: at least twice.
+  defp times(fun, ns, tried \\ 2) do
+    taken = max(1, time(fn -> repeat(tried, fun) end))
+    if taken * 10 > ns, do: max(2, div(tried * ns, taken)), else: times(fun, ns, tried * 4)
+  end
+
   @doc "Makes a `Result` of what the rounds measured, ours and theirs in the same order."
   def result(ours, theirs, options \\ []) do
     %Result{
@@ -85,11 +111,30 @@ defmodule Bench do
     [at.(0.1), at.(0.9)]
   end
 
+  @doc "The geometric mean of the ratios of `results`, as a `Result` without figures of its own."
+  def mean([_ | _] = results) do
+    logarithms = for result <- results, do: :math.log(result.ratio)
+
+    %Result{
+      variant: "geometric mean",
+      ours: nil,
+      theirs: nil,
+      ratio: :math.exp(Enum.sum(logarithms) / length(logarithms)),
+      spread: nil
+    }
+  end
+
   def median(samples), do: samples |> Enum.sort() |> Enum.at(div(length(samples), 2))
 
   @doc """
-  Returns what `fun` costs for one of `keys`, in ns, less what walking over the keys costs.
+  Returns what `fun` costs for one of `keys`, in ns, less what walking over the keys costs. For a
+  range from 1 `fun` has no argument.
   """
+  def each(1..times, fun) do
+    loop = time(fn -> repeat(times, &nothing/0) end)
+    (time(fn -> repeat(times, fun) end) - loop) / times
+  end
+
   def each(keys, fun) do
     length = length(keys)
     loop = time(fn -> walk(keys, &same/1) end)
@@ -174,6 +219,15 @@ defmodule Bench do
   end
 
   defp same(key), do: key
+
+  defp repeat(0, _fun), do: :ok
+
+  defp repeat(times, fun) do
+    fun.()
+    repeat(times - 1, fun)
+  end
+
+  defp nothing, do: :ok
 
   @doc """
   Runs `fun` in a process of its own on the first scheduler and returns its result.

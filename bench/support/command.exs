@@ -4,12 +4,14 @@ defmodule Bench.Command do
   @moduledoc false
   # What the options of script/bench do.
 
-  alias Bench.{Context, Growth, JSON, Plot, Report}
+  alias Bench.{Context, Growth, JSON, Plot, Report, Result}
 
   @areas [
     {"registry_reads.exs", Bench.RegistryReads},
     {"registry_writes.exs", Bench.RegistryWrites},
     {"registry_concurrency.exs", Bench.RegistryConcurrency},
+    {"surface.exs", Bench.Surface},
+    {"surface_table.exs", Bench.SurfaceTable},
     {"agent_registry.exs", Bench.AgentRegistry},
     {"concurrent_registry.exs", Bench.ConcurrentRegistry},
     {"error_context.exs", Bench.ErrorContext},
@@ -22,6 +24,7 @@ defmodule Bench.Command do
     json: :string,
     quick: :boolean,
     engine: :string,
+    only: :string,
     size: :string,
     rounds: :integer,
     growth: :boolean,
@@ -40,6 +43,7 @@ defmodule Bench.Command do
       --size N[,N ...]        measure at these sizes (1000, 10k, 1M), which have no targets but the rows' own
       --rounds N              measure so many rounds (21)
       --engine native|ets     measure that engine
+      --only TEXT             of surface and surface_table the variants whose names contain TEXT
 
       --growth [ROW ...]      measure how the rows grow with their size and with processes, and write
                               that to the file of --json (bench/results/growth.json); with --size
@@ -75,8 +79,9 @@ defmodule Bench.Command do
     IO.write(Report.heading(machine))
 
     rows
+    |> Stream.map(&for_engine(&1, Foundation.engine()))
     |> Stream.flat_map(fn row ->
-      Stream.flat_map(sizes(row, context), &measure(row, &1, context))
+      row |> sizes(context) |> Stream.flat_map(&measure(row, &1, context)) |> with_mean(row)
     end)
     |> collect(file, fn {row, size, result} ->
       row = if context.quick?, do: %{row | target: nil}, else: row
@@ -86,7 +91,38 @@ defmodule Bench.Command do
   end
 
   defp measure(row, size, context) do
-    for result <- List.wrap(row.run.(size, context)), do: {row, size, result}
+    results =
+      case row.run.(size, context) do
+        %Result{} = result -> [result]
+        results -> results
+      end
+
+    Stream.map(results, &{row, size, &1})
+  end
+
+  defp for_engine(%{ets_target: target} = row, :ets) when target != nil,
+    do: %{row | target: target, mean: row.ets_mean}
+
+  defp for_engine(row, _engine), do: row
+
+  # The mean of the results follows the last of them.
+  defp with_mean(results, %{mean: nil}), do: results
+
+  defp with_mean(results, row) do
+    Stream.transform(
+      Stream.concat(results, [:end]),
+      [],
+      fn
+        :end, [] ->
+          {[], []}
+
+        :end, seen ->
+          {[{%{row | target: row.mean}, nil, Bench.mean(seen)}], []}
+
+        {_row, _size, result} = measured, seen ->
+          {[measured], [result | seen]}
+      end
+    )
   end
 
   defp growth(rows, options) do
@@ -239,7 +275,7 @@ defmodule Bench.Command do
         do: %Context{quick?: true, rounds: 5, per_round: 2_000},
         else: %Context{}
 
-    %{context | rounds: Keyword.get(options, :rounds, context.rounds)}
+    %{context | rounds: Keyword.get(options, :rounds, context.rounds), only: options[:only]}
   end
 
   defp sizes(row, %{quick?: true}), do: row.quick || [hd(row.sizes)]

@@ -14,7 +14,7 @@ defmodule Bench.Report do
     {"", :left},
     {"", :left}
   ]
-  @widths [22, 9, 20, 10, 10, 9, 15, 9, 5, 0]
+  @widths [22, 9, 38, 10, 10, 9, 15, 9, 5, 0]
 
   def heading(machine) do
     [
@@ -42,7 +42,7 @@ defmodule Bench.Report do
   def line(row, size, result) do
     line([
       "#{row.name}",
-      "#{size}",
+      size(size),
       "#{result.variant}",
       figure(result.ours, result.unit),
       figure(result.theirs, result.unit),
@@ -229,7 +229,12 @@ defmodule Bench.Report do
   defp common_cells(result, ["operation" | _]), do: [result["variant"], thousands(result["size"])]
 
   defp common_cells(result, _common) do
-    ["`#{result["row"]}`", thousands(result["size"]), result["variant"], sign(result["target"])]
+    [
+      "`#{result["row"]}`",
+      markdown_size(result["size"]),
+      result["variant"],
+      sign(result["target"])
+    ]
   end
 
   defp cells_or_blank(nil, _cells, own, runs),
@@ -263,6 +268,13 @@ defmodule Bench.Report do
 
   defp sign(nil), do: ""
   defp sign(target), do: target |> String.replace(">=", "≥") |> String.replace("<=", "≤")
+
+  # A mean is of all sizes.
+  defp size(nil), do: "all"
+  defp size(size), do: "#{size}"
+
+  defp markdown_size(nil), do: "all"
+  defp markdown_size(size), do: thousands(size)
 
   @doc "A number with commas."
   def thousands(number) when is_integer(number) do
