@@ -4,7 +4,8 @@ defmodule Foundation.Application do
 
   alias Foundation.{Config, Engine, ErrorContext, FeatureFlags}
   alias Foundation.{RegistrySupervisor, TelemetrySupervisor}
-  alias Foundation.Registry.Locks
+  alias Foundation.Registry.Backends.ETS.Table
+  alias Foundation.Registry.{Cleanup, Locks}
 
   @impl true
   def start(_type, _args) do
@@ -12,8 +13,10 @@ defmodule Foundation.Application do
 
     with {:ok, _engine} <- Engine.boot(Config.get(:engine)),
          :ok <- FeatureFlags.boot() do
-      # It belongs to this process, which lives as long as the application.
+      # These tables belong to this process, which lives as long as the application.
       :ok = Locks.open_table()
+      :ok = Table.open_directory()
+      :ok = Cleanup.open_counter()
       children = [FeatureFlags, ErrorContext.Raised, RegistrySupervisor, TelemetrySupervisor]
 
       # one_for_one: the areas do not depend on each other's processes. They keep what they

@@ -10,7 +10,6 @@ defmodule Foundation.RegistrySupervisor do
   use Supervisor
 
   alias Foundation.{AgentRegistry, Predecessor}
-  alias Foundation.Registry.Backends.ETS.Table
   alias Foundation.Registry.{Cleanup, Locks, Monitor, TableHolder}
 
   @processes [TableHolder, Cleanup, Monitor, Locks]
@@ -22,7 +21,11 @@ defmodule Foundation.RegistrySupervisor do
   @max_seconds 5
 
   @doc false
-  def start_link(options), do: Supervisor.start_link(__MODULE__, options, name: __MODULE__)
+  def start_link(options) do
+    # Not in init/1, which a code change calls in the supervisor that runs.
+    Predecessor.await_gone([AgentRegistry.table() | @processes])
+    Supervisor.start_link(__MODULE__, options, name: __MODULE__)
+  end
 
   @doc false
   # The names of the processes beside the agents' table.
@@ -30,13 +33,6 @@ defmodule Foundation.RegistrySupervisor do
 
   @impl true
   def init(_options) do
-    Predecessor.await_gone([AgentRegistry.table() | @processes])
-
-    # These belong to this process, the only one here that runs none of its own code. What locks there
-    # are is the application's: it must outlive this one too.
-    Table.open_directory()
-    Cleanup.open_counter()
-
     # one_for_one: what they share is in tables that outlive each of them, and each finds
     # its state there when it starts; none holds another's pid.
     Supervisor.init(@processes ++ [AgentRegistry],

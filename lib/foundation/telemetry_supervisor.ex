@@ -10,13 +10,13 @@ defmodule Foundation.TelemetrySupervisor do
 
   @doc false
   def start_link(options) do
+    # Not in init/1, which a code change calls in the supervisor that runs.
+    Predecessor.await_gone([Tables, Span, SampledEvents])
     Supervisor.start_link(__MODULE__, options, name: __MODULE__)
   end
 
   @impl true
   def init(options) do
-    Predecessor.await_gone([Tables, Span, SampledEvents])
-
     children = [
       {Tables, Keyword.take(options, [:engine])},
       {Span, []},

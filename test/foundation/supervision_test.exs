@@ -52,6 +52,25 @@ defmodule Foundation.SupervisionTest do
     end
   end
 
+  # As a release upgrade does it, which runs a supervisor's init/1 in the supervisor that is there.
+  test "a code change of every process answers, and changes no child" do
+    before = processes()
+
+    for {path, pid} <- before do
+      :ok = :sys.suspend(pid)
+      assert {path, :sys.change_code(pid, __MODULE__, :undefined, [])} == {path, :ok}
+      :ok = :sys.resume(pid)
+    end
+
+    assert processes() == before
+    assert HealthCheck.status() == :ok
+  end
+
+  defp processes do
+    top = {[], Process.whereis(Foundation.Supervisor)}
+    [top | for(path <- paths(), do: {path, path |> at() |> List.last() |> elem(1)})]
+  end
+
   # The ids from below the top supervisor to each child, at any depth.
   defp paths(supervisor \\ Foundation.Supervisor, above \\ []) do
     Enum.flat_map(Supervisor.which_children(supervisor), fn

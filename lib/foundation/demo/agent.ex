@@ -95,6 +95,7 @@ defmodule Foundation.Demo.Agent do
 
   @impl true
   def handle_cast(:go, state), do: {:noreply, work(state)}
+  def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   def handle_call(:progress, _from, state), do: {:reply, answer(state), state}
@@ -108,6 +109,8 @@ defmodule Foundation.Demo.Agent do
 
     {:reply, :ok, state}
   end
+
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
   def handle_info({:called, call}, state) do
@@ -138,10 +141,13 @@ defmodule Foundation.Demo.Agent do
 
   def handle_info({:tell, callee}, state), do: {:noreply, tell(callee, state)}
 
-  def handle_info({:DOWN, monitor, :process, _agent, _reason}, state) do
+  def handle_info({:DOWN, monitor, :process, _agent, _reason}, state)
+      when is_map_key(state.watched, monitor) do
     {callee, watched} = Map.pop!(state.watched, monitor)
     {:noreply, tell(callee, %{state | watched: watched})}
   end
+
+  def handle_info(_unknown, state), do: {:noreply, state}
 
   defp work(%{source: source} = state) do
     state =

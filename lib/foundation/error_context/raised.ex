@@ -137,11 +137,16 @@ defmodule Foundation.ErrorContext.Raised do
   end
 
   @impl true
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
   def handle_cast({:watch, pid}, state) do
     # Also of a process that is dead already: then it is heard of at once.
     Process.monitor(pid)
     {:noreply, state}
   end
+
+  def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do

@@ -32,7 +32,17 @@ defmodule Foundation.FeatureFlags.Server do
   end
 
   @impl true
-  def handle_call(change, _from, state), do: {:reply, Table.put(changes(change)), state}
+  def handle_call({:put, _changes} = change, _from, state), do: {:reply, apply_now(change), state}
+  def handle_call(:reset, _from, state), do: {:reply, apply_now(:reset), state}
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
+  def handle_cast(_unknown, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info(_unknown, state), do: {:noreply, state}
+
+  defp apply_now(change), do: Table.put(changes(change))
 
   defp changes({:put, changes}), do: changes
   defp changes(:reset), do: Table.defaults()

@@ -54,10 +54,15 @@ defmodule Foundation.Registry.Cleanup do
   end
 
   @impl true
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
   def handle_cast(:counted, state) do
     emit()
     {:noreply, state}
   end
+
+  def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   # What a handler sent to the process it runs in.

@@ -62,8 +62,11 @@ defmodule Foundation.Registry.Locks do
     end
   end
 
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
   @impl true
   def handle_cast({:release, ticket}, state), do: {:noreply, leave(state, ticket)}
+  def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   def handle_info({{:down, ticket}, _ref, :process, _pid, _reason}, state) do

@@ -55,6 +55,9 @@ defmodule Foundation.Registry.Monitor do
   end
 
   @impl true
+  def handle_call(_unknown, _from, remotes), do: {:reply, {:error, :unknown_call}, remotes}
+
+  @impl true
   def handle_cast({:watch, name, pid}, remotes) do
     case Table.fetch(name) do
       {:ok, table} ->
@@ -76,6 +79,8 @@ defmodule Foundation.Registry.Monitor do
     {:noreply, remotes}
   end
 
+  def handle_cast(_unknown, remotes), do: {:noreply, remotes}
+
   @impl true
   def handle_info({{:down, name, registrants}, _ref, :process, pid, _reason}, remotes) do
     # Of another incarnation, or none, nothing is left to clean.
@@ -94,6 +99,8 @@ defmodule Foundation.Registry.Monitor do
     take_deaths()
     {:noreply, remotes}
   end
+
+  def handle_info(_unknown, remotes), do: {:noreply, remotes}
 
   defp take_deaths do
     for {name, _processes, entries} <- Native.registry_take_deaths() || [],

@@ -149,13 +149,29 @@ defmodule Foundation.Registry.Owner do
     {:reply, {parent, parent in links}, state}
   end
 
+  # What `Supervisor` asks of one child, by its id: the standard library's registry is a supervisor.
+  def handle_call({request, _id}, _from, state)
+      when request in [
+             :terminate_child,
+             :restart_child,
+             :delete_child,
+             :get_childspec,
+             :which_child
+           ],
+      do: {:reply, {:error, :not_found}, state}
+
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
+  def handle_cast(_unknown, state), do: {:noreply, state}
+
   @impl true
   # Linked to nobody but the parent, whose exit never comes here: somebody sent this signal,
   # and an owner that did not trap exits would obey it.
   def handle_info({:EXIT, _from, :normal}, state), do: {:noreply, state}
   def handle_info({:EXIT, _from, reason}, state), do: {:stop, reason, state}
 
-  # The heir of the ETS tables is gone, and perhaps the directory with it.
+  # The heir of the ETS tables is gone. Its successor may have withdrawn them from the directory.
   def handle_info({:DOWN, ref, :process, _pid, _reason}, %{holder: ref} = state),
     do: {:noreply, republish(state)}
 

@@ -31,6 +31,11 @@ defmodule Foundation.Registry.TableHolder do
     {:reply, self(), state}
   end
 
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
+  def handle_cast(_unknown, state), do: {:noreply, state}
+
   @impl true
   # One message for each ETS table of a dead owner; the entries stand for all of them.
   def handle_info({:"ETS-TRANSFER", tid, owner, name}, state) do
@@ -49,6 +54,8 @@ defmodule Foundation.Registry.TableHolder do
 
     {:noreply, state}
   end
+
+  def handle_info(_unknown, state), do: {:noreply, state}
 
   defp claim(:error, options, owner), do: {:ok, :created, create(options, owner)}
 

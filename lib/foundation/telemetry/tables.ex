@@ -49,7 +49,13 @@ defmodule Foundation.Telemetry.Tables do
   end
 
   @impl true
-  def handle_info(_other, state), do: {:noreply, state}
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
+
+  @impl true
+  def handle_cast(_unknown, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info(_unknown, state), do: {:noreply, state}
 
   @impl true
   def terminate(reason, state) do

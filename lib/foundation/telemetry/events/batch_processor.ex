@@ -76,9 +76,11 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   # The timer that runs is for the timeout as it was.
   def handle_cast({:changed, name}, state), do: {:noreply, settle(name, disarm(name, state))}
   def handle_cast({:flush, name}, state), do: {:noreply, flush_now(name, state)}
+  def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   def handle_call({:flush, name}, _from, state), do: {:reply, :ok, flush_now(name, state)}
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
   def handle_info({:timeout, timer, name}, state) do

@@ -21,6 +21,12 @@ defmodule Foundation.Telemetry.Span.Server do
   end
 
   @impl true
+  def handle_call(_unknown, _from, backend), do: {:reply, {:error, :unknown_call}, backend}
+
+  @impl true
+  def handle_cast(_unknown, backend), do: {:noreply, backend}
+
+  @impl true
   def handle_info(message, backend) do
     case backend.abandoned(message) do
       {spans, more} ->

@@ -51,8 +51,9 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   @type t :: %__MODULE__{}
 
   @doc """
-  Creates the directory. It belongs to the caller, the registry's supervisor.
+  Creates the directory. It belongs to the caller, which must live as long as the application.
   """
+  @spec open_directory() :: :ok
   def open_directory do
     @directory = :ets.new(@directory, [:named_table, :public, read_concurrency: true])
     :ok
@@ -66,7 +67,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
       [] -> :error
     end
   rescue
-    # No directory: the registry's supervisor is not running, and neither is any table.
+    # No directory: the application is not running, and neither is any table.
     ArgumentError -> :error
   end
 
