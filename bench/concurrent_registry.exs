@@ -1,6 +1,6 @@
 defmodule Bench.ConcurrentRegistry do
   @moduledoc false
-  # A plain table against an ETS table that is used by hand, and its update against the same in
+  # A concurrent table against an ETS table that is used by hand, and its update against the same in
   # ETS, which has no such operation of its own.
 
   alias Bench.Row
@@ -10,9 +10,9 @@ defmodule Bench.ConcurrentRegistry do
 
   def rows do
     for {name, what, theirs, least, run} <- [
-          {:table_get, "get a value of a plain table", "ETS", 1.3, &get/3},
-          {:table_put, "put a value into a plain table", "ETS", 1.1, &put/3},
-          {:table_update, "update a value of a plain table", "the same on ETS", 4, &update/3}
+          {:table_get, "get a value of a concurrent table", "ETS", 1.3, &get/3},
+          {:table_put, "put a value into a concurrent table", "ETS", 1.1, &put/3},
+          {:table_update, "update a value of a concurrent table", "the same on ETS", 4, &update/3}
         ] do
       %Row{
         name: name,

@@ -1,5 +1,5 @@
 defmodule Foundation.ConcurrentRegistry do
-  alias Foundation.ConcurrentRegistry.Backends
+  alias Foundation.ConcurrentTable.Backends
   alias Foundation.{Engine, Options}
 
   @backends [native: Backends.Native, ets: Backends.ETS]
@@ -13,7 +13,7 @@ defmodule Foundation.ConcurrentRegistry do
   ]
 
   @moduledoc """
-  A plain table from keys to values that any number of processes read and write at once.
+  A concurrent table from keys to values that any number of processes read and write at once.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.put(table, :visits, 1)

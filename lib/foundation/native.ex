@@ -250,34 +250,34 @@ defmodule Foundation.Native do
   @type table :: reference
 
   # The table is the calling process's, and goes when that ends: then all of these raise.
-  @spec concurrent_new() :: table | limit | nil
-  def concurrent_new, do: absent()
+  @spec concurrent_table_new() :: table | limit | nil
+  def concurrent_table_new, do: absent()
 
-  @spec concurrent_put(table, term, term) :: :ok | limit | nil
-  def concurrent_put(_table, _key, _value), do: absent()
+  @spec concurrent_table_put(table, term, term) :: :ok | limit | nil
+  def concurrent_table_put(_table, _key, _value), do: absent()
 
-  @spec concurrent_put_new(table, term, term) :: boolean | limit | nil
-  def concurrent_put_new(_table, _key, _value), do: absent()
+  @spec concurrent_table_put_new(table, term, term) :: boolean | limit | nil
+  def concurrent_table_put_new(_table, _key, _value), do: absent()
 
-  @spec concurrent_get(table, term, term) :: term
-  def concurrent_get(_table, _key, _default), do: absent()
+  @spec concurrent_table_get(table, term, term) :: term
+  def concurrent_table_get(_table, _key, _default), do: absent()
 
   # The version is of the write that set the value, and of no other write of this VM.
-  @spec concurrent_fetch(table, term) :: {version :: pos_integer, term} | :error | nil
-  def concurrent_fetch(_table, _key), do: absent()
+  @spec concurrent_table_fetch(table, term) :: {version :: pos_integer, term} | :error | nil
+  def concurrent_table_fetch(_table, _key), do: absent()
 
   # Whether the entry was still of that version, and has the new value.
-  @spec concurrent_replace(table, term, pos_integer, term) :: boolean | limit | nil
-  def concurrent_replace(_table, _key, _version, _value), do: absent()
+  @spec concurrent_table_replace(table, term, pos_integer, term) :: boolean | limit | nil
+  def concurrent_table_replace(_table, _key, _version, _value), do: absent()
 
-  @spec concurrent_delete(table, term) :: :ok | nil
-  def concurrent_delete(_table, _key), do: absent()
+  @spec concurrent_table_delete(table, term) :: :ok | nil
+  def concurrent_table_delete(_table, _key), do: absent()
 
-  @spec concurrent_size(table) :: non_neg_integer | nil
-  def concurrent_size(_table), do: absent()
+  @spec concurrent_table_size(table) :: non_neg_integer | nil
+  def concurrent_table_size(_table), do: absent()
 
-  @spec concurrent_walk(table, cursor) :: {[{term, term}], cursor | :done} | nil
-  def concurrent_walk(_table, _cursor), do: absent()
+  @spec concurrent_table_walk(table, cursor) :: {[{term, term}], cursor | :done} | nil
+  def concurrent_table_walk(_table, _cursor), do: absent()
 
   ## Telemetry: one set of tables for the application
 

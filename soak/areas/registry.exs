@@ -56,7 +56,7 @@ defmodule Soak.Registry do
       %{count: @slots, init: &registrant/1, step: &register_or_unregister/1, mortal?: true},
       %{count: 4, init: & &1, step: &read/1},
       %{count: 2, init: & &1, step: &contend/1},
-      %{count: 1, init: & &1, step: &assassinate/1},
+      %{count: 1, init: & &1, step: &kill_registrant/1},
       %{count: 1, init: & &1, step: &exchange/1}
     ]
   end
@@ -249,7 +249,7 @@ defmodule Soak.Registry do
 
   ## Deaths
 
-  defp assassinate(index) do
+  defp kill_registrant(index) do
     Process.sleep(:rand.uniform(10))
 
     with pid when is_pid(pid) <- Crew.victim(__MODULE__) do
@@ -377,9 +377,9 @@ defmodule Soak.Registry do
 
       Record.check!(:left, info.size == count, fn -> {registry, count, info} end)
 
-      walked = registry |> Registry.stream() |> Enum.sort()
-      Record.check!(:lost, expected -- walked == [], fn -> {registry, expected -- walked} end)
-      Record.check!(:left, walked -- expected == [], fn -> {registry, walked -- expected} end)
+      visited = registry |> Registry.stream() |> Enum.sort()
+      Record.check!(:lost, expected -- visited == [], fn -> {registry, expected -- visited} end)
+      Record.check!(:left, visited -- expected == [], fn -> {registry, visited -- expected} end)
     end
   end
 end

@@ -53,7 +53,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
       for name <- names, do: eventually(fn -> Native.registry_count(name) == 0 end)
       eventually(fn -> assert counts() == before end)
 
-      # It was only the connection: the process is met again.
+      # It was only the connection: the process registers again.
       for name <- names do
         assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 2)
         assert Native.registry_lookup(name, :key) == [{pid, 2}]

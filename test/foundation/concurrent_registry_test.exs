@@ -28,9 +28,9 @@ defmodule Foundation.ConcurrentRegistryTest do
           assert Table.get(table, key) == index + 1000
         end
 
-        walked = Map.new(Table.stream(table))
-        assert map_size(walked) == length(terms)
-        for {key, index} <- Enum.with_index(terms), do: assert(walked[key] == index + 1000)
+        visited = Map.new(Table.stream(table))
+        assert map_size(visited) == length(terms)
+        for {key, index} <- Enum.with_index(terms), do: assert(visited[key] == index + 1000)
 
         for key <- terms, do: assert(Table.delete(table, key) == :ok)
         assert Table.size(table) == 0

@@ -51,7 +51,7 @@ if List.to_integer(:erlang.system_info(:otp_release)) >= 29 do
         assert Registry.count(registry) == 3
       end
 
-      test "are keys and values of a plain table, #{engine}, #{keys}" do
+      test "are keys and values of a concurrent table, #{engine}, #{keys}" do
         table = Table.new(engine: unquote(engine))
         large = pair(Enum.to_list(1..100_000), unquote(keys))
         :ok = Table.put(table, pair(1, 2), large)

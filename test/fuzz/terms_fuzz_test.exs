@@ -150,7 +150,7 @@ defmodule Foundation.TermsFuzzTest do
       for term <- terms, reduce: %{} do
         model ->
           is_new = ConcurrentRegistry.put_new(table, RandomTerms.rebuild(term), [term])
-          is_new == not is_map_key(model, term) or wrong("a key of a plain table", term)
+          is_new == not is_map_key(model, term) or wrong("a key of a concurrent table", term)
           ConcurrentRegistry.update(table, term, nil, &[term | &1])
           Map.update(model, term, [term, term], &[term | &1])
       end

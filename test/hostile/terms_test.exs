@@ -72,7 +72,7 @@ defmodule Foundation.Hostile.TermsTest do
         end
       end
 
-      test "a key and a value of a plain table" do
+      test "a key and a value of a concurrent table" do
         table = ConcurrentRegistry.new(engine: unquote(engine))
         term = term(unquote(name))
         assert ConcurrentRegistry.put(table, term, term) == :ok

@@ -38,15 +38,15 @@ defmodule Foundation.NativeArguments do
     registry_remotes: [:name],
     registry_watch: [:local_pid],
     registry_take_deaths: [],
-    concurrent_new: [],
-    concurrent_put: [:table, :any, :any],
-    concurrent_put_new: [:table, :any, :any],
-    concurrent_get: [:table, :any, :any],
-    concurrent_fetch: [:table, :any],
-    concurrent_replace: [:table, :any, :natural, :any],
-    concurrent_delete: [:table, :any],
-    concurrent_size: [:table],
-    concurrent_walk: [:table, :natural],
+    concurrent_table_new: [],
+    concurrent_table_put: [:table, :any, :any],
+    concurrent_table_put_new: [:table, :any, :any],
+    concurrent_table_get: [:table, :any, :any],
+    concurrent_table_fetch: [:table, :any],
+    concurrent_table_replace: [:table, :any, :natural, :any],
+    concurrent_table_delete: [:table, :any],
+    concurrent_table_size: [:table],
+    concurrent_table_walk: [:table, :natural],
     telemetry_start: [:natural, :natural, :natural, :natural, :natural],
     telemetry_seal: [],
     telemetry_stop: [],
@@ -188,7 +188,7 @@ defmodule Foundation.NativeArguments do
   def valid(:foreign_pid, _name), do: foreign_pid()
   def valid(:any, _name), do: :term
   def valid(:boolean, _name), do: false
-  def valid(:table, _name), do: Native.concurrent_new()
+  def valid(:table, _name), do: Native.concurrent_table_new()
   def valid(:map, _name), do: %{}
   def valid(:event, _name), do: [:foundation_test, :arguments]
   def valid(:outcome, _name), do: :suppressed

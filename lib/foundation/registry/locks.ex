@@ -3,12 +3,12 @@ defmodule Foundation.Registry.Locks do
   # `Foundation.Registry.lock/3`: one holder a lock, the others in the order they came.
   #
   # Who holds and who waits is in a table too, in rows `{ticket, lock, pid, state}`; tickets
-  # grow. If this process is killed, or its supervisor, holders go on, waiters ask again (`Steady`),
+  # grow. If this process is killed, or its supervisor, holders go on, waiters ask again (`RetryingCall`),
   # and the successor finds both in the table: a lock never has two holders.
 
   use GenServer
 
-  alias Foundation.Steady
+  alias Foundation.RetryingCall
 
   @table __MODULE__
 
@@ -35,7 +35,7 @@ defmodule Foundation.Registry.Locks do
     :ets.insert(@table, {ticket, lock, self(), :waiting})
 
     try do
-      Steady.call(__MODULE__, {:acquire, ticket, lock})
+      RetryingCall.call(__MODULE__, {:acquire, ticket, lock})
       fun.()
     after
       # The row first: a successor of this server must not find a lock that is given back.

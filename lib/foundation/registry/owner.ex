@@ -8,7 +8,7 @@ defmodule Foundation.Registry.Owner do
 
   require Logger
 
-  alias Foundation.{ExitReason, Native, Predecessor, Steady}
+  alias Foundation.{ExitReason, Native, Predecessor, RetryingCall}
   alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
 
@@ -19,14 +19,14 @@ defmodule Foundation.Registry.Owner do
   # looked for before a process is started, whose exit a caller that traps exits would hear of.
   @spec start_link(Options.t()) :: GenServer.on_start()
   def start_link(%Options{} = options) do
-    with :ok <- unborne(options.name),
+    with :ok <- check_free(options.name),
          do: :proc_lib.start_link(__MODULE__, :start, [options, self()])
   end
 
   @doc false
   def start(options, parent) do
     with {:ok, state} <- init(options),
-         :ok <- bear(options.name) do
+         :ok <- claim(options.name) do
       :proc_lib.init_ack({:ok, self()})
       state = Map.put(state, :parent, parent)
       :gen_server.enter_loop(__MODULE__, [], state, {:local, options.name})
@@ -56,15 +56,15 @@ defmodule Foundation.Registry.Owner do
   end
 
   # What the VM calls a process without a name; Elixir's Registry says the same of it.
-  defp unborne(:undefined), do: {:error, {:already_started, :undefined}}
+  defp check_free(:undefined), do: {:error, {:already_started, :undefined}}
 
-  defp unborne(name) do
-    bearer = Process.whereis(name)
+  defp check_free(name) do
+    name_holder = Process.whereis(name)
 
     cond do
-      bearer == nil -> :ok
-      owner?(bearer, name) and leaving?(bearer) -> unborne(name)
-      true -> {:error, {:already_started, bearer}}
+      name_holder == nil -> :ok
+      owner?(name_holder, name) and leaving?(name_holder) -> check_free(name)
+      true -> {:error, {:already_started, name_holder}}
     end
   end
 
@@ -97,20 +97,20 @@ defmodule Foundation.Registry.Owner do
   end
 
   # And not another process that has this name.
-  defp owner?(bearer, name) do
-    match?({_kind, _partitions, _listeners, ^bearer}, Native.registry_config(name)) or
-      match?({:ok, %Table{owner: ^bearer}}, Table.fetch(name))
+  defp owner?(name_holder, name) do
+    match?({_kind, _partitions, _listeners, ^name_holder}, Native.registry_config(name)) or
+      match?({:ok, %Table{owner: ^name_holder}}, Table.fetch(name))
   end
 
   # Taken meanwhile by somebody who is no owner, or not yet let go by a predecessor that is
-  # exiting: the table is an orphan until the next start. Or given back meanwhile: then again.
-  defp bear(name) do
+  # exiting: the table has no owner until the next start. Or given back meanwhile: then again.
+  defp claim(name) do
     # `Process.register/2` refuses nil, true and false.
     true = :erlang.register(name, self())
     :ok
   rescue
     # Of a name that is an atom and a process that lives and has none, it means that it is taken.
-    ArgumentError -> with :ok <- unborne(name), do: bear(name)
+    ArgumentError -> with :ok <- check_free(name), do: claim(name)
   end
 
   # A table of this name that a crash left behind in the other engine, before a change of
@@ -187,7 +187,7 @@ defmodule Foundation.Registry.Owner do
   defp watch_holder(%Table{}), do: Process.monitor(TableHolder)
 
   defp republish(%{table: table} = state) do
-    case Process.whereis(TableHolder) && Steady.call(TableHolder, {:publish, table}) do
+    case Process.whereis(TableHolder) && RetryingCall.call(TableHolder, {:publish, table}) do
       nil ->
         Process.send_after(self(), :republish, @republish_ms)
         state

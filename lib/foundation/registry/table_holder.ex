@@ -15,7 +15,7 @@ defmodule Foundation.Registry.TableHolder do
 
   @impl true
   def init(nil) do
-    # What was orphaned when the predecessor died went with it.
+    # Tables that had no owner when the predecessor died went with it.
     for table <- Table.all(), not Table.there?(table), do: Table.withdraw(table)
     {:ok, nil}
   end

@@ -75,7 +75,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   """
 
   alias Foundation.Native
-  alias Foundation.Telemetry.Events.{Backend, BatchProcessor, Fallback, Settings}
+  alias Foundation.Telemetry.Events.{Backend, BatchProcessor, Router, Settings}
 
   @type name :: [atom, ...]
   @type stats :: %{
@@ -180,7 +180,7 @@ defmodule Foundation.Telemetry.SampledEvents do
     case Native.telemetry_admit(name, key, window) do
       :emit -> :telemetry.execute(name, measurements, metadata)
       :ok -> :ok
-      nil -> Fallback.emit_event(name, measurements, metadata, key, window)
+      nil -> Router.emit_event(name, measurements, metadata, key, window)
     end
   end
 
@@ -204,7 +204,7 @@ defmodule Foundation.Telemetry.SampledEvents do
       when is_map(measurements) and is_map(metadata) do
     case Native.telemetry_append(name, measurements, metadata) do
       :ok -> :ok
-      nil -> Fallback.emit_batched(__MODULE__, name, measurements, metadata)
+      nil -> Router.emit_batched(__MODULE__, name, measurements, metadata)
       edge -> BatchProcessor.tell(__MODULE__, name, edge)
     end
   end
@@ -233,7 +233,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   """
   @doc since: "0.1.0"
   @spec flush(name) :: :ok
-  def flush(name), do: BatchProcessor.flush(__MODULE__, Fallback.name!(name))
+  def flush(name), do: BatchProcessor.flush(__MODULE__, Router.name!(name))
 
   @doc """
   The counts of all events since the application was started: a map of
@@ -275,7 +275,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   @spec stats(name) :: stats
   def stats(name) do
     backend = Backend.running!()
-    name |> Fallback.name!() |> backend.totals() |> complete(backend.windows(name))
+    name |> Router.name!() |> backend.totals() |> complete(backend.windows(name))
   end
 
   defp complete(totals, windows) do
@@ -297,7 +297,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   @spec configure_event(name, keyword) :: :ok
   def configure_event(name, options) do
     own = Settings.event!(options)
-    Backend.running!().configure(Fallback.name!(name), own)
+    Backend.running!().configure(Router.name!(name), own)
 
     if own[:batch_size] || own[:batch_timeout],
       do: BatchProcessor.tell(__MODULE__, name, :changed),
@@ -306,7 +306,7 @@ defmodule Foundation.Telemetry.SampledEvents do
 
   @spec refuse!(term, term, term, term) :: no_return
   defp refuse!(name, measurements, metadata, opts) do
-    Fallback.name!(name)
+    Router.name!(name)
 
     {what, kind, given} =
       cond do

@@ -40,7 +40,7 @@ defmodule Foundation.Telemetry.Sampler do
   """
 
   alias Foundation.Native
-  alias Foundation.Telemetry.Events.{Backend, Fallback}
+  alias Foundation.Telemetry.Events.{Backend, Router}
   alias Foundation.Telemetry.Sampler.Strategy
 
   @type name :: term
@@ -89,7 +89,7 @@ defmodule Foundation.Telemetry.Sampler do
   @spec should_sample?(name, map) :: boolean
   def should_sample?(name, metadata \\ %{}) when is_map(metadata) do
     case Native.sampler_decide(name) do
-      nil -> Fallback.sample?(name)
+      nil -> Router.sample?(name)
       sample? -> sample?
     end
   end

@@ -57,7 +57,7 @@ defmodule Foundation.Telemetry.Span do
   """
 
   alias Foundation.Native
-  alias Foundation.Telemetry.Span.{Context, Events, Fallback, Server}
+  alias Foundation.Telemetry.Span.{Context, Events, Router, Server}
 
   @type id :: String.t()
   @type context :: %{
@@ -169,7 +169,7 @@ defmodule Foundation.Telemetry.Span do
 
   # Nobody, if the flag has changed since it was asked who keeps spans.
   defp started(name, attributes) do
-    Native.span_start(name, attributes) || Fallback.backend().start(name, attributes) ||
+    Native.span_start(name, attributes) || Router.backend().start(name, attributes) ||
       started(name, attributes)
   end
 
@@ -211,9 +211,9 @@ defmodule Foundation.Telemetry.Span do
   end
 
   defp finish(id) do
-    case Native.span_finish(id) || Fallback.backend().finish(id) do
+    case Native.span_finish(id) || Router.backend().finish(id) do
       span when is_tuple(span) -> span
-      _none -> Fallback.left(& &1.finish(id), :error)
+      _none -> Router.left(& &1.finish(id), :error)
     end
   end
 
@@ -274,8 +274,8 @@ defmodule Foundation.Telemetry.Span do
   end
 
   defp update(change) do
-    with none when none != :ok <- Fallback.backend().update(change),
-         :error <- Fallback.left(& &1.update(change), :error) do
+    with none when none != :ok <- Router.backend().update(change),
+         :error <- Router.left(& &1.update(change), :error) do
       {:error, :not_found}
     end
   end
@@ -384,12 +384,12 @@ defmodule Foundation.Telemetry.Span do
     try do
       fun.()
     after
-      backend |> Fallback.leave(mark) |> Enum.each(&Events.abandoned/1)
+      backend |> Router.leave(mark) |> Enum.each(&Events.abandoned/1)
     end
   end
 
   defp enter(context) do
-    backend = Fallback.backend()
+    backend = Router.backend()
 
     case backend.enter(context) do
       # As in started/2.
@@ -431,8 +431,8 @@ defmodule Foundation.Telemetry.Span do
   def from_traceparent(header), do: Context.from_traceparent(header)
 
   defp current do
-    case Native.span_current() || Fallback.backend().current() do
-      none when none in [nil, :none] -> Fallback.left(& &1.current(), :none)
+    case Native.span_current() || Router.backend().current() do
+      none when none in [nil, :none] -> Router.left(& &1.current(), :none)
       current -> current
     end
   end

@@ -21,7 +21,7 @@ pub enum Payload<T> {
     /// More bytes.
     Boxed(Arc<[u8]>),
     /// Something else.
-    Kept(Arc<T>),
+    Object(Arc<T>),
 }
 
 impl<T> Clone for Payload<T> {
@@ -29,7 +29,7 @@ impl<T> Clone for Payload<T> {
         match self {
             Payload::Inline(len, bytes) => Payload::Inline(*len, *bytes),
             Payload::Boxed(bytes) => Payload::Boxed(Arc::clone(bytes)),
-            Payload::Kept(kept) => Payload::Kept(Arc::clone(kept)),
+            Payload::Object(kept) => Payload::Object(Arc::clone(kept)),
         }
     }
 }
@@ -100,7 +100,7 @@ impl<T> Spent<T> {
     /// Whether any of them holds an object, which may take long to drop by itself.
     pub fn has_objects(&self) -> bool {
         let mut events = self.0.iter().flatten();
-        events.any(|(_, payload)| matches!(payload, Payload::Kept(_)))
+        events.any(|(_, payload)| matches!(payload, Payload::Object(_)))
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
             match Payload::<()>::bytes(&bytes) {
                 Payload::Inline(n, inline) => assert_eq!(inline[..usize::from(n)], bytes[..]),
                 Payload::Boxed(boxed) => assert_eq!(*boxed, bytes[..]),
-                Payload::Kept(_) => panic!("bytes are not kept as something else"),
+                Payload::Object(_) => panic!("bytes are not kept as something else"),
             }
         }
     }
@@ -291,7 +291,7 @@ mod tests {
         let (queue, waiting) = (Queue::default(), AtomicU64::new(0));
         let kept = Arc::new(());
         for _ in 0..10_000 {
-            let payload = Payload::Kept(Arc::clone(&kept));
+            let payload = Payload::Object(Arc::clone(&kept));
             queue.append(0, payload, u64::MAX, &waiting, u64::MAX);
         }
         let (left, spent) = queue.ack(9_999, &waiting);

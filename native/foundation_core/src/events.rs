@@ -13,8 +13,8 @@ use crate::window::Opener;
 
 /// Names that are told apart.
 pub const MOST: u64 = 10_000;
-/// Places for them: more than names, so that a search ends soon.
-const PLACES: usize = 16_384;
+/// Slots for them: more than names, so that a search ends soon.
+const SLOTS: usize = 16_384;
 /// Counts that are written on many schedulers are kept in parts: one for each shard of the windows.
 const PARTS: usize = crate::window::SHARDS;
 /// A setting that an event does not have of its own.
@@ -122,7 +122,7 @@ impl<N, T> Event<N, T> {
         }
     }
 
-    /// The counts for whoever has this number: those with different numbers seldom meet.
+    /// The counts for whoever has this number: those with different numbers seldom contend.
     #[inline]
     pub fn counts(&self, number: usize) -> &Counts {
         &self.counts[number % PARTS]
@@ -204,7 +204,7 @@ impl<N, T> Opener for &Event<N, T> {
 /// All events, by name.
 #[derive(Debug)]
 pub struct Events<N: 'static, T: 'static> {
-    places: Box<[OnceLock<&'static Event<N, T>>]>,
+    slots: Box<[OnceLock<&'static Event<N, T>>]>,
     seed: Seed,
     count: AtomicU64,
 }
@@ -212,7 +212,7 @@ pub struct Events<N: 'static, T: 'static> {
 impl<N, T> Default for Events<N, T> {
     fn default() -> Self {
         Events {
-            places: (0..PLACES).map(|_| OnceLock::new()).collect(),
+            slots: (0..SLOTS).map(|_| OnceLock::new()).collect(),
             seed: Seed::random(),
             count: AtomicU64::new(0),
         }
@@ -220,19 +220,19 @@ impl<N, T> Default for Events<N, T> {
 }
 
 impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
-    fn search<'s>(
+    fn probe<'s>(
         &'s self,
         key: &'s [u8],
     ) -> impl Iterator<Item = &'s OnceLock<&'static Event<N, T>>> {
         let start = self.seed.hash(&Key::<()>::Long(0, key)) as usize;
-        (start..start + PLACES).map(|at| &self.places[at % PLACES])
+        (start..start + SLOTS).map(|at| &self.slots[at % SLOTS])
     }
 
     /// The event of a name, by the bytes that identify it.
     #[inline]
     pub fn get(&self, key: &[u8]) -> Option<&'static Event<N, T>> {
-        self.search(key)
-            .map_while(|place| place.get())
+        self.probe(key)
+            .map_while(|slot| slot.get())
             .find(|event| *event.key == *key)
             .copied()
     }
@@ -244,21 +244,21 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
         key: &[u8],
         name: impl Fn() -> Option<N>,
     ) -> Option<&'static Event<N, T>> {
-        for place in self.search(key) {
-            if place.get().is_none() {
+        for slot in self.probe(key) {
+            if slot.get().is_none() {
                 if self.count.load(Ordering::Relaxed) >= MOST {
                     return None;
                 }
                 let fresh = name()?;
                 // Never freed: others may hold it for as long as the program runs.
                 let mut fresh = Some(Event::new(key, fresh));
-                place.get_or_init(|| {
+                slot.get_or_init(|| {
                     self.count.fetch_add(1, Ordering::Relaxed);
                     let fresh = fresh.take();
                     Box::leak(Box::new(fresh.expect("an initializer runs once")))
                 });
             }
-            if let Some(event) = place.get().filter(|event| *event.key == *key) {
+            if let Some(event) = slot.get().filter(|event| *event.key == *key) {
                 return Some(event);
             }
         }
@@ -273,11 +273,11 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
     /// The events from a cursor on, which is 0 at first, and the next cursor.
     pub fn walk(&self, cursor: usize, most: usize) -> (Vec<&'static Event<N, T>>, Option<usize>) {
         let mut found = Vec::new();
-        for (at, place) in self.places.iter().enumerate().skip(cursor) {
+        for (at, slot) in self.slots.iter().enumerate().skip(cursor) {
             if found.len() == most {
                 return (found, Some(at));
             }
-            found.extend(place.get());
+            found.extend(slot.get());
         }
         (found, None)
     }

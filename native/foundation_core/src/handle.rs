@@ -46,7 +46,7 @@ impl<T> Handle<T> {
     }
 
     /// Declares the owner dead, and gives what it held.
-    pub(crate) fn bury(&self) -> HeldSet<T> {
+    pub(crate) fn mark_dead(&self) -> HeldSet<T> {
         match std::mem::replace(&mut *lock(&self.state), State::Dead) {
             State::Live(held) => held,
             State::Left | State::Dead => HeldSet::default(),

@@ -42,9 +42,9 @@ pub enum HeldSet<T> {
     #[default]
     Empty,
     /// One thing: what most owners hold.
-    One(T),
+    Inline(T),
     /// More.
-    Many(Box<Buckets<T>>),
+    Spilled(Box<Buckets<T>>),
 }
 
 /// Linear hashing (Litwin, 1980): when there are many things for each bucket, one bucket is split,
@@ -139,7 +139,7 @@ impl<T: Held> Buckets<T> {
     }
 
     fn remove(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<T> {
-        let (index, place) = self.find(hash, is)?;
+        let (index, place) = self.probe(hash, is)?;
         let bucket = &mut self.buckets[index];
         let held = bucket.swap_remove(place);
         if bucket.len() < bucket.capacity() / 4 {
@@ -172,7 +172,7 @@ impl<T: Held> Buckets<T> {
     }
 
     /// The bucket and the place in it of a thing that has this hash and that `is` agrees to.
-    fn find(&self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<(usize, usize)> {
+    fn probe(&self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<(usize, usize)> {
         let index = self.index(hash);
         let bucket = &self.buckets[index];
         let place = bucket.iter().position(|held| held.has(hash) && is(held))?;
@@ -180,7 +180,7 @@ impl<T: Held> Buckets<T> {
     }
 
     fn get_mut(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<&mut T> {
-        let (index, place) = self.find(hash, is)?;
+        let (index, place) = self.probe(hash, is)?;
         self.buckets[index].get_mut(place)
     }
 }
@@ -188,21 +188,21 @@ impl<T: Held> Buckets<T> {
 impl<T: Held> HeldSet<T> {
     /// Adds something, once more if it is there already; returns where it is.
     pub fn insert(&mut self, held: T) -> &mut T {
-        if let Some(first) = self.take_one() {
-            let mut many = Box::new(Buckets::default());
-            many.insert(first);
-            *self = HeldSet::Many(many);
+        if let Some(first) = self.take_inline() {
+            let mut buckets = Box::new(Buckets::default());
+            buckets.insert(first);
+            *self = HeldSet::Spilled(buckets);
         }
         if self.is_empty() {
-            *self = HeldSet::One(held);
+            *self = HeldSet::Inline(held);
             return match self {
-                HeldSet::One(held) => held,
-                HeldSet::Empty | HeldSet::Many(_) => unreachable!("there is one"),
+                HeldSet::Inline(held) => held,
+                HeldSet::Empty | HeldSet::Spilled(_) => unreachable!("there is one"),
             };
         }
         match self {
-            HeldSet::Many(many) => many.insert(held),
-            HeldSet::Empty | HeldSet::One(_) => unreachable!("there are several"),
+            HeldSet::Spilled(buckets) => buckets.insert(held),
+            HeldSet::Empty | HeldSet::Inline(_) => unreachable!("there are several"),
         }
     }
 
@@ -210,15 +210,15 @@ impl<T: Held> HeldSet<T> {
     pub fn remove(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<T> {
         match self {
             HeldSet::Empty => None,
-            HeldSet::One(held) => {
+            HeldSet::Inline(held) => {
                 if !held.has(hash) || !is(held) {
                     return None;
                 }
-                self.take_one()
+                self.take_inline()
             }
-            HeldSet::Many(many) => {
-                let held = many.remove(hash, is)?;
-                if many.len == 0 {
+            HeldSet::Spilled(buckets) => {
+                let held = buckets.remove(hash, is)?;
+                if buckets.len == 0 {
                     *self = HeldSet::Empty;
                 }
                 Some(held)
@@ -227,9 +227,9 @@ impl<T: Held> HeldSet<T> {
     }
 
     /// Takes the thing out if it is the only one.
-    pub(crate) fn take_one(&mut self) -> Option<T> {
+    pub(crate) fn take_inline(&mut self) -> Option<T> {
         match std::mem::take(self) {
-            HeldSet::One(held) => Some(held),
+            HeldSet::Inline(held) => Some(held),
             other => {
                 *self = other;
                 None
@@ -241,8 +241,8 @@ impl<T: Held> HeldSet<T> {
     pub fn get_mut(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<&mut T> {
         match self {
             HeldSet::Empty => None,
-            HeldSet::One(held) => (held.has(hash) && is(held)).then_some(held),
-            HeldSet::Many(many) => many.get_mut(hash, is),
+            HeldSet::Inline(held) => (held.has(hash) && is(held)).then_some(held),
+            HeldSet::Spilled(buckets) => buckets.get_mut(hash, is),
         }
     }
 
@@ -250,8 +250,8 @@ impl<T: Held> HeldSet<T> {
     pub fn len(&self) -> usize {
         match self {
             HeldSet::Empty => 0,
-            HeldSet::One(_) => 1,
-            HeldSet::Many(many) => many.len,
+            HeldSet::Inline(_) => 1,
+            HeldSet::Spilled(buckets) => buckets.len,
         }
     }
 
@@ -262,20 +262,24 @@ impl<T: Held> HeldSet<T> {
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        let (one, many) = match self {
+        let (inline, buckets) = match self {
             HeldSet::Empty => (None, None),
-            HeldSet::One(held) => (Some(held), None),
-            HeldSet::Many(many) => (None, Some(&many.buckets)),
+            HeldSet::Inline(held) => (Some(held), None),
+            HeldSet::Spilled(buckets) => (None, Some(&buckets.buckets)),
         };
-        one.into_iter().chain(many.into_iter().flatten().flatten())
+        inline
+            .into_iter()
+            .chain(buckets.into_iter().flatten().flatten())
     }
 
     /// The bytes that it holds beside itself.
     pub fn size(&self) -> usize {
         match self {
-            HeldSet::Empty | HeldSet::One(_) => 0,
-            HeldSet::Many(many) => {
-                size_of::<Buckets<T>>() + many.buckets.capacity() * size_of::<Vec<T>>() + many.bytes
+            HeldSet::Empty | HeldSet::Inline(_) => 0,
+            HeldSet::Spilled(buckets) => {
+                size_of::<Buckets<T>>()
+                    + buckets.buckets.capacity() * size_of::<Vec<T>>()
+                    + buckets.bytes
             }
         }
     }
@@ -299,12 +303,12 @@ impl<T> IntoIterator for HeldSet<T> {
     type IntoIter = IntoIter<T>;
 
     fn into_iter(self) -> IntoIter<T> {
-        let (one, many) = match self {
+        let (inline, buckets) = match self {
             HeldSet::Empty => (None, Vec::new()),
-            HeldSet::One(held) => (Some(held), Vec::new()),
-            HeldSet::Many(many) => (None, many.buckets),
+            HeldSet::Inline(held) => (Some(held), Vec::new()),
+            HeldSet::Spilled(buckets) => (None, buckets.buckets),
         };
-        IntoIter(one.into_iter().chain(many.into_iter().flatten()))
+        IntoIter(inline.into_iter().chain(buckets.into_iter().flatten()))
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) enum Point {
     /// A writer has found the segment that it is about to lock.
     SegmentChosen,
     /// A walk has found the segment that it is about to read.
-    SegmentWalked,
+    SegmentVisited,
     /// A registration has found the entry or the bag that it is about to put another entry behind.
     EntryFound,
     /// A bag has been emptied, and is about to be removed.

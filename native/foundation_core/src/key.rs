@@ -1,6 +1,6 @@
 //! Keys as the table sees them: two words, with what does not fit beside them.
 //!
-//! A key is a *kind* and a byte string, or a *foreign* object whose equality only its owner can
+//! A key is a *kind* and a byte string, or a *opaque* object whose equality only its owner can
 //! decide. The kind keeps apart byte strings that come from different sorts of things: the word 7
 //! and a string of the same eight bytes are two keys. Up to [`INLINE_MAX`] bytes live in the slot
 //! itself, so that a look-up of a short key follows no pointer.
@@ -19,13 +19,13 @@ pub const KINDS: u8 = 8;
 /// Marks a key whose bytes are in a [`Blob`](crate::table::Blob), in the top byte of the second
 /// word.
 pub(crate) const LONG: u64 = 0x80;
-/// Marks a key that is a foreign object, in the top byte of the second word.
-pub(crate) const FOREIGN: u64 = 0xC0;
+/// Marks a key that is an opaque object, in the top byte of the second word.
+pub(crate) const OPAQUE: u64 = 0xC0;
 
 /// A key whose equality is decided by whoever made it.
 ///
-/// Two foreign keys that are equal must be given the same hash.
-pub trait Foreign: Send + Sync + 'static {
+/// Two opaque keys that are equal must be given the same hash.
+pub trait Opaque: Send + Sync + 'static {
     /// What a caller looks such a key up with, without owning one.
     type Probe: ?Sized;
 
@@ -39,11 +39,11 @@ pub trait Foreign: Send + Sync + 'static {
     fn size(&self) -> usize;
 }
 
-/// The foreign keys of a table that has none.
+/// The opaque keys of a table that has none.
 #[derive(Debug)]
-pub enum NoForeign {}
+pub enum NoOpaque {}
 
-impl Foreign for NoForeign {
+impl Opaque for NoOpaque {
     type Probe = ();
 
     fn new(_probe: &()) -> Option<Box<Self>> {
@@ -67,8 +67,8 @@ pub enum Key<'a, P: ?Sized> {
     Inline(u64, u64),
     /// A longer byte string, of a kind below [`KINDS`].
     Long(u8, &'a [u8]),
-    /// A foreign key and its unseeded hash.
-    Foreign(u64, &'a P),
+    /// An opaque key and its unseeded hash.
+    Opaque(u64, &'a P),
 }
 
 impl<P: ?Sized> Clone for Key<'_, P> {
@@ -168,8 +168,8 @@ pub enum KeyView<'g, F> {
     },
     /// A longer byte string and its kind.
     Long(u8, &'g [u8]),
-    /// A foreign key.
-    Foreign(&'g F),
+    /// An opaque key.
+    Opaque(&'g F),
 }
 
 impl<F> KeyView<'_, F> {
@@ -245,7 +245,7 @@ impl Seed {
                 hasher.write_u8(kind);
                 hasher.finish()
             }
-            Key::Foreign(hash, _) => self.words(hash, FOREIGN << 56),
+            Key::Opaque(hash, _) => self.words(hash, OPAQUE << 56),
         }
     }
 
@@ -307,7 +307,7 @@ mod tests {
         for len in 0..=INLINE_MAX {
             let bytes: Vec<u8> = (1..=len as u8).collect();
             let (w0, w1) = inline(7, &bytes);
-            let view: KeyView<'_, NoForeign> = KeyView::inline(w0, w1);
+            let view: KeyView<'_, NoOpaque> = KeyView::inline(w0, w1);
             let KeyView::Inline {
                 kind,
                 bytes: read,

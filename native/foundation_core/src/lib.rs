@@ -4,7 +4,7 @@
 //! - [`key`]: what a key is to a table.
 //! - [`handle`] and [`held`]: what an owner holds, and the protocol of its death.
 //! - [`registry`]: a table whose entries belong to owners, with unique or duplicate keys.
-//! - `concurrent_registry`: a table whose entries belong to nobody.
+//! - `concurrent_table`: a table whose entries belong to nobody.
 //! - `events`: what is known of each telemetry event; [`window`], [`batch`] and [`sampler`] decide
 //!   what becomes of it.
 //! - `span`: what each process is in the middle of.
@@ -16,7 +16,7 @@
 
 pub mod batch;
 #[cfg(not(loom))]
-pub mod concurrent_registry;
+pub mod concurrent_table;
 #[cfg(not(loom))]
 pub mod events;
 pub mod handle;

@@ -133,7 +133,7 @@ pub struct Spans<T> {
     untold: AtomicU64,
 }
 
-/// Enough that callers on as many schedulers seldom meet.
+/// Enough that callers on as many schedulers seldom contend.
 const SHARDS: usize = 64;
 
 /// Where the stack of a process is: processes are numbered, and not by strangers, so that one

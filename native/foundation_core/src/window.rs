@@ -8,11 +8,11 @@
 
 mod shard;
 
-use crate::key::{Key, LONG, NoForeign, Seed};
+use crate::key::{Key, LONG, NoOpaque, Seed};
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 use shard::{NONE, Open, Shard, Slot};
 
-/// Shards: enough that callers on as many schedulers seldom meet.
+/// Shards: enough that callers on as many schedulers seldom contend.
 pub const SHARDS: usize = 16;
 /// How many expired windows whoever opens one closes.
 const CLOSED_ON_THE_WAY: usize = 2;
@@ -112,14 +112,14 @@ impl<E: Opener> Windows<E> {
     pub fn admit(
         &self,
         event: E,
-        key: &Key<'_, NoForeign>,
+        key: &Key<'_, NoOpaque>,
         clock: impl Clock,
         window: impl FnOnce() -> u64,
     ) -> Admission {
         let (key, long): (_, &[u8]) = match *key {
             Key::Inline(w0, w1) => ((w0, w1), &[]),
             Key::Long(kind, bytes) => ((self.seed.hash(key), LONG << 56 | u64::from(kind)), bytes),
-            Key::Foreign(_, never) => match *never {},
+            Key::Opaque(_, never) => match *never {},
         };
         let mut open = Open {
             key,
@@ -130,7 +130,7 @@ impl<E: Opener> Windows<E> {
         let hash = open.hash(&self.seed);
         let number = (hash >> 48) as usize % SHARDS;
         let mut shard = lock(&self.shards[number]);
-        let found = shard.find(hash, key, open.event, long);
+        let found = shard.probe(hash, key, open.event, long);
         let now = match found {
             Some(at) => match clock.before(shard.opens.at(at).expires) {
                 Ok(()) => {

@@ -4,8 +4,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use foundation_core::key::{Key, NoForeign, Seed};
-use foundation_core::registry::{Unique, World};
+use foundation_core::key::{Key, NoOpaque, Seed};
+use foundation_core::registry::{Liveness, Unique};
 use foundation_core::table::{Object, Value, reclaim};
 
 struct Counting;
@@ -48,7 +48,7 @@ impl Object for NoObject {
 
 struct Alive;
 
-impl World for Alive {
+impl Liveness for Alive {
     fn is_alive(&self, _owner: u64) -> bool {
         true
     }
@@ -66,7 +66,7 @@ fn owner(number: u64) -> u64 {
 #[test]
 fn owners_that_came_and_went_leave_nothing_with_the_allocator() {
     const OWNERS: u64 = 20_000;
-    let registry: Unique<NoForeign, NoObject> =
+    let registry: Unique<NoOpaque, NoObject> =
         Unique::new(Seed::random(), usize::MAX).expect("there is memory");
     for keys in [1, 3] {
         let (before, told) = (allocated(), registry.figures().memory);
@@ -88,8 +88,8 @@ fn owners_that_came_and_went_leave_nothing_with_the_allocator() {
             assert!(each < 100, "{each} bytes for an owner of one thing");
         }
         for number in 0..OWNERS {
-            let (mut held, _) = registry.bury(owner(number));
-            while !registry.remove_dead(owner(number), &mut held, 1_000) {}
+            let mut pending = registry.mark_dead(owner(number));
+            while !registry.remove_dead(&mut pending, 1_000) {}
         }
         let left = allocated().saturating_sub(before);
         assert!(left < full / 50, "{left} of {full} are left");

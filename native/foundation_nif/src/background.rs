@@ -5,22 +5,23 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use foundation_core::registry::PendingCleanup;
 use foundation_core::table::reclaim;
 
-use crate::concurrent_registry::Entries;
+use crate::concurrent_table::Entries;
 use crate::faults;
 use crate::registry::deaths;
-use crate::registry::table::{Registry, Remains};
+use crate::registry::instance::Registry;
 
 /// Something to do.
 pub enum Job {
-    /// Removes what is left of a dead process.
-    Remains(Arc<Registry>, u64, Box<Remains>),
+    /// Removes the entries of a dead process that its own clean-up left.
+    CleanUp(Arc<Registry>, Box<PendingCleanup>),
     /// Destroys a registry that has lost this owner, unless it is adopted in time.
-    Orphan(Weak<Registry>, u64, Instant),
+    Ownerless(Weak<Registry>, u64, Instant),
     /// Frees a registry that has been destroyed, once nobody uses it any more.
     Drop(Arc<Registry>),
-    /// Removes the entries of a plain table that is gone.
+    /// Removes the entries of a concurrent table that is gone.
     Clear(Arc<Entries>),
     /// Drops something large.
     Free(Box<dyn Send>),
@@ -51,7 +52,7 @@ pub fn send(job: Job) {
 }
 
 struct Worker {
-    orphans: Vec<(Weak<Registry>, u64, Instant)>,
+    ownerless: Vec<(Weak<Registry>, u64, Instant)>,
     drops: Vec<Arc<Registry>>,
     flushed: Instant,
 }
@@ -59,7 +60,7 @@ struct Worker {
 impl Default for Worker {
     fn default() -> Self {
         Worker {
-            orphans: Vec::new(),
+            ownerless: Vec::new(),
             drops: Vec::new(),
             flushed: Instant::now(),
         }
@@ -83,7 +84,7 @@ impl Worker {
 
     /// When there is something to do even if no job comes.
     fn next(&self) -> Instant {
-        let next = self.orphans.iter().map(|(.., deadline)| *deadline).min();
+        let next = self.ownerless.iter().map(|(.., deadline)| *deadline).min();
         next.map_or(self.next_flush(), |next| next.min(self.next_flush()))
     }
 
@@ -94,13 +95,13 @@ impl Worker {
 
     fn step(&mut self, job: Option<Job>) {
         match job {
-            Some(Job::Remains(registry, owner, mut remains)) => {
-                faults::reach(c"remove remains");
-                while !registry.remove(owner, &mut remains) {}
+            Some(Job::CleanUp(registry, mut pending)) => {
+                faults::reach(c"clean up a death");
+                while !registry.clean_up(&mut pending) {}
                 deaths::announce(None);
             }
-            Some(Job::Orphan(registry, owner, deadline)) => {
-                self.orphans.push((registry, owner, deadline));
+            Some(Job::Ownerless(registry, owner, deadline)) => {
+                self.ownerless.push((registry, owner, deadline));
             }
             Some(Job::Drop(registry)) => self.drops.push(registry),
             Some(Job::Clear(entries)) => entries.clear(),
@@ -108,7 +109,7 @@ impl Worker {
             None => {}
         }
         let now = Instant::now();
-        self.orphans.retain(|(registry, owner, deadline)| {
+        self.ownerless.retain(|(registry, owner, deadline)| {
             if now < *deadline {
                 return true;
             }

@@ -5,7 +5,7 @@
 compile_error!("the native library is for 64 bits; elsewhere: config :foundation, native: false");
 
 mod background;
-mod concurrent_registry;
+mod concurrent_table;
 mod faults;
 mod live;
 mod measure;

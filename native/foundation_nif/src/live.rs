@@ -6,9 +6,9 @@ use foundation_core::table::reclaim;
 use rustler::{Env, Term, atoms};
 
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::registry::table::{LIVE, LIVE_WATCHES};
+use crate::registry::instance::{LIVE, LIVE_WATCHES};
 use crate::term::LIVE_TERMS;
-use crate::{concurrent_registry, process, telemetry};
+use crate::{concurrent_table, process, telemetry};
 
 nifs! { live_counts / 0 }
 
@@ -22,7 +22,7 @@ fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     reclaim::flush();
     let counts = [
         (registries(), LIVE.load(Ordering::Relaxed) as i64),
-        (tables(), concurrent_registry::LIVE.load(Ordering::Relaxed)),
+        (tables(), concurrent_table::LIVE.load(Ordering::Relaxed)),
         (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
         (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),

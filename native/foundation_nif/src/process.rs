@@ -48,7 +48,7 @@ pub fn known(pid: Term) -> Result<Option<u64>, Failure> {
 }
 
 /// The owner that a pid stands for; a remote one is known from then on.
-pub fn meet(pid: Term) -> Result<u64, Failure> {
+pub fn intern(pid: Term) -> Result<u64, Failure> {
     if let Some(owner) = known(pid)? {
         return Ok(owner);
     }
@@ -65,7 +65,7 @@ pub fn meet(pid: Term) -> Result<u64, Failure> {
 }
 
 /// A remote process is dead from now on, in every registry: its number, if it had one, is nobody's
-/// any more. If the process is met again, its connection having come back, it gets another.
+/// any more. If the connection comes back and the process registers again, it gets another.
 pub fn declare_dead(pid: Term) -> Option<u64> {
     let (_, owner) = REMOTES.numbers.remove(&external(pid))?;
     REMOTES.pids.remove(&owner);

@@ -165,14 +165,14 @@ defmodule Foundation.PanicsTest do
     assert_all_works(context)
   end
 
-  test "when the owner of a plain table dies leaves the others theirs", context do
+  test "when the owner of a concurrent table dies leaves the others theirs", context do
     worker = start_worker()
-    table = run(worker, &Native.concurrent_new/0)
+    table = run(worker, &Native.concurrent_table_new/0)
     arm("table's owner down")
     kill(worker)
     eventually(&fired?/0)
     # It goes with the last term that refers to it.
-    assert Native.concurrent_size(table) == 0
+    assert Native.concurrent_table_size(table) == 0
     assert_all_works(context)
   end
 
@@ -191,7 +191,7 @@ defmodule Foundation.PanicsTest do
     run(first, fn -> register.(1) end)
     run(second, fn -> register.(2) end)
 
-    arm("remove remains")
+    arm("clean up a death")
     kill(first)
     eventually(&fired?/0)
     assert Registry.lookup(name, {1, @many}) == []

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arbitrary::{Arbitrary, Unstructured};
-use foundation_core::key::{Foreign, KINDS, Key, KeyView};
+use foundation_core::key::{KINDS, Key, KeyView, Opaque};
 use foundation_core::table::{Entry, Object, Value, ValueView, reclaim};
 
-/// How many foreign keys and objects there are.
+/// How many opaque keys and objects there are.
 pub type Live = Arc<AtomicI64>;
 
-/// Foreign keys from here on have one hash.
+/// Opaque keys from here on have one hash.
 pub const ALIKE: u16 = 1024;
 
-/// A key as the fuzzer chooses it: mostly one of a few, so that they meet.
+/// A key as the fuzzer chooses it: mostly one of a few, so that they collide.
 #[derive(Clone, Copy, Debug)]
 pub enum Chosen {
     /// One word.
@@ -34,8 +34,8 @@ pub enum Chosen {
         /// Its last byte.
         last: u8,
     },
-    /// A foreign key. Four of them have one hash, and all from 1,024 on have another one.
-    Foreign(u16),
+    /// An opaque key. Four of them have one hash, and all from 1,024 on have another one.
+    Opaque(u16),
 }
 
 /// What a key is, for the model: equal if and only if the table may not tell them apart.
@@ -43,8 +43,8 @@ pub enum Chosen {
 pub enum Name {
     /// A kind and its bytes.
     Bytes(u8, Vec<u8>),
-    /// The text of a foreign key.
-    Foreign(u16),
+    /// The text of an opaque key.
+    Opaque(u16),
 }
 
 impl<'a> Arbitrary<'a> for Chosen {
@@ -63,7 +63,7 @@ impl<'a> Arbitrary<'a> for Chosen {
                     byte: 0,
                     last: 7,
                 },
-                _ => Chosen::Foreign(number.into()),
+                _ => Chosen::Opaque(number.into()),
             },
             (_, 0..=1) => Chosen::Word {
                 kind: input.arbitrary()?,
@@ -75,7 +75,7 @@ impl<'a> Arbitrary<'a> for Chosen {
                 byte: input.arbitrary()?,
                 last: input.arbitrary()?,
             },
-            _ => Chosen::Foreign(input.arbitrary()?),
+            _ => Chosen::Opaque(input.arbitrary()?),
         })
     }
 }
@@ -99,7 +99,7 @@ impl Chosen {
                 }
                 Name::Bytes(kind % KINDS, bytes)
             }
-            Chosen::Foreign(text) => Name::Foreign(text),
+            Chosen::Opaque(text) => Name::Opaque(text),
         }
     }
 
@@ -118,10 +118,10 @@ impl Name {
     pub fn with<R>(&self, live: &Live, run: impl FnOnce(&Key<'_, Probe>) -> R) -> R {
         match self {
             Name::Bytes(kind, bytes) => run(&Key::new(*kind, bytes)),
-            Name::Foreign(text) => {
+            Name::Opaque(text) => {
                 let probe = Probe(*text, live.clone());
                 let group = text / 4;
-                run(&Key::Foreign(group.min(ALIKE / 4).into(), &probe))
+                run(&Key::Opaque(group.min(ALIKE / 4).into(), &probe))
             }
         }
     }
@@ -131,12 +131,12 @@ impl Name {
         match view {
             KeyView::Inline { kind, bytes, len } => Name::Bytes(*kind, bytes[..*len].into()),
             KeyView::Long(kind, bytes) => Name::Bytes(*kind, (*bytes).into()),
-            KeyView::Foreign(text) => Name::Foreign(text.text),
+            KeyView::Opaque(text) => Name::Opaque(text.text),
         }
     }
 }
 
-/// A foreign key, counted while it lives.
+/// An opaque key, counted while it lives.
 pub struct Text {
     text: u16,
     live: Live,
@@ -145,7 +145,7 @@ pub struct Text {
 /// What a [`Text`] is looked up with.
 pub struct Probe(u16, Live);
 
-impl Foreign for Text {
+impl Opaque for Text {
     type Probe = Probe;
 
     fn new(probe: &Probe) -> Option<Box<Self>> {

@@ -75,7 +75,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     parts =
       Stream.unfold(0, fn
         :done -> nil
-        cursor -> Native.concurrent_walk(table.table, cursor)
+        cursor -> Native.concurrent_table_walk(table.table, cursor)
       end)
 
     sizes = Enum.map(parts, &length/1)
@@ -88,13 +88,13 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     for key <- 1..50, do: Table.put(table, key, key)
 
     for cursor <- [1, 2 ** 63, 2 ** 64 - 1] do
-      assert {entries, _cursor} = Native.concurrent_walk(table.table, cursor)
+      assert {entries, _cursor} = Native.concurrent_table_walk(table.table, cursor)
       assert Enum.all?(entries, fn {key, value} -> key == value end)
     end
 
     for version <- [0, 1, 2 ** 64 - 1] do
-      refute Native.concurrent_replace(table.table, 1, version, :stale)
-      refute Native.concurrent_replace(table.table, :absent, version, :stale)
+      refute Native.concurrent_table_replace(table.table, 1, version, :stale)
+      refute Native.concurrent_table_replace(table.table, :absent, version, :stale)
     end
 
     assert Table.get(table, 1) == 1

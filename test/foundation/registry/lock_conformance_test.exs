@@ -22,14 +22,16 @@ conformance "Lock",
     assert Task.await(waiter) == :got_it
   end
 
-  test "of different keys do not meet; keys are compared by ===", %{registry: registry} do
+  test "of different keys do not block each other; keys are compared by ===", %{
+    registry: registry
+  } do
     holders = for key <- [:key, "key", 1, {:a, 1}], do: hold(registry, key)
     assert Registry.lock(registry, 1.0, fn -> :free end) == :free
     assert Registry.lock(registry, :other, fn -> :free end) == :free
     Enum.each(holders, &release/1)
   end
 
-  test "of different registries do not meet", %{registry: registry, options: options} do
+  test "of different registries do not block each other", %{registry: registry, options: options} do
     other = start_registry(Keyword.delete(options, :name))
     holder = hold(registry, :key)
     assert Registry.lock(other, :key, fn -> :free end) == :free

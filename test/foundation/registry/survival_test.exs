@@ -185,7 +185,7 @@ defmodule Foundation.Registry.SurvivalTest do
       kill(owner)
       {:ok, _pid} = Registry.start_link([name: registry] ++ @variant ++ @subject.options)
 
-      # Another that is orphaned later expires later: once it is gone, the time is over.
+      # One that loses its owner later expires later: once it is gone, the time is over.
       {other, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
       kill(owner)
 

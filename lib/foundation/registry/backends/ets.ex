@@ -10,12 +10,12 @@ defmodule Foundation.Registry.Backends.ETS do
 
   alias Foundation.Registry.{Backend, Cleanup, Monitor, TableHolder}
   alias Foundation.Registry.Backends.ETS.{Scan, Table}
-  alias Foundation.Steady
+  alias Foundation.RetryingCall
 
   ## Ownership
 
   @impl true
-  def start(options), do: Steady.call(TableHolder, {:claim, options})
+  def start(options), do: RetryingCall.call(TableHolder, {:claim, options})
 
   @impl true
   def stop(_name, %Table{} = table) do

@@ -10,7 +10,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   use GenServer
 
-  alias Foundation.{ExitReason, Steady}
+  alias Foundation.{ExitReason, RetryingCall}
   alias Foundation.Telemetry.Events.{Backend, Batch}
 
   # How often expired windows are closed and lost edges looked for, in milliseconds.
@@ -39,7 +39,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
     else
       # As long as it takes: a timeout would leave the caller with a batch half known. A
       # processor that is killed has a successor, who finds what is pending.
-      Steady.call(server, {:flush, name})
+      RetryingCall.call(server, {:flush, name})
     end
   end
 

@@ -2,7 +2,7 @@ defmodule Foundation.Telemetry.Events.Emitter do
   @moduledoc false
   # The functions that `use Foundation.Telemetry.SampledEvents` defines.
 
-  alias Foundation.Telemetry.Events.Fallback
+  alias Foundation.Telemetry.Events.Router
 
   defmacro define(options) do
     quote location: :keep do
@@ -86,7 +86,7 @@ defmodule Foundation.Telemetry.Events.Emitter do
         raise ArgumentError, "expected use Foundation.Telemetry.SampledEvents to be given :prefix"
 
       {prefix, []} ->
-        Fallback.name!(prefix)
+        Router.name!(prefix)
 
       {_prefix, rest} ->
         raise ArgumentError,

@@ -1,16 +1,16 @@
 //! A registry in which a key has any number of entries, in the order of their registration.
 
-use super::group::{Group, Put, note};
+use super::owned_key::{OwnedKey, Put, note};
 use super::owners::Owners;
-use super::{Figures, Places, Refused, Tally, World};
-use crate::held::{Held, IntoIter};
+use super::{Capacity, Figures, Liveness, PendingCleanup, Refused, Rest, Tally};
+use crate::held::Held;
 use crate::interleave::{Point, reach};
-use crate::key::{Foreign, Key, KeyView, Seed};
+use crate::key::{Key, KeyView, Opaque, Seed};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::counter::Counter;
 use crate::table::{
     Bag, Entry, Guard, Inserted, Member, Members, NOBODY, Object, OutOfMemory, Stored, Table,
-    Value, Walked, pin,
+    Value, Visited, pin,
 };
 
 /// A key of a registry and its entries, as a walk shows them.
@@ -26,20 +26,14 @@ pub struct Keyed<'g, F, V: Object> {
     pub members: Members<'g, V>,
 }
 
-/// What is left to remove of a dead owner.
-pub struct Estate {
-    groups: IntoIter<Group>,
-    current: Option<Group>,
-}
-
 /// A registry in which a key has any number of entries.
-pub struct Duplicate<F: Foreign, V: Object> {
+pub struct Duplicate<F: Opaque, V: Object> {
     table: Table<F, Stored<V>>,
-    owners: Owners<Group>,
+    owners: Owners<OwnedKey>,
     /// How many entries there are beside the first of each key.
     others: Counter,
     next_bag: AtomicU64,
-    places: Places,
+    capacity: Capacity,
     tally: Tally,
 }
 
@@ -51,7 +45,7 @@ fn bag<'g, V: Object>(entry: &Entry<'g, Stored<V>>) -> Option<&'g Bag<Stored<V>>
     members(entry).bag()
 }
 
-impl<F: Foreign, V: Object> Duplicate<F, V> {
+impl<F: Opaque, V: Object> Duplicate<F, V> {
     /// An empty registry that takes up to `limit` entries.
     ///
     /// # Errors
@@ -63,7 +57,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             owners: Owners::new(),
             others: Counter::default(),
             next_bag: AtomicU64::new(0),
-            places: Places::new(limit),
+            capacity: Capacity::new(limit),
             tally: Tally::default(),
         })
     }
@@ -71,10 +65,10 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     /// The entries of `key`, also those whose owners are dead.
     #[inline]
     pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Members<'g, V>> {
-        self.get_hashed(key, self.table.hash(key), guard)
+        self.get_with_hash(key, self.table.hash(key), guard)
     }
 
-    fn get_hashed<'g>(
+    fn get_with_hash<'g>(
         &self,
         key: &Key<'_, F::Probe>,
         hash: u64,
@@ -93,19 +87,19 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         owner: u64,
         key: &Key<'_, F::Probe>,
         value: Value<V>,
-        world: &impl World,
+        liveness: &impl Liveness,
     ) -> Result<(), Refused> {
         let guard = pin();
         let hash = self.table.hash(key);
-        let watch = || world.watch(owner);
+        let watch = || liveness.watch(owner);
         self.owners.hold(owner, watch, |held| {
             // Of an owner that lives: whoever finds no place left finds that many entries.
-            let Some(place) = self.places.take() else {
+            let Some(reservation) = self.capacity.reserve() else {
                 self.tally.drop_one();
                 return Err(Refused::Full);
             };
             let put = self.put(key, hash, owner, Stored::value(value), &guard)?;
-            place.fill();
+            reservation.commit();
             note(held, hash, put);
             Ok(())
         })?
@@ -173,7 +167,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     }
 
     fn remove_bag(&self, hash: u64, id: u64, guard: &Guard) {
-        self.table.remove_hashed(
+        self.table.remove_by_hash(
             hash,
             |entry| bag(entry).is_some_and(|bag| bag.id() == id),
             guard,
@@ -193,7 +187,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             return false;
         };
         self.table.add_heap(hash, -(removed.bytes as i64));
-        self.places.give_back(1);
+        self.capacity.release(1);
         if removed.empty {
             reach(Point::BagEmptied);
             self.remove_bag(hash, bag.id(), guard);
@@ -208,7 +202,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         let is_own = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
         let removed = self.table.remove(key, hash, is_own, guard);
         if removed {
-            self.places.give_back(1);
+            self.capacity.release(1);
         }
         removed
     }
@@ -222,28 +216,28 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             .with(owner, |held| {
                 // What was in the slot may be in a bag at the next look, but not the other way.
                 if self.remove_single(key, hash, owner, &guard) {
-                    held.remove(hash, Group::is_first);
+                    held.remove(hash, OwnedKey::is_first);
                     return Some(1);
                 }
-                let Some(members) = self.get_hashed(key, hash, &guard) else {
+                let Some(members) = self.get_with_hash(key, hash, &guard) else {
                     return Some(0);
                 };
                 let Some(bag) = members.bag() else {
                     return Some(0);
                 };
-                let is_of = |group: &Group| group.is_of(bag.id());
+                let is_of = |owned: &OwnedKey| owned.is_of(bag.id());
                 let has_first = members.first_is_of(owner, &guard);
-                let others = held.get_mut(hash, is_of).map_or(0, |group| group.count());
+                let others = held.get_mut(hash, is_of).map_or(0, |owned| owned.count());
                 if usize::from(has_first) + others > limit {
                     return None;
                 }
                 let remove = |number: u64| self.remove_from(bag, hash, number, owner, &guard);
                 let mut removed = 0;
-                if has_first && held.remove(hash, Group::is_first).is_some() {
+                if has_first && held.remove(hash, OwnedKey::is_first).is_some() {
                     removed += usize::from(remove(0));
                 }
-                if let Some(group) = held.remove(hash, is_of) {
-                    removed += group.numbers().filter(|number| remove(*number)).count();
+                if let Some(owned) = held.remove(hash, is_of) {
+                    removed += owned.numbers().filter(|number| remove(*number)).count();
                 }
                 Some(removed)
             })
@@ -258,22 +252,22 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         self.owners
             .with(owner, |held| {
                 if numbers.contains(&0) && self.remove_single(key, hash, owner, &guard) {
-                    held.remove(hash, Group::is_first);
+                    held.remove(hash, OwnedKey::is_first);
                     return 1;
                 }
-                let Some(members) = self.get_hashed(key, hash, &guard) else {
+                let Some(members) = self.get_with_hash(key, hash, &guard) else {
                     return 0;
                 };
                 let Some(bag) = members.bag() else {
                     return 0;
                 };
                 if numbers.contains(&0) && members.first_is_of(owner, &guard) {
-                    held.remove(hash, Group::is_first);
+                    held.remove(hash, OwnedKey::is_first);
                 }
-                let is_of = |group: &Group| group.is_of(bag.id());
+                let is_of = |owned: &OwnedKey| owned.is_of(bag.id());
                 if held
                     .get_mut(hash, is_of)
-                    .is_some_and(|group| !group.remove(numbers))
+                    .is_some_and(|owned| !owned.remove(numbers))
                 {
                     held.remove(hash, is_of);
                 }
@@ -286,14 +280,14 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     /// How many entries of `key` `owner` has.
     pub fn count_of(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
         let (guard, hash) = (pin(), self.table.hash(key));
-        let Some(members) = self.get_hashed(key, hash, &guard) else {
+        let Some(members) = self.get_with_hash(key, hash, &guard) else {
             return 0;
         };
         let id = members.bag().map(Bag::id);
-        let of_bag = |group: &Group| id.is_some_and(|id| group.is_of(id));
+        let of_bag = |owned: &OwnedKey| id.is_some_and(|id| owned.is_of(id));
         self.owners
             .with(owner, |held| {
-                let others = held.get_mut(hash, of_bag).map_or(0, |group| group.count());
+                let others = held.get_mut(hash, of_bag).map_or(0, |owned| owned.count());
                 usize::from(members.first_is_of(owner, &guard)) + others
             })
             .unwrap_or(0)
@@ -325,14 +319,14 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         guard: &'g Guard,
     ) -> Option<(Members<'g, V>, Vec<u64>)> {
         let hash = self.table.hash(key);
-        let members = self.get_hashed(key, hash, guard)?;
+        let members = self.get_with_hash(key, hash, guard)?;
         let id = members.bag().map(Bag::id);
         let numbers = self.owners.with(owner, |held| {
             let mut numbers = Vec::new();
             numbers.extend(members.first_is_of(owner, guard).then_some(0));
-            let of_bag = |group: &Group| id.is_some_and(|id| group.is_of(id));
-            if let Some(group) = held.get_mut(hash, of_bag) {
-                numbers.extend(group.numbers());
+            let of_bag = |owned: &OwnedKey| id.is_some_and(|id| owned.is_of(id));
+            if let Some(owned) = held.get_mut(hash, of_bag) {
+                numbers.extend(owned.numbers());
             }
             numbers
         })?;
@@ -349,17 +343,17 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         let mut firsts = Vec::new();
         let mut groups = Vec::new();
         self.owners.with(owner, |held| {
-            for group in held.iter() {
-                match &group.many {
-                    None => firsts.push(group.hash()),
-                    Some(many) => groups.push((group.hash(), many.bag, many.numbers.len())),
+            for owned in held.iter() {
+                match &owned.in_bag {
+                    None => firsts.push(owned.hash()),
+                    Some(many) => groups.push((owned.hash(), many.bag, many.numbers.len())),
                 }
             }
         });
         for (hash, id, count) in groups {
             let is_bag =
                 |entry: &Entry<'g, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
-            if let Some(found) = self.table.find_hashed(hash, is_bag, guard) {
+            if let Some(found) = self.table.get_by_hash(hash, is_bag, guard) {
                 visit(&found.key, count);
             }
         }
@@ -368,14 +362,14 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             let hash = same[0];
             let is_own = |entry: &Entry<'g, Stored<V>>| members(entry).first_is_of(owner, guard);
             if same.len() == 1 {
-                if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
+                if let Some(found) = self.table.get_by_hash(hash, is_own, guard) {
                     visit(&found.key, 1);
                 }
             } else {
-                // Keys that collide: a foreign key's hash has no more than 32 bits.
-                self.table.walk(hash, 1, guard, |walked| {
-                    if walked.hash == hash && is_own(&walked.entry) {
-                        visit(&walked.key, 1);
+                // Keys that collide: an opaque key's hash has no more than 32 bits.
+                self.table.walk(hash, 1, guard, |visited| {
+                    if visited.hash == hash && is_own(&visited.entry) {
+                        visit(&visited.key, 1);
                     }
                 });
             }
@@ -396,13 +390,13 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         guard: &'g Guard,
         mut visit: impl FnMut(Keyed<'g, F, V>),
     ) -> Option<u64> {
-        self.table.walk(from, limit, guard, |walked| {
-            let Walked {
+        self.table.walk(from, limit, guard, |visited| {
+            let Visited {
                 key,
                 hash,
                 place,
                 entry,
-            } = walked;
+            } = visited;
             visit(Keyed {
                 key,
                 hash,
@@ -412,20 +406,20 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
         })
     }
 
-    /// Declares `owner` dead, and gives what is to be [removed](Duplicate::remove_dead) of it and
-    /// how many keys that concerns.
-    pub fn bury(&self, owner: u64) -> (Estate, usize) {
-        let held = self.owners.bury(owner);
-        let count = held.len();
-        let estate = Estate {
-            groups: held.into_iter(),
-            current: None,
-        };
-        (estate, count)
+    /// Declares `owner` dead. Its entries are then [removed](Duplicate::remove_dead) in steps.
+    pub fn mark_dead(&self, owner: u64) -> PendingCleanup {
+        let held = self.owners.mark_dead(owner);
+        let keys = held.len();
+        let rest = Rest::Duplicate(held.into_iter(), None);
+        PendingCleanup { owner, keys, rest }
     }
 
-    /// Removes up to `limit` entries of a dead owner, and says whether that was all.
-    pub fn remove_dead(&self, owner: u64, estate: &mut Estate, limit: usize) -> bool {
+    /// Removes up to `limit` entries of a dead owner. Returns whether none is left.
+    pub fn remove_dead(&self, pending: &mut PendingCleanup, limit: usize) -> bool {
+        let Rest::Duplicate(keys, current) = &mut pending.rest else {
+            unreachable!("a clean-up belongs to the registry that started it");
+        };
+        let owner = pending.owner;
         let guard = pin();
         let mut removed = 0;
         let mut left = limit;
@@ -433,27 +427,27 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
             if left == 0 {
                 break false;
             }
-            let Some(group) = &mut estate.current else {
-                estate.current = estate.groups.next();
-                if estate.current.is_none() {
+            let Some(owned) = current else {
+                *current = keys.next();
+                if current.is_none() {
                     break true;
                 }
                 continue;
             };
-            let hash = group.hash();
-            let Some(many) = &mut group.many else {
+            let hash = owned.hash();
+            let Some(in_bag) = &mut owned.in_bag else {
                 left -= 1;
                 removed += u64::from(self.remove_first(owner, hash, &guard));
-                estate.current = None;
+                *current = None;
                 continue;
             };
-            let id = many.bag;
+            let id = in_bag.bag;
             let is_bag =
                 |entry: &Entry<'_, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
-            let found = self.table.find_hashed(hash, is_bag, &guard);
+            let found = self.table.get_by_hash(hash, is_bag, &guard);
             if let Some(bag) = found.and_then(|found| bag(&found.entry)) {
                 while left > 0
-                    && let Some(number) = many.numbers.pop()
+                    && let Some(number) = in_bag.numbers.pop()
                 {
                     left -= 1;
                     let gone = self.remove_from(bag, hash, number, owner, &guard);
@@ -463,7 +457,7 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
                     continue;
                 }
             }
-            estate.current = None;
+            *current = None;
         };
         self.tally.add_cleaned(removed);
         done
@@ -473,12 +467,12 @@ impl<F: Foreign, V: Object> Duplicate<F, V> {
     /// now: of several such keys' any one, since there is a call for each.
     fn remove_first(&self, owner: u64, hash: u64, guard: &Guard) -> bool {
         let is_single = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
-        if self.table.remove_hashed(hash, is_single, guard) {
-            self.places.give_back(1);
+        if self.table.remove_by_hash(hash, is_single, guard) {
+            self.capacity.release(1);
             return true;
         }
         let is_own = |entry: &Entry<'_, Stored<V>>| members(entry).first_is_of(owner, guard);
-        let found = self.table.find_hashed(hash, is_own, guard);
+        let found = self.table.get_by_hash(hash, is_own, guard);
         found
             .and_then(|found| bag(&found.entry))
             .is_some_and(|bag| self.remove_from(bag, hash, 0, owner, guard))

@@ -5,18 +5,19 @@
 //! held, and it is watched once, however many entries it has.
 
 mod duplicate;
-mod group;
 mod numbers;
+mod owned_key;
 mod owners;
 #[cfg(test)]
 mod tests;
 mod unique;
 
-pub use duplicate::{Duplicate, Estate, Keyed};
-pub use group::Group;
+pub use duplicate::{Duplicate, Keyed};
+pub use owned_key::OwnedKey;
 pub use unique::Unique;
 
 use crate::handle::Dead;
+use crate::held::{Hashed, IntoIter};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::OutOfMemory;
 
@@ -45,13 +46,36 @@ impl From<OutOfMemory> for Refused {
     }
 }
 
-/// The world outside, as far as a registration needs it.
-pub trait World {
+/// Tells a registry which owners are alive.
+pub trait Liveness {
     /// Whether an owner is alive.
     fn is_alive(&self, owner: u64) -> bool;
 
     /// Arranges that the registry hears of an owner's death; `false` if it is dead already.
     fn watch(&self, owner: u64) -> bool;
+}
+
+/// The entries of a dead owner that are still to be removed.
+///
+/// One call must not take long, so a death that leaves many entries is cleaned up in steps.
+pub struct PendingCleanup {
+    owner: u64,
+    keys: usize,
+    rest: Rest,
+}
+
+/// The part that is left, by the kind of registry.
+enum Rest {
+    Unique(IntoIter<Hashed>),
+    /// The second is the key whose entries are being removed.
+    Duplicate(IntoIter<OwnedKey>, Option<OwnedKey>),
+}
+
+impl PendingCleanup {
+    /// How many keys the owner held when it died. See [`Duplicate::held_by`] for what counts twice.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
 }
 
 /// What a registry has refused and cleaned up.
@@ -80,31 +104,31 @@ impl Tally {
 /// once, and nobody is refused for the sake of one that does not come. Without a limit nobody
 /// counts.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Capacity {
     limit: usize,
     taken: AtomicU64,
 }
 
-impl Places {
+impl Capacity {
     fn new(limit: usize) -> Self {
-        Places {
+        Capacity {
             limit,
             taken: AtomicU64::new(0),
         }
     }
 
     /// Takes a place for an entry that may come, unless there is none.
-    fn take(&self) -> Option<Place<'_>> {
+    fn reserve(&self) -> Option<Reservation<'_>> {
         if self.limit != usize::MAX {
             let more = |taken| (taken < self.limit as u64).then_some(taken + 1);
             let order = Ordering::Relaxed;
             self.taken.fetch_update(order, order, more).ok()?;
         }
-        Some(Place(self))
+        Some(Reservation(self))
     }
 
     /// Gives back the places of entries that are gone.
-    fn give_back(&self, entries: usize) {
+    fn release(&self, entries: usize) {
         if self.limit != usize::MAX {
             self.taken.fetch_sub(entries as u64, Ordering::Relaxed);
         }
@@ -112,18 +136,18 @@ impl Places {
 }
 
 /// A place that is given back unless an entry comes.
-struct Place<'a>(&'a Places);
+struct Reservation<'a>(&'a Capacity);
 
-impl Place<'_> {
+impl Reservation<'_> {
     /// The entry has come: whoever removes it gives the place back.
-    fn fill(self) {
+    fn commit(self) {
         std::mem::forget(self);
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.0.give_back(1);
+        self.0.release(1);
     }
 }
 

@@ -10,8 +10,8 @@ const CHUNK: usize = 512;
 #[derive(Debug)]
 pub(super) enum Numbers {
     /// No more than a chunk: what most owners have of most keys.
-    Few(Vec<u64>),
-    Many(Box<Chunks>),
+    Inline(Vec<u64>),
+    Spilled(Box<Chunks>),
 }
 
 /// More than one chunk, none of which is empty.
@@ -23,13 +23,13 @@ pub(super) struct Chunks {
 
 impl Numbers {
     pub(super) fn one(number: u64) -> Self {
-        Numbers::Few(vec![number])
+        Numbers::Inline(vec![number])
     }
 
     fn chunks(&self) -> &[Vec<u64>] {
         match self {
-            Numbers::Few(few) => std::slice::from_ref(few),
-            Numbers::Many(many) => &many.chunks,
+            Numbers::Inline(chunk) => std::slice::from_ref(chunk),
+            Numbers::Spilled(chunks) => &chunks.chunks,
         }
     }
 
@@ -40,8 +40,8 @@ impl Numbers {
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Numbers::Few(few) => few.len(),
-            Numbers::Many(many) => many.len,
+            Numbers::Inline(chunk) => chunk.len(),
+            Numbers::Spilled(chunks) => chunks.len,
         }
     }
 
@@ -52,13 +52,13 @@ impl Numbers {
     /// Adds a number that is larger than all that are there.
     pub(super) fn push(&mut self, number: u64) {
         match self {
-            Numbers::Few(few) if few.len() < CHUNK => few.push(number),
-            Numbers::Few(few) => {
-                let chunks = vec![std::mem::take(few), vec![number]];
+            Numbers::Inline(chunk) if chunk.len() < CHUNK => chunk.push(number),
+            Numbers::Inline(chunk) => {
+                let chunks = vec![std::mem::take(chunk), vec![number]];
                 let len = CHUNK + 1;
-                *self = Numbers::Many(Box::new(Chunks { chunks, len }));
+                *self = Numbers::Spilled(Box::new(Chunks { chunks, len }));
             }
-            Numbers::Many(many) => many.push(number),
+            Numbers::Spilled(chunks) => chunks.push(number),
         }
     }
 
@@ -72,11 +72,11 @@ impl Numbers {
     /// Takes out a number, if it is there.
     pub(super) fn remove(&mut self, number: u64) {
         match self {
-            Numbers::Few(few) => take(few, number),
-            Numbers::Many(many) => {
-                many.remove(number);
-                if many.chunks.len() == 1 {
-                    *self = Numbers::Few(many.chunks.pop().unwrap_or_default());
+            Numbers::Inline(chunk) => take(chunk, number),
+            Numbers::Spilled(chunks) => {
+                chunks.remove(number);
+                if chunks.chunks.len() == 1 {
+                    *self = Numbers::Inline(chunks.chunks.pop().unwrap_or_default());
                 }
             }
         }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   one of 64 shards, chosen by the owner, under a lock each
-//!     few   owner ─► nothing, or the one thing that it holds       two words an owner
-//!     many  owner ─► a handle with a lock and a set of its own     where it holds more
+//!     inline   owner ─► nothing, or the one thing that it holds       two words an owner
+//!     spilled  owner ─► a handle with a lock and a set of its own     where it holds more
 //! ```
 //!
 //! Most owners of most registries hold one thing: a process registers itself. Two words are all
 //! that it costs then, and the shard's lock is the one under which it registers. With its second
 //! thing an owner gets a [`Handle`], so that nobody waits for what is done to a large set; with its
-//! last it is back among the few. An owner that holds nothing stays until its death, so
+//! last it is inline again. An owner that holds nothing stays until its death, so
 //! that it is watched once.
 
 use std::sync::Arc;
@@ -32,18 +32,18 @@ pub(super) struct Owners<T> {
 /// On a cache line of its own, so that one lock is no other's neighbour.
 #[repr(align(64))]
 struct Shard<T> {
-    few: HeldSet<Few<T>>,
-    many: HeldSet<Many<T>>,
-    /// How many of the few hold something.
+    inline: HeldSet<InlineOwner<T>>,
+    spilled: HeldSet<SpilledOwner<T>>,
+    /// How many inline owners hold something.
     holding: usize,
 }
 
-struct Few<T> {
+struct InlineOwner<T> {
     owner: u64,
     held: Option<T>,
 }
 
-struct Many<T> {
+struct SpilledOwner<T> {
     owner: u64,
     handle: Arc<Handle<T>>,
 }
@@ -54,7 +54,7 @@ fn spread(owner: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
-impl<T> Held for Few<T> {
+impl<T> Held for InlineOwner<T> {
     fn hash(&self) -> u64 {
         spread(self.owner)
     }
@@ -64,7 +64,7 @@ impl<T> Held for Few<T> {
     }
 }
 
-impl<T> Held for Many<T> {
+impl<T> Held for SpilledOwner<T> {
     fn hash(&self) -> u64 {
         spread(self.owner)
     }
@@ -77,65 +77,65 @@ impl<T> Held for Many<T> {
 impl<T> Default for Shard<T> {
     fn default() -> Self {
         Shard {
-            few: HeldSet::default(),
-            many: HeldSet::default(),
+            inline: HeldSet::default(),
+            spilled: HeldSet::default(),
             holding: 0,
         }
     }
 }
 
-/// What one of the few holds while it is changed, put back whatever happens.
-struct Lent<'a, T: Held> {
+/// What an inline owner holds while it is changed: dropping it puts it back, after a panic too.
+struct Borrowed<'a, T: Held> {
     place: &'a mut Option<T>,
     held: HeldSet<T>,
 }
 
-impl<T: Held> Drop for Lent<'_, T> {
+impl<T: Held> Drop for Borrowed<'_, T> {
     fn drop(&mut self) {
-        *self.place = self.held.take_one();
+        *self.place = self.held.take_inline();
     }
 }
 
-/// What became of one of the few.
+/// What a change did to an inline owner.
 struct Changed<T> {
     held_before: bool,
     holds: bool,
     /// All that it holds, if that is more than one thing now.
-    many: Option<HeldSet<T>>,
+    spilled: Option<HeldSet<T>>,
 }
 
-fn change_few<T: Held, R>(
+fn change_inline<T: Held, R>(
     place: &mut Option<T>,
     change: impl FnOnce(&mut HeldSet<T>) -> R,
 ) -> (R, Changed<T>) {
-    let held = place.take().map_or(HeldSet::Empty, HeldSet::One);
+    let held = place.take().map_or(HeldSet::Empty, HeldSet::Inline);
     let held_before = !held.is_empty();
-    let mut lent = Lent { place, held };
-    let result = change(&mut lent.held);
-    let many = match &lent.held {
-        HeldSet::Many(_) => Some(std::mem::take(&mut lent.held)),
-        HeldSet::Empty | HeldSet::One(_) => None,
+    let mut borrowed = Borrowed { place, held };
+    let result = change(&mut borrowed.held);
+    let spilled = match &borrowed.held {
+        HeldSet::Spilled(_) => Some(std::mem::take(&mut borrowed.held)),
+        HeldSet::Empty | HeldSet::Inline(_) => None,
     };
     let changed = Changed {
         held_before,
-        holds: !lent.held.is_empty(),
-        many,
+        holds: !borrowed.held.is_empty(),
+        spilled,
     };
     (result, changed)
 }
 
 impl<T: Held> Shard<T> {
     fn handle(&mut self, owner: u64) -> Option<Arc<Handle<T>>> {
-        let many = self
-            .many
-            .get_mut(spread(owner), |many| many.owner == owner)?;
-        Some(many.handle.clone())
+        let spilled = self
+            .spilled
+            .get_mut(spread(owner), |spilled| spilled.owner == owner)?;
+        Some(spilled.handle.clone())
     }
 
     /// The memory of what is in it, but for what handles hold.
     fn memory(&self) -> usize {
         let handle = size_of::<Handle<T>>() + 2 * size_of::<usize>();
-        self.few.size() + self.many.size() + self.many.len() * handle
+        self.inline.size() + self.spilled.size() + self.spilled.len() * handle
     }
 }
 
@@ -152,7 +152,7 @@ impl<T: Held> Owners<T> {
     }
 
     /// Changes what an owner holds. An owner that is new here is watched first: `watch` arranges
-    /// that [`Owners::bury`] is called when it dies, and says whether it is alive.
+    /// that [`Owners::mark_dead`] is called when it dies, and says whether it is alive.
     pub(super) fn hold<R>(
         &self,
         owner: u64,
@@ -162,7 +162,7 @@ impl<T: Held> Owners<T> {
         loop {
             let mut shard = lock(self.shard(owner));
             let Some(handle) = shard.handle(owner) else {
-                return self.change_few(&mut shard, owner, watch, change);
+                return self.change_inline(&mut shard, owner, watch, change);
             };
             drop(shard);
             reach(Point::HandleFound);
@@ -172,7 +172,7 @@ impl<T: Held> Owners<T> {
                     let before = held.size();
                     let result = change(held);
                     self.count(owner, before, held.size());
-                    if held.is_empty() && self.back_to_few(owner, &handle) {
+                    if held.is_empty() && self.back_to_inline(owner, &handle) {
                         *state = State::Left;
                     }
                     return Ok(result);
@@ -192,7 +192,7 @@ impl<T: Held> Owners<T> {
         self.hold(owner, || false, change).ok()
     }
 
-    fn change_few<R>(
+    fn change_inline<R>(
         &self,
         shard: &mut Shard<T>,
         owner: u64,
@@ -200,35 +200,35 @@ impl<T: Held> Owners<T> {
         change: impl FnOnce(&mut HeldSet<T>) -> R,
     ) -> Result<R, Dead> {
         let hash = spread(owner);
-        let is = |few: &Few<T>| few.owner == owner;
-        let (result, changed) = match shard.few.get_mut(hash, is) {
-            Some(few) => change_few(&mut few.held, change),
+        let is = |inline: &InlineOwner<T>| inline.owner == owner;
+        let (result, changed) = match shard.inline.get_mut(hash, is) {
+            Some(inline) => change_inline(&mut inline.held, change),
             None => {
                 if !watch() {
                     return Err(Dead);
                 }
-                let few = shard.few.insert(Few { owner, held: None });
-                change_few(&mut few.held, change)
+                let inline = shard.inline.insert(InlineOwner { owner, held: None });
+                change_inline(&mut inline.held, change)
             }
         };
         shard.holding -= usize::from(changed.held_before);
         shard.holding += usize::from(changed.holds);
-        if let Some(held) = changed.many {
+        if let Some(held) = changed.spilled {
             self.count(owner, 0, held.size());
             let handle = Arc::new(Handle::new(held));
-            shard.few.remove(hash, is);
-            shard.many.insert(Many { owner, handle });
+            shard.inline.remove(hash, is);
+            shard.spilled.insert(SpilledOwner { owner, handle });
         }
         Ok(result)
     }
 
-    /// An owner with a handle holds nothing any more. `false` if it is being buried.
-    fn back_to_few(&self, owner: u64, handle: &Arc<Handle<T>>) -> bool {
+    /// An owner with a handle holds nothing any more. `false` if it is being marked dead.
+    fn back_to_inline(&self, owner: u64, handle: &Arc<Handle<T>>) -> bool {
         let mut shard = lock(self.shard(owner));
-        let is = |many: &Many<T>| Arc::ptr_eq(&many.handle, handle);
-        let there = shard.many.remove(spread(owner), is).is_some();
+        let is = |spilled: &SpilledOwner<T>| Arc::ptr_eq(&spilled.handle, handle);
+        let there = shard.spilled.remove(spread(owner), is).is_some();
         if there {
-            shard.few.insert(Few { owner, held: None });
+            shard.inline.insert(InlineOwner { owner, held: None });
         }
         there
     }
@@ -241,26 +241,26 @@ impl<T: Held> Owners<T> {
     }
 
     /// Declares an owner dead, and gives what it held.
-    pub(super) fn bury(&self, owner: u64) -> HeldSet<T> {
+    pub(super) fn mark_dead(&self, owner: u64) -> HeldSet<T> {
         let hash = spread(owner);
         let mut shard = lock(self.shard(owner));
-        if let Some(few) = shard.few.remove(hash, |few| few.owner == owner) {
-            shard.holding -= usize::from(few.held.is_some());
-            return few.held.map_or(HeldSet::Empty, HeldSet::One);
+        if let Some(inline) = shard.inline.remove(hash, |inline| inline.owner == owner) {
+            shard.holding -= usize::from(inline.held.is_some());
+            return inline.held.map_or(HeldSet::Empty, HeldSet::Inline);
         }
-        let Some(many) = shard.many.remove(hash, |many| many.owner == owner) else {
+        let Some(spilled) = shard.spilled.remove(hash, |spilled| spilled.owner == owner) else {
             return HeldSet::default();
         };
         drop(shard);
         reach(Point::HandleUnlinked);
-        let held = many.handle.bury();
+        let held = spilled.handle.mark_dead();
         self.count(owner, held.size(), 0);
         held
     }
 
     /// How many owners hold something.
     pub(super) fn holding(&self) -> usize {
-        self.sum(|shard| shard.holding + shard.many.len())
+        self.sum(|shard| shard.holding + shard.spilled.len())
     }
 
     pub(super) fn memory(&self) -> usize {

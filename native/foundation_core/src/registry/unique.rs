@@ -1,23 +1,23 @@
 //! A registry in which a key has one owner.
 
 use super::owners::Owners;
-use super::{Figures, Place, Places, Refused, Tally, World};
-use crate::held::{Hashed, Held, IntoIter};
-use crate::key::{Foreign, Key, KeyView, Seed};
+use super::{Capacity, Figures, Liveness, PendingCleanup, Refused, Reservation, Rest, Tally};
+use crate::held::{Hashed, Held};
+use crate::key::{Key, KeyView, Opaque, Seed};
 use crate::primitive::Ordering;
 use crate::table::{
-    Entry, Guard, Inserted, Object, OutOfMemory, Sought, Table, Value, Walked, pin,
+    Entry, Guard, Inserted, Object, OutOfMemory, Prefetched, Table, Value, Visited, pin,
 };
 
 /// A registry in which a key has one owner.
-pub struct Unique<F: Foreign, V: Object> {
+pub struct Unique<F: Opaque, V: Object> {
     table: Table<F, V>,
     owners: Owners<Hashed>,
-    places: Places,
+    capacity: Capacity,
     tally: Tally,
 }
 
-impl<F: Foreign, V: Object> Unique<F, V> {
+impl<F: Opaque, V: Object> Unique<F, V> {
     /// An empty registry that takes up to `limit` entries.
     ///
     /// # Errors
@@ -27,7 +27,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         Ok(Unique {
             table: Table::new(seed)?,
             owners: Owners::new(),
-            places: Places::new(limit),
+            capacity: Capacity::new(limit),
             tally: Tally::default(),
         })
     }
@@ -38,20 +38,20 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         self.table.get(key, self.table.hash(key), guard)
     }
 
-    /// Begins to look for `key`; see [`Sought`].
+    /// Begins to look for `key`; see [`Prefetched`].
     #[inline]
-    pub fn seek<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Sought<'g> {
-        self.table.seek(self.table.hash(key), guard)
+    pub fn prefetch<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Prefetched<'g> {
+        self.table.prefetch(self.table.hash(key), guard)
     }
 
-    /// As [`Unique::get`], of the key that was sought.
+    /// As [`Unique::get`], of the key that was prefetched.
     #[inline]
-    pub fn get_sought<'g>(
+    pub fn get_prefetched<'g>(
         &self,
         key: &Key<'_, F::Probe>,
-        sought: Sought<'g>,
+        prefetched: Prefetched<'g>,
     ) -> Option<Entry<'g, V>> {
-        self.table.get_sought(key, sought)
+        self.table.get_prefetched(key, prefetched)
     }
 
     /// Registers `key` for `owner`, in place of an owner that is dead.
@@ -64,21 +64,21 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         owner: u64,
         key: &Key<'_, F::Probe>,
         value: Value<V>,
-        world: &impl World,
+        liveness: &impl Liveness,
     ) -> Result<(), Refused> {
         let guard = pin();
         let hash = self.table.hash(key);
-        let watch = || world.watch(owner);
+        let watch = || liveness.watch(owner);
         self.owners.hold(owner, watch, |held| {
-            let mut place = None;
+            let mut reservation = None;
             let admit = || {
-                place = self.places.take();
-                place.is_some()
+                reservation = self.capacity.reserve();
+                reservation.is_some()
             };
-            let usurp = |entry: &Entry<'_, V>| !world.is_alive(entry.owner);
+            let replace_if = |entry: &Entry<'_, V>| !liveness.is_alive(entry.owner);
             match self
                 .table
-                .insert_if(key, hash, owner, admit, || value, usurp, &guard)?
+                .insert_if(key, hash, owner, admit, || value, replace_if, &guard)?
             {
                 None => {
                     self.tally.drop_one();
@@ -88,7 +88,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 // The dead owner's death finds this entry no more, so it is counted here; its place
                 // is the new one's.
                 Some(Inserted::Replaced(_)) => self.tally.add_cleaned(1),
-                Some(Inserted::New) => place.into_iter().for_each(Place::fill),
+                Some(Inserted::New) => reservation.into_iter().for_each(Reservation::commit),
             }
             held.insert(Hashed::new(hash));
             Ok(())
@@ -104,7 +104,7 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
                 let removed = self.table.remove(key, hash, is_own, &guard);
                 if removed {
-                    self.places.give_back(1);
+                    self.capacity.release(1);
                     held.remove(hash, |_| true);
                 }
                 removed
@@ -135,14 +135,14 @@ impl<F: Foreign, V: Object> Unique<F, V> {
             let hash = same[0];
             if same.len() == 1 {
                 let is_own = |entry: &Entry<'g, V>| entry.owner == owner;
-                if let Some(found) = self.table.find_hashed(hash, is_own, guard) {
+                if let Some(found) = self.table.get_by_hash(hash, is_own, guard) {
                     visit(found.key);
                 }
             } else {
-                // Keys that collide: a foreign key's hash has no more than 32 bits.
-                self.table.walk(hash, 1, guard, |walked| {
-                    if walked.hash == hash && walked.entry.owner == owner {
-                        visit(walked.key);
+                // Keys that collide: an opaque key's hash has no more than 32 bits.
+                self.table.walk(hash, 1, guard, |visited| {
+                    if visited.hash == hash && visited.entry.owner == owner {
+                        visit(visited.key);
                     }
                 });
             }
@@ -160,21 +160,25 @@ impl<F: Foreign, V: Object> Unique<F, V> {
         from: u64,
         limit: usize,
         guard: &'g Guard,
-        visit: impl FnMut(Walked<'g, F, V>),
+        visit: impl FnMut(Visited<'g, F, V>),
     ) -> Option<u64> {
         self.table.walk(from, limit, guard, visit)
     }
 
-    /// Declares `owner` dead, and gives what is to be [removed](Unique::remove_dead) of it and how
-    /// many keys that is.
-    pub fn bury(&self, owner: u64) -> (IntoIter<Hashed>, usize) {
-        let held = self.owners.bury(owner);
-        let count = held.len();
-        (held.into_iter(), count)
+    /// Declares `owner` dead. Its entries are then [removed](Unique::remove_dead) in steps.
+    pub fn mark_dead(&self, owner: u64) -> PendingCleanup {
+        let held = self.owners.mark_dead(owner);
+        let keys = held.len();
+        let rest = Rest::Unique(held.into_iter());
+        PendingCleanup { owner, keys, rest }
     }
 
-    /// Removes up to `limit` entries of a dead owner, and says whether that was all.
-    pub fn remove_dead(&self, owner: u64, held: &mut IntoIter<Hashed>, limit: usize) -> bool {
+    /// Removes up to `limit` entries of a dead owner. Returns whether none is left.
+    pub fn remove_dead(&self, pending: &mut PendingCleanup, limit: usize) -> bool {
+        let Rest::Unique(held) = &mut pending.rest else {
+            unreachable!("a clean-up belongs to the registry that started it");
+        };
+        let owner = pending.owner;
         let guard = pin();
         let mut removed = 0;
         let mut left = limit;
@@ -187,9 +191,9 @@ impl<F: Foreign, V: Object> Unique<F, V> {
                 break true;
             };
             let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
-            removed += u64::from(self.table.remove_hashed(hash, is_own, &guard));
+            removed += u64::from(self.table.remove_by_hash(hash, is_own, &guard));
         };
-        self.places.give_back(removed as usize);
+        self.capacity.release(removed as usize);
         self.tally.add_cleaned(removed);
         done
     }

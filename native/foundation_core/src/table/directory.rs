@@ -23,18 +23,18 @@ const MAX_BITS: u32 = 32;
 const MIN_SHARE: usize = 8;
 
 /// One generation of the directory, for as long as `'g`: a guard's life for readers. A segment
-/// that shares fewer than `bits` bits of its entries' hashes stands in several places.
+/// that shares fewer than `bits` bits of its entries' hashes stands in several slots.
 ///
 /// What leads to it is a pointer whose low bits say how many `bits` there are, so that a reader
-/// follows no other to the place that it looks for.
+/// follows no other to the slot that it looks for.
 #[derive(Clone, Copy)]
-struct Places<'g> {
+struct Slots<'g> {
     first: *mut AtomicPtr<()>,
     bits: u32,
     life: PhantomData<&'g AtomicPtr<()>>,
 }
 
-/// Places are allocated by the line, which leaves the low bits of their address free.
+/// Slots are allocated by the line, which leaves the low bits of their address free.
 #[repr(C, align(64))]
 struct Line([AtomicPtr<()>; LINE]);
 
@@ -42,15 +42,15 @@ const LINE: usize = 8;
 const _: () = assert!(size_of::<Line>() == LINE * size_of::<AtomicPtr<()>>());
 
 pub(super) struct Directory {
-    /// See [`Places::into_raw`].
-    places: AtomicPtr<()>,
+    /// See [`Slots::into_raw`].
+    slots: AtomicPtr<()>,
     structure: Mutex<()>,
     /// The bytes of the directory and its segments.
     size: AtomicI64,
 }
 
-impl<'g> Places<'g> {
-    /// Places with these segments, of which there is a power of two.
+impl<'g> Slots<'g> {
+    /// Slots with these segments, of which there is a power of two.
     fn new(segments: impl ExactSizeIterator<Item = *mut ()>) -> Self {
         let count = segments.len();
         debug_assert!(count.is_power_of_two());
@@ -59,7 +59,7 @@ impl<'g> Places<'g> {
         let lines: Box<[Line]> = std::iter::repeat_with(|| Line([(); LINE].map(|()| next())))
             .take(Self::lines(count))
             .collect();
-        Places {
+        Slots {
             first: Box::into_raw(lines).cast(),
             bits: count.trailing_zeros(),
             life: PhantomData,
@@ -77,11 +77,11 @@ impl<'g> Places<'g> {
 
     /// # Safety
     ///
-    /// `raw` came from [`Places::into_raw`], and is not freed during `'g`.
+    /// `raw` came from [`Slots::into_raw`], and is not freed during `'g`.
     #[inline]
     unsafe fn from_raw(raw: *mut ()) -> Self {
         const BITS: usize = align_of::<Line>() - 1;
-        Places {
+        Slots {
             first: raw
                 .cast::<AtomicPtr<()>>()
                 .map_addr(|address| address & !BITS),
@@ -92,21 +92,21 @@ impl<'g> Places<'g> {
 
     /// # Safety
     ///
-    /// As [`Places::from_raw`], and nobody uses them any more.
+    /// As [`Slots::from_raw`], and nobody uses them any more.
     unsafe fn free(raw: *mut ()) {
         // SAFETY: asked of the caller; `new` made a box of as many lines.
         unsafe {
-            let places = Self::from_raw(raw);
+            let slots = Self::from_raw(raw);
             let lines = std::ptr::slice_from_raw_parts_mut(
-                places.first.cast::<Line>(),
-                Self::lines(1 << places.bits),
+                slots.first.cast::<Line>(),
+                Self::lines(1 << slots.bits),
             );
             drop(Box::from_raw(lines));
         }
     }
 
     fn all(self) -> &'g [AtomicPtr<()>] {
-        // SAFETY: there are so many places, which live for `'g`.
+        // SAFETY: there are so many slots, which live for `'g`.
         unsafe { std::slice::from_raw_parts(self.first, 1 << self.bits) }
     }
 
@@ -115,14 +115,14 @@ impl<'g> Places<'g> {
         ((hash >> 32) >> (32 - self.bits)) as usize
     }
 
-    /// The place of the segment for `hash`.
+    /// The slot of the segment for `hash`.
     #[inline]
-    fn place(self, hash: u64) -> &'g AtomicPtr<()> {
-        // SAFETY: the index has `bits` bits, and there are as many places as have those.
+    fn slot(self, hash: u64) -> &'g AtomicPtr<()> {
+        // SAFETY: the index has `bits` bits, and there are as many slots as have those.
         unsafe { &*self.first.add(self.index(hash)) }
     }
 
-    /// The places of the segments whose hashes share their first `depth` bits with `hash`.
+    /// The slots of the segments whose hashes share their first `depth` bits with `hash`.
     fn range(self, hash: u64, depth: u32) -> std::ops::Range<usize> {
         let run = 1 << (self.bits - depth);
         let start = self.index(hash) & !(run - 1);
@@ -137,10 +137,10 @@ impl<'g> Places<'g> {
 impl Directory {
     pub(super) fn new() -> Result<Self, OutOfMemory> {
         let segment = Segment::new(MIN_GROUPS_LOG2, 0).ok_or(OutOfMemory)?;
-        let places = Places::new([segment.into_raw()].into_iter());
-        let size = segment.size() + places.size();
+        let slots = Slots::new([segment.into_raw()].into_iter());
+        let size = segment.size() + slots.size();
         Ok(Directory {
-            places: AtomicPtr::new(places.into_raw()),
+            slots: AtomicPtr::new(slots.into_raw()),
             structure: Mutex::new(()),
             size: AtomicI64::new(size as i64),
         })
@@ -151,19 +151,19 @@ impl Directory {
     }
 
     #[inline]
-    fn places<'g>(&self, _guard: &'g Guard) -> Places<'g> {
+    fn slots<'g>(&self, _guard: &'g Guard) -> Slots<'g> {
         // SAFETY: they are retired only after they were replaced, so that the guard keeps them.
-        unsafe { Places::from_raw(self.places.load(Ordering::Acquire)) }
+        unsafe { Slots::from_raw(self.slots.load(Ordering::Acquire)) }
     }
 
     /// The segment for `hash`, which may be replaced at any moment, but is then left as it was.
     ///
     /// What it holds was in the table at one moment since the guard began, also when it is replaced
-    /// already: it was in its place when the place was read, or when the places were, and both
+    /// already: it was in its slot when the slot was read, or when the slots were, and both
     /// were read under the guard.
     #[inline]
     pub(super) fn segment<'g>(&self, hash: u64, guard: &'g Guard) -> Segment<'g> {
-        let raw = self.places(guard).place(hash).load(Ordering::Acquire);
+        let raw = self.slots(guard).slot(hash).load(Ordering::Acquire);
         // SAFETY: the directory holds segments' pointers only, and a segment is retired after it
         // was replaced, so that the guard keeps it.
         unsafe { Segment::from_raw(raw) }
@@ -175,9 +175,9 @@ impl Directory {
         hash: u64,
         guard: &'g Guard,
     ) -> (Segment<'g>, Option<u64>) {
-        let places = self.places(guard);
-        let index = places.index(hash);
-        let all = places.all();
+        let slots = self.slots(guard);
+        let index = slots.index(hash);
+        let all = slots.all();
         let raw = all[index].load(Ordering::Acquire);
         let run = all[index..]
             .iter()
@@ -190,7 +190,7 @@ impl Directory {
         if end == all.len() {
             (segment, None)
         } else {
-            (segment, Some((end as u64) << (64 - places.bits)))
+            (segment, Some((end as u64) << (64 - slots.bits)))
         }
     }
 
@@ -259,7 +259,7 @@ impl Directory {
             if ones.min(state.live - ones) * MIN_SHARE >= state.live {
                 let counts = [state.live - ones, ones];
                 let mut halves = Halves::new(depth + 1, counts).ok_or(OutOfMemory)?;
-                if depth == self.places(guard).bits {
+                if depth == self.slots(guard).bits {
                     self.double(guard);
                 }
                 segment.for_each(|words| {
@@ -326,55 +326,55 @@ impl Directory {
         source.for_each(|words| target.insert(&mut state, hash_of(&words), words));
     }
 
-    /// Puts a new segment into all places of its depth.
+    /// Puts a new segment into all slots of its depth.
     fn publish(&self, hash: u64, segment: Segment<'_>, guard: &Guard) {
-        let places = self.places(guard);
+        let slots = self.slots(guard);
         let depth = segment.lock().depth;
         self.size
             .fetch_add(segment.size() as i64, Ordering::Relaxed);
-        for place in &places.all()[places.range(hash, depth)] {
-            place.store(segment.into_raw(), Ordering::Release);
+        for slot in &slots.all()[slots.range(hash, depth)] {
+            slot.store(segment.into_raw(), Ordering::Release);
         }
     }
 
-    /// Gives up a segment that no place leads to any more.
+    /// Gives up a segment that no slot leads to any more.
     fn replace(&self, segment: Segment<'_>, state: &mut State, guard: &Guard) {
         state.replaced = true;
         self.size
             .fetch_sub(segment.size() as i64, Ordering::Relaxed);
-        // SAFETY: the segment has been replaced in every place, which its lock lets us do once.
+        // SAFETY: the segment has been replaced in every slot, which its lock lets us do once.
         unsafe { guard.retire_with(segment.into_raw(), Segment::free, segment.size()) }
     }
 
     /// Doubles the directory.
     fn double(&self, guard: &Guard) {
-        let old = self.places(guard);
+        let old = self.slots(guard);
         let segment = |index: usize| old.all()[index / 2].load(Ordering::Relaxed);
-        self.set_places(Places::new((0..2 << old.bits).map(segment)), guard);
+        self.set_slots(Slots::new((0..2 << old.bits).map(segment)), guard);
     }
 
     /// Halves the directory as long as it holds every segment twice.
     fn halve(&self, guard: &Guard) {
         loop {
-            let old = self.places(guard);
-            let raw = |place: &AtomicPtr<()>| place.load(Ordering::Relaxed);
+            let old = self.slots(guard);
+            let raw = |slot: &AtomicPtr<()>| slot.load(Ordering::Relaxed);
             let mut pairs = old.all().chunks_exact(2);
             if old.bits == 0 || !pairs.all(|pair| raw(&pair[0]) == raw(&pair[1])) {
                 return;
             }
             let segments = old.all().iter().step_by(2).map(raw);
-            self.set_places(Places::new(segments), guard);
+            self.set_slots(Slots::new(segments), guard);
         }
     }
 
-    fn set_places(&self, new: Places<'_>, guard: &Guard) {
-        let size = self.places(guard).size();
+    fn set_slots(&self, new: Slots<'_>, guard: &Guard) {
+        let size = self.slots(guard).size();
         let grown = new.size() as i64 - size as i64;
         self.size.fetch_add(grown, Ordering::Relaxed);
-        let old = self.places.swap(new.into_raw(), Ordering::AcqRel);
-        // SAFETY: nobody but the holder of the structure's lock replaces the places, so that
+        let old = self.slots.swap(new.into_raw(), Ordering::AcqRel);
+        // SAFETY: nobody but the holder of the structure's lock replaces the slots, so that
         // these are retired once, and no later reader finds them.
-        unsafe { guard.retire_with(old, Places::free, size) }
+        unsafe { guard.retire_with(old, Slots::free, size) }
     }
 }
 
@@ -385,10 +385,10 @@ impl Drop for Directory {
             let mut state = segment.lock();
             self.replace(segment, &mut state, &guard);
         });
-        let size = self.places(&guard).size();
-        let places = self.places.load(Ordering::Relaxed);
+        let size = self.slots(&guard).size();
+        let slots = self.slots.load(Ordering::Relaxed);
         // SAFETY: nobody else has the directory any more.
-        unsafe { guard.retire_with(places, Places::free, size) }
+        unsafe { guard.retire_with(slots, Slots::free, size) }
     }
 }
 

@@ -43,7 +43,7 @@ pub use stored::{Members, Stored};
 pub use value::{Object, Value, ValueView};
 
 use crate::interleave::{Point, reach};
-use crate::key::{FOREIGN, Foreign, KINDS, Key, KeyView, LONG, Seed};
+use crate::key::{KINDS, Key, KeyView, LONG, OPAQUE, Opaque, Seed};
 use counter::Counter;
 use directory::Directory;
 use group::Words;
@@ -66,7 +66,7 @@ impl std::error::Error for OutOfMemory {}
 /// A concurrent table from keys to an owner and a value.
 ///
 /// An owner is a word that means something to the user alone.
-pub struct Table<F: Foreign, V: Object> {
+pub struct Table<F: Opaque, V: Object> {
     directory: Directory,
     seed: Seed,
     entries: Counter,
@@ -113,7 +113,7 @@ pub enum Inserted<'g, V> {
 
 /// An entry as [`Table::walk`] shows it.
 #[derive(Debug)]
-pub struct Walked<'g, F, V> {
+pub struct Visited<'g, F, V> {
     /// Its key.
     pub key: KeyView<'g, F>,
     /// Its key's hash, in whose order the walk goes.
@@ -127,19 +127,19 @@ pub struct Walked<'g, F, V> {
 /// A key that is being looked for, so that the memory of many can be waited for at once: the lines
 /// of each are asked for, and then each is read.
 ///
-/// What is read was in the table at one moment since [`Table::seek`]: a segment that is replaced
+/// What is read was in the table at one moment since [`Table::prefetch`]: a segment that is replaced
 /// meanwhile is left as it was.
 #[derive(Clone, Copy)]
-pub struct Sought<'g> {
+pub struct Prefetched<'g> {
     segment: Segment<'g>,
     hash: u64,
 }
 
-/// The bits of a hash that are used. The others give way to the marks of long and foreign keys,
+/// The bits of a hash that are used. The others give way to the marks of long and opaque keys,
 /// whose second word holds their hash.
 const HASH: u64 = !0xFF;
 
-impl<F: Foreign, V: Object> Table<F, V> {
+impl<F: Opaque, V: Object> Table<F, V> {
     /// An empty table.
     ///
     /// # Errors
@@ -199,8 +199,8 @@ impl<F: Foreign, V: Object> Table<F, V> {
                     // guard, so it is retired after the guard began at the earliest.
                     && unsafe { Blob::bytes_of(pointer(words.k0)) } == bytes
             }
-            Key::Foreign(_, probe) => {
-                words.k1 == foreign_word(hash)
+            Key::Opaque(_, probe) => {
+                words.k1 == opaque_word(hash)
                     // SAFETY: the same for the pointer of a `Box<F>`.
                     && unsafe { &*pointer::<F>(words.k0) }.matches(probe)
             }
@@ -232,24 +232,24 @@ impl<F: Foreign, V: Object> Table<F, V> {
     }
 
     /// Begins to look for a key with this hash, and does not wait for the memory that this takes:
-    /// see [`Sought`].
+    /// see [`Prefetched`].
     #[inline]
-    pub fn seek<'g>(&self, hash: u64, guard: &'g Guard) -> Sought<'g> {
+    pub fn prefetch<'g>(&self, hash: u64, guard: &'g Guard) -> Prefetched<'g> {
         let segment = self.directory.segment(hash, guard);
-        segment.fetch(hash);
-        Sought { segment, hash }
+        segment.prefetch(hash);
+        Prefetched { segment, hash }
     }
 
-    /// The entry of the key that was sought, as it was at one moment since [`Table::seek`].
+    /// The entry of the key that was prefetched, as it was at one moment since [`Table::prefetch`].
     #[inline]
-    pub fn get_sought<'g>(
+    pub fn get_prefetched<'g>(
         &self,
         key: &Key<'_, F::Probe>,
-        sought: Sought<'g>,
+        prefetched: Prefetched<'g>,
     ) -> Option<Entry<'g, V>> {
-        // SAFETY: the segment was this table's when it was sought, under a guard that lives for
+        // SAFETY: the segment was this table's when it was prefetched, under a guard that lives for
         // `'g`.
-        unsafe { Self::get_in(sought.segment, key, sought.hash) }
+        unsafe { Self::get_in(prefetched.segment, key, prefetched.hash) }
     }
 
     /// The entry of `key`.
@@ -276,32 +276,32 @@ impl<F: Foreign, V: Object> Table<F, V> {
         hash: u64,
     ) -> Option<Entry<'g, V>> {
         let found = match *key {
-            Key::Inline(k0, k1) => segment.find(hash, k0, k1),
-            // SAFETY: `search` shows words that were in the table together under the guard.
-            _ => segment.search(hash, |words| unsafe { Self::matches(words, key, hash) }),
+            Key::Inline(k0, k1) => segment.probe(hash, k0, k1),
+            // SAFETY: `probe_with` shows words that were in the table together under the guard.
+            _ => segment.probe_with(hash, |words| unsafe { Self::matches(words, key, hash) }),
         };
         // SAFETY: as above.
         found.map(|words| unsafe { Self::entry(&words) })
     }
 
     /// The key of an entry with this hash that `condition` agrees to.
-    pub fn find_hashed<'g>(
+    pub fn get_by_hash<'g>(
         &self,
         hash: u64,
         mut condition: impl FnMut(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
-    ) -> Option<Walked<'g, F, V>> {
+    ) -> Option<Visited<'g, F, V>> {
         self.directory
             .segment(hash, guard)
-            .search(hash, |words| {
-                // SAFETY: `search` shows words that were in the table together under this guard.
+            .probe_with(hash, |words| {
+                // SAFETY: `probe_with` shows words that were in the table together under this guard.
                 self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
             })
             // SAFETY: as above.
-            .map(|words| unsafe { Self::walked(hash, &words) })
+            .map(|words| unsafe { Self::visited(hash, &words) })
     }
 
-    /// Adds an entry, with the value that `make` makes. When the key is taken, `usurp` is asked
+    /// Adds an entry, with the value that `make` makes. When the key is taken, `replace_if` is asked
     /// whether its owner may be replaced, and `make` is not called unless it agrees.
     ///
     /// # Errors
@@ -318,10 +318,10 @@ impl<F: Foreign, V: Object> Table<F, V> {
         hash: u64,
         owner: u64,
         make: impl FnOnce() -> Value<V>,
-        usurp: impl FnOnce(&Entry<'g, V>) -> bool,
+        replace_if: impl FnOnce(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
     ) -> Result<Inserted<'g, V>, OutOfMemory> {
-        let inserted = self.insert_if(key, hash, owner, || true, make, usurp, guard)?;
+        let inserted = self.insert_if(key, hash, owner, || true, make, replace_if, guard)?;
         Ok(inserted.unwrap_or_else(|| unreachable!("every key is admitted")))
     }
 
@@ -338,7 +338,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
         owner: u64,
         admit: impl FnOnce() -> bool,
         make: impl FnOnce() -> Value<V>,
-        usurp: impl FnOnce(&Entry<'g, V>) -> bool,
+        replace_if: impl FnOnce(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
     ) -> Result<Option<Inserted<'g, V>>, OutOfMemory> {
         // What a reader believes of an entry's words is what is checked here: their marks say which
@@ -347,7 +347,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
             match *key {
                 Key::Inline(_, k1) => k1 >> 56 < LONG,
                 Key::Long(kind, _) => kind < KINDS,
-                Key::Foreign(..) => true,
+                Key::Opaque(..) => true,
             },
             "expected a key of a kind below {KINDS}"
         );
@@ -360,11 +360,11 @@ impl<F: Foreign, V: Object> Table<F, V> {
             .directory
             .lock_for_insert(hash, guard, |words| self.hash_of(words))?;
         // SAFETY: the segment's lock is held, and the guard.
-        let found = segment.position(hash, |words| unsafe { Self::matches(words, key, hash) });
+        let found = segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) });
         if let Some(position) = found {
             // SAFETY: as above.
             let entry = unsafe { Self::entry(&position.words) };
-            if !usurp(&entry) {
+            if !replace_if(&entry) {
                 return Ok(Some(Inserted::Taken(entry)));
             }
             self.set(&position, hash, owner, make(), guard);
@@ -380,11 +380,11 @@ impl<F: Foreign, V: Object> Table<F, V> {
                 let raw = blob.into_raw().expose_provenance() as u64;
                 (raw, long_word(kind, hash), Blob::size_of(bytes))
             }
-            Key::Foreign(_, probe) => {
-                let foreign = F::new(probe).ok_or(OutOfMemory)?;
-                let size = foreign.size();
-                let raw = Box::into_raw(foreign).expose_provenance() as u64;
-                (raw, foreign_word(hash), size)
+            Key::Opaque(_, probe) => {
+                let opaque = F::new(probe).ok_or(OutOfMemory)?;
+                let size = opaque.size();
+                let raw = Box::into_raw(opaque).expose_provenance() as u64;
+                (raw, opaque_word(hash), size)
             }
         };
         let word = ValueWord::new(make());
@@ -444,7 +444,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     ) -> bool {
         let (segment, _state) = self.directory.lock(hash, guard);
         // SAFETY: the segment's lock is held, and the guard.
-        match segment.position(hash, |words| unsafe { Self::matches(words, key, hash) }) {
+        match segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) }) {
             // SAFETY: as above.
             Some(position) if condition(&unsafe { Self::entry(&position.words) }) => {
                 self.set(&position, hash, owner, value, guard);
@@ -470,7 +470,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
 
     /// Removes one entry with this hash that `condition` agrees to, and says whether there was
     /// one: for who has kept a key's hash and not the key.
-    pub fn remove_hashed(
+    pub fn remove_by_hash(
         &self,
         hash: u64,
         mut condition: impl FnMut(&Entry<'_, V>) -> bool,
@@ -484,7 +484,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
 
     fn remove_where(&self, hash: u64, guard: &Guard, matches: impl FnMut(&Words) -> bool) -> bool {
         let (segment, mut state) = self.directory.lock(hash, guard);
-        let Some(position) = segment.position(hash, matches) else {
+        let Some(position) = segment.probe_locked(hash, matches) else {
             return false;
         };
         let words = position.words;
@@ -516,10 +516,10 @@ impl<F: Foreign, V: Object> Table<F, V> {
             let value_size = value.size::<V>();
             value.retire::<V>(guard);
             let key_size = match words.k1 >> 56 {
-                FOREIGN => {
-                    let foreign = pointer::<F>(words.k0);
-                    let size = (*foreign).size();
-                    guard.retire(foreign, size);
+                OPAQUE => {
+                    let opaque = pointer::<F>(words.k0);
+                    let size = (*opaque).size();
+                    guard.retire(opaque, size);
                     size
                 }
                 LONG.. => {
@@ -543,7 +543,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
         from: u64,
         limit: usize,
         guard: &'g Guard,
-        mut visit: impl FnMut(Walked<'g, F, V>),
+        mut visit: impl FnMut(Visited<'g, F, V>),
     ) -> Option<u64> {
         let mut from = from;
         let mut visited = 0;
@@ -551,7 +551,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
         loop {
             let (segment, end) = self.directory.segment_and_end(from, guard);
             let last = end.map_or(u64::MAX, |end| end - 1);
-            reach(Point::SegmentWalked);
+            reach(Point::SegmentVisited);
             found.clear();
             segment.for_each(|words| {
                 let hash = self.hash_of(&words);
@@ -566,7 +566,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
                     return Some(*hash);
                 }
                 // SAFETY: the words were in a segment together under this guard.
-                visit(unsafe { Self::walked(*hash, words) });
+                visit(unsafe { Self::visited(*hash, words) });
                 visited += 1;
                 previous = Some(*hash);
             }
@@ -580,17 +580,17 @@ impl<F: Foreign, V: Object> Table<F, V> {
     /// # Safety
     ///
     /// As [`Table::matches`], with a guard that lives as long as `'g`.
-    unsafe fn walked<'g>(hash: u64, words: &Words) -> Walked<'g, F, V> {
+    unsafe fn visited<'g>(hash: u64, words: &Words) -> Visited<'g, F, V> {
         // SAFETY: the words' marks say what the pointers are, and the guard keeps them alive.
         unsafe {
             let key = match words.k1 >> 56 {
-                FOREIGN => KeyView::Foreign(&*pointer::<F>(words.k0)),
+                OPAQUE => KeyView::Opaque(&*pointer::<F>(words.k0)),
                 kind @ LONG.. => {
                     KeyView::Long((kind - LONG) as u8, Blob::bytes_of(pointer(words.k0)))
                 }
                 _ => KeyView::inline(words.k0, words.k1),
             };
-            Walked {
+            Visited {
                 key,
                 hash,
                 place: words.k0 ^ words.k1.rotate_left(32),
@@ -600,7 +600,7 @@ impl<F: Foreign, V: Object> Table<F, V> {
     }
 }
 
-impl<F: Foreign, V: Object> Drop for Table<F, V> {
+impl<F: Opaque, V: Object> Drop for Table<F, V> {
     fn drop(&mut self) {
         let mut from = Some(0);
         while let Some(hash) = from {
@@ -621,8 +621,8 @@ fn long_word(kind: u8, hash: u64) -> u64 {
     ((LONG | u64::from(kind)) << 56) | hash >> 8
 }
 
-fn foreign_word(hash: u64) -> u64 {
-    (FOREIGN << 56) | hash >> 8
+fn opaque_word(hash: u64) -> u64 {
+    (OPAQUE << 56) | hash >> 8
 }
 
 fn pointer<T>(word: u64) -> *mut T {

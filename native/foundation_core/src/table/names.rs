@@ -15,55 +15,55 @@ pub struct Names<T: Send + Sync + 'static> {
     snapshot: AtomicPtr<()>,
     len: AtomicU64,
     writer: Mutex<()>,
-    bearers: PhantomData<Arc<T>>,
+    holders: PhantomData<Arc<T>>,
 }
 
 /// A name and what bears it.
 pub type Named<T> = (u64, Arc<T>);
 
-/// A name and its bearer, whose count of references is one for all snapshots that it is in: a
+/// A name and its holder, whose count of references is one for all snapshots that it is in: a
 /// change copies words, and touches nothing that belongs to the others.
-struct Place<T> {
+struct Slot<T> {
     name: u64,
-    bearer: Option<ManuallyDrop<Arc<T>>>,
+    holder: Option<ManuallyDrop<Arc<T>>>,
 }
 
-/// Places are allocated by the line, which leaves the low bits of their address to say how many
+/// Slots are allocated by the line, which leaves the low bits of their address to say how many
 /// there are.
 #[repr(C, align(64))]
-struct Line<T>([Place<T>; PLACES]);
+struct Line<T>([Slot<T>; SLOTS]);
 
-const PLACES: usize = 4;
-const _: () = assert!(size_of::<Line<()>>() == PLACES * size_of::<Place<()>>());
+const SLOTS: usize = 4;
+const _: () = assert!(size_of::<Line<()>>() == SLOTS * size_of::<Slot<()>>());
 
-/// All places, for as long as `'g`: a guard's life for readers.
+/// All slots, for as long as `'g`: a guard's life for readers.
 struct Snapshot<'g, T> {
-    places: *mut Place<T>,
-    places_log2: u32,
+    slots: *mut Slot<T>,
+    slots_log2: u32,
     life: PhantomData<&'g T>,
 }
 
 impl<'g, T> Snapshot<'g, T> {
     /// Room for `len` names, and as much again.
     fn new(len: usize) -> Self {
-        let count = (2 * len + 1).next_power_of_two().max(PLACES);
-        let place = || Place {
+        let count = (2 * len + 1).next_power_of_two().max(SLOTS);
+        let slot = || Slot {
             name: 0,
-            bearer: None,
+            holder: None,
         };
-        let lines: Box<[Line<T>]> = std::iter::repeat_with(|| Line([(); PLACES].map(|()| place())))
-            .take(count / PLACES)
+        let lines: Box<[Line<T>]> = std::iter::repeat_with(|| Line([(); SLOTS].map(|()| slot())))
+            .take(count / SLOTS)
             .collect();
         Snapshot {
-            places: Box::into_raw(lines).cast(),
-            places_log2: count.trailing_zeros(),
+            slots: Box::into_raw(lines).cast(),
+            slots_log2: count.trailing_zeros(),
             life: PhantomData,
         }
     }
 
     fn into_raw(self) -> *mut () {
-        let places_log2 = self.places_log2 as usize;
-        self.places.map_addr(|address| address | places_log2).cast()
+        let slots_log2 = self.slots_log2 as usize;
+        self.slots.map_addr(|address| address | slots_log2).cast()
     }
 
     /// # Safety
@@ -73,13 +73,13 @@ impl<'g, T> Snapshot<'g, T> {
     unsafe fn from_raw(raw: *mut ()) -> Self {
         const COUNT: usize = align_of::<Line<()>>() - 1;
         Snapshot {
-            places: raw.cast::<Place<T>>().map_addr(|address| address & !COUNT),
-            places_log2: (raw.addr() & COUNT) as u32,
+            slots: raw.cast::<Slot<T>>().map_addr(|address| address & !COUNT),
+            slots_log2: (raw.addr() & COUNT) as u32,
             life: PhantomData,
         }
     }
 
-    /// Frees the places, not the bearers.
+    /// Frees the slots, not the holders.
     ///
     /// # Safety
     ///
@@ -88,8 +88,8 @@ impl<'g, T> Snapshot<'g, T> {
         // SAFETY: asked of the caller; `new` made a box of as many lines.
         unsafe {
             let snapshot = Self::from_raw(raw);
-            let lines = snapshot.places.cast::<Line<T>>();
-            let count = (1 << snapshot.places_log2) / PLACES;
+            let lines = snapshot.slots.cast::<Line<T>>();
+            let count = (1 << snapshot.slots_log2) / SLOTS;
             drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(
                 lines, count,
             )));
@@ -97,50 +97,50 @@ impl<'g, T> Snapshot<'g, T> {
     }
 
     fn size(&self) -> usize {
-        size_of::<Place<T>>() << self.places_log2
+        size_of::<Slot<T>>() << self.slots_log2
     }
 
     #[inline]
     fn mask(&self) -> usize {
-        (1 << self.places_log2) - 1
+        (1 << self.slots_log2) - 1
     }
 
     #[inline]
-    fn place(&self, index: usize) -> &'g Place<T> {
-        // SAFETY: there are `mask() + 1` places, which live for `'g` and are not changed once a
+    fn slot(&self, index: usize) -> &'g Slot<T> {
+        // SAFETY: there are `mask() + 1` slots, which live for `'g` and are not changed once a
         // reader can find them.
-        unsafe { &*self.places.add(index & self.mask()) }
+        unsafe { &*self.slots.add(index & self.mask()) }
     }
 
     #[inline]
     fn get(&self, name: u64) -> Option<&'g Arc<T>> {
         let mut index = hash(name);
         loop {
-            let place = self.place(index);
-            // At least one place in two is free, so that the search ends.
-            let bearer = place.bearer.as_ref()?;
-            if place.name == name {
-                return Some(bearer);
+            let slot = self.slot(index);
+            // At least one slot in two is free, so that the search ends.
+            let holder = slot.holder.as_ref()?;
+            if slot.name == name {
+                return Some(holder);
             }
             index += 1;
         }
     }
 
     /// Adds a name that is not there.
-    fn insert(&mut self, name: u64, bearer: ManuallyDrop<Arc<T>>) {
+    fn insert(&mut self, name: u64, holder: ManuallyDrop<Arc<T>>) {
         let mut index = hash(name);
-        while self.place(index).bearer.is_some() {
+        while self.slot(index).holder.is_some() {
             index += 1;
         }
-        let bearer = Some(bearer);
-        // SAFETY: as in `place`; nobody else has a snapshot that is being filled.
-        unsafe { *self.places.add(index & self.mask()) = Place { name, bearer } }
+        let holder = Some(holder);
+        // SAFETY: as in `slot`; nobody else has a snapshot that is being filled.
+        unsafe { *self.slots.add(index & self.mask()) = Slot { name, holder } }
     }
 
     fn entries(&self) -> impl Iterator<Item = (u64, &'g Arc<T>)> {
         (0..=self.mask()).filter_map(|index| {
-            let Place { name, bearer } = self.place(index);
-            Some((*name, &**bearer.as_ref()?))
+            let Slot { name, holder } = self.slot(index);
+            Some((*name, &**holder.as_ref()?))
         })
     }
 }
@@ -157,19 +157,19 @@ impl<T: Send + Sync + 'static> Default for Names<T> {
             snapshot: AtomicPtr::new(Snapshot::<T>::new(0).into_raw()),
             len: AtomicU64::new(0),
             writer: Mutex::new(()),
-            bearers: PhantomData,
+            holders: PhantomData,
         }
     }
 }
 
-/// Drops a bearer that was given up as what `Arc::into_raw` gave.
+/// Drops a holder that was given up as what `Arc::into_raw` gave.
 ///
 /// # Safety
 ///
 /// It is called once for it.
-unsafe fn drop_bearer<T>(bearer: *mut ()) {
+unsafe fn drop_holder<T>(holder: *mut ()) {
     // SAFETY: asked of the caller.
-    drop(unsafe { Arc::from_raw(bearer.cast_const().cast::<T>()) });
+    drop(unsafe { Arc::from_raw(holder.cast_const().cast::<T>()) });
 }
 
 impl<T: Send + Sync + 'static> Names<T> {
@@ -182,7 +182,7 @@ impl<T: Send + Sync + 'static> Names<T> {
     /// What bears `name`.
     #[inline]
     pub fn get<'g>(&self, name: u64, guard: &'g Guard) -> Option<&'g Arc<T>> {
-        // A bearer is retired only after the snapshot was replaced by one without it.
+        // A holder is retired only after the snapshot was replaced by one without it.
         self.snapshot(guard).get(name)
     }
 
@@ -202,7 +202,7 @@ impl<T: Send + Sync + 'static> Names<T> {
         let snapshot = self.snapshot(&guard);
         snapshot
             .entries()
-            .map(|(name, bearer)| (name, bearer.clone()))
+            .map(|(name, holder)| (name, holder.clone()))
             .collect()
     }
 
@@ -216,19 +216,19 @@ impl<T: Send + Sync + 'static> Names<T> {
         let _writer = lock(&self.writer);
         let guard = pin();
         let old = self.snapshot(&guard);
-        let bearer = old.get(name);
-        let (next, result) = change(bearer);
-        let same = match (bearer, &next) {
-            (Some(bearer), Some(next)) => Arc::ptr_eq(bearer, next),
-            (bearer, next) => bearer.is_none() && next.is_none(),
+        let holder = old.get(name);
+        let (next, result) = change(holder);
+        let same = match (holder, &next) {
+            (Some(holder), Some(next)) => Arc::ptr_eq(holder, next),
+            (holder, next) => holder.is_none() && next.is_none(),
         };
         if !same {
-            let len = self.len() + usize::from(next.is_some()) - usize::from(bearer.is_some());
+            let len = self.len() + usize::from(next.is_some()) - usize::from(holder.is_some());
             let mut new = Snapshot::new(len);
-            for (other, bearer) in old.entries().filter(|(other, _)| *other != name) {
+            for (other, holder) in old.entries().filter(|(other, _)| *other != name) {
                 // SAFETY: the copy is dropped no more than what it was copied from: both stand
                 // for the one reference that `change` was once given.
-                new.insert(other, ManuallyDrop::new(unsafe { std::ptr::read(bearer) }));
+                new.insert(other, ManuallyDrop::new(unsafe { std::ptr::read(holder) }));
             }
             if let Some(next) = next {
                 new.insert(name, ManuallyDrop::new(next));
@@ -236,12 +236,12 @@ impl<T: Send + Sync + 'static> Names<T> {
             self.len.store(len as u64, Ordering::Relaxed);
             let raw = self.snapshot.swap(new.into_raw(), Ordering::AcqRel);
             // SAFETY: only the holder of the lock replaces the snapshot, once; and of one snapshot
-            // to the next it takes out one bearer, which no later one has again.
+            // to the next it takes out one holder, which no later one has again.
             unsafe {
                 guard.retire_with(raw, Snapshot::<T>::free, old.size());
-                if let Some(gone) = bearer {
+                if let Some(gone) = holder {
                     let gone = Arc::into_raw(std::ptr::read(gone)).cast_mut().cast();
-                    guard.retire_with(gone, drop_bearer::<T>, size_of::<T>());
+                    guard.retire_with(gone, drop_holder::<T>, size_of::<T>());
                 }
             }
         }
@@ -254,11 +254,11 @@ impl<T: Send + Sync + 'static> Drop for Names<T> {
         let guard = pin();
         let snapshot = self.snapshot(&guard);
         let raw = self.snapshot.load(Ordering::Relaxed);
-        // SAFETY: nobody else has the names any more, and each bearer is in the snapshot once.
+        // SAFETY: nobody else has the names any more, and each holder is in the snapshot once.
         unsafe {
-            for (_, bearer) in snapshot.entries() {
-                let bearer = Arc::into_raw(std::ptr::read(bearer)).cast_mut().cast();
-                guard.retire_with(bearer, drop_bearer::<T>, size_of::<T>());
+            for (_, holder) in snapshot.entries() {
+                let holder = Arc::into_raw(std::ptr::read(holder)).cast_mut().cast();
+                guard.retire_with(holder, drop_holder::<T>, size_of::<T>());
             }
             guard.retire_with(raw, Snapshot::<T>::free, snapshot.size());
         }
@@ -273,8 +273,8 @@ mod tests {
     fn names_come_change_and_go() {
         let names = Names::default();
         for name in 0..1_000u64 {
-            names.change(name * 64, |bearer| {
-                assert!(bearer.is_none());
+            names.change(name * 64, |holder| {
+                assert!(holder.is_none());
                 (Some(Arc::new(name)), ())
             });
         }
@@ -282,18 +282,18 @@ mod tests {
         assert_eq!(names.get(64 * 7, &guard).map(|name| **name), Some(7));
         assert_eq!(names.get(64 * 1_000, &guard), None);
         assert_eq!((names.all().len(), names.len()), (1_000, 1_000));
-        let seven = names.change(64 * 7, |bearer| (None, bearer.cloned()));
+        let seven = names.change(64 * 7, |holder| (None, holder.cloned()));
         assert_eq!(seven.as_deref(), Some(&7));
         assert_eq!(names.get(64 * 7, &guard), None);
         assert_eq!(names.all().len(), 999);
-        let eight = names.change(64 * 8, |bearer| (Some(Arc::new(80)), bearer.cloned()));
+        let eight = names.change(64 * 8, |holder| (Some(Arc::new(80)), holder.cloned()));
         assert_eq!(eight.as_deref(), Some(&8));
         assert_eq!(names.get(64 * 8, &guard).map(|name| **name), Some(80));
         assert_eq!(names.all().len(), 999);
     }
 
     #[test]
-    fn a_change_touches_its_own_bearer_alone_and_frees_it() {
+    fn a_change_touches_its_own_holder_alone_and_frees_it() {
         let names = Names::default();
         let (one, two) = (Arc::new(1), Arc::new(2));
         names.change(64, |_| (Some(one.clone()), ()));

@@ -260,9 +260,9 @@ impl<'g> Segment<'g> {
         }
     }
 
-    /// Asks the processor for the lines that `find` will most likely read.
+    /// Asks the processor for the lines that `probe` will most likely read.
     #[inline]
-    pub(super) fn fetch(self, hash: u64) {
+    pub(super) fn prefetch(self, hash: u64) {
         let index = self.home(hash);
         prefetch(self.group(index));
         prefetch(self.slot(index, preferred(hash)));
@@ -271,7 +271,7 @@ impl<'g> Segment<'g> {
     /// Looks for the entry with these words of key, without a lock. What is found at once is found
     /// in the code of the caller.
     #[inline(always)]
-    pub(super) fn find(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
+    pub(super) fn probe(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
         let index = self.home(hash);
         // The slot where the entry most likely is, asked for before the tags have said so: in a
         // large table both are cache misses, which overlap this way.
@@ -285,17 +285,17 @@ impl<'g> Segment<'g> {
                 return Some(words);
             }
         }
-        self.find_on(hash, k0, k1)
+        self.probe_from_home(hash, k0, k1)
     }
 
     #[inline(never)]
-    fn find_on(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
-        self.search(hash, |words| words.has_key(k0, k1))
+    fn probe_from_home(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
+        self.probe_with(hash, |words| words.has_key(k0, k1))
     }
 
     /// Looks for an entry without a lock. `matches` is asked about the words of an entry, read
     /// together, whose tag is that of `hash`.
-    pub(super) fn search(
+    pub(super) fn probe_with(
         self,
         hash: u64,
         mut matches: impl FnMut(&Words) -> bool,
@@ -336,7 +336,7 @@ impl<'g> Segment<'g> {
     /// How many groups a search for an entry looks at, if it is there.
     #[cfg(test)]
     pub(super) fn probed(self, hash: u64, k0: u64, k1: u64) -> Option<usize> {
-        let found = self.position(hash, |words| words.has_key(k0, k1))?;
+        let found = self.probe_locked(hash, |words| words.has_key(k0, k1))?;
         Some((found.group.wrapping_sub(self.home(hash)) & self.mask()) + 1)
     }
 
@@ -366,8 +366,8 @@ impl<'g> Segment<'g> {
         }
     }
 
-    /// Where the entry is that `find` would find. For the holder of the lock.
-    pub(super) fn position(
+    /// Where the entry is that `probe` would find. For the holder of the lock.
+    pub(super) fn probe_locked(
         self,
         hash: u64,
         mut matches: impl FnMut(&Words) -> bool,

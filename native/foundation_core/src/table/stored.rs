@@ -4,7 +4,7 @@
 //! Most keys of most registries have one entry. In the slot it costs one cache line, and nothing
 //! beside it; a bag is four allocations.
 
-use crate::key::{Foreign, Key};
+use crate::key::{Key, Opaque};
 
 use super::bag::{Bag, Member};
 use super::reclaim::Guard;
@@ -106,7 +106,7 @@ impl<'g, V: Object> Members<'g, V> {
     }
 }
 
-impl<F: Foreign, V: Object> Table<F, Stored<V>> {
+impl<F: Opaque, V: Object> Table<F, Stored<V>> {
     /// Makes a bag of the entry of `key`, with another one in it that it numbers 1; gives that
     /// one's value back if the entry is not exactly `expected` any more.
     #[expect(
@@ -127,7 +127,7 @@ impl<F: Foreign, V: Object> Table<F, Stored<V>> {
         assert_ne!(owner, NOBODY, "expected an owner that is not 0");
         let (segment, _state) = self.directory.lock(hash, guard);
         // SAFETY: the segment's lock is held, and the guard.
-        let found = segment.position(hash, |words| unsafe { Self::matches(words, key, hash) });
+        let found = segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) });
         let is_expected = |owner, value| owner == expected.owner && value == expected.word.0;
         let Some(position) =
             found.filter(|found| is_expected(found.words.owner, found.words.value))

@@ -138,7 +138,7 @@ impl<E: Copy> Shard<E> {
     }
 
     #[inline]
-    pub fn find(&self, hash: u64, key: (u64, u64), event: u32, long: &[u8]) -> Option<u32> {
+    pub fn probe(&self, hash: u64, key: (u64, u64), event: u32, long: &[u8]) -> Option<u32> {
         let mut at = self.buckets[self.bucket(hash)];
         while at != NONE {
             let open = self.opens.at(at);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, atoms};
 
-use super::table::NAMES;
+use super::instance::NAMES;
 use crate::term::word_term;
 
 atoms! { foundation_registry, deaths }

@@ -7,10 +7,10 @@ use foundation_core::registry::Refused;
 use foundation_core::table::{ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
+use super::instance::{Entries, Registry};
 use super::lookups::stored;
-use super::table::{Entries, Registry};
 use super::{lifecycle, registry};
-use crate::process::{self, caller, known, live_pid, meet};
+use crate::process::{self, caller, intern, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
     Budget, Buffer, Probe, cell, elements, empty_list, key, pair, single, value, value_term,
@@ -54,7 +54,7 @@ fn registry_register_for<'a>(
     let guard = pin();
     let registry = registry!(env, name, &guard);
     loop {
-        let owner = meet(pid)?;
+        let owner = intern(pid)?;
         if !process::is_alive(env, owner) && !process::is_remote(owner) {
             return Ok((error(), not_alive()).encode(env));
         }
@@ -64,7 +64,7 @@ fn registry_register_for<'a>(
         }
         // Declared dead meanwhile, perhaps before the entry was there to be found. What it is
         // called from now on, if it is there after all, is not that.
-        registry.bury(Some(env), owner);
+        registry.mark_dead(Some(env), owner);
     }
 }
 
@@ -88,14 +88,14 @@ fn register_key<'a>(
     key: &Key<'_, Probe>,
     value_term: Term<'a>,
 ) -> NifResult<'a> {
-    let world = registry.world(env);
+    let liveness = registry.liveness(env);
     loop {
         let Some(value) = value(value_term)? else {
             return Ok((error(), system_limit()).encode(env));
         };
         let registered = match &registry.entries {
-            Entries::Unique(entries) => entries.register(owner, key, value, &world),
-            Entries::Duplicate(entries) => entries.register(owner, key, value, &world),
+            Entries::Unique(entries) => entries.register(owner, key, value, &liveness),
+            Entries::Duplicate(entries) => entries.register(owner, key, value, &liveness),
         };
         let reason = match registered {
             Ok(()) => return Ok(registered_term(env, registry)),

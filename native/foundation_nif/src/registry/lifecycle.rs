@@ -6,7 +6,7 @@ use std::time::Duration;
 use foundation_core::table::{Guard, pin};
 use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
-use super::table::{Config, Entries, Kind, NAMES, Registry};
+use super::instance::{Config, Entries, Kind, NAMES, Registry};
 use super::{deaths, meta, registry};
 use crate::background::{self, Job};
 use crate::process;
@@ -115,7 +115,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
     let owner = process::caller(env);
 
     let guard = pin();
-    let started = NAMES.change(word(name), |bearer| {
+    let started = NAMES.change(word(name), |name_holder| {
         let config = config
             .take()
             .unwrap_or_else(|| unreachable!("this is called once"));
@@ -125,7 +125,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
             put_all(&created, &pairs, &guard)?;
             created.adopt(env, owner, config).then_some(created)
         };
-        match bearer {
+        match name_holder {
             Some(old) if process::is_alive(env, old.owner()) => {
                 (Some(old.clone()), Started::Running(old.owner()))
             }

@@ -2,12 +2,12 @@
 
 use foundation_core::key::Key;
 use foundation_core::registry::Unique;
-use foundation_core::table::{Entry, Guard, Members, Sought, ValueView, pin};
+use foundation_core::table::{Entry, Guard, Members, Prefetched, ValueView, pin};
 use rustler::{Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
+use super::instance::{Entries, Registry};
 use super::registry;
-use super::table::{Entries, Registry};
 use crate::process::live_pid;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
@@ -124,7 +124,7 @@ struct UnderWay<'a, 'g> {
     key: Term<'a>,
     /// The keys after it.
     next: Term<'a>,
-    sought: Option<(Key<'static, Probe>, Sought<'g>)>,
+    prefetched: Option<(Key<'static, Probe>, Prefetched<'g>)>,
 }
 
 /// `registry_lookup_many(name, keys) -> {results, rest}`: of as many keys as there is time for.
@@ -136,7 +136,7 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
     let mut under_way = [UnderWay {
         key: keys,
         next: keys,
-        sought: None,
+        prefetched: None,
     }; ABREAST];
     let (mut unbegun, mut rest) = (keys, keys);
     'all: while results.len() < ENTRIES_MAX {
@@ -144,18 +144,27 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
         while begun < ABREAST
             && let Some((key, next)) = cell(unbegun)
         {
-            let sought = seek(registry, key, &guard);
-            under_way[begun] = UnderWay { key, next, sought };
+            let prefetched = prefetch(registry, key, &guard);
+            under_way[begun] = UnderWay {
+                key,
+                next,
+                prefetched,
+            };
             unbegun = next;
             begun += 1;
         }
         if begun == 0 {
             break;
         }
-        for UnderWay { key, next, sought } in &under_way[..begun] {
-            let result = match (sought, &registry.entries) {
-                (Some((key, sought)), Entries::Unique(entries)) => {
-                    entry_list(env, entries.get_sought(key, *sought), &mut budget)
+        for UnderWay {
+            key,
+            next,
+            prefetched,
+        } in &under_way[..begun]
+        {
+            let result = match (prefetched, &registry.entries) {
+                (Some((key, prefetched)), Entries::Unique(entries)) => {
+                    entry_list(env, entries.get_prefetched(key, *prefetched), &mut budget)
                 }
                 _ => lookup(env, registry, *key, &mut budget, &guard),
             };
@@ -179,16 +188,16 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
 
 /// Begins to look for a short unique key.
 #[inline(always)]
-fn seek<'g>(
+fn prefetch<'g>(
     registry: &Registry,
     key: Term,
     guard: &'g Guard,
-) -> Option<(Key<'static, Probe>, Sought<'g>)> {
+) -> Option<(Key<'static, Probe>, Prefetched<'g>)> {
     let Entries::Unique(entries) = &registry.entries else {
         return None;
     };
     let key = short_key(key)?;
-    Some((key, entries.seek(&key, guard)))
+    Some((key, entries.prefetch(&key, guard)))
 }
 
 fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {

@@ -3,8 +3,8 @@
 use foundation_core::table::{Guard, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
+use super::instance::Registry;
 use super::registry;
-use super::table::Registry;
 use crate::raw::{Failure, NifResult, nifs};
 use crate::term::{Budget, Buffer, key, value, value_term};
 

@@ -5,10 +5,10 @@
 
 pub mod deaths;
 mod entries;
+pub mod instance;
 mod lifecycle;
 mod lookups;
 mod meta;
-pub mod table;
 mod walk;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use rustler::{Env, Term};
 
 use crate::raw::{Failure, NifResult};
 use crate::term::word;
-use table::Registry;
+use instance::Registry;
 
 /// The registry of this name; `None` when there is none.
 ///
@@ -26,8 +26,8 @@ use table::Registry;
 ///
 /// When the name is not an atom.
 #[inline]
-fn find<'g>(name: Term, guard: &'g Guard) -> Result<Option<&'g Arc<Registry>>, Failure> {
-    match Registry::find(word(name), guard) {
+fn named<'g>(name: Term, guard: &'g Guard) -> Result<Option<&'g Arc<Registry>>, Failure> {
+    match Registry::get(word(name), guard) {
         None if !name.is_atom() => Err(Failure::BadArgument),
         found => Ok(found),
     }
@@ -41,7 +41,7 @@ fn unknown(env: Env<'_>) -> NifResult<'_> {
 /// The registry of a name in the NIF that this is used in, which says `nil` if there is none.
 macro_rules! registry {
     ($env:expr, $name:expr, $guard:expr) => {
-        match $crate::registry::find($name, $guard)? {
+        match $crate::registry::named($name, $guard)? {
             Some(registry) => registry,
             None => return $crate::registry::unknown($env),
         }

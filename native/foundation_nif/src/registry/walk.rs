@@ -5,9 +5,9 @@ use foundation_core::table::{ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
+use super::instance::{Entries, NAMES};
 use super::lifecycle::unless_many;
 use super::registry;
-use super::table::{Entries, NAMES};
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
@@ -89,13 +89,13 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
     let next = match &registry.entries {
         Entries::Unique(entries) => {
             let mut in_time = true;
-            let next = entries.walk(from.0, ENTRIES_MAX / 2, &guard, |walked| {
+            let next = entries.walk(from.0, ENTRIES_MAX / 2, &guard, |visited| {
                 // A segment's entries are one answer, which a dirty scheduler has the time for.
-                let spent = budget.spend_entry(&walked.key, walked.entry.value);
+                let spent = budget.spend_entry(&visited.key, visited.entry.value);
                 in_time = in_time && (spent || may_take_long());
-                if in_time && let Some(pid) = live_pid(env, walked.entry.owner) {
-                    let value = value_term(env, walked.entry.value);
-                    found.push((key_term(env, &walked.key), pid, value).encode(env));
+                if in_time && let Some(pid) = live_pid(env, visited.entry.owner) {
+                    let value = value_term(env, visited.entry.value);
+                    found.push((key_term(env, &visited.key), pid, value).encode(env));
                 }
             });
             if !in_time {
@@ -226,9 +226,9 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
     unless_many()?;
     let mut held = 0;
     if let Some(owner) = process::declare_dead(pid) {
-        for (bearer, registry) in NAMES.all() {
-            let keys = registry.bury(Some(env), owner);
-            if bearer == word(name) {
+        for (other, registry) in NAMES.all() {
+            let keys = registry.mark_dead(Some(env), owner);
+            if other == word(name) {
                 held = keys;
             }
         }

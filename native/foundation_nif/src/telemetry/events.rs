@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use foundation_core::batch::Appended;
 use foundation_core::events::Totals;
-use foundation_core::key::{Key, NoForeign};
+use foundation_core::key::{Key, NoOpaque};
 use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
@@ -35,7 +35,7 @@ atoms! { ok, emit, first, full, done, emitted, suppressed, sampled_out }
 
 /// Events of a walk, windows of a sweep and events of a batch that are handled in one call: some
 /// hundred microseconds' worth at most.
-const WALKED: usize = 200;
+const VISITED_MAX: usize = 200;
 const SWEPT: usize = 1_000;
 const PEEKED: usize = 128;
 /// Events of a batch that are dropped in the call that acknowledges them.
@@ -92,7 +92,7 @@ fn window_key<'k>(
     buffer: &'k mut Buffer,
     event: &'static OneEvent,
     key: Term,
-) -> Result<Key<'k, NoForeign>, Failure> {
+) -> Result<Key<'k, NoOpaque>, Failure> {
     if super::is_shared(event) {
         stored::identify(buffer, key)?;
         return Ok(Key::new(IN_SHARED, buffer.bytes()));
@@ -234,7 +234,7 @@ fn telemetry_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> 
     if !is_there() {
         return nil(env);
     }
-    let (mut events, next) = TABLES.events.walk(cursor, WALKED);
+    let (mut events, next) = TABLES.events.walk(cursor, VISITED_MAX);
     if next.is_none() && !TABLES.events.has_room() {
         events.push(super::others(env));
     }
@@ -317,7 +317,7 @@ pub fn clear() {
     TABLES.windows.clear();
     let mut cursor = Some(0);
     while let Some(from) = cursor {
-        let (events, next) = TABLES.events.walk(from, WALKED);
+        let (events, next) = TABLES.events.walk(from, VISITED_MAX);
         for event in events {
             event.clear(&TABLES.pending);
         }

@@ -101,7 +101,7 @@ const NANOSECONDS: u64 = 1_000_000;
 const NAME_MAX: usize = 32;
 
 /// Adds the words of an event's name to `buffer`; `false` when it cannot be one. Whether they are
-/// atoms is asked when the event is first met.
+/// atoms is asked when the event is interned.
 #[inline]
 fn identify_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
     let mut rest = name;
@@ -125,19 +125,19 @@ fn is_name(name: Term) -> bool {
 #[inline]
 fn event<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
     let events = &TABLES.events;
-    events.get(key).or_else(|| meet(env, key, name))
+    events.get(key).or_else(|| intern(env, key, name))
 }
 
 #[cold]
-fn meet<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
+fn intern<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
     let kept = || {
         is_name(name)
             .then(|| stored::store(env, [name]).ok())
             .flatten()
     };
-    let met = TABLES.events.get_or_insert(key, kept);
-    if met.is_some() || TABLES.events.has_room() || !is_name(name) {
-        return met;
+    let interned = TABLES.events.get_or_insert(key, kept);
+    if interned.is_some() || TABLES.events.has_room() || !is_name(name) {
+        return interned;
     }
     Some(others(env))
 }

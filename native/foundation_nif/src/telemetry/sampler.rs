@@ -18,7 +18,7 @@ nifs! {
 
 atoms! { ok, done, always, never, random, rate_limited, adaptive, reservoir, system_limit, error }
 
-const WALKED: usize = 200;
+const VISITED_MAX: usize = 200;
 /// What the identity of a name that is no event's begins with: no atom's word does.
 const OTHER: [u8; 8] = [0; 8];
 
@@ -119,7 +119,7 @@ fn sampler_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
-    let (events, next) = TABLES.events.walk(cursor, WALKED);
+    let (events, next) = TABLES.events.walk(cursor, VISITED_MAX);
     let cost: usize = events.iter().map(|event| stored::cost(&event.name)).sum();
     if cost > NODES_MAX && !may_take_long() {
         return Err(Failure::TakesLong);

@@ -255,7 +255,7 @@ fn are_ready() -> impl Fn(&Frame<Body>) -> bool {
 
 /// Whether a span is read so fast that others may wait for it.
 fn is_short(frame: &Frame<Body>) -> bool {
-    all_of(&frame.body, |stored| !matches!(stored, Payload::Kept(_)))
+    all_of(&frame.body, |stored| !matches!(stored, Payload::Object(_)))
 }
 
 /// `{name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}`

@@ -79,7 +79,7 @@ fn encode<'a, const N: usize>(env: Env<'a>, terms: [Term<'a>; N]) -> Result<Stor
             let tuple = make_tuple(env, &terms);
             measure(tuple)?;
             let kept = OwnedTerm::new(tuple).ok_or(Failure::BadArgument)?;
-            Ok(Payload::Kept(Arc::new(kept)))
+            Ok(Payload::Object(Arc::new(kept)))
         }
     }
 }
@@ -94,8 +94,8 @@ pub fn terms<'a, const N: usize>(env: Env<'a>, stored: &Stored) -> Result<[Term<
         Payload::Inline(_, bytes) if bytes[0] >= PACKED => Ok(unpack(env, bytes)),
         Payload::Inline(len, bytes) => Ok(decode_all(env, &bytes[..usize::from(*len)])),
         Payload::Boxed(bytes) => Ok(decode_all(env, bytes)),
-        Payload::Kept(kept) if kept.is_heavy() && !may_take_long() => Err(Failure::TakesLong),
-        Payload::Kept(kept) => {
+        Payload::Object(kept) if kept.is_heavy() && !may_take_long() => Err(Failure::TakesLong),
+        Payload::Object(kept) => {
             let terms = get_tuple(kept.copy(env)).map_err(|_| Failure::BadArgument)?;
             terms.try_into().map_err(|_| Failure::BadArgument)
         }
@@ -107,7 +107,7 @@ pub fn cost(stored: &Stored) -> usize {
     match stored {
         Payload::Inline(len, _) => 4 + usize::from(*len) / 16,
         Payload::Boxed(bytes) => 4 + bytes.len() / 16,
-        Payload::Kept(kept) => 4 + kept.nodes(),
+        Payload::Object(kept) => 4 + kept.nodes(),
     }
 }
 

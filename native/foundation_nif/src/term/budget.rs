@@ -87,7 +87,7 @@ impl Budget {
         let cost = match key {
             Key::Inline(..) => return true,
             Key::Long(_, bytes) => bytes.len() / BYTES_A_NODE,
-            Key::Foreign(_, probe) => probe.nodes,
+            Key::Opaque(_, probe) => probe.nodes,
         };
         let fits = !self.has_searched || self.spent + cost <= self.limit();
         self.has_searched = true;
@@ -147,7 +147,7 @@ fn key_cost(key: &KeyView<'_, OwnedTerm>) -> usize {
     match key {
         KeyView::Inline { .. } => 0,
         KeyView::Long(_, bytes) => bytes.len() / 16,
-        KeyView::Foreign(term) => term.nodes(),
+        KeyView::Opaque(term) => term.nodes(),
     }
 }
 

@@ -120,7 +120,7 @@ fn encoded_key<'k, 'a: 'k>(
     // SAFETY: the term is alive, and hashing it needs nothing else.
     let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
     let probe = probe.insert(Probe::new(term, nodes));
-    Ok(Key::Foreign(hash, probe))
+    Ok(Key::Opaque(hash, probe))
 }
 
 /// The salt of the VM's own hash function: a secret of this run, as the tables' seeds are.
@@ -148,6 +148,6 @@ pub fn key_term<'a>(env: Env<'a>, key: &KeyView<'_, OwnedTerm>) -> Term<'a> {
     match key {
         KeyView::Inline { kind, bytes, len } => of_kind(*kind, &bytes[..*len]),
         KeyView::Long(kind, bytes) => of_kind(*kind, bytes),
-        KeyView::Foreign(term) => term.copy(env),
+        KeyView::Opaque(term) => term.copy(env),
     }
 }

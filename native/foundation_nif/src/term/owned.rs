@@ -3,7 +3,7 @@
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use foundation_core::key::Foreign;
+use foundation_core::key::Opaque;
 use foundation_core::table::Object;
 use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
 use rustler::sys::{enif_alloc_env, enif_free_env, enif_is_identical, enif_make_copy};
@@ -16,19 +16,19 @@ use crate::faults;
 use crate::raw::may_take_long;
 
 /// An environment with one term in it.
-struct Kept {
+struct Retained {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
 }
 
 // SAFETY: the term is never changed, and reading or copying it may happen on any thread.
-unsafe impl Send for Kept {}
+unsafe impl Send for Retained {}
 // SAFETY: as above.
-unsafe impl Sync for Kept {}
+unsafe impl Sync for Retained {}
 
-impl Kept {
+impl Retained {
     /// A copy of `term`, or `None` when there is no memory for it.
-    fn new(term: Term) -> Option<Kept> {
+    fn new(term: Term) -> Option<Retained> {
         // SAFETY: the environment is new; the term is copied into it, and belongs to it.
         unsafe {
             let env = enif_alloc_env();
@@ -37,7 +37,7 @@ impl Kept {
             }
             LIVE_TERMS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let term = enif_make_copy(env, term.as_c_arg());
-            Some(Kept { env, term })
+            Some(Retained { env, term })
         }
     }
 
@@ -50,7 +50,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for Retained {
     fn drop(&mut self) {
         LIVE_TERMS.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         // SAFETY: nobody has the environment but this value.
@@ -64,7 +64,7 @@ pub static LIVE_TERMS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI
 /// A binary that the VM shares between processes. It is a resource so that what a reader is given
 /// is made in one step: the VM's copying of such a term takes three times as long.
 pub struct SharedBinary {
-    kept: Kept,
+    kept: Retained,
     bytes: *const [u8],
 }
 
@@ -84,12 +84,12 @@ impl SharedBinary {
 }
 
 enum Place {
-    Own(Kept),
+    Own(Retained),
     Shared(ResourceArc<SharedBinary>),
 }
 
 impl Place {
-    fn new(kept: Kept) -> Self {
+    fn new(kept: Retained) -> Self {
         match kept.bytes() {
             Some(bytes) => Place::Shared(ResourceArc::new(SharedBinary { kept, bytes })),
             None => Place::Own(kept),
@@ -114,7 +114,7 @@ impl OwnedTerm {
         let mut size = Size::default();
         size.add(term);
         let started = size.is_opaque.then(Instant::now);
-        let kept = Kept::new(term)?;
+        let kept = Retained::new(term)?;
         if let Some(started) = started {
             size.nodes = size.nodes.max(Self::nodes_in(started.elapsed()));
         }
@@ -210,7 +210,7 @@ impl Probe {
     }
 }
 
-impl Foreign for OwnedTerm {
+impl Opaque for OwnedTerm {
     type Probe = Probe;
 
     fn new(probe: &Probe) -> Option<Box<Self>> {

@@ -69,7 +69,7 @@ fn words(key: &Key<'_, Probe>) -> (u64, u64, Vec<u8>) {
     match *key {
         Key::Inline(low, high) => (low, high, Vec::new()),
         Key::Long(kind, bytes) => (kind.into(), u64::MAX, bytes.to_vec()),
-        Key::Foreign(..) => panic!("a byte string is no foreign key"),
+        Key::Opaque(..) => panic!("a byte string is no opaque key"),
     }
 }
 
@@ -101,8 +101,8 @@ fuzz_target!(|input: Input| {
         assert_eq!(matches!(made, Inserted::New), is_new);
     }
     let mut found = BTreeSet::new();
-    let end = table.walk(0, 10, &guard, |walked| {
-        assert!(found.insert(Name::of(&walked.key)), "it was visited twice");
+    let end = table.walk(0, 10, &guard, |visited| {
+        assert!(found.insert(Name::of(&visited.key)), "it was visited twice");
     });
     assert_eq!(end, None);
     assert_eq!(found, BTreeSet::from([one.name(), other.name()]));

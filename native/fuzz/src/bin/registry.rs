@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use arbitrary::Arbitrary;
 use foundation_core::key::Seed;
-use foundation_core::registry::{Duplicate, Estate, Refused, Unique, World};
+use foundation_core::registry::{Duplicate, Liveness, PendingCleanup, Refused, Unique};
 use foundation_core::table::pin;
 use foundation_fuzz::{Chosen, Counted, Live, Name, Text, check_none_left, number, seen, value};
 use libfuzzer_sys::fuzz_target;
@@ -49,11 +49,11 @@ enum Change {
         key: Chosen,
         number: u16,
     },
-    /// An owner dies for the world, and the registry is not told yet.
+    /// An owner dies, and the registry is not told yet.
     Die(u8),
     /// The registry is told: what it held is to be removed.
-    Bury(u8),
-    /// Some of the entries of a buried owner are removed.
+    MarkDead(u8),
+    /// Some entries of an owner that was marked dead are removed.
     Clean {
         which: u8,
         most: u8,
@@ -68,12 +68,12 @@ const FILLS: usize = 2;
 
 /// Owners live until they die, and are then followed by another with a new number.
 #[derive(Default)]
-struct Town {
+struct FakeLiveness {
     dead: RefCell<HashSet<u64>>,
     lives: [u64; OWNERS as usize],
 }
 
-impl World for Town {
+impl Liveness for FakeLiveness {
     fn is_alive(&self, owner: u64) -> bool {
         !self.dead.borrow().contains(&owner)
     }
@@ -83,7 +83,7 @@ impl World for Town {
     }
 }
 
-impl Town {
+impl FakeLiveness {
     fn owner(&self, owner: u8) -> u64 {
         let owner = usize::from(owner % OWNERS);
         1 + owner as u64 + 10 * self.lives[owner]
@@ -99,21 +99,18 @@ impl Town {
 
 /// What both kinds of registries do.
 trait Subject: Sized {
-    /// What is left to remove of a dead owner.
-    type Left;
-
     fn new(seed: u64, limit: usize) -> Self;
-    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16);
+    fn register(&mut self, liveness: &FakeLiveness, owner: u64, key: &Chosen, number: u16);
     fn unregister(&mut self, owner: u64, key: &Name);
     fn remove_some(&mut self, owner: u64, key: &Name, which: u32);
     fn replace(&mut self, key: &Name, number: u16);
-    fn bury(&mut self, owner: u64) -> Self::Left;
+    fn mark_dead(&mut self, owner: u64) -> PendingCleanup;
     /// Removes up to `most` entries, and says whether that was all.
-    fn clean(&mut self, owner: u64, left: &mut Self::Left, most: usize) -> bool;
+    fn clean(&mut self, owner: u64, pending: &mut PendingCleanup, most: usize) -> bool;
     /// Compares all that is known of a key.
-    fn check(&self, town: &Town, key: &Name);
+    fn check(&self, liveness: &FakeLiveness, key: &Name);
     /// Compares everything, when no dead owner has anything left.
-    fn check_all(&self, town: &Town);
+    fn check_all(&self, liveness: &FakeLiveness);
     fn live(&self) -> Live;
 }
 
@@ -123,17 +120,15 @@ struct Common {
 }
 
 /// With unique keys. Entries of the dead stay in the model as they stay in the registry.
-struct OneEach {
+struct UniqueKeys {
     registry: Unique<Text, Counted>,
     model: BTreeMap<Name, (u64, u16)>,
     common: Common,
 }
 
-impl Subject for OneEach {
-    type Left = foundation_core::held::IntoIter<foundation_core::held::Hashed>;
-
+impl Subject for UniqueKeys {
     fn new(seed: u64, limit: usize) -> Self {
-        OneEach {
+        UniqueKeys {
             registry: Unique::new(Seed::fixed(seed), limit).expect("there is memory"),
             model: BTreeMap::new(),
             common: Common {
@@ -143,11 +138,11 @@ impl Subject for OneEach {
         }
     }
 
-    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16) {
+    fn register(&mut self, liveness: &FakeLiveness, owner: u64, key: &Chosen, number: u16) {
         let name = key.name();
         let holder = self.model.get(&name).map(|(holder, _)| *holder);
         let expected = match holder {
-            Some(holder) if town.is_alive(holder) => Err(Refused::Taken(holder)),
+            Some(holder) if liveness.is_alive(holder) => Err(Refused::Taken(holder)),
             // A dead one's place, which a full registry has too.
             Some(_) => Ok(()),
             None if self.model.len() >= self.common.limit => Err(Refused::Full),
@@ -155,7 +150,7 @@ impl Subject for OneEach {
         };
         let done = key.with(&self.common.live, |key| {
             let value = value(number, &self.common.live);
-            self.registry.register(owner, key, value, town)
+            self.registry.register(owner, key, value, liveness)
         });
         assert_eq!(done, expected);
         if done.is_ok() {
@@ -192,16 +187,16 @@ impl Subject for OneEach {
             .and_modify(|entry| entry.1 = number);
     }
 
-    fn bury(&mut self, owner: u64) -> Self::Left {
+    fn mark_dead(&mut self, owner: u64) -> PendingCleanup {
         let held = self.model.values().filter(|entry| entry.0 == owner).count();
-        let (left, count) = self.registry.bury(owner);
+        let pending = self.registry.mark_dead(owner);
         // It may have held what another has taken over since it died.
-        assert!(count >= held);
-        left
+        assert!(pending.keys() >= held);
+        pending
     }
 
-    fn clean(&mut self, owner: u64, left: &mut Self::Left, most: usize) -> bool {
-        let done = self.registry.remove_dead(owner, left, most);
+    fn clean(&mut self, owner: u64, pending: &mut PendingCleanup, most: usize) -> bool {
+        let done = self.registry.remove_dead(pending, most);
         let guard = pin();
         let before = self.model.len();
         let registry = &self.registry;
@@ -216,7 +211,7 @@ impl Subject for OneEach {
         done
     }
 
-    fn check(&self, _town: &Town, key: &Name) {
+    fn check(&self, _liveness: &FakeLiveness, key: &Name) {
         let guard = pin();
         let found = key.with(&self.common.live, |key| {
             self.registry.get(key, &guard).as_ref().map(seen)
@@ -224,9 +219,9 @@ impl Subject for OneEach {
         assert_eq!(found, self.model.get(key).copied());
     }
 
-    fn check_all(&self, town: &Town) {
+    fn check_all(&self, liveness: &FakeLiveness) {
         let guard = pin();
-        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+        for owner in (0..OWNERS).map(|owner| liveness.owner(owner)) {
             let mut keys = Vec::new();
             self.registry
                 .keys(owner, &guard, |key| keys.push(Name::of(&key)));
@@ -236,8 +231,8 @@ impl Subject for OneEach {
             assert_eq!(self.registry.held_by(owner), keys.len());
         }
         let mut found = BTreeMap::new();
-        self.registry.walk(0, usize::MAX, &guard, |walked| {
-            found.insert(Name::of(&walked.key), seen(&walked.entry));
+        self.registry.walk(0, usize::MAX, &guard, |visited| {
+            found.insert(Name::of(&visited.key), seen(&visited.entry));
         });
         assert_eq!(found, self.model);
         let owners: HashSet<u64> = self.model.values().map(|entry| entry.0).collect();
@@ -249,15 +244,15 @@ impl Subject for OneEach {
     }
 }
 
-/// With duplicate keys. Entries of a buried owner are not in the model, which counts them apart:
+/// With duplicate keys. Entries of an owner that was marked dead are not in the model, which counts them apart:
 /// in which order they go is the registry's affair.
-struct Many {
+struct DuplicateKeys {
     registry: Duplicate<Text, Counted>,
     model: BTreeMap<Name, Vec<(u64, u16)>>,
     common: Common,
 }
 
-impl Many {
+impl DuplicateKeys {
     fn entries(&self, key: &Name) -> Vec<(u64, u16)> {
         let guard = pin();
         let mut entries = Vec::new();
@@ -280,11 +275,9 @@ impl Many {
     }
 }
 
-impl Subject for Many {
-    type Left = Estate;
-
+impl Subject for DuplicateKeys {
     fn new(seed: u64, limit: usize) -> Self {
-        Many {
+        DuplicateKeys {
             registry: Duplicate::new(Seed::fixed(seed), limit).expect("there is memory"),
             model: BTreeMap::new(),
             common: Common {
@@ -294,7 +287,7 @@ impl Subject for Many {
         }
     }
 
-    fn register(&mut self, town: &Town, owner: u64, key: &Chosen, number: u16) {
+    fn register(&mut self, liveness: &FakeLiveness, owner: u64, key: &Chosen, number: u16) {
         let count = self.registry.len();
         let expected = if count >= self.common.limit {
             Err(Refused::Full)
@@ -303,7 +296,7 @@ impl Subject for Many {
         };
         let done = key.with(&self.common.live, |key| {
             let value = value(number, &self.common.live);
-            self.registry.register(owner, key, value, town)
+            self.registry.register(owner, key, value, liveness)
         });
         assert_eq!(done, expected);
         if done.is_ok() {
@@ -365,20 +358,20 @@ impl Subject for Many {
     // Its values are not replaced, but removed and added.
     fn replace(&mut self, _key: &Name, _number: u16) {}
 
-    fn bury(&mut self, owner: u64) -> Estate {
+    fn mark_dead(&mut self, owner: u64) -> PendingCleanup {
         let held = self.registry.held_by(owner);
         let has = |list: &&Vec<(u64, u16)>| list.iter().any(|entry| entry.0 == owner);
         let keys = self.model.values().filter(has).count();
         // A key of which it has the first entry and others counts twice.
         assert!((keys..=2 * keys).contains(&held));
-        let (left, count) = self.registry.bury(owner);
-        assert_eq!(count, held);
-        left
+        let pending = self.registry.mark_dead(owner);
+        assert_eq!(pending.keys(), held);
+        pending
     }
 
-    fn clean(&mut self, owner: u64, left: &mut Estate, most: usize) -> bool {
+    fn clean(&mut self, owner: u64, pending: &mut PendingCleanup, most: usize) -> bool {
         let before = self.registry.len();
-        let done = self.registry.remove_dead(owner, left, most);
+        let done = self.registry.remove_dead(pending, most);
         let removed = before - self.registry.len();
         assert!(removed <= most);
         for name in self.model.keys().cloned().collect::<Vec<_>>() {
@@ -402,9 +395,9 @@ impl Subject for Many {
         done
     }
 
-    fn check(&self, town: &Town, key: &Name) {
+    fn check(&self, liveness: &FakeLiveness, key: &Name) {
         assert_eq!(self.entries(key), self.list(key));
-        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+        for owner in (0..OWNERS).map(|owner| liveness.owner(owner)) {
             let guard = pin();
             let mut own = Vec::new();
             key.with(&self.common.live, |key| {
@@ -421,7 +414,7 @@ impl Subject for Many {
         }
     }
 
-    fn check_all(&self, town: &Town) {
+    fn check_all(&self, liveness: &FakeLiveness) {
         let guard = pin();
         let keys: Vec<&Name> = self
             .model
@@ -430,15 +423,15 @@ impl Subject for Many {
             .map(|(key, _)| key)
             .collect();
         for key in self.model.keys() {
-            self.check(town, key);
+            self.check(liveness, key);
         }
         let mut found = Vec::new();
-        self.registry.walk(0, usize::MAX, &guard, |walked| {
-            found.push(Name::of(&walked.key))
+        self.registry.walk(0, usize::MAX, &guard, |visited| {
+            found.push(Name::of(&visited.key))
         });
         found.sort_unstable();
         assert!(keys.into_iter().eq(&found));
-        for owner in (0..OWNERS).map(|owner| town.owner(owner)) {
+        for owner in (0..OWNERS).map(|owner| liveness.owner(owner)) {
             let mut keys = BTreeMap::new();
             self.registry.keys(owner, &guard, |key, count| {
                 // The first entry of a key may be told of apart from its others.
@@ -469,14 +462,14 @@ fn run<S: Subject>(input: Input) {
         limit => usize::from(limit) * 4,
     };
     let mut subject = S::new(input.seed, limit);
-    let mut town = Town::default();
+    let mut liveness = FakeLiveness::default();
     let mut fills = 0;
     let mut dead: Vec<u64> = Vec::new();
-    let mut buried: Vec<(u64, S::Left)> = Vec::new();
+    let mut pending: Vec<(u64, PendingCleanup)> = Vec::new();
     for change in input.changes.into_iter().take(CHANGES) {
         match change {
             Change::Register { owner, key, number } => {
-                subject.register(&town, town.owner(owner), &key, number);
+                subject.register(&liveness, liveness.owner(owner), &key, number);
             }
             Change::Fill { owner, key, count } => {
                 fills += 1;
@@ -487,42 +480,42 @@ fn run<S: Subject>(input: Input) {
                 };
                 for number in 0..count {
                     let key = key.unwrap_or(Chosen::Word { kind: 0, number });
-                    subject.register(&town, town.owner(owner), &key, number);
+                    subject.register(&liveness, liveness.owner(owner), &key, number);
                 }
             }
             Change::Unregister { owner, key } => {
-                subject.unregister(town.owner(owner), &key.name());
+                subject.unregister(liveness.owner(owner), &key.name());
             }
             Change::RemoveSome { owner, key, which } => {
-                subject.remove_some(town.owner(owner), &key.name(), which);
+                subject.remove_some(liveness.owner(owner), &key.name(), which);
             }
             Change::Replace { key, number } => subject.replace(&key.name(), number),
-            Change::Die(owner) => dead.push(town.kill(owner)),
-            Change::Bury(which) => {
+            Change::Die(owner) => dead.push(liveness.kill(owner)),
+            Change::MarkDead(which) => {
                 if !dead.is_empty() {
                     let owner = dead.swap_remove(usize::from(which) % dead.len());
-                    buried.push((owner, subject.bury(owner)));
+                    pending.push((owner, subject.mark_dead(owner)));
                 }
             }
             Change::Clean { which, most } => {
-                if !buried.is_empty() {
-                    let place = usize::from(which) % buried.len();
-                    let (owner, left) = &mut buried[place];
+                if !pending.is_empty() {
+                    let place = usize::from(which) % pending.len();
+                    let (owner, left) = &mut pending[place];
                     if subject.clean(*owner, left, usize::from(most) + 1) {
-                        buried.swap_remove(place);
+                        pending.swap_remove(place);
                     }
                 }
             }
-            Change::Check(key) => subject.check(&town, &key.name()),
+            Change::Check(key) => subject.check(&liveness, &key.name()),
         }
     }
     for owner in dead {
-        buried.push((owner, subject.bury(owner)));
+        pending.push((owner, subject.mark_dead(owner)));
     }
-    for (owner, mut left) in buried {
+    for (owner, mut left) in pending {
         while !subject.clean(owner, &mut left, 1_000) {}
     }
-    subject.check_all(&town);
+    subject.check_all(&liveness);
     let live = subject.live();
     drop(subject);
     check_none_left(&live);
@@ -530,8 +523,8 @@ fn run<S: Subject>(input: Input) {
 
 fuzz_target!(|input: Input| {
     if input.unique {
-        run::<OneEach>(input);
+        run::<UniqueKeys>(input);
     } else {
-        run::<Many>(input);
+        run::<DuplicateKeys>(input);
     }
 });

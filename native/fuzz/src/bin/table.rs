@@ -18,7 +18,7 @@ enum Change {
         key: Chosen,
         owner: u8,
         number: u16,
-        usurp: bool,
+        replaces: bool,
     },
     Replace {
         key: Chosen,
@@ -36,7 +36,7 @@ enum Change {
         owner: u8,
     },
     /// By its hash alone.
-    RemoveHashed(Chosen),
+    RemoveByHash(Chosen),
     Get(Chosen),
     /// Many words, so that segments are split and merged.
     Grow {
@@ -80,14 +80,14 @@ impl Subject {
         key.with(&self.live, |key| run(key, self.table.hash(key)))
     }
 
-    fn insert(&mut self, chosen: &Chosen, owner: u64, number: u16, usurp: bool) {
+    fn insert(&mut self, chosen: &Chosen, owner: u64, number: u16, replaces: bool) {
         let before = self.model.get(&chosen.name()).copied();
         let done = self.with(chosen, |key, hash| {
             let guard = pin();
             let make = || value(number, &self.live);
             let asked = |entry: &Entry<'_, Counted>| {
                 assert_eq!(Some(seen(entry)), before);
-                usurp
+                replaces
             };
             match self.table.insert(key, hash, owner, make, asked, &guard) {
                 Ok(Inserted::New) => None,
@@ -99,8 +99,8 @@ impl Subject {
                 Err(error) => panic!("{error}"),
             }
         });
-        assert_eq!(done, before.map(|(owner, _)| (usurp, owner)));
-        if usurp || before.is_none() {
+        assert_eq!(done, before.map(|(owner, _)| (replaces, owner)));
+        if replaces || before.is_none() {
             self.model.insert(chosen.name(), (owner, number));
         }
     }
@@ -159,15 +159,15 @@ impl Subject {
     }
 
     /// By its hash, which others may have: which one went is what the table says.
-    fn remove_hashed(&mut self, chosen: &Chosen) {
+    fn remove_by_hash(&mut self, chosen: &Chosen) {
         let alike: Vec<Name> = match chosen.name() {
-            Name::Foreign(text) if text >= ALIKE => return,
-            Name::Foreign(text) => (0..4).map(|it| Name::Foreign(text / 4 * 4 + it)).collect(),
+            Name::Opaque(text) if text >= ALIKE => return,
+            Name::Opaque(text) => (0..4).map(|it| Name::Opaque(text / 4 * 4 + it)).collect(),
             name => vec![name],
         };
         let hash = self.with(chosen, |_, hash| hash);
         let guard = pin();
-        let found = self.table.find_hashed(hash, |_| true, &guard);
+        let found = self.table.get_by_hash(hash, |_| true, &guard);
         let expected = found.map(|found| {
             assert_eq!(found.hash, hash);
             let name = Name::of(&found.key);
@@ -176,7 +176,7 @@ impl Subject {
             found.entry
         });
         let is_it = |entry: &Entry<'_, Counted>| expected.is_some_and(|found| found.same(entry));
-        let removed = self.table.remove_hashed(hash, is_it, &guard);
+        let removed = self.table.remove_by_hash(hash, is_it, &guard);
         assert_eq!(removed, expected.is_some());
         let mut gone = 0;
         for name in alike {
@@ -207,11 +207,11 @@ impl Subject {
         let mut last = 0;
         let mut from = Some(0);
         while let Some(hash) = from {
-            from = self.table.walk(hash, limit, &pin(), |walked| {
-                assert!(last <= walked.hash);
-                last = walked.hash;
-                let entry = (walked.entry.owner, number(walked.entry.value));
-                let twice = found.insert(Name::of(&walked.key), entry);
+            from = self.table.walk(hash, limit, &pin(), |visited| {
+                assert!(last <= visited.hash);
+                last = visited.hash;
+                let entry = (visited.entry.owner, number(visited.entry.value));
+                let twice = found.insert(Name::of(&visited.key), entry);
                 assert_eq!(twice, None);
             });
             assert!(from.is_none_or(|from| from > hash));
@@ -225,8 +225,8 @@ impl Subject {
                 key,
                 owner,
                 number,
-                usurp,
-            } => self.insert(&key, owner.into(), number, usurp),
+                replaces,
+            } => self.insert(&key, owner.into(), number, replaces),
             Change::Replace { key, number } => self.replace(&key, None, number),
             Change::ReplaceStale {
                 key,
@@ -235,7 +235,7 @@ impl Subject {
             } => self.replace(&key, Some(between), number),
             Change::Remove(key) => self.remove(&key, |_| true),
             Change::RemoveOwned { key, owner } => self.remove(&key, |found| found == owner.into()),
-            Change::RemoveHashed(key) => self.remove_hashed(&key),
+            Change::RemoveByHash(key) => self.remove_by_hash(&key),
             Change::Get(key) => {
                 let name = key.name();
                 assert_eq!(self.get(&name), self.model.get(&name).copied());
@@ -252,12 +252,12 @@ impl Subject {
             }
             Change::GrowAlike(count) => {
                 for number in alike(count) {
-                    self.insert(&Chosen::Foreign(number), 301, number, false);
+                    self.insert(&Chosen::Opaque(number), 301, number, false);
                 }
             }
             Change::ShrinkAlike(count) => {
                 for number in alike(count) {
-                    self.remove(&Chosen::Foreign(number), |_| true);
+                    self.remove(&Chosen::Opaque(number), |_| true);
                 }
             }
             Change::Walk { limit } => self.walk(usize::from(limit) + 1),

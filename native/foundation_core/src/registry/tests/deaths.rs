@@ -5,60 +5,62 @@ use std::sync::mpsc;
 use super::*;
 use crate::interleave::{Point, during};
 
-type Subject = super::super::Unique<NoForeign, NoObject>;
-type Bags = super::super::Duplicate<NoForeign, NoObject>;
+type Subject = super::super::Unique<NoOpaque, NoObject>;
+type Bags = super::super::Duplicate<NoOpaque, NoObject>;
 
-fn unique() -> Arc<(Subject, Town)> {
+fn unique() -> Arc<(Subject, FakeLiveness)> {
     let registry = Unique::new(Seed::fixed(1), usize::MAX).expect("there is memory");
-    Arc::new((registry, Town::default()))
+    Arc::new((registry, FakeLiveness::default()))
 }
 
-fn duplicate() -> Arc<(Bags, Town)> {
+fn duplicate() -> Arc<(Bags, FakeLiveness)> {
     let registry = Duplicate::new(Seed::fixed(1), usize::MAX).expect("there is memory");
-    Arc::new((registry, Town::default()))
+    Arc::new((registry, FakeLiveness::default()))
 }
 
-fn bury(world: &(Subject, Town), owner: u64) {
-    world.1.kill(owner);
-    let (mut held, _) = world.0.bury(owner);
-    while !world.0.remove_dead(owner, &mut held, 10) {}
+fn die(subject: &(Subject, FakeLiveness), owner: u64) {
+    subject.1.kill(owner);
+    let mut pending = subject.0.mark_dead(owner);
+    while !subject.0.remove_dead(&mut pending, 10) {}
 }
 
-fn bury_bags(world: &(Bags, Town), owner: u64) {
-    world.1.kill(owner);
-    let (mut estate, _) = world.0.bury(owner);
-    while !world.0.remove_dead(owner, &mut estate, 10) {}
+fn die_with_bags(subject: &(Bags, FakeLiveness), owner: u64) {
+    subject.1.kill(owner);
+    let mut pending = subject.0.mark_dead(owner);
+    while !subject.0.remove_dead(&mut pending, 10) {}
 }
 
-fn register(world: &(Subject, Town), owner: u64, key: u64) -> Result<(), Refused> {
-    world.0.register(owner, &int(key), word(0), &world.1)
+fn register(subject: &(Subject, FakeLiveness), owner: u64, key: u64) -> Result<(), Refused> {
+    subject.0.register(owner, &int(key), word(0), &subject.1)
 }
 
-fn add(world: &(Bags, Town), owner: u64, key: u64) -> Result<(), Refused> {
-    world.0.register(owner, &int(key), word(owner), &world.1)
+fn add(subject: &(Bags, FakeLiveness), owner: u64, key: u64) -> Result<(), Refused> {
+    subject
+        .0
+        .register(owner, &int(key), word(owner), &subject.1)
 }
 
 /// An owner with a handle: who holds one thing has none.
-fn with_handle(world: &(Subject, Town), owner: u64) {
+fn with_handle(subject: &(Subject, FakeLiveness), owner: u64) {
     for key in [101, 102] {
-        assert_eq!(register(world, owner, key), Ok(()));
+        assert_eq!(register(subject, owner, key), Ok(()));
     }
 }
 
 /// Runs `main`, which finds the handle of owner 1 and locks it; in between the owner's death
 /// unlinks the handle, to empty it when `main` has returned.
-fn while_unlinked<R>(world: &Arc<(Subject, Town)>, main: impl FnOnce() -> R) -> R {
+fn while_unlinked<R>(subject: &Arc<(Subject, FakeLiveness)>, main: impl FnOnce() -> R) -> R {
     let (found, begin) = mpsc::channel();
     let (unlinked, wait) = mpsc::channel();
     let (done, go_on) = mpsc::channel::<()>();
-    let dying = world.clone();
+    let dying = subject.clone();
     let death = std::thread::spawn(move || {
         begin.recv().expect("it is sent");
         let meanwhile = move || {
             unlinked.send(()).expect("it waits");
             go_on.recv().expect("it is sent");
         };
-        during(Point::HandleUnlinked, meanwhile, || bury(&dying, 1));
+        during(Point::HandleUnlinked, meanwhile, || die(&dying, 1));
     });
     let meanwhile = move || {
         found.send(()).expect("it waits");
@@ -72,139 +74,141 @@ fn while_unlinked<R>(world: &Arc<(Subject, Town)>, main: impl FnOnce() -> R) -> 
 
 #[test]
 fn an_owner_that_dies_before_its_handle_is_locked_is_refused() {
-    let world = unique();
-    with_handle(&world, 1);
-    let other = world.clone();
+    let subject = unique();
+    with_handle(&subject, 1);
+    let other = subject.clone();
     let result = during(
         Point::HandleFound,
-        move || bury(&other, 1),
-        || register(&world, 1, 2),
+        move || die(&other, 1),
+        || register(&subject, 1, 2),
     );
     assert_eq!(result, Err(Refused::Dead));
-    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+    assert_eq!((subject.0.len(), subject.0.figures().owners), (0, 0));
 }
 
 #[test]
 fn an_owner_that_registers_while_its_handle_is_taken_away_leaves_nothing() {
-    let world = unique();
-    with_handle(&world, 1);
-    let other = world.clone();
+    let subject = unique();
+    with_handle(&subject, 1);
+    let other = subject.clone();
     let meanwhile = move || assert_eq!(register(&other, 1, 2), Err(Refused::Dead));
-    during(Point::HandleUnlinked, meanwhile, || bury(&world, 1));
-    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+    during(Point::HandleUnlinked, meanwhile, || die(&subject, 1));
+    assert_eq!((subject.0.len(), subject.0.figures().owners), (0, 0));
 }
 
 #[test]
 fn an_owner_that_gives_up_all_while_it_registers_is_one_of_the_few_and_still_watched() {
-    let world = unique();
-    with_handle(&world, 1);
-    let other = world.clone();
+    let subject = unique();
+    with_handle(&subject, 1);
+    let other = subject.clone();
     let meanwhile = move || {
         for key in [101, 102] {
             assert!(other.0.unregister(1, &int(key)));
         }
         assert_eq!(other.0.figures().owners, 0);
     };
-    let result = during(Point::HandleFound, meanwhile, || register(&world, 1, 2));
+    let result = during(Point::HandleFound, meanwhile, || register(&subject, 1, 2));
     assert_eq!(result, Ok(()));
-    assert_eq!((world.0.held_by(1), world.0.figures().owners), (1, 1));
-    assert_eq!(world.1.watched(), 1);
-    bury(&world, 1);
-    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
+    assert_eq!((subject.0.held_by(1), subject.0.figures().owners), (1, 1));
+    assert_eq!(subject.1.watched(), 1);
+    die(&subject, 1);
+    assert_eq!((subject.0.len(), subject.0.figures().owners), (0, 0));
 }
 
 #[test]
-fn an_owner_that_gives_up_its_last_while_it_is_buried_leaves_nothing() {
-    let world = unique();
-    with_handle(&world, 1);
-    assert!(world.0.unregister(1, &int(101)));
+fn an_owner_that_gives_up_its_last_while_it_is_marked_dead_leaves_nothing() {
+    let subject = unique();
+    with_handle(&subject, 1);
+    assert!(subject.0.unregister(1, &int(101)));
     // The last thing goes when the handle has been unlinked.
-    assert!(while_unlinked(&world, || world.0.unregister(1, &int(102))));
-    assert_eq!((world.0.len(), world.0.figures().owners), (0, 0));
-    assert_eq!(register(&world, 1, 3), Err(Refused::Dead));
+    assert!(while_unlinked(&subject, || subject
+        .0
+        .unregister(1, &int(102))));
+    assert_eq!((subject.0.len(), subject.0.figures().owners), (0, 0));
+    assert_eq!(register(&subject, 1, 3), Err(Refused::Dead));
 }
 
 #[test]
 fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
     // It comes first to the handle's lock: what it registers must go with the rest.
-    let world = unique();
-    with_handle(&world, 1);
-    let result = while_unlinked(&world, || register(&world, 1, 2));
+    let subject = unique();
+    with_handle(&subject, 1);
+    let result = while_unlinked(&subject, || register(&subject, 1, 2));
     assert_eq!(result, Ok(()));
-    assert_eq!((world.0.len(), world.0.held_by(1)), (0, 0));
+    assert_eq!((subject.0.len(), subject.0.held_by(1)), (0, 0));
 }
 
 #[test]
 fn a_registration_behind_entries_that_go_meanwhile_is_the_first() {
     // Of one entry, and of a bag.
     for before in [1, 2] {
-        let world = duplicate();
+        let subject = duplicate();
         for _ in 0..before {
-            assert_eq!(add(&world, 1, 7), Ok(()));
+            assert_eq!(add(&subject, 1, 7), Ok(()));
         }
-        let other = world.clone();
+        let other = subject.clone();
         let meanwhile = move || assert_eq!(other.0.unregister(1, &int(7), 9), Some(before));
-        let result = during(Point::EntryFound, meanwhile, || add(&world, 2, 7));
+        let result = during(Point::EntryFound, meanwhile, || add(&subject, 2, 7));
         assert_eq!(result, Ok(()));
-        let figures = world.0.figures();
+        let figures = subject.0.figures();
         assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
-        assert_eq!(world.0.unregister(2, &int(7), 9), Some(1));
+        assert_eq!(subject.0.unregister(2, &int(7), 9), Some(1));
     }
 }
 
 #[test]
 fn a_registration_behind_an_entry_that_becomes_a_bag_meanwhile_goes_into_it() {
-    let world = duplicate();
-    assert_eq!(add(&world, 1, 7), Ok(()));
-    let other = world.clone();
+    let subject = duplicate();
+    assert_eq!(add(&subject, 1, 7), Ok(()));
+    let other = subject.clone();
     let meanwhile = move || assert_eq!(add(&other, 2, 7), Ok(()));
-    let result = during(Point::EntryFound, meanwhile, || add(&world, 3, 7));
+    let result = during(Point::EntryFound, meanwhile, || add(&subject, 3, 7));
     assert_eq!(result, Ok(()));
-    assert_eq!((world.0.len(), world.0.figures().keys), (3, 1));
+    assert_eq!((subject.0.len(), subject.0.figures().keys), (3, 1));
     for owner in [1, 2, 3] {
-        assert_eq!(world.0.unregister(owner, &int(7), 9), Some(1));
+        assert_eq!(subject.0.unregister(owner, &int(7), 9), Some(1));
     }
 }
 
 #[test]
 fn a_registration_helps_away_an_empty_bag_and_keeps_its_own() {
-    let world = duplicate();
-    assert_eq!(add(&world, 1, 7), Ok(()));
-    let before = world.0.figures().memory;
-    assert_eq!(add(&world, 1, 7), Ok(()));
-    let other = world.clone();
+    let subject = duplicate();
+    assert_eq!(add(&subject, 1, 7), Ok(()));
+    let before = subject.0.figures().memory;
+    assert_eq!(add(&subject, 1, 7), Ok(()));
+    let other = subject.clone();
     let meanwhile = move || assert_eq!(add(&other, 2, 7), Ok(()));
     let removed = during(Point::BagEmptied, meanwhile, || {
-        world.0.unregister(1, &int(7), 9)
+        subject.0.unregister(1, &int(7), 9)
     });
     assert_eq!(removed, Some(2));
-    let figures = world.0.figures();
+    let figures = subject.0.figures();
     assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
-    assert_eq!(world.0.unregister(2, &int(7), 9), Some(1));
-    assert_eq!(world.0.figures().keys, 0);
-    assert!(world.0.figures().memory <= 2 * before);
+    assert_eq!(subject.0.unregister(2, &int(7), 9), Some(1));
+    assert_eq!(subject.0.figures().keys, 0);
+    assert!(subject.0.figures().memory <= 2 * before);
 }
 
 #[test]
 fn a_registration_and_the_death_of_the_last_of_its_key() {
-    let world = duplicate();
-    assert_eq!(add(&world, 1, 7), Ok(()));
-    let other = world.clone();
+    let subject = duplicate();
+    assert_eq!(add(&subject, 1, 7), Ok(()));
+    let other = subject.clone();
     let result = during(
         Point::EntryFound,
-        move || bury_bags(&other, 1),
-        || add(&world, 2, 7),
+        move || die_with_bags(&other, 1),
+        || add(&subject, 2, 7),
     );
     assert_eq!(result, Ok(()));
-    assert_eq!(add(&world, 2, 7), Ok(()));
-    let other = world.clone();
-    let death = || bury_bags(&world, 2);
+    assert_eq!(add(&subject, 2, 7), Ok(()));
+    let other = subject.clone();
+    let death = || die_with_bags(&subject, 2);
     during(
         Point::BagEmptied,
         move || assert_eq!(add(&other, 3, 7), Ok(())),
         death,
     );
-    let figures = world.0.figures();
+    let figures = subject.0.figures();
     assert_eq!((figures.entries, figures.keys, figures.owners), (1, 1, 1));
 }
 
@@ -225,16 +229,16 @@ fn of_owners_that_register_while_they_die_nothing_is_left() {
                                 (register(unique, owner, key), add(bags, owner, key));
                         }
                     } else {
-                        bury(unique, owner);
-                        bury_bags(bags, owner);
+                        die(unique, owner);
+                        die_with_bags(bags, owner);
                     }
                 }
             });
         }
     });
     for round in 0..1_500 {
-        bury(&unique, 1 + (round << 8));
-        bury_bags(&bags, 1 + (round << 8));
+        die(&unique, 1 + (round << 8));
+        die_with_bags(&bags, 1 + (round << 8));
     }
     let empty = |figures: Figures| (figures.entries, figures.keys, figures.owners);
     assert_eq!(empty(unique.0.figures()), (0, 0, 0));

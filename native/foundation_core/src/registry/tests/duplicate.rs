@@ -1,7 +1,7 @@
 use super::*;
 use crate::table::Members;
 
-type Subject = super::super::Duplicate<NoForeign, NoObject>;
+type Subject = super::super::Duplicate<NoOpaque, NoObject>;
 
 const ALL: usize = usize::MAX;
 
@@ -29,25 +29,25 @@ fn own(registry: &Subject, owner: u64, key: u64) -> Vec<(u64, u64)> {
     entries
 }
 
-fn bury(registry: &Subject, town: &Town, owner: u64) {
-    town.kill(owner);
-    let (mut estate, _) = registry.bury(owner);
-    while !registry.remove_dead(owner, &mut estate, 100) {}
+fn die(registry: &Subject, liveness: &FakeLiveness, owner: u64) {
+    liveness.kill(owner);
+    let mut pending = registry.mark_dead(owner);
+    while !registry.remove_dead(&mut pending, 100) {}
 }
 
 #[test]
 fn a_keys_entries_keep_their_order() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for value in 0..100 {
         let owner = 1 + value % 3;
         assert_eq!(
-            registry.register(owner, &int(1), word(value), &town),
+            registry.register(owner, &int(1), word(value), &liveness),
             Ok(())
         );
     }
     let expected: Vec<_> = (0..100).map(|value| (1 + value % 3, value)).collect();
     assert_eq!(entries(&registry, 1), expected);
-    assert_eq!(town.watched(), 3);
+    assert_eq!(liveness.watched(), 3);
     assert_eq!(registry.unregister(2, &int(1), ALL), Some(33));
     let left: Vec<_> = expected
         .into_iter()
@@ -59,10 +59,16 @@ fn a_keys_entries_keep_their_order() {
 
 #[test]
 fn an_owner_removes_one_of_its_many_entries() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for value in 0..5 {
-        assert_eq!(registry.register(1, &int(1), word(value), &town), Ok(()));
-        assert_eq!(registry.register(2, &int(1), word(value), &town), Ok(()));
+        assert_eq!(
+            registry.register(1, &int(1), word(value), &liveness),
+            Ok(())
+        );
+        assert_eq!(
+            registry.register(2, &int(1), word(value), &liveness),
+            Ok(())
+        );
     }
     let numbers: Vec<u64> = own(&registry, 1, 1)
         .iter()
@@ -87,10 +93,10 @@ fn an_owner_removes_one_of_its_many_entries() {
 
 #[test]
 fn keys_are_visited_with_the_count_of_their_entries() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for key in 0..3 {
         for _ in 0..=key {
-            assert_eq!(registry.register(1, &int(key), word(0), &town), Ok(()));
+            assert_eq!(registry.register(1, &int(key), word(0), &liveness), Ok(()));
         }
     }
     let mut counts = Vec::new();
@@ -103,23 +109,23 @@ fn keys_are_visited_with_the_count_of_their_entries() {
 
 #[test]
 fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for value in 0..1_000 {
         // A hundred entries of each of ten keys, and others' between them.
         assert_eq!(
-            registry.register(1, &int(value % 10), word(value), &town),
+            registry.register(1, &int(value % 10), word(value), &liveness),
             Ok(())
         );
         assert_eq!(
-            registry.register(2 + value % 3, &int(value % 20), word(value), &town),
+            registry.register(2 + value % 3, &int(value % 20), word(value), &liveness),
             Ok(())
         );
     }
-    town.kill(1);
-    let (mut estate, _) = registry.bury(1);
+    liveness.kill(1);
+    let mut pending = registry.mark_dead(1);
     let mut pieces = 1;
     let mut before = registry.len();
-    while !registry.remove_dead(1, &mut estate, 33) {
+    while !registry.remove_dead(&mut pending, 33) {
         assert!(before - registry.len() <= 33);
         before = registry.len();
         pieces += 1;
@@ -135,28 +141,31 @@ fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
 
 #[test]
 fn a_full_registry_refuses_and_counts_it() {
-    let (registry, town) = (duplicate(3), Town::default());
+    let (registry, liveness) = (duplicate(3), FakeLiveness::default());
     for _ in 0..3 {
-        assert_eq!(registry.register(1, &int(1), word(0), &town), Ok(()));
+        assert_eq!(registry.register(1, &int(1), word(0), &liveness), Ok(()));
     }
     assert_eq!(
-        registry.register(1, &int(1), word(0), &town),
+        registry.register(1, &int(1), word(0), &liveness),
         Err(Refused::Full)
     );
     assert_eq!(registry.figures().drops, 1);
     assert_eq!(registry.unregister(1, &int(1), ALL), Some(3));
-    assert_eq!(registry.register(1, &int(1), word(0), &town), Ok(()));
+    assert_eq!(registry.register(1, &int(1), word(0), &liveness), Ok(()));
 }
 
 #[test]
 fn a_key_of_many_owners_and_an_owner_of_many_keys_leave_no_memory() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     let empty = registry.figures();
     const MANY: u64 = 20_000;
     for number in 1..=MANY {
-        assert_eq!(registry.register(number, &int(0), word(0), &town), Ok(()));
         assert_eq!(
-            registry.register(MANY + 1, &int(number), word(0), &town),
+            registry.register(number, &int(0), word(0), &liveness),
+            Ok(())
+        );
+        assert_eq!(
+            registry.register(MANY + 1, &int(number), word(0), &liveness),
             Ok(())
         );
     }
@@ -166,13 +175,13 @@ fn a_key_of_many_owners_and_an_owner_of_many_keys_leave_no_memory() {
         (40_000, 20_001, 20_001)
     );
     for number in 1..=MANY {
-        bury(&registry, &town, number);
+        die(&registry, &liveness, number);
     }
     assert_eq!(entries(&registry, 0), []);
     for number in 1..=MANY / 2 {
         assert_eq!(registry.unregister(MANY + 1, &int(number), ALL), Some(1));
     }
-    bury(&registry, &town, MANY + 1);
+    die(&registry, &liveness, MANY + 1);
     let left = registry.figures();
     assert_eq!((left.entries, left.keys, left.owners), (0, 0, 0));
     assert_eq!(registry.take_cleaned(), MANY + MANY / 2);
@@ -202,11 +211,11 @@ impl Object for Counted {
 
 #[test]
 fn a_value_that_moves_into_a_bag_is_read_all_the_while_and_freed_once() {
-    let registry = Duplicate::<NoForeign, Counted>::new(Seed::fixed(1), ALL).expect("memory");
-    let (town, freed) = (Town::default(), Arc::new(AtomicU64::new(0)));
+    let registry = Duplicate::<NoOpaque, Counted>::new(Seed::fixed(1), ALL).expect("memory");
+    let (liveness, freed) = (FakeLiveness::default(), Arc::new(AtomicU64::new(0)));
     let add = |owner| {
         let value = Value::Object(Box::new(Counted(freed.clone())));
-        registry.register(owner, &int(1), value, &town)
+        registry.register(owner, &int(1), value, &liveness)
     };
     let empty = registry.figures().memory;
     assert_eq!(add(1), Ok(()));
@@ -229,9 +238,9 @@ fn a_value_that_moves_into_a_bag_is_read_all_the_while_and_freed_once() {
         assert_eq!(freed.load(Ordering::SeqCst), 0);
     }
     for owner in [1, 2] {
-        town.kill(owner);
-        let (mut estate, _) = registry.bury(owner);
-        assert!(registry.remove_dead(owner, &mut estate, 10));
+        liveness.kill(owner);
+        let mut pending = registry.mark_dead(owner);
+        assert!(registry.remove_dead(&mut pending, 10));
     }
     assert_eq!(registry.figures().memory, empty);
     while freed.load(Ordering::SeqCst) < 2 {
@@ -244,9 +253,12 @@ fn a_value_that_moves_into_a_bag_is_read_all_the_while_and_freed_once() {
 
 #[test]
 fn more_entries_than_the_limit_stay() {
-    let (registry, town) = (duplicate(usize::MAX), Town::default());
+    let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for value in 0..3 {
-        assert_eq!(registry.register(1, &int(1), word(value), &town), Ok(()));
+        assert_eq!(
+            registry.register(1, &int(1), word(value), &liveness),
+            Ok(())
+        );
     }
     assert_eq!(registry.unregister(1, &int(1), 2), None);
     assert_eq!((registry.len(), registry.count_of(1, &int(1))), (3, 3));

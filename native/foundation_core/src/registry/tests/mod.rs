@@ -10,19 +10,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::held::{Hashed, IntoIter};
-use crate::key::{Foreign, Key, NoForeign, Seed};
+use crate::key::{Key, NoOpaque, Opaque, Seed};
 use crate::primitive::lock;
 use crate::table::{Object, Value, ValueView, pin};
 
 /// Owners that live until they are killed.
 #[derive(Default)]
-pub(super) struct Town {
+pub(super) struct FakeLiveness {
     dead: Mutex<HashSet<u64>>,
     watched: AtomicU64,
 }
 
-impl World for Town {
+impl Liveness for FakeLiveness {
     fn is_alive(&self, owner: u64) -> bool {
         !lock(&self.dead).contains(&owner)
     }
@@ -33,7 +32,7 @@ impl World for Town {
     }
 }
 
-impl Town {
+impl FakeLiveness {
     pub(super) fn kill(&self, owner: u64) {
         lock(&self.dead).insert(owner);
     }
@@ -70,11 +69,11 @@ pub(super) fn number<V>(view: ValueView<'_, V>) -> u64 {
     }
 }
 
-/// A foreign key, which may have its hash in common with others.
+/// An opaque key, which may have its hash in common with others.
 #[derive(Debug)]
 pub(super) struct Colliding(pub(super) u64);
 
-impl Foreign for Colliding {
+impl Opaque for Colliding {
     type Probe = u64;
 
     fn new(probe: &u64) -> Option<Box<Self>> {

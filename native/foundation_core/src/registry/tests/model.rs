@@ -29,7 +29,7 @@ enum Change {
     Death {
         owner: u64,
     },
-    /// It dies for the world; its entries stay until the next death is cleaned up.
+    /// It dies for the liveness; its entries stay until the next death is cleaned up.
     Doom {
         owner: u64,
     },
@@ -49,14 +49,14 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// Gives each owner a new number at its death, since a number is never given twice.
 struct Lives {
-    town: Town,
+    liveness: FakeLiveness,
     numbers: [u64; OWNERS as usize + 1],
 }
 
 impl Lives {
     fn new() -> Self {
         Lives {
-            town: Town::default(),
+            liveness: FakeLiveness::default(),
             numbers: std::array::from_fn(|owner| owner as u64),
         }
     }
@@ -72,7 +72,7 @@ impl Lives {
 
 /// A key that has its hash in common with every third other.
 fn third(key: &u64) -> Key<'_, u64> {
-    Key::Foreign(key % 3, key)
+    Key::Opaque(key % 3, key)
 }
 
 proptest! {
@@ -80,7 +80,7 @@ proptest! {
 
     #[test]
     fn a_unique_registry_is_a_map(changes in prop::collection::vec(change(), 0..200)) {
-        let registry: Unique<NoForeign, NoObject> =
+        let registry: Unique<NoOpaque, NoObject> =
             Unique::new(Seed::fixed(3), usize::MAX).expect("there is memory");
         let mut lives = Lives::new();
         let mut model: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
@@ -88,8 +88,8 @@ proptest! {
             match change {
                 Change::Register { owner, key, value } => {
                     let number = lives.number(owner);
-                    let done = registry.register(number, &int(key), word(value), &lives.town);
-                    let holder = model.get(&key).filter(|(holder, _)| lives.town.is_alive(*holder));
+                    let done = registry.register(number, &int(key), word(value), &lives.liveness);
+                    let holder = model.get(&key).filter(|(holder, _)| lives.liveness.is_alive(*holder));
                     match holder {
                         Some((holder, _)) => prop_assert_eq!(done, Err(Refused::Taken(*holder))),
                         None => {
@@ -108,14 +108,14 @@ proptest! {
                 }
                 Change::Death { owner } => {
                     let number = lives.number(owner);
-                    lives.town.kill(number);
+                    lives.liveness.kill(number);
                     lives.renew(owner);
-                    let (mut held, _) = registry.bury(number);
-                    while !registry.remove_dead(number, &mut held, 3) {}
+                    let mut pending = registry.mark_dead(number);
+                    while !registry.remove_dead(&mut pending, 3) {}
                     model.retain(|_, (holder, _)| *holder != number);
                 }
                 Change::Doom { owner } => {
-                    lives.town.kill(lives.number(owner));
+                    lives.liveness.kill(lives.number(owner));
                     lives.renew(owner);
                 }
             }
@@ -145,7 +145,7 @@ proptest! {
             match change {
                 Change::Register { owner, key, value } => {
                     let number = lives.number(owner);
-                    let done = registry.register(number, &third(&key), word(value), &lives.town);
+                    let done = registry.register(number, &third(&key), word(value), &lives.liveness);
                     prop_assert_eq!(done, Ok(()));
                     model.entry(key).or_default().push((number, value));
                 }
@@ -175,15 +175,15 @@ proptest! {
                 }
                 Change::Death { owner } => {
                     let number = lives.number(owner);
-                    lives.town.kill(number);
+                    lives.liveness.kill(number);
                     lives.renew(owner);
-                    let (mut estate, _) = registry.bury(number);
-                    while !registry.remove_dead(number, &mut estate, 3) {}
+                    let mut pending = registry.mark_dead(number);
+                    while !registry.remove_dead(&mut pending, 3) {}
                     model.values_mut().for_each(|list| list.retain(|(holder, _)| *holder != number));
                 }
                 // A dead owner's entries are removed with its death and not before.
                 Change::Doom { owner } => {
-                    lives.town.kill(lives.number(owner));
+                    lives.liveness.kill(lives.number(owner));
                     lives.renew(owner);
                 }
             }
@@ -206,8 +206,8 @@ proptest! {
             let number = lives.number(owner);
             let mut keys = BTreeMap::new();
             registry.keys(number, &guard, |key, count| match key {
-                KeyView::Foreign(key) => *keys.entry(key.0).or_default() += count,
-                key => panic!("expected a foreign key, got: {key:?}"),
+                KeyView::Opaque(key) => *keys.entry(key.0).or_default() += count,
+                key => panic!("expected an opaque key, got: {key:?}"),
             });
             prop_assert_eq!(registry.held_by(number) == 0, keys.is_empty());
             let own = |list: &Vec<(u64, u64)>| list.iter().filter(|(holder, _)| *holder == number).count();

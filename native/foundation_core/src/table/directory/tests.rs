@@ -29,7 +29,7 @@ impl Subject {
     fn remove(&self, hash: u64) {
         let guard = pin();
         let (segment, mut state) = self.0.lock(hash, &guard);
-        let position = segment.position(hash, |words| words.k0 == hash);
+        let position = segment.probe_locked(hash, |words| words.k0 == hash);
         position.expect("it is there").remove(&mut state, hash);
         let sparse = segment.is_sparse(&state);
         drop(state);
@@ -41,14 +41,14 @@ impl Subject {
     fn has(&self, hash: u64) -> bool {
         let guard = pin();
         let segment = self.0.segment(hash, &guard);
-        segment.search(hash, |words| words.k0 == hash).is_some()
+        segment.probe_with(hash, |words| words.k0 == hash).is_some()
     }
 
     fn bits(&self) -> u32 {
-        self.0.places(&pin()).bits
+        self.0.slots(&pin()).bits
     }
 
-    /// The depth, slots and entries of each segment, and that the places lead to them rightly.
+    /// The depth, slots and entries of each segment, and that the slots lead to them rightly.
     fn segments(&self, guard: &Guard) -> Vec<(u32, usize, usize)> {
         let mut segments = Vec::new();
         let mut covered = 0u128;
@@ -74,11 +74,11 @@ impl Subject {
 
     /// The directory's size against what its parts take.
     fn check_size(&self, guard: &Guard) {
-        let places = self.0.places(guard).size();
+        let slots = self.0.slots(guard).size();
         let mut segments = 0;
         self.0
             .for_each_segment(guard, |segment| segments += segment.size());
-        assert_eq!(self.0.size(), places + segments);
+        assert_eq!(self.0.size(), slots + segments);
     }
 }
 

@@ -58,8 +58,8 @@ fn loom_a_key_that_is_sought_is_found_while_its_segment_is_merged_and_freed() {
         delete(&table, &last);
         let reader = spawn(move || {
             let guard = pin();
-            let sought = other.seek(other.hash(&kept), &guard);
-            let found = other.get_sought(&kept, sought);
+            let prefetched = other.prefetch(other.hash(&kept), &guard);
+            let found = other.get_prefetched(&kept, prefetched);
             assert_eq!(found.map(|entry| entry.owner), Some(11));
         });
         delete(&table, &zero);
@@ -139,8 +139,8 @@ fn loom_of_an_owner_that_dies_while_it_registers_nothing_is_left() {
         let handle = Arc::new(Handle::new(HeldSet::<Hashed>::default()));
         let (dying, other) = (handle.clone(), table.clone());
         let death = spawn(move || {
-            for held in dying.bury() {
-                assert!(other.remove_hashed(held.hash(), |_| true, &pin()));
+            for held in dying.mark_dead() {
+                assert!(other.remove_by_hash(held.hash(), |_| true, &pin()));
             }
         });
         let key = Key::word(0, 1);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::life::Life;
 use super::*;
-use crate::key::NoForeign;
+use crate::key::NoOpaque;
 
 /// Runs `body` in every way that it can run with up to three preemptions.
 pub(super) fn model(body: impl Fn() + Send + Sync + 'static) {
@@ -66,7 +66,7 @@ impl Object for Watched {
     }
 }
 
-pub(super) type Subject = Table<NoForeign, Watched>;
+pub(super) type Subject = Table<NoOpaque, Watched>;
 
 pub(super) fn table() -> Arc<Subject> {
     Arc::new(Table::new(Seed::fixed(1)).expect("there is memory"))

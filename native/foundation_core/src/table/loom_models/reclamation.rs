@@ -107,15 +107,15 @@ fn loom_two_that_retire_and_collect_free_each_object_once() {
 }
 
 #[test]
-fn loom_a_name_that_changes_its_bearer_keeps_the_old_one_for_its_readers() {
+fn loom_a_name_that_changes_its_holder_keeps_the_old_one_for_its_readers() {
     model(|| {
         let names: Arc<Names<Watched>> = Arc::default();
         names.change(64, |_| (Some(Arc::new(Watched::new(1))), ()));
         let other = names.clone();
         let reader = spawn(move || {
             let guard = pin();
-            let bearer = other.get(64, &guard).expect("it is borne");
-            assert!((1..=2).contains(&bearer.read()));
+            let holder = other.get(64, &guard).expect("it is held");
+            assert!((1..=2).contains(&holder.read()));
         });
         names.change(64, |_| (Some(Arc::new(Watched::new(2))), ()));
         reclaim::flush();

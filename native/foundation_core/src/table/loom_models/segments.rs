@@ -51,26 +51,26 @@ impl Shared {
 
     fn remove(&self, key: u64) {
         let mut state = self.0.lock();
-        let position = self.0.position(HASH, |words| words.k0 == key);
+        let position = self.0.probe_locked(HASH, |words| words.k0 == key);
         position.expect("it is there").remove(&mut state, HASH);
     }
 
     fn replace(&self, key: u64, version: u64) {
         let _state = self.0.lock();
-        let position = self.0.position(HASH, |words| words.k0 == key);
+        let position = self.0.probe_locked(HASH, |words| words.k0 == key);
         let words = words(key, version);
         let position = position.expect("it is there");
         position.replace(words.owner, words.value);
     }
 
     /// By the words of its key, which is what readers do first.
-    fn find(&self, key: u64) -> Option<u64> {
+    fn probe(&self, key: u64) -> Option<u64> {
         let Words { k0, k1, .. } = words(key, 0);
-        check(self.0.find(HASH, k0, k1))
+        check(self.0.probe(HASH, k0, k1))
     }
 
-    fn search(&self, key: u64) -> Option<u64> {
-        check(self.0.search(HASH, |found| {
+    fn probe_with(&self, key: u64) -> Option<u64> {
+        check(self.0.probe_with(HASH, |found| {
             check(Some(*found));
             found.k0 == key
         }))
@@ -83,12 +83,12 @@ fn loom_an_insertion_is_seen_whole_or_not_at_all() {
         let segment = Shared::new();
         let other = segment.clone();
         let writer = spawn(move || other.insert(1, 7));
-        let first = segment.find(1);
-        let second = segment.find(1);
+        let first = segment.probe(1);
+        let second = segment.probe(1);
         assert!(first.is_none() || first == Some(7));
         assert!(second >= first, "it was there and is gone");
         writer.join().expect("it inserts");
-        assert_eq!(segment.find(1), Some(7));
+        assert_eq!(segment.probe(1), Some(7));
     });
 }
 
@@ -102,11 +102,11 @@ fn loom_a_replacement_is_seen_whole_or_not_at_all() {
             other.replace(1, 2);
             other.replace(1, 3);
         });
-        let first = segment.find(1);
+        let first = segment.probe(1);
         assert!(first >= Some(1));
-        assert!(segment.search(1) >= first, "it went back");
+        assert!(segment.probe_with(1) >= first, "it went back");
         writer.join().expect("it replaces");
-        assert_eq!(segment.find(1), Some(3));
+        assert_eq!(segment.probe(1), Some(3));
     });
 }
 
@@ -120,9 +120,9 @@ fn loom_a_slot_that_is_used_again_shows_one_of_its_entries() {
             other.remove(1);
             other.insert(2, 2);
         });
-        assert!(matches!(segment.find(1), None | Some(1)));
+        assert!(matches!(segment.probe(1), None | Some(1)));
         writer.join().expect("it writes");
-        assert_eq!((segment.find(1), segment.find(2)), (None, Some(2)));
+        assert_eq!((segment.probe(1), segment.probe(2)), (None, Some(2)));
     });
 }
 
@@ -137,7 +137,7 @@ fn loom_an_entry_that_stays_is_found_beside_one_that_comes_and_goes() {
             other.remove(1);
             other.insert(3, 3);
         });
-        assert_eq!(segment.search(2), Some(2));
+        assert_eq!(segment.probe_with(2), Some(2));
         writer.join().expect("it writes");
     });
 }

@@ -27,15 +27,15 @@ impl Own {
         self.0.insert(&mut self.0.lock(), hash, words(number));
     }
 
-    fn find(&self, hash: u64, number: u64) -> Option<Words> {
+    fn probe(&self, hash: u64, number: u64) -> Option<Words> {
         let Words { k0, k1, .. } = words(number);
-        let found = self.0.find(hash, k0, k1);
-        assert_eq!(found, self.0.search(hash, |found| found.k0 == k0));
+        let found = self.0.probe(hash, k0, k1);
+        assert_eq!(found, self.0.probe_with(hash, |found| found.k0 == k0));
         found
     }
 
     fn remove(&self, hash: u64, number: u64) {
-        let position = self.0.position(hash, |found| found.k0 == number);
+        let position = self.0.probe_locked(hash, |found| found.k0 == number);
         position
             .expect("it is there")
             .remove(&mut self.0.lock(), hash);
@@ -96,11 +96,11 @@ fn a_full_group_overflows_into_the_next_and_round_the_end() {
     segment.remove(hash(0, 3), 3);
     segment.insert(hash(1, 100), 99);
     assert_eq!((segment.overflow(0), segment.overflow(1)), (0, 1));
-    assert_eq!(segment.find(hash(1, 100), 99), Some(words(99)));
-    assert_eq!(segment.find(hash(0, 100), 98), None);
+    assert_eq!(segment.probe(hash(1, 100), 99), Some(words(99)));
+    assert_eq!(segment.probe(hash(0, 100), 98), None);
     segment.remove(hash(1, 100), 99);
     assert_eq!((segment.overflow(0), segment.overflow(1)), (0, 0));
-    assert_eq!(segment.find(hash(1, 100), 99), None);
+    assert_eq!(segment.probe(hash(1, 100), 99), None);
 }
 
 #[test]
@@ -110,12 +110,12 @@ fn a_hole_before_an_overflown_entry_does_not_hide_it() {
         segment.insert(hash(0, 7), number);
     }
     segment.remove(hash(0, 7), 4);
-    assert_eq!(segment.find(hash(0, 7), 8), Some(words(8)));
+    assert_eq!(segment.probe(hash(0, 7), 8), Some(words(8)));
     // The hole is filled first, and the overflow still counts the one further on.
     segment.insert(hash(0, 7), 20);
     assert_eq!(segment.overflow(0), 1);
     for number in [0, 1, 2, 3, 5, 6, 7, 8, 20] {
-        assert_eq!(segment.find(hash(0, 7), number), Some(words(number)));
+        assert_eq!(segment.probe(hash(0, 7), number), Some(words(number)));
     }
 }
 
@@ -126,11 +126,11 @@ fn entries_with_one_tag_are_told_apart_by_their_words() {
         segment.insert(hash(1, 9), number);
     }
     for number in 0..5 {
-        assert_eq!(segment.find(hash(1, 9), number), Some(words(number)));
+        assert_eq!(segment.probe(hash(1, 9), number), Some(words(number)));
     }
-    assert_eq!(segment.find(hash(1, 9), 5), None);
+    assert_eq!(segment.probe(hash(1, 9), 5), None);
     let mut asked = 0;
-    let none = segment.0.search(hash(1, 8), |_| {
+    let none = segment.0.probe_with(hash(1, 8), |_| {
         asked += 1;
         true
     });
@@ -146,8 +146,8 @@ fn a_search_of_a_segment_whose_groups_all_overflow_ends() {
     for group in 0..4 {
         segment.0.group(group).add_overflow(OVERFLOW_ONE);
     }
-    assert_eq!(segment.find(hash(0, 0), 100), None);
-    assert!(segment.0.position(hash(0, 0), |_| false).is_none());
+    assert_eq!(segment.probe(hash(0, 0), 100), None);
+    assert!(segment.0.probe_locked(hash(0, 0), |_| false).is_none());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn every_change_gives_a_group_another_even_version() {
     let mut seen = vec![version()];
     segment.insert(hash(0, 1), 1);
     seen.push(version());
-    let position = segment.0.position(hash(0, 1), |_| true);
+    let position = segment.0.probe_locked(hash(0, 1), |_| true);
     position.expect("it is there").replace(5, 6);
     seen.push(version());
     segment.0.group(0).add_overflow(OVERFLOW_ONE);
@@ -190,14 +190,14 @@ fn a_version_that_wraps_leaves_the_overflow_alone() {
 fn a_replacement_keeps_the_key() {
     let segment = Own::new(1);
     segment.insert(hash(1, 1), 1);
-    let position = segment.0.position(hash(1, 1), |_| true);
+    let position = segment.0.probe_locked(hash(1, 1), |_| true);
     position.expect("it is there").replace(50, 60);
     let expected = Words {
         owner: 50,
         value: 60,
         ..words(1)
     };
-    assert_eq!(segment.find(hash(1, 1), 1), Some(expected));
+    assert_eq!(segment.probe(hash(1, 1), 1), Some(expected));
 }
 
 #[test]

@@ -109,11 +109,11 @@ fn readers_never_see_freed_keys_and_values() {
                         if (key + round) % 5 == 0 {
                             assert!(table.remove(&name, hash, |_| true, &guard));
                         }
-                        // The same key as a foreign one.
+                        // The same key as an opaque one.
                         let probe = probe(key, live);
-                        let foreign = Key::Foreign(key / 8, &probe);
-                        assert!(put(table, &foreign, key, key));
-                        assert!(delete(table, &foreign));
+                        let opaque = Key::Opaque(key / 8, &probe);
+                        assert!(put(table, &opaque, key, key));
+                        assert!(delete(table, &opaque));
                     }
                 }
             });
@@ -139,13 +139,13 @@ fn readers_never_see_freed_keys_and_values() {
                             Some(ValueView::Word(_)) => panic!("no word was put"),
                         }
                         let probe = probe(key, live);
-                        if let Some(found) = look(table, &Key::Foreign(key / 8, &probe)) {
+                        if let Some(found) = look(table, &Key::Opaque(key / 8, &probe)) {
                             assert_eq!(found, (key, key));
                         }
                     }
-                    table.walk(0, 20, &guard, |walked| {
-                        if let KeyView::Long(0, name) = walked.key {
-                            assert_eq!(name, names[walked.entry.owner as usize].as_bytes());
+                    table.walk(0, 20, &guard, |visited| {
+                        if let KeyView::Long(0, name) = visited.key {
+                            assert_eq!(name, names[visited.entry.owner as usize].as_bytes());
                         }
                     });
                 }

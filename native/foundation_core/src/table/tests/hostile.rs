@@ -13,7 +13,7 @@ fn colliding(seed: &Seed, count: u64) -> impl Iterator<Item = [u8; 15]> {
     })
 }
 
-type Plain = Table<NoForeign, Counted>;
+type Plain = Table<NoOpaque, Counted>;
 
 fn filled(seed: &Seed, keys: impl Iterator<Item = [u8; 15]>) -> Plain {
     let table = Plain::new(seed.clone()).expect("there is memory");

@@ -54,12 +54,15 @@ fn a_key_that_is_sought_before_its_segment_is_split_and_given_up_is_found() {
     let table = shared();
     let key = int(7);
     let guard = pin();
-    let sought = table.seek(table.hash(&key), &guard);
+    let prefetched = table.prefetch(table.hash(&key), &guard);
     grow(&table);
     std::thread::spawn(reclaim::flush).join().expect("flushes");
-    let found = table.get_sought(&key, sought);
+    let found = table.get_prefetched(&key, prefetched);
     assert_eq!(found.map(|entry| entry.owner), Some(7));
-    assert!(table.get_sought(&int(8), sought).is_none(), "another key");
+    assert!(
+        table.get_prefetched(&int(8), prefetched).is_none(),
+        "another key"
+    );
 }
 
 #[test]
@@ -159,8 +162,8 @@ fn a_walk_of_a_segment_that_is_split_meanwhile_misses_nothing_and_repeats_nothin
                 meanwhile(&other);
                 reclaim::flush();
             };
-            let walk = || super::walked::owners(&table, limit);
-            let mut owners = during(Point::SegmentWalked, meanwhile, walk);
+            let walk = || super::visited::owners(&table, limit);
+            let mut owners = during(Point::SegmentVisited, meanwhile, walk);
             owners.sort_unstable();
             let seen = owners.len();
             owners.dedup();

@@ -7,15 +7,15 @@ mod interleaved;
 mod model;
 mod single;
 mod unshared;
-mod walked;
+mod visited;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
-use crate::key::NoForeign;
+use crate::key::NoOpaque;
 
-/// A foreign key: equal when its text is, whatever hash it was given.
+/// An opaque key: equal when its text is, whatever hash it was given.
 pub(super) struct Text {
     text: String,
     live: Arc<AtomicI64>,
@@ -35,7 +35,7 @@ pub(super) fn probe(text: impl ToString, live: &Arc<AtomicI64>) -> Probe {
     }
 }
 
-impl Foreign for Text {
+impl Opaque for Text {
     type Probe = Probe;
 
     fn new(probe: &Probe) -> Option<Box<Self>> {
@@ -90,7 +90,7 @@ impl Drop for Counted {
     }
 }
 
-pub(super) type Plain = Table<NoForeign, Counted>;
+pub(super) type Plain = Table<NoOpaque, Counted>;
 
 pub(super) fn plain() -> Plain {
     Table::new(Seed::fixed(7)).expect("there is memory")
@@ -106,7 +106,7 @@ pub(super) fn odd(number: u64) -> u64 {
 }
 
 /// Adds an entry with a word for its value; `false` when the key is taken.
-pub(super) fn put<F: Foreign, V: Object>(
+pub(super) fn put<F: Opaque, V: Object>(
     table: &Table<F, V>,
     key: &Key<'_, F::Probe>,
     owner: u64,
@@ -119,7 +119,7 @@ pub(super) fn put<F: Foreign, V: Object>(
 }
 
 /// The owner and the number of an entry that [`put`] has put.
-pub(super) fn look<F: Foreign, V: Object>(
+pub(super) fn look<F: Opaque, V: Object>(
     table: &Table<F, V>,
     key: &Key<'_, F::Probe>,
 ) -> Option<(u64, u64)> {
@@ -131,7 +131,7 @@ pub(super) fn look<F: Foreign, V: Object>(
     }
 }
 
-pub(super) fn delete<F: Foreign, V: Object>(table: &Table<F, V>, key: &Key<'_, F::Probe>) -> bool {
+pub(super) fn delete<F: Opaque, V: Object>(table: &Table<F, V>, key: &Key<'_, F::Probe>) -> bool {
     table.remove(key, table.hash(key), |_| true, &pin())
 }
 

@@ -12,7 +12,7 @@ enum Change {
         owner: u64,
         value: u64,
     },
-    Usurp {
+    ReplaceOwner {
         key: u16,
         owner: u64,
         value: u64,
@@ -43,7 +43,7 @@ fn change() -> impl Strategy<Value = Change> {
     let value = || 0u64..1_000;
     prop_oneof![
         6 => (key(), owner(), value()).prop_map(|(key, owner, value)| Change::Insert { key, owner, value }),
-        3 => (key(), owner(), value()).prop_map(|(key, owner, value)| Change::Usurp { key, owner, value }),
+        3 => (key(), owner(), value()).prop_map(|(key, owner, value)| Change::ReplaceOwner { key, owner, value }),
         3 => (key(), value()).prop_map(|(key, value)| Change::Replace { key, value }),
         4 => key().prop_map(|key| Change::Remove { key }),
         2 => (key(), owner()).prop_map(|(key, owner)| Change::RemoveOwned { key, owner }),
@@ -54,7 +54,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 const CROWD: u16 = 1_500;
 
-/// A table under test: every third of its small keys is inline, long and foreign.
+/// A table under test: every third of its small keys is inline, long and opaque.
 struct Subject {
     table: Table<Text, Counted>,
     live: Arc<AtomicI64>,
@@ -67,8 +67,8 @@ impl Subject {
         let key = match key % 3 {
             0 => Key::word(1, u64::from(key)),
             1 => Key::new(2, text.as_bytes()),
-            // Five foreign keys have the same hash.
-            _ => Key::Foreign(u64::from(key) / 15, &probe),
+            // Five opaque keys have the same hash.
+            _ => Key::Opaque(u64::from(key) / 15, &probe),
         };
         run(&key, self.table.hash(&key))
     }
@@ -102,11 +102,14 @@ impl Subject {
         })
     }
 
-    fn insert(&self, key: u16, owner: u64, value: u64, usurp: bool) -> Option<u64> {
+    fn insert(&self, key: u16, owner: u64, value: u64, replaces: bool) -> Option<u64> {
         self.with(key, |key, hash| {
             let make = || self.value(value);
             let guard = pin();
-            match self.table.insert(key, hash, owner, make, |_| usurp, &guard) {
+            match self
+                .table
+                .insert(key, hash, owner, make, |_| replaces, &guard)
+            {
                 Ok(Inserted::New) => None,
                 Ok(Inserted::Replaced(owner)) => Some(owner),
                 Ok(Inserted::Taken(entry)) => Some(entry.owner),
@@ -153,7 +156,7 @@ proptest! {
                     prop_assert_eq!(subject.insert(key, owner, value, false), before);
                     model.entry(key).or_insert((owner, value));
                 }
-                Change::Usurp { key, owner, value } => {
+                Change::ReplaceOwner { key, owner, value } => {
                     let before = model.insert(key, (owner, value)).map(|(owner, _)| owner);
                     prop_assert_eq!(subject.insert(key, owner, value, true), before);
                 }
@@ -191,15 +194,15 @@ proptest! {
         for key in 0..60 {
             prop_assert_eq!(subject.get(key), model.get(&key).copied());
         }
-        let mut walked = Vec::new();
+        let mut visited = Vec::new();
         let end = subject.table.walk(0, usize::MAX, &pin(), |entry| {
-            walked.push((entry.entry.owner, Subject::number(&entry.entry)));
+            visited.push((entry.entry.owner, Subject::number(&entry.entry)));
         });
         prop_assert_eq!(end, None);
         let mut expected: Vec<_> = model.values().copied().collect();
-        walked.sort_unstable();
+        visited.sort_unstable();
         expected.sort_unstable();
-        prop_assert_eq!(walked, expected);
+        prop_assert_eq!(visited, expected);
         for key in model.keys() {
             prop_assert_eq!(subject.get(*key), Some(model[key]));
             prop_assert!(subject.remove(*key, |_| true));

@@ -88,7 +88,7 @@ fn entries_removed_in_the_order_of_their_hashes_leave_no_memory() {
     hashes.sort_unstable();
     let guard = pin();
     for hash in hashes {
-        assert!(table.remove_hashed(hash, |_| true, &guard));
+        assert!(table.remove_by_hash(hash, |_| true, &guard));
     }
     assert!(table.is_empty());
     assert!(table.memory() <= 4 * base, "{} of {base}", table.memory());
@@ -122,13 +122,13 @@ fn what_keys_and_values_hold_is_counted_and_given_back() {
     let value = size_of::<usize>() + 1_000 - size_of::<Counted>();
     assert_eq!(table.memory(), base + objects + blobs + value);
 
-    let probe = probe("foreign", &live);
-    let foreign = Key::Foreign(3, &probe);
-    assert!(put(&table, &foreign, 1, 1));
-    let text = size_of::<Text>() + "foreign".len();
+    let probe = probe("opaque", &live);
+    let opaque = Key::Opaque(3, &probe);
+    assert!(put(&table, &opaque, 1, 1));
+    let text = size_of::<Text>() + "opaque".len();
     assert_eq!(table.memory(), base + objects + blobs + value + text);
 
-    for key in keys.iter().chain([&foreign]) {
+    for key in keys.iter().chain([&opaque]) {
         assert!(delete(&table, key));
     }
     assert_eq!(table.memory(), base);
@@ -140,7 +140,7 @@ fn everything_is_freed_once() {
     let table: Table<Text, Counted> = Table::new(Seed::fixed(2)).expect("there is memory");
     let probes: Vec<Probe> = (0..500).map(|number| probe(number, &live)).collect();
     for (number, probe) in probes.iter().enumerate() {
-        let key = Key::Foreign(number as u64 / 3, probe);
+        let key = Key::Opaque(number as u64 / 3, probe);
         let hash = table.hash(&key);
         let make = || Counted::value(number as u64, &live);
         let guard = pin();
@@ -149,12 +149,12 @@ fn everything_is_freed_once() {
     }
     assert_eq!(live.load(Ordering::SeqCst), 1_000);
     for (number, probe) in probes.iter().enumerate().take(200) {
-        assert!(delete(&table, &Key::Foreign(number as u64 / 3, probe)));
+        assert!(delete(&table, &Key::Opaque(number as u64 / 3, probe)));
     }
     wait_for(&live, 600);
     // An owner's replacement takes the old value with it, and a stale one changes nothing.
     for (number, probe) in probes.iter().enumerate().skip(200).take(100) {
-        let key = Key::Foreign(number as u64 / 3, probe);
+        let key = Key::Opaque(number as u64 / 3, probe);
         let guard = pin();
         let hash = table.hash(&key);
         let stale = table.get(&key, hash, &guard).expect("it is there");
@@ -176,7 +176,7 @@ fn an_insertion_without_memory_changes_nothing() {
         text: String::new(),
         live: None,
     };
-    let key = Key::Foreign(1, &probe);
+    let key = Key::Opaque(1, &probe);
     let make = || -> Value<Counted> { panic!("a value is made after its key") };
     let guard = pin();
     let inserted = table.insert(&key, table.hash(&key), 1, make, |_| false, &guard);
@@ -234,19 +234,19 @@ fn a_condition_decides_what_is_found_and_removed_by_hash() {
     let table: Table<Text, Counted> = Table::new(Seed::fixed(4)).expect("there is memory");
     let live = Arc::default();
     let probes = ["a", "b", "c"].map(|text| probe(text, &live));
-    let keys: Vec<_> = probes.iter().map(|probe| Key::Foreign(9, probe)).collect();
+    let keys: Vec<_> = probes.iter().map(|probe| Key::Opaque(9, probe)).collect();
     let hash = table.hash(&keys[0]);
     for (owner, key) in keys.iter().enumerate() {
         assert!(put(&table, key, owner as u64, 0));
     }
     let guard = pin();
     let found = table
-        .find_hashed(hash, |entry| entry.owner == 1, &guard)
+        .get_by_hash(hash, |entry| entry.owner == 1, &guard)
         .expect("it is there");
-    assert!(matches!(found.key, KeyView::Foreign(text) if text.text == "b"));
+    assert!(matches!(found.key, KeyView::Opaque(text) if text.text == "b"));
     assert_eq!(found.hash, hash);
-    assert!(table.remove_hashed(hash, |entry| entry.owner == 1, &guard));
-    assert!(!table.remove_hashed(hash, |entry| entry.owner == 1, &guard));
+    assert!(table.remove_by_hash(hash, |entry| entry.owner == 1, &guard));
+    assert!(!table.remove_by_hash(hash, |entry| entry.owner == 1, &guard));
     assert!(!table.remove(&keys[0], hash, |entry| entry.owner == 2, &guard));
     let left: Vec<_> = keys.iter().map(|key| look(&table, key)).collect();
     assert_eq!(left, [Some((0, 0)), None, Some((2, 0))]);
@@ -264,7 +264,7 @@ fn keys_that_all_collide_are_kept_apart_without_a_huge_directory() {
     }
     let before = table.memory();
     let probes: Vec<Probe> = (0..COUNT).map(|number| probe(number, &live)).collect();
-    let keys: Vec<_> = probes.iter().map(|probe| Key::Foreign(77, probe)).collect();
+    let keys: Vec<_> = probes.iter().map(|probe| Key::Opaque(77, probe)).collect();
     for (number, key) in keys.iter().enumerate() {
         assert!(put(&table, key, 2, number as u64));
     }

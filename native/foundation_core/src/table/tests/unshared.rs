@@ -32,8 +32,8 @@ fn a_look_up_writes_nothing_that_is_shared() {
         let writes = writes_of(|guard| {
             let hash = table.hash(&key);
             assert_eq!(table.get(&key, hash, guard).is_some(), there);
-            let sought = table.seek(hash, guard);
-            assert_eq!(table.get_sought(&key, sought).is_some(), there);
+            let prefetched = table.prefetch(hash, guard);
+            assert_eq!(table.get_prefetched(&key, prefetched).is_some(), there);
         });
         assert_eq!(writes, none, "key {number}");
     }

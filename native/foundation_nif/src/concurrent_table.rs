@@ -1,4 +1,4 @@
-//! The NIFs of plain tables: a resource each, which belongs to the process that made it.
+//! The NIFs of concurrent tables: a resource each, which belongs to the process that made it.
 //!
 //! When that process ends the table is gone, and every call says that its argument is a wrong one.
 //! Its entries are then removed by the background thread: readers may be among them.
@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use foundation_core::concurrent_registry::ConcurrentRegistry;
+use foundation_core::concurrent_table::ConcurrentTable;
 use foundation_core::key::Seed;
 use foundation_core::table::{Entry, OutOfMemory, pin};
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
@@ -19,26 +19,26 @@ use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value, value_term};
 
 nifs! {
-    concurrent_new / 0,
-    concurrent_put / 3,
-    concurrent_put_new / 3,
-    concurrent_get / 3,
-    concurrent_fetch / 2,
-    concurrent_replace / 4,
-    concurrent_delete / 2,
-    concurrent_size / 1,
-    concurrent_walk / 2,
+    concurrent_table_new / 0,
+    concurrent_table_put / 3,
+    concurrent_table_put_new / 3,
+    concurrent_table_get / 3,
+    concurrent_table_fetch / 2,
+    concurrent_table_replace / 4,
+    concurrent_table_delete / 2,
+    concurrent_table_size / 1,
+    concurrent_table_walk / 2,
 }
 
 atoms! { ok, error, system_limit, done }
 
 /// How many entries a walk shows in a call: some hundred microseconds' worth.
-const WALKED_MAX: usize = 500;
+const VISITED_MAX: usize = 500;
 /// How many entries are removed under one guard.
 const CLEARED_AT_ONCE: usize = 1_000;
 
 /// A table's entries, for as long as somebody uses them.
-pub struct Entries(ConcurrentRegistry<OwnedTerm, OwnedTerm>);
+pub struct Entries(ConcurrentTable<OwnedTerm, OwnedTerm>);
 
 impl Entries {
     /// Removes all of them.
@@ -73,7 +73,7 @@ impl Resource for Handle {
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         faults::reach(c"table's owner down");
-        let _measured = Call::begin(c"concurrent_down".as_ptr());
+        let _measured = Call::begin(c"concurrent_table_down".as_ptr());
         self.gone.store(true, Ordering::Relaxed);
         background::send(Job::Clear(self.entries.clone()));
     }
@@ -92,7 +92,7 @@ impl Drop for Handle {
 ///
 /// When it refers to none, or its process has ended.
 #[inline]
-fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentRegistry<OwnedTerm, OwnedTerm>, Failure> {
+fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentTable<OwnedTerm, OwnedTerm>, Failure> {
     // Not an arc of its own: the term keeps the table for as long as the call takes, and all
     // processes would count their arcs in one place.
     match term.try_get_resource::<Handle>() {
@@ -109,8 +109,8 @@ fn written<'a, T: Encoder>(env: Env<'a>, result: Result<T, OutOfMemory>) -> NifR
     })
 }
 
-fn concurrent_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
-    let Ok(entries) = ConcurrentRegistry::new(Seed::random()) else {
+fn concurrent_table_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    let Ok(entries) = ConcurrentTable::new(Seed::random()) else {
         return written(env, Err::<bool, _>(OutOfMemory));
     };
     LIVE.fetch_add(1, Ordering::Relaxed);
@@ -126,7 +126,7 @@ fn concurrent_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok(table.encode(env))
 }
 
-fn concurrent_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
+fn concurrent_table_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
     let table = table(name)?;
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
@@ -139,7 +139,10 @@ fn concurrent_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> Nif
     )
 }
 
-fn concurrent_put_new<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
+fn concurrent_table_put_new<'a>(
+    env: Env<'a>,
+    [name, key_term, new]: [Term<'a>; 3],
+) -> NifResult<'a> {
     let table = table(name)?;
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
@@ -157,7 +160,10 @@ fn stored<'a>(env: Env<'a>, entry: &Entry<'_, OwnedTerm>) -> NifResult<'a> {
     }
 }
 
-fn concurrent_get<'a>(env: Env<'a>, [name, key_term, default]: [Term<'a>; 3]) -> NifResult<'a> {
+fn concurrent_table_get<'a>(
+    env: Env<'a>,
+    [name, key_term, default]: [Term<'a>; 3],
+) -> NifResult<'a> {
     let (table, guard) = (table(name)?, pin());
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
@@ -168,7 +174,7 @@ fn concurrent_get<'a>(env: Env<'a>, [name, key_term, default]: [Term<'a>; 3]) ->
 }
 
 /// `{version, value}`, or `:error`.
-fn concurrent_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+fn concurrent_table_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
     let (table, guard) = (table(name)?, pin());
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
@@ -178,7 +184,7 @@ fn concurrent_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifRes
     }
 }
 
-fn concurrent_replace<'a>(
+fn concurrent_table_replace<'a>(
     env: Env<'a>,
     [name, key_term, version, new]: [Term<'a>; 4],
 ) -> NifResult<'a> {
@@ -190,30 +196,30 @@ fn concurrent_replace<'a>(
     written(env, value.map(|value| table.replace(&key, version, value)))
 }
 
-fn concurrent_delete<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+fn concurrent_table_delete<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
     let table = table(name)?;
     let (mut buffer, mut probe) = (Buffer::new(), None);
     table.remove(&key(key_term, &mut buffer, &mut probe)?);
     Ok(ok().encode(env))
 }
 
-fn concurrent_size<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+fn concurrent_table_size<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(table(name)?.len().encode(env))
 }
 
 /// `{[{key, value}], cursor | :done}`; the first cursor is 0.
-fn concurrent_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
+fn concurrent_table_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
     let (table, guard) = (table(name)?, pin());
     let from = from.decode().map_err(|_| Failure::BadArgument)?;
     let mut budget = Budget::default();
     let (mut found, mut in_time) = (Vec::new(), true);
-    let next = table.walk(from, WALKED_MAX, &guard, |walked| {
+    let next = table.walk(from, VISITED_MAX, &guard, |visited| {
         // A segment's entries are one answer, which a dirty scheduler has the time for.
-        let spent = budget.spend_entry(&walked.key, walked.entry.value);
+        let spent = budget.spend_entry(&visited.key, visited.entry.value);
         in_time = in_time && (spent || may_take_long());
         if in_time {
-            let key = key_term(env, &walked.key);
-            found.push(pair(env, key, value_term(env, walked.entry.value)));
+            let key = key_term(env, &visited.key);
+            found.push(pair(env, key, value_term(env, visited.entry.value)));
         }
     });
     if !in_time {

@@ -1,18 +1,18 @@
-//! A plain table: keys with values that belong to nobody.
+//! A concurrent table: keys with values that belong to nobody.
 //!
 //! Each write gives its entry a version that no other write of this process ever has. So an entry
 //! that still has the version that was read has not been written since, removed and put again
-//! included, and [`ConcurrentRegistry::replace`] is a compare-and-swap on it.
+//! included, and [`ConcurrentTable::replace`] is a compare-and-swap on it.
 
 use std::cell::Cell;
 
-use crate::key::{Foreign, Key, Seed};
+use crate::key::{Key, Opaque, Seed};
 use crate::primitive::{AtomicU64, Ordering};
-use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Walked, pin};
+use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Visited, pin};
 
 /// A number that no other call has returned.
 fn version() -> u64 {
-    // Threads take them by the block, so that writers do not meet at a counter.
+    // Threads take them by the block, so that writers do not contend for a counter.
     const BLOCK: u64 = 1 << 12;
     static BLOCKS: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -27,11 +27,11 @@ fn version() -> u64 {
 }
 
 /// A table from keys to values. An entry's owner is its version.
-pub struct ConcurrentRegistry<F: Foreign, V: Object> {
+pub struct ConcurrentTable<F: Opaque, V: Object> {
     table: Table<F, V>,
 }
 
-impl<F: Foreign, V: Object> ConcurrentRegistry<F, V> {
+impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
     /// An empty table.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl<F: Foreign, V: Object> ConcurrentRegistry<F, V> {
     /// When there is no memory for it.
     pub fn new(seed: Seed) -> Result<Self, OutOfMemory> {
         let table = Table::new(seed)?;
-        Ok(ConcurrentRegistry { table })
+        Ok(ConcurrentTable { table })
     }
 
     /// The entry of `key`.
@@ -116,7 +116,7 @@ impl<F: Foreign, V: Object> ConcurrentRegistry<F, V> {
         from: u64,
         limit: usize,
         guard: &'g Guard,
-        visit: impl FnMut(Walked<'g, F, V>),
+        visit: impl FnMut(Visited<'g, F, V>),
     ) -> Option<u64> {
         self.table.walk(from, limit, guard, visit)
     }
@@ -128,9 +128,9 @@ impl<F: Foreign, V: Object> ConcurrentRegistry<F, V> {
         let mut hashes = Vec::with_capacity(limit);
         let next = self
             .table
-            .walk(from, limit, &guard, |walked| hashes.push(walked.hash));
+            .walk(from, limit, &guard, |visited| hashes.push(visited.hash));
         for hash in hashes {
-            self.table.remove_hashed(hash, |_| true, &guard);
+            self.table.remove_by_hash(hash, |_| true, &guard);
         }
         next
     }

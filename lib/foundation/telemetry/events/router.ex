@@ -1,4 +1,4 @@
-defmodule Foundation.Telemetry.Events.Fallback do
+defmodule Foundation.Telemetry.Events.Router do
   @moduledoc false
   # Where an event goes when the native engine does not take it: to the ETS engine, or, while
   # there is no table at all (before the application's start, or in the moment in which the ETS

@@ -1,4 +1,4 @@
-defmodule Foundation.Telemetry.Span.Fallback do
+defmodule Foundation.Telemetry.Span.Router do
   @moduledoc false
   # Who keeps a process's spans: the engine that runs, or, while an application is being
   # migrated, the process dictionary. When the flag changes, a process goes from one to the

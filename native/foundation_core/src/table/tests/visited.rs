@@ -1,12 +1,12 @@
 use super::*;
 
 /// All owners of a table, in the order of a walk in steps of `limit`.
-pub(super) fn owners<F: Foreign, V: Object>(table: &Table<F, V>, limit: usize) -> Vec<u64> {
+pub(super) fn owners<F: Opaque, V: Object>(table: &Table<F, V>, limit: usize) -> Vec<u64> {
     let mut owners = Vec::new();
     let mut from = Some(0);
     while let Some(hash) = from {
-        from = table.walk(hash, limit, &pin(), |walked| {
-            owners.push(walked.entry.owner)
+        from = table.walk(hash, limit, &pin(), |visited| {
+            owners.push(visited.entry.owner)
         });
     }
     owners
@@ -29,25 +29,25 @@ fn a_walk_visits_each_entry_once_whatever_its_steps() {
 #[test]
 fn a_walk_goes_in_the_order_of_the_hashes_and_shows_keys_as_they_are() {
     let table: Table<Text, Counted> = Table::new(Seed::fixed(8)).expect("there is memory");
-    let probe = probe("foreign", &Arc::default());
+    let probe = probe("opaque", &Arc::default());
     let keys = [
         Key::new(3, b"short"),
         Key::new(4, b"longer than fifteen bytes"),
-        Key::Foreign(1, &probe),
+        Key::Opaque(1, &probe),
     ];
     for key in &keys {
         put(&table, key, table.hash(key), 0);
     }
     let mut last = 0;
     let mut seen = Vec::new();
-    let end = table.walk(0, 10, &pin(), |walked| {
-        assert!(walked.hash >= last);
-        assert_eq!(walked.hash, walked.entry.owner);
-        last = walked.hash;
-        seen.push(match walked.key {
+    let end = table.walk(0, 10, &pin(), |visited| {
+        assert!(visited.hash >= last);
+        assert_eq!(visited.hash, visited.entry.owner);
+        last = visited.hash;
+        seen.push(match visited.key {
             KeyView::Inline { kind, bytes, len } => (kind, bytes[..len].to_vec()),
             KeyView::Long(kind, bytes) => (kind, bytes.to_vec()),
-            KeyView::Foreign(text) => (99, text.text.clone().into_bytes()),
+            KeyView::Opaque(text) => (99, text.text.clone().into_bytes()),
         });
     });
     assert_eq!(end, None);
@@ -55,7 +55,7 @@ fn a_walk_goes_in_the_order_of_the_hashes_and_shows_keys_as_they_are() {
     let expected: [(u8, &[u8]); 3] = [
         (3, b"short"),
         (4, b"longer than fifteen bytes"),
-        (99, b"foreign"),
+        (99, b"opaque"),
     ];
     assert!(
         seen.iter()
@@ -69,7 +69,7 @@ fn entries_with_one_hash_are_visited_in_one_step() {
     let table: Table<Text, Counted> = Table::new(Seed::fixed(9)).expect("there is memory");
     let live = Arc::default();
     for number in 0..50 {
-        put(&table, &Key::Foreign(1, &probe(number, &live)), number, 0);
+        put(&table, &Key::Opaque(1, &probe(number, &live)), number, 0);
     }
     let mut seen = 0;
     let next = table.walk(0, 1, &pin(), |_| seen += 1);

@@ -1,11 +1,11 @@
-defmodule Foundation.ConcurrentRegistry.Backends.ETS do
+defmodule Foundation.ConcurrentTable.Backends.ETS do
   @moduledoc false
   # A public ETS table of `{key, version, value}`.
   #
   # Each write gives its row a version that no other row of this node ever has. So a row that still
   # has the version that was read has not been written since.
 
-  @behaviour Foundation.ConcurrentRegistry.Backend
+  @behaviour Foundation.ConcurrentTable.Backend
 
   # Rows read at once by a walk: some 20 µs.
   @chunk 100

@@ -1,4 +1,4 @@
-defmodule Foundation.ConcurrentRegistry.Backend do
+defmodule Foundation.ConcurrentTable.Backend do
   @moduledoc false
   # What holds a `Foundation.ConcurrentRegistry`. Keys compare by `===`. Every callback runs in the
   # caller, and raises `ArgumentError` once the table is gone.

@@ -8,56 +8,59 @@ use crate::held::{Hashed, Held, HeldSet};
 /// The first was in the key's slot, without a bag, and another registrant may have made a bag of it
 /// since. So of that one nothing is noted but the hash, also where its owner has others as well.
 #[derive(Debug)]
-pub struct Group {
+pub struct OwnedKey {
     hash: Hashed,
-    pub(super) many: Option<Box<Many>>,
+    pub(super) in_bag: Option<Box<InBag>>,
 }
 
 /// Entries by their numbers in a bag.
 #[derive(Debug)]
-pub(super) struct Many {
+pub(super) struct InBag {
     pub(super) bag: u64,
     pub(super) numbers: Numbers,
 }
 
-impl Held for Group {
+impl Held for OwnedKey {
     fn hash(&self) -> u64 {
         self.hash.hash()
     }
 }
 
-impl Group {
+impl OwnedKey {
     /// The first entry of a key with this hash.
     fn first(hash: u64) -> Self {
-        Group {
+        OwnedKey {
             hash: Hashed::new(hash),
-            many: None,
+            in_bag: None,
         }
     }
 
     pub(super) fn is_first(&self) -> bool {
-        self.many.is_none()
+        self.in_bag.is_none()
     }
 
     pub(super) fn is_of(&self, bag: u64) -> bool {
-        self.many.as_ref().is_some_and(|many| many.bag == bag)
+        self.in_bag.as_ref().is_some_and(|in_bag| in_bag.bag == bag)
     }
 
     /// The numbers of others than the first.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
-        self.many.iter().flat_map(|many| many.numbers.iter())
+        self.in_bag.iter().flat_map(|in_bag| in_bag.numbers.iter())
     }
 
     /// How many those are.
     pub(super) fn count(&self) -> usize {
-        self.many.as_ref().map_or(0, |many| many.numbers.len())
+        self.in_bag
+            .as_ref()
+            .map_or(0, |in_bag| in_bag.numbers.len())
     }
 
     /// Takes out the numbers that are `gone`, and says whether any is left.
     pub(super) fn remove(&mut self, gone: &[u64]) -> bool {
-        self.many.as_mut().is_some_and(|many| {
-            gone.iter().for_each(|number| many.numbers.remove(*number));
-            !many.numbers.is_empty()
+        self.in_bag.as_mut().is_some_and(|in_bag| {
+            gone.iter()
+                .for_each(|number| in_bag.numbers.remove(*number));
+            !in_bag.numbers.is_empty()
         })
     }
 }
@@ -71,19 +74,19 @@ pub(super) enum Put {
 }
 
 /// Notes an entry as held.
-pub(super) fn note(held: &mut HeldSet<Group>, hash: u64, put: Put) {
+pub(super) fn note(held: &mut HeldSet<OwnedKey>, hash: u64, put: Put) {
     let Put::Bag { id, number } = put else {
-        held.insert(Group::first(hash));
+        held.insert(OwnedKey::first(hash));
         return;
     };
-    let group = held.get_mut(hash, |group| group.is_of(id));
-    match group.and_then(|group| group.many.as_mut()) {
-        Some(many) => many.numbers.push(number),
+    let owned = held.get_mut(hash, |owned| owned.is_of(id));
+    match owned.and_then(|owned| owned.in_bag.as_mut()) {
+        Some(in_bag) => in_bag.numbers.push(number),
         None => {
             let numbers = Numbers::one(number);
-            let many = Some(Box::new(Many { bag: id, numbers }));
+            let in_bag = Some(Box::new(InBag { bag: id, numbers }));
             let hash = Hashed::new(hash);
-            held.insert(Group { hash, many });
+            held.insert(OwnedKey { hash, in_bag });
         }
     }
 }

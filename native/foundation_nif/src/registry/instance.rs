@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use foundation_core::held;
 use foundation_core::key::Seed;
-use foundation_core::registry::{Duplicate, Estate, Unique, World};
+use foundation_core::registry::{Duplicate, Liveness, PendingCleanup, Unique};
 use foundation_core::table::{Guard, Names, OutOfMemory, Table};
 use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
@@ -104,7 +103,7 @@ impl Resource for Watch {
         let _measured = Call::begin(c"registry_down".as_ptr());
         faults::reach(c"registrant down");
         if let Some(registry) = self.0.upgrade() {
-            registry.bury(Some(env), word(pid));
+            registry.mark_dead(Some(env), word(pid));
         }
     }
 }
@@ -117,7 +116,7 @@ impl Resource for OwnerWatch {
         let _measured = Call::begin(c"registry_owner_down".as_ptr());
         faults::reach(c"owner down");
         if let Some(registry) = self.0.upgrade() {
-            registry.orphan(word(pid));
+            registry.lose_owner(word(pid));
         }
     }
 }
@@ -127,19 +126,13 @@ fn word(pid: LocalPid) -> u64 {
     unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) }
 }
 
-/// What is left of a dead process in a registry.
-pub enum Remains {
-    Unique(held::IntoIter<held::Hashed>),
-    Duplicate(Estate),
-}
-
-/// The world of a registry during a call.
+/// Which processes are alive, and who is told of their deaths, during a call.
 pub struct Processes<'e, 'r> {
     env: Env<'e>,
     registry: &'r Arc<Registry>,
 }
 
-impl World for Processes<'_, '_> {
+impl Liveness for Processes<'_, '_> {
     fn is_alive(&self, owner: u64) -> bool {
         faults::reach(c"ask whether an owner is alive");
         process::is_alive(self.env, owner)
@@ -186,7 +179,7 @@ impl Registry {
 
     /// The registry of this name.
     #[inline]
-    pub fn find(name: u64, guard: &Guard) -> Option<&Arc<Registry>> {
+    pub fn get(name: u64, guard: &Guard) -> Option<&Arc<Registry>> {
         NAMES.get(name, guard)
     }
 
@@ -203,7 +196,7 @@ impl Registry {
         self.has_listeners.load(Ordering::Relaxed)
     }
 
-    pub fn world<'e, 'r>(self: &'r Arc<Self>, env: Env<'e>) -> Processes<'e, 'r> {
+    pub fn liveness<'e, 'r>(self: &'r Arc<Self>, env: Env<'e>) -> Processes<'e, 'r> {
         Processes {
             env,
             registry: self,
@@ -240,21 +233,23 @@ impl Registry {
 
     /// The owner has died without an order to destroy the registry: it is kept for a while, for
     /// another to adopt it.
-    fn orphan(self: &Arc<Self>, owner: u64) {
+    fn lose_owner(self: &Arc<Self>, owner: u64) {
         let timeout = self.config().adopt_timeout;
         if self.owner() == owner
             && let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout))
         {
-            background::send(Job::Orphan(Arc::downgrade(self), owner, deadline));
+            background::send(Job::Ownerless(Arc::downgrade(self), owner, deadline));
         }
     }
 
     /// Destroys the registry if it has not been adopted since it lost this owner.
     pub fn abandon(self: &Arc<Self>, owner: u64) {
-        let removed = NAMES.change(self.name, |bearer| {
-            match bearer.filter(|bearer| Arc::ptr_eq(bearer, self) && self.owner() == owner) {
+        let removed = NAMES.change(self.name, |name_holder| {
+            match name_holder
+                .filter(|name_holder| Arc::ptr_eq(name_holder, self) && self.owner() == owner)
+            {
                 Some(_) => (None, true),
-                None => (bearer.cloned(), false),
+                None => (name_holder.cloned(), false),
             }
         });
         if removed {
@@ -262,40 +257,31 @@ impl Registry {
         }
     }
 
-    /// A process has died: its entries go, the first of them at once. Says how many keys it had.
-    pub fn bury(self: &Arc<Self>, env: Option<Env>, owner: u64) -> usize {
-        let (mut remains, held) = match &self.entries {
-            Entries::Unique(entries) => {
-                let (remains, held) = entries.bury(owner);
-                (Remains::Unique(remains), held)
-            }
-            Entries::Duplicate(entries) => {
-                let (remains, held) = entries.bury(owner);
-                (Remains::Duplicate(remains), held)
-            }
+    /// Declares a process dead and removes its first entries at once; the background thread removes
+    /// the others. Returns how many keys it had.
+    pub fn mark_dead(self: &Arc<Self>, env: Option<Env>, owner: u64) -> usize {
+        let mut pending = match &self.entries {
+            Entries::Unique(entries) => entries.mark_dead(owner),
+            Entries::Duplicate(entries) => entries.mark_dead(owner),
         };
-        if held == 0 {
+        let keys = pending.keys();
+        if keys == 0 {
             return 0;
         }
         self.dead_processes.fetch_add(1, Ordering::Relaxed);
-        if self.remove(owner, &mut remains) {
+        if self.clean_up(&mut pending) {
             deaths::announce(env);
         } else {
-            background::send(Job::Remains(self.clone(), owner, Box::new(remains)));
+            background::send(Job::CleanUp(self.clone(), Box::new(pending)));
         }
-        held
+        keys
     }
 
-    /// Removes some of what is left of a dead process, and says whether that was all.
-    pub fn remove(&self, owner: u64, remains: &mut Remains) -> bool {
-        match (&self.entries, remains) {
-            (Entries::Unique(entries), Remains::Unique(held)) => {
-                entries.remove_dead(owner, held, REMOVED_AT_ONCE)
-            }
-            (Entries::Duplicate(entries), Remains::Duplicate(estate)) => {
-                entries.remove_dead(owner, estate, REMOVED_AT_ONCE)
-            }
-            _ => unreachable!("remains are of the registry's own kind"),
+    /// Removes some entries of a dead process. Returns whether none is left.
+    pub fn clean_up(&self, pending: &mut PendingCleanup) -> bool {
+        match &self.entries {
+            Entries::Unique(entries) => entries.remove_dead(pending, REMOVED_AT_ONCE),
+            Entries::Duplicate(entries) => entries.remove_dead(pending, REMOVED_AT_ONCE),
         }
     }
 

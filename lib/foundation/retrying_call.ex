@@ -1,4 +1,4 @@
-defmodule Foundation.Steady do
+defmodule Foundation.RetryingCall do
   @moduledoc false
   # Calls to the application's own processes that outlast a restart of the one called.
   #

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::key::NoForeign;
+use crate::key::NoOpaque;
 use crate::table::ValueView;
 
 /// No value of these tests is an object, but a type is needed that could be one.
@@ -16,10 +16,10 @@ impl Object for NoObject {
     }
 }
 
-type Subject = ConcurrentRegistry<NoForeign, NoObject>;
+type Subject = ConcurrentTable<NoOpaque, NoObject>;
 
 fn empty() -> Subject {
-    ConcurrentRegistry::new(Seed::fixed(1)).expect("there is memory")
+    ConcurrentTable::new(Seed::fixed(1)).expect("there is memory")
 }
 
 fn int(number: u64) -> Key<'static, ()> {
