@@ -93,6 +93,29 @@ defmodule Foundation.TelemetrySupervisorTest do
     end
   end
 
+  # The VM deletes the tables of a killed owner one after the other, and callers go on meanwhile.
+  for table <- [:sampled_events_state, :sampled_events_order, :sampled_events_batches] do
+    @tag engine: :ets
+    @tag capture_log: true
+    test "an event goes straight on, and figures do not raise, once #{table} is gone" do
+      listen([[:suite, :gone], [:batched, :suite, :gone]])
+      true = :ets.delete(unquote(table))
+
+      assert :ok = SampledEvents.emit_event([:suite, :gone], %{n: 1}, %{})
+      assert :ok = SampledEvents.emit_batched([:suite, :gone], %{n: 1}, %{})
+      assert %{engine: _, stats: _} = HealthCheck.check_telemetry()
+
+      assert_received {[:suite, :gone], _, _}
+
+      # Where only the windows' order is gone, the batch waits for its timer as ever.
+      if unquote(table) != :sampled_events_order, do: assert_received({[:batched | _], _, _})
+
+      # The tree's stop would miss the table.
+      kill_server(Tables)
+      eventually(fn -> Process.whereis(SampledEvents) end)
+    end
+  end
+
   describe "the native tables" do
     @describetag engine: :native
     @describetag settings: [batch_timeout: 60_000]

@@ -8,6 +8,7 @@ defmodule Foundation.Registry.Backends.ETS do
 
   import Foundation.Registry.Backend, only: [alive?: 1]
 
+  alias Foundation.LiveTable
   alias Foundation.Registry.{Backend, Cleanup, Monitor, TableHolder}
   alias Foundation.Registry.Backends.ETS.{Scan, Table}
   alias Foundation.RetryingCall
@@ -121,7 +122,7 @@ defmodule Foundation.Registry.Backends.ETS do
   defp registered(error, _table), do: error
 
   defp full?(%{max_entries: :infinity}), do: false
-  defp full?(table), do: :ets.info(table.entries, :size) >= table.max_entries
+  defp full?(table), do: LiveTable.size(table.entries) >= table.max_entries
 
   # Then nothing is added: it is refused for its holder, or takes a dead one's place.
   defp held?(%{kind: :unique} = table, key), do: :ets.member(table.entries, key)
@@ -214,7 +215,7 @@ defmodule Foundation.Registry.Backends.ETS do
   end
 
   @impl true
-  def count(name), do: on(name, &:ets.info(&1.entries, :size))
+  def count(name), do: on(name, &LiveTable.size(&1.entries))
 
   @impl true
   def info(name), do: on(name, &Scan.info/1)

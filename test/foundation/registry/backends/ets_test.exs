@@ -71,6 +71,42 @@ defmodule Foundation.Registry.Backends.ETSTest do
     end
   end
 
+  for keys <- [:unique, :duplicate] do
+    # A caller that has found the registry by its name, when it stops: what it has found is gone.
+    test "every function of a #{keys} registry says that it is unknown once its tables are gone" do
+      {registry, table} = start(keys: unquote(keys), max_entries: 10)
+      :ok = stop_supervised(registry)
+      Table.publish(table)
+      on_exit(fn -> Table.withdraw(table) end)
+
+      calls = [
+        count: fn -> Registry.count(registry) end,
+        info: fn -> Registry.info(registry) end,
+        lookup: fn -> Registry.lookup(registry, :key) end,
+        lookup_many: fn -> Registry.lookup_many(registry, [:key]) end,
+        keys: fn -> Registry.keys(registry, self()) end,
+        values: fn -> Registry.values(registry, :key, self()) end,
+        match: fn -> Registry.match(registry, :key, :_) end,
+        count_match: fn -> Registry.count_match(registry, :key, :_) end,
+        select: fn -> Registry.select(registry, [{{:_, :_, :_}, [], [true]}]) end,
+        count_select: fn -> Registry.count_select(registry, [{{:_, :_, :_}, [], [true]}]) end,
+        stream: fn -> registry |> Registry.stream() |> Enum.to_list() end,
+        broadcast: fn -> Registry.broadcast(registry, :key, :message) end,
+        dispatch: fn -> Registry.dispatch(registry, :key, fn _ -> :never end) end,
+        register: fn -> Registry.register(registry, :key, 1) end,
+        register_for: fn -> Registry.register_for(registry, start_worker(), :key, 1) end,
+        unregister: fn -> Registry.unregister(registry, :key) end,
+        unregister_match: fn -> Registry.unregister_match(registry, :key, :_) end,
+        meta: fn -> Registry.meta(registry, :key) end,
+        put_meta: fn -> Registry.put_meta(registry, :key, 1) end,
+        delete_meta: fn -> Registry.delete_meta(registry, :key) end
+      ]
+
+      unknown = %ArgumentError{message: "unknown registry: #{inspect(registry)}"}
+      for {name, call} <- calls, do: assert({name, catch_error(call.())} == {name, unknown})
+    end
+  end
+
   test "registering for processes that die meanwhile leaves nothing behind" do
     {registry, table} = start(keys: :unique)
 

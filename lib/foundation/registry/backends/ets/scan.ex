@@ -5,6 +5,7 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
 
   import Foundation.Registry.Backend, only: [alive?: 1]
 
+  alias Foundation.LiveTable
   alias Foundation.Registry.Backends.ETS.Table
 
   @chunk 500
@@ -60,7 +61,7 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
   @doc "Figures of the whole table: O(entries), in the caller."
   def info(table) do
     %{
-      size: :ets.info(table.entries, :size),
+      size: LiveTable.size(table.entries),
       keys: distinct_keys(table),
       processes: processes(table),
       memory: memory(table),
@@ -69,7 +70,7 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
   end
 
   defp memory(table) do
-    words = table |> Table.parts() |> Enum.map(&:ets.info(&1, :memory)) |> Enum.sum()
+    words = table |> Table.parts() |> Enum.map(&LiveTable.memory/1) |> Enum.sum()
     words * :erlang.system_info(:wordsize)
   end
 
@@ -86,7 +87,7 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
     count
   end
 
-  defp distinct_keys(%{kind: :unique} = table), do: :ets.info(table.entries, :size)
+  defp distinct_keys(%{kind: :unique} = table), do: LiveTable.size(table.entries)
 
   # Entries of one hash lie beside each other, and hardly ever have two keys.
   defp distinct_keys(table) do

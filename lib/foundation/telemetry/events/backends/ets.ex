@@ -17,6 +17,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   @behaviour Foundation.Telemetry.Events.Backend
 
+  alias Foundation.LiveTable
   alias Foundation.Telemetry.Events.{Backend, Settings}
   alias Foundation.Telemetry.Sampler.Strategy
 
@@ -122,7 +123,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   defp opened(name, {{:window, key}, expires, seq}) do
     :ets.insert(@order, {seq, key, expires, name})
-    if :ets.info(@order, :size) > global().max_windows, do: evict(:ets.first(@order))
+    if LiveTable.size(@order) > global().max_windows, do: evict(:ets.first(@order))
     true
   end
 
@@ -175,7 +176,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   @impl true
   def windows do
     [{:evicted, evicted}] = :ets.lookup(@state, :evicted)
-    %{windows: :ets.info(@order, :size), evicted: evicted}
+    %{windows: LiveTable.size(@order), evicted: evicted}
   end
 
   # Counted when asked for: opening and closing a window stay as cheap as they are.
@@ -200,7 +201,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
       not sample?(name) ->
         counted(name, @sampled_out, :ok)
 
-      :ets.info(@batches, :size) >= global().max_pending ->
+      LiveTable.size(@batches) >= global().max_pending ->
         counted(name, @dropped, :ok)
 
       true ->
