@@ -10,6 +10,9 @@
 #
 # Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
 
+# How the demo writes figures is how the report writes them.
+Code.require_file("../examples/cross_reference/lib/cross_reference/format.ex", __DIR__)
+
 for file <- ~w(options record epoch pause crew area faults memory peers report),
     do: Code.require_file("support/#{file}.exs", __DIR__)
 

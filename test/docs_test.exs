@@ -62,7 +62,6 @@ defmodule Foundation.DocsTest do
 
     emitted =
       for file <- Path.wildcard("lib/foundation/**/*.ex"),
-          not String.contains?(file, "/demo/"),
           [event] <- Regex.scan(~r/\[:foundation(?:, :\w+)+\]/, code(file)),
           uniq: true,
           do: event

@@ -2,7 +2,7 @@ defmodule Soak.Report do
   @moduledoc false
   # The report, for a person; its last line for script/test.
 
-  alias Foundation.Demo.Format
+  alias CrossReference.Format
   alias Soak.{Memory, Record}
 
   @label 50

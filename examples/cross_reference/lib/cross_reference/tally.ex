@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Tally do
+defmodule CrossReference.Tally do
   @moduledoc false
   # What the agents did, counted outside of them so that a killed agent takes
   # nothing of it along: counters, and a histogram of how long lookups took.

@@ -1,9 +1,9 @@
-defmodule Foundation.Demo.Format do
+defmodule CrossReference.Format do
   @moduledoc false
   # Figures for a person: short, with their unit.
 
   @doc ~S"""
-      iex> Foundation.Demo.Format.integer(1234567)
+      iex> CrossReference.Format.integer(1234567)
       "1,234,567"
   """
   @spec integer(integer) :: String.t()
@@ -14,7 +14,7 @@ defmodule Foundation.Demo.Format do
   end
 
   @doc ~S"""
-      iex> Enum.map([7, 340.4, 2_349, 1_234_567, 45_600_000_000], &Foundation.Demo.Format.duration/1)
+      iex> Enum.map([7, 340.4, 2_349, 1_234_567, 45_600_000_000], &CrossReference.Format.duration/1)
       ["7.00 ns", "340 ns", "2.35 µs", "1.23 ms", "45.6 s"]
   """
   @spec duration(number) :: String.t()
@@ -24,7 +24,7 @@ defmodule Foundation.Demo.Format do
   def duration(ns), do: figure(ns / 1_000_000_000) <> " s"
 
   @doc ~S"""
-      iex> Enum.map([12, 412_345, 3_500_000], &Foundation.Demo.Format.bytes/1)
+      iex> Enum.map([12, 412_345, 3_500_000], &CrossReference.Format.bytes/1)
       ["12 B", "412 kB", "3.50 MB"]
   """
   @spec bytes(non_neg_integer) :: String.t()

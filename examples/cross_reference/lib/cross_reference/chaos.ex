@@ -1,9 +1,9 @@
-defmodule Foundation.Demo.Chaos do
+defmodule CrossReference.Chaos do
   @moduledoc false
   # Kills agents at random while they work, and the owner of each registry once.
 
   alias Foundation.AgentRegistry
-  alias Foundation.Demo.{Await, Tally}
+  alias CrossReference.{Await, Tally}
 
   @doc """
   Returns the victims of `percent` of `modules`, each once, in the order in which they are to die.

@@ -1,6 +1,6 @@
-defmodule Foundation.Demo.Options do
+defmodule CrossReference.Options do
   @moduledoc false
-  # The demo's command line, read once.
+  # The options of the command line.
 
   @enforce_keys [:seed]
   defstruct [:seed, :modules, :engine, :module, :json, kill: 10]
@@ -25,7 +25,7 @@ defmodule Foundation.Demo.Options do
   ]
 
   @usage """
-  Usage: mix foundation.demo [options]
+  Usage: script/demo [options]
 
     --modules N            take the first N modules only (default: all)
     --kill PERCENT         kill so many of the agents, and each registry's owner

@@ -1,18 +1,17 @@
-defmodule Mix.Tasks.Foundation.DemoTest do
+defmodule CrossReferenceTest do
   # Not async: it kills the owner of the application's agent registry, and one test
   # restarts the application on another engine.
   use ExUnit.Case
 
   import ExUnit.CaptureIO
 
-  alias Foundation.Demo.{Chaos, Input, Options, Run, Summary, Tally}
-  alias Mix.Tasks.Foundation.Demo
+  alias CrossReference.{Chaos, Command, Input, Options, Run, Summary, Tally}
 
-  doctest Foundation.Demo.Format
+  doctest CrossReference.Format
 
   @moduletag :tmp_dir
 
-  defp run(argv), do: capture_io(fn -> Demo.run(argv) end)
+  defp run(argv), do: capture_io(fn -> Command.run(argv) end)
 
   # The library only encodes; this is just enough to read it back.
   defp decode(json) do
@@ -97,7 +96,9 @@ defmodule Mix.Tasks.Foundation.DemoTest do
       {:ok, _started} = Application.ensure_all_started(:foundation)
     end)
 
-    output = capture_io(fn -> capture_log(fn -> Demo.run(~w(--modules 40 --engine ets)) end) end)
+    output =
+      capture_io(fn -> capture_log(fn -> Command.run(~w(--modules 40 --engine ets)) end) end)
+
     assert output =~ "engine ets"
     assert output =~ "Right:"
   end
@@ -119,7 +120,7 @@ defmodule Mix.Tasks.Foundation.DemoTest do
 
     output =
       capture_io(fn ->
-        assert catch_exit(Demo.conclude(report, options, nil)) == {:shutdown, 1}
+        assert catch_exit(Command.conclude(report, options, nil)) == {:shutdown, 1}
       end)
 
     assert output =~ "WRONG: differs from the sequential computation\n"
@@ -135,7 +136,7 @@ defmodule Mix.Tasks.Foundation.DemoTest do
     output =
       capture_io(fn ->
         report = %{report | fits: false}
-        assert catch_exit(Demo.conclude(report, options, nil)) == {:shutdown, 1}
+        assert catch_exit(Command.conclude(report, options, nil)) == {:shutdown, 1}
       end)
 
     assert output =~ "WRONG: registrations, deaths and entries do not add up"
@@ -158,10 +159,10 @@ defmodule Mix.Tasks.Foundation.DemoTest do
     test "#{Enum.join(argv, " ")} prints the usage to standard error, with status 2" do
       error =
         capture_io(:stderr, fn ->
-          assert catch_exit(Demo.run(unquote(argv))) == {:shutdown, 2}
+          assert catch_exit(Command.run(unquote(argv))) == {:shutdown, 2}
         end)
 
-      assert error =~ "Usage: mix foundation.demo"
+      assert error =~ "Usage: script/demo"
     end
   end
 
@@ -214,7 +215,7 @@ defmodule Mix.Tasks.Foundation.DemoTest do
     output =
       capture_io(fn ->
         report = put_in(report.telemetry.fits, false)
-        assert catch_exit(Demo.conclude(report, options, nil)) == {:shutdown, 1}
+        assert catch_exit(Command.conclude(report, options, nil)) == {:shutdown, 1}
       end)
 
     assert output =~ "WRONG: the events' counters do not add up"

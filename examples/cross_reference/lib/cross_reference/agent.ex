@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Agent do
+defmodule CrossReference.Agent do
   @moduledoc false
   # Stands for one module. It finds the agent of each module that its own calls, and
   # tells it about each call; and it keeps what it is told.
@@ -13,7 +13,7 @@ defmodule Foundation.Demo.Agent do
   use GenServer
 
   alias Foundation.AgentRegistry
-  alias Foundation.Demo.{Events, Input, Tally}
+  alias CrossReference.{Events, Input, Tally}
   alias Foundation.Registry
 
   require Foundation.Telemetry.Span, as: Span

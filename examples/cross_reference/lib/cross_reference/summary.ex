@@ -1,8 +1,8 @@
-defmodule Foundation.Demo.Summary do
+defmodule CrossReference.Summary do
   @moduledoc false
   # The report of a run, for a person and for a file.
 
-  import Foundation.Demo.Format
+  import CrossReference.Format
 
   @most_called 10
   @callers 25

@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Input do
+defmodule CrossReference.Input do
   @moduledoc false
   # What the demo works on: the compiled modules of the Erlang and Elixir
   # installation that it runs on, and the calls in them.

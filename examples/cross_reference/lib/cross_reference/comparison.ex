@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Comparison do
+defmodule CrossReference.Comparison do
   @moduledoc false
   # The demo's lookups against the same entries in Foundation.Registry, in Elixir's own
   # Registry and in ETS.

@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Events do
+defmodule CrossReference.Events do
   @moduledoc false
   # What the agents emit, and the check that none of it is unaccounted for.
   #
@@ -6,11 +6,11 @@ defmodule Foundation.Demo.Events do
   # that is recorded again, because who had recorded it was killed, is a repeat within its window:
   # so the deduplicated events that come out are the calls, whatever was killed.
 
-  alias Foundation.Demo.{Await, Tally}
+  alias CrossReference.{Await, Tally}
   alias Foundation.Telemetry.SampledEvents
 
-  @call [:foundation, :demo, :call]
-  @recorded [:foundation, :demo, :recorded]
+  @call [:cross_reference, :call]
+  @recorded [:cross_reference, :recorded]
   @span_events for event <- [:start, :stop, :abandoned], do: [:foundation, :span, event]
 
   # Longer than any run, and more than there are calls.

@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Progress do
+defmodule CrossReference.Progress do
   @moduledoc false
   # What the demo says while it runs: one line that is rewritten on a terminal, a
   # line a second elsewhere.

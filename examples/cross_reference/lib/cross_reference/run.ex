@@ -1,11 +1,11 @@
-defmodule Foundation.Demo.Run do
+defmodule CrossReference.Run do
   @moduledoc false
   # One run of the demo, from the start of the agents to the report.
 
   alias Foundation.AgentRegistry
-  alias Foundation.Demo.{Agent, Await, Chaos, Comparison, Events, Format, Input, Options}
-  alias Foundation.Demo.{Progress, Tally}
-  alias Foundation.Demo.Supervisor, as: Agents
+  alias CrossReference.{Agent, Await, Chaos, Comparison, Events, Format, Input, Options}
+  alias CrossReference.{Progress, Tally}
+  alias CrossReference.Supervisor, as: Agents
 
   @agent_registry :foundation_agent_registry
   @compared_lookups 20_000
@@ -217,8 +217,8 @@ defmodule Foundation.Demo.Run do
   end
 
   defp compare(scope, sources, calls, seed) do
-    registry = Foundation.Demo.ElixirRegistry
-    table = Foundation.Demo.EtsTable
+    registry = CrossReference.ElixirRegistry
+    table = CrossReference.EtsTable
 
     # It is left running: Elixir's Registry is linked to the processes in it, and would
     # take the agents along.

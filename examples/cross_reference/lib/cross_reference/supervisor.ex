@@ -1,14 +1,14 @@
-defmodule Foundation.Demo.Supervisor do
+defmodule CrossReference.Supervisor do
   @moduledoc false
   # The registry that the agents are named in, and above the agents one supervisor a
   # scheduler, so that restarts do not queue in one process.
 
   use Supervisor
 
-  alias Foundation.Demo.Agent
+  alias CrossReference.Agent
 
-  @registry Foundation.Demo.Registry
-  @agents Foundation.Demo.Agents
+  @registry CrossReference.Registry
+  @agents CrossReference.Agents
 
   @spec start_link(non_neg_integer) :: Supervisor.on_start()
   def start_link(deaths), do: Supervisor.start_link(__MODULE__, deaths, name: __MODULE__)
@@ -17,7 +17,7 @@ defmodule Foundation.Demo.Supervisor do
   def registry, do: @registry
 
   @doc "Starts the agent of one module."
-  @spec start_agent(Agent.Scope.t(), Foundation.Demo.Input.Source.t()) :: pid
+  @spec start_agent(Agent.Scope.t(), CrossReference.Input.Source.t()) :: pid
   def start_agent(scope, source) do
     supervisor = {:via, PartitionSupervisor, {@agents, source.module}}
     {:ok, agent} = DynamicSupervisor.start_child(supervisor, {Agent, {scope, source}})

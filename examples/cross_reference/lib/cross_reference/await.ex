@@ -1,4 +1,4 @@
-defmodule Foundation.Demo.Await do
+defmodule CrossReference.Await do
   @moduledoc false
   # Waits for what other processes are about to do.
 
