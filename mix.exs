@@ -7,16 +7,8 @@ defmodule Foundation.MixProject do
   # the library is built: see RELEASING.md.
   @source_url nil
 
-  # No Hex in reach: offline/ stands in for its packages. script/setup finds out and leaves a
-  # note, so that mix alone works after it; the environment overrules the note.
-  @offline (System.get_env("FOUNDATION_OFFLINE") ||
-              with(
-                {:ok, note} <- File.read(Path.join(__DIR__, "_build/mode")),
-                do: String.trim(note)
-              )) ==
-             "1"
-
-  if @offline, do: Code.require_file("offline/compile_native.exs", __DIR__)
+  # Offline mode changes the project. No package has this file.
+  for file <- Path.wildcard("#{__DIR__}/offline/project.exs"), do: Code.require_file(file)
 
   # In the order in which they are read.
   @guides ~w(
@@ -34,7 +26,6 @@ defmodule Foundation.MixProject do
       # Code that the tests read: Elixir 1.19 takes it for tests with a mistyped name.
       test_ignore_filters: [&String.starts_with?(&1, "test/migrating/")],
       start_permanent: Mix.env() == :prod,
-      compilers: compilers(),
       deps: deps(),
       description: description(),
       package: package(),
@@ -60,29 +51,18 @@ defmodule Foundation.MixProject do
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]
 
-  defp compilers do
-    if @offline, do: [:foundation_native | Mix.compilers()], else: Mix.compilers()
-  end
-
   defp deps do
-    if @offline do
-      [
-        {:telemetry, path: "offline/telemetry"},
-        {:rustler_precompiled, path: "offline/rustler_precompiled", runtime: false}
-      ]
-    else
-      [
-        {:telemetry, "~> 1.0"},
-        {:rustler_precompiled, "~> 0.8", runtime: false},
-        {:rustler, rustler(), optional: true, runtime: false},
-        # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
-        {:credo, "~> 1.7", optional: true, runtime: false},
-        {:benchee, "~> 1.3", only: :dev, runtime: false},
-        {:dialyxir, "~> 1.4", only: :dev, runtime: false},
-        {:ex_doc, "~> 0.34", only: :dev, runtime: false},
-        {:proper, "~> 1.4", only: :test}
-      ]
-    end
+    [
+      {:telemetry, "~> 1.0"},
+      {:rustler_precompiled, "~> 0.8", runtime: false},
+      {:rustler, rustler(), optional: true, runtime: false},
+      # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
+      {:credo, "~> 1.7", optional: true, runtime: false},
+      {:benchee, "~> 1.3", only: :dev, runtime: false},
+      {:dialyxir, "~> 1.4", only: :dev, runtime: false},
+      {:ex_doc, "~> 0.34", only: :dev, runtime: false},
+      {:proper, "~> 1.4", only: :test}
+    ]
   end
 
   # Its later versions do not run on Elixir 1.14, and Hex does not look at that.

@@ -1,7 +1,7 @@
 defmodule RustlerPrecompiled do
   @moduledoc false
   # `use RustlerPrecompiled` for builds that cannot reach Hex. It fetches nothing: the
-  # library is built by the compiler of `offline/compile_native.exs`. What it leaves in
+  # library is built by the compiler of `offline/project.exs`. What it leaves in
   # the module is what the package leaves there, a loader in `@on_load` included, so that
   # whoever uses it has one case to deal with.
 

@@ -1,8 +1,49 @@
+# Offline mode: builds the project where Hex cannot be reached. `mix.exs` loads this file.
+#
+# The mode is on when `FOUNDATION_OFFLINE` is 1. When the variable is not set, `_build/mode` decides,
+# where `script/setup` keeps what it found out, so that `mix` alone works after it.
+
+defmodule Foundation.MixProject.Offline do
+  @moduledoc false
+  # Replaces the parts of the project that need Hex.
+
+  defmacro __before_compile__(_env) do
+    quote do
+      defoverridable project: 0
+      def project, do: unquote(__MODULE__).project(super())
+    end
+  end
+
+  def on?, do: (System.get_env("FOUNDATION_OFFLINE") || found_out()) == "1"
+
+  defp found_out do
+    case File.read(Path.expand("../_build/mode", __DIR__)) do
+      {:ok, mode} -> String.trim(mode)
+      {:error, _reason} -> nil
+    end
+  end
+
+  def project(config) do
+    Keyword.merge(config,
+      compilers: [:foundation_native | Mix.compilers()],
+      deps: [
+        {:telemetry, path: "offline/telemetry"},
+        {:rustler_precompiled, path: "offline/rustler_precompiled", runtime: false}
+      ],
+      # Mix would remove the packages of Hex from the lock of the project.
+      lockfile: "_build/offline.lock"
+    )
+  end
+end
+
+if Foundation.MixProject.Offline.on?() do
+  Module.put_attribute(Foundation.MixProject, :before_compile, Foundation.MixProject.Offline)
+end
+
 defmodule Mix.Tasks.Compile.FoundationNative do
   @moduledoc false
-  # Builds the native library with cargo where no Hex, and so no precompiled library and
-  # no Rustler, can be reached (FOUNDATION_OFFLINE=1). What has to be built again is for
-  # cargo to say.
+  # Builds the native library with cargo, in place of the precompiled library and of Rustler. Cargo
+  # decides what to build again.
   use Mix.Task.Compiler
 
   @root Path.dirname(__DIR__)
