@@ -40,7 +40,7 @@ defmodule Foundation.AgentRegistry do
   `register_agent/2` raises `SystemLimitError` where the table is full.
   """
 
-  alias Foundation.AgentRegistry.Backends.ProcessDictionary, as: Legacy
+  alias Foundation.Legacy
   alias Foundation.Registry
   alias Foundation.Registry.Backend
 
@@ -101,7 +101,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp register(id, pid, metadata) do
-    if Legacy.takes?(id) and Registry.whereis_name({@table, id}) == :undefined do
+    if Legacy.Agents.takes?(id) and Registry.whereis_name({@table, id}) == :undefined do
       register_legacy(id, pid, metadata)
     else
       register_shared(id, pid, metadata)
@@ -117,7 +117,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp register_legacy(id, pid, metadata) do
-    case Legacy.register(id, pid, metadata) do
+    case Legacy.Agents.register(id, pid, metadata) do
       :registered -> announce(:register, id)
       # The metadata is set already.
       :again -> :ok
@@ -157,7 +157,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp find_legacy(id) do
-    case Legacy.find(id) do
+    case Legacy.Agents.find(id) do
       nil -> {:error, :not_found}
       agent -> {:ok, agent}
     end
@@ -182,9 +182,9 @@ defmodule Foundation.AgentRegistry do
   def update_metadata(id, fun) when is_function(fun, 1) do
     with {:ok, {pid, _metadata}} <- get_agent_with_metadata(id),
          {:error, :not_found} <- swap(id, pid, fun),
-         :error <- Legacy.update(id, &map!(fun.(&1))) do
+         :error <- Legacy.Agents.update(id, &map!(fun.(&1))) do
       # It moved between the two.
-      if Legacy.find(id), do: update_metadata(id, fun), else: {:error, :not_found}
+      if Legacy.Agents.find(id), do: update_metadata(id, fun), else: {:error, :not_found}
     end
   end
 
@@ -214,7 +214,7 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec list_agents() :: [{id, pid}]
   def list_agents do
-    legacy = for {id, {pid, _metadata}} <- Legacy.all(), do: {id, pid}
+    legacy = for {id, {pid, _metadata}} <- Legacy.Agents.all(), do: {id, pid}
     for({id, pid, _metadata} <- Registry.stream(@table), do: {id, pid}) ++ legacy
   end
 
@@ -240,9 +240,9 @@ defmodule Foundation.AgentRegistry do
     else
       _gone_or_legacy ->
         cond do
-          Legacy.remove(id) == :ok -> announce(:unregister, id)
+          Legacy.Agents.remove(id) == :ok -> announce(:unregister, id)
           # It moved between the two.
-          Legacy.find(id) -> unregister_agent(id)
+          Legacy.Agents.find(id) -> unregister_agent(id)
           true -> {:error, :not_found}
         end
     end
@@ -256,7 +256,7 @@ defmodule Foundation.AgentRegistry do
   """
   @doc since: "0.1.0"
   @spec count() :: non_neg_integer
-  def count, do: map_size(Legacy.all()) + Registry.count(@table)
+  def count, do: map_size(Legacy.Agents.all()) + Registry.count(@table)
 
   defp announce(event, id),
     do: :telemetry.execute([:foundation, :registry, event], %{count: 1}, %{agent_id: id})

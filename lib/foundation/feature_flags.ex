@@ -40,6 +40,7 @@ defmodule Foundation.FeatureFlags do
   """
 
   alias Foundation.FeatureFlags.{Server, Table}
+  alias Foundation.Options
 
   @type flag ::
           :use_ets_agent_registry
@@ -235,22 +236,13 @@ defmodule Foundation.FeatureFlags do
   end
 
   defp explain({:unknown_flag, flag}) do
-    names = Enum.map_join(Table.flags(), ", ", &inspect/1)
-    "expected a flag to be one of #{names}, got: #{inspect(flag)}" <> suggestion(flag)
+    flags = Table.flags()
+
+    "expected a flag to be one of #{inspect(flags)}, got: #{inspect(flag)}" <>
+      Options.suggestion(flag, flags)
   end
 
   defp explain({:invalid_value, value}) do
     "expected a flag to be a boolean or an integer from 0 to 100, got: #{inspect(value)}"
-  end
-
-  defp suggestion(flag) when is_atom(flag) do
-    near = Enum.max_by(Table.flags(), &likeness(&1, flag))
-    if likeness(near, flag) > 0.8, do: " (did you mean #{inspect(near)}?)", else: ""
-  end
-
-  defp suggestion(_flag), do: ""
-
-  defp likeness(one, other) do
-    String.jaro_distance(Atom.to_string(one), Atom.to_string(other))
   end
 end

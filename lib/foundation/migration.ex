@@ -42,7 +42,7 @@ defmodule Foundation.Migration do
 
   require Logger
 
-  alias Foundation.AgentRegistry.Backends.ProcessDictionary, as: LegacyAgents
+  alias Foundation.Legacy
   alias Foundation.ErrorContext
   alias Foundation.FeatureFlags
   alias Foundation.Migration.Readiness
@@ -237,12 +237,12 @@ defmodule Foundation.Migration do
 
   # Before the flag is on, so that a refusal leaves nothing to be undone in other processes.
   defp carry_agents(flags) do
-    if flags[:use_ets_agent_registry], do: LegacyAgents.carry_over(), else: {:ok, %{}}
+    if flags[:use_ets_agent_registry], do: Legacy.Agents.carry_over(), else: {:ok, %{}}
   end
 
   defp put(flags, carried) do
     with {:error, reason} <- FeatureFlags.put(flags) do
-      LegacyAgents.take_back(carried)
+      Legacy.Agents.take_back(carried)
       {:error, reason}
     end
   end

@@ -133,7 +133,11 @@ defmodule Foundation.Options do
   defp choices({:or, types}), do: Enum.flat_map(types, &choices/1)
   defp choices(_type), do: []
 
-  defp suggestion(given, known) when is_atom(given) do
+  @doc """
+  Returns `", did you mean …?"` for the atom of `known` that is most like `given`, or `""`.
+  """
+  @spec suggestion(term, [term]) :: String.t()
+  def suggestion(given, known) when is_atom(given) do
     known
     |> Enum.filter(&is_atom/1)
     |> Enum.map(&{String.jaro_distance(Atom.to_string(given), Atom.to_string(&1)), &1})
@@ -144,5 +148,5 @@ defmodule Foundation.Options do
     end
   end
 
-  defp suggestion(_given, _known), do: ""
+  def suggestion(_given, _known), do: ""
 end

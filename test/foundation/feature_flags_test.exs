@@ -123,8 +123,7 @@ defmodule Foundation.FeatureFlagsTest do
   end
 
   test "reading an unknown flag raises, with the one that was probably meant" do
-    message =
-      ~r/expected a flag to be one of .*, got: :use_ets_agent_registy \(did you mean :use_/
+    message = ~r/expected a flag to be one of .*, got: :use_ets_agent_registy, did you mean :use_/
 
     assert_raise ArgumentError, message, fn ->
       FeatureFlags.enabled?(:use_ets_agent_registy)
@@ -262,14 +261,14 @@ defmodule Foundation.FeatureFlagsTest do
 
       stand_in(fn {:put, [{^flag, false}]} ->
         :persistent_term.put(Table.mode_key(flag), :legacy)
-        Foundation.Telemetry.Legacy.divert(:legacy)
+        Foundation.Legacy.Telemetry.divert(:legacy)
       end)
 
       assert FeatureFlags.disable(flag) == {:error, :unavailable}
       {:ok, _pid} = Supervisor.restart_child(Foundation.Supervisor, FeatureFlags)
       assert FeatureFlags.enabled?(flag)
       assert FeatureFlags.mode(flag) == mode
-      refute Foundation.Telemetry.Legacy.on?()
+      refute Foundation.Legacy.Telemetry.on?()
     end
 
     # Does what the server does with one call, and is killed before it answers.

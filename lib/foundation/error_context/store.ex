@@ -5,9 +5,9 @@ defmodule Foundation.ErrorContext.Store do
   # lost on a change, in either direction and however deep the process is in `with_context/2`.
 
   alias Foundation.ErrorContext
-  alias Foundation.ErrorContext.Backends.{LoggerMetadata, ProcessDictionary}
-
+  alias Foundation.ErrorContext.Backends.LoggerMetadata
   alias Foundation.FeatureFlags.Table
+  alias Foundation.Legacy
 
   @mode Table.mode_key(:use_logger_error_context)
   @compile {:inline, mode: 0}
@@ -45,7 +45,7 @@ defmodule Foundation.ErrorContext.Store do
       mode ->
         backend = moved(mode)
         # Both, as the context may move while the function runs.
-        both = {:both, :logger.get_process_metadata(), ProcessDictionary.entry()}
+        both = {:both, :logger.get_process_metadata(), Legacy.Context.entry()}
         with {depth, _saved} <- backend.enter(context, how), do: {depth, both}
     end
   end
@@ -53,14 +53,14 @@ defmodule Foundation.ErrorContext.Store do
   @spec leave(term) :: :ok
   def leave({:both, metadata, entry}) do
     LoggerMetadata.leave(metadata)
-    ProcessDictionary.put(entry)
+    Legacy.Context.put(entry)
   end
 
   def leave(saved) do
     # Where the context has moved meanwhile, what is there belongs to the level that ends. To
     # look for the level costs half of what it costs to ask the flag.
     if not LoggerMetadata.entered?() and mode() != :shared,
-      do: ProcessDictionary.take()
+      do: Legacy.Context.take()
 
     LoggerMetadata.leave(saved)
   end
@@ -81,7 +81,7 @@ defmodule Foundation.ErrorContext.Store do
         # it should move, no context is found here, and nothing else happens.
         metadata = List.keyfind(dictionary, :"$logger_metadata$", 0, {nil, %{}})
         {_key, metadata} = metadata
-        LoggerMetadata.context_of(metadata) || ProcessDictionary.context_of_dictionary(dictionary)
+        LoggerMetadata.context_of(metadata) || Legacy.Context.context_of_dictionary(dictionary)
 
       nil ->
         nil
@@ -93,14 +93,14 @@ defmodule Foundation.ErrorContext.Store do
   defp mode, do: :persistent_term.get(@mode, :shared)
 
   defp moved(:carrying) do
-    with {context, depth} <- ProcessDictionary.take(), do: LoggerMetadata.adopt(context, depth)
+    with {context, depth} <- Legacy.Context.take(), do: LoggerMetadata.adopt(context, depth)
     LoggerMetadata
   end
 
   defp moved(:legacy) do
-    with {context, depth} <- LoggerMetadata.take(), do: ProcessDictionary.put({context, depth})
-    ProcessDictionary
+    with {context, depth} <- LoggerMetadata.take(), do: Legacy.Context.put({context, depth})
+    Legacy.Context
   end
 
-  defp moved(:refused), do: ProcessDictionary
+  defp moved(:refused), do: Legacy.Context
 end

@@ -6,7 +6,7 @@ defmodule Foundation.FeatureFlags.Table do
   # for the old term, which is right for what changes a few times in a system's life.
 
   alias Foundation.FeatureFlags
-  alias Foundation.Telemetry.Legacy
+  alias Foundation.Legacy
 
   @defaults [
     use_ets_agent_registry: true,
@@ -137,7 +137,7 @@ defmodule Foundation.FeatureFlags.Table do
   # mode says that it answers, it does.
   defp write(entries) do
     {_value, _enabled, telemetry} = entries.use_genserver_telemetry
-    if telemetry in [:shared, :carrying], do: Legacy.divert(telemetry)
+    if telemetry in [:shared, :carrying], do: Legacy.Telemetry.divert(telemetry)
 
     for {flag, key} <- @mode_keys do
       {_value, _enabled, mode} = Map.fetch!(entries, flag)
@@ -145,6 +145,6 @@ defmodule Foundation.FeatureFlags.Table do
     end
 
     :persistent_term.put(FeatureFlags, entries)
-    Legacy.divert(telemetry)
+    Legacy.Telemetry.divert(telemetry)
   end
 end

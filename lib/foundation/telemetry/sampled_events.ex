@@ -112,9 +112,8 @@ defmodule Foundation.Telemetry.SampledEvents do
     * `emit_once_per(op, window, measurements, metadata)` - the same with its own window, in
       milliseconds
     * `batch_events(op, measurements, metadata)` - `emit_batched/3` of `p ++ [op]`
-    * `span(op, metadata, do: block)` - a macro: `emit_start`, the block, `emit_stop` with its
-      `:duration` (native unit), or `p ++ [op, :exception]` with `:kind`, `:reason` and
-      `:stacktrace`; the block's value
+    * `span(op, metadata, do: block)` - a macro: `:telemetry.span/3` of `p ++ [op]` around the
+      block, whose value it returns
 
   All but `span` return `:ok`. Starts and stops are neither deduplicated nor counted: each belongs
   to one operation. Costs and errors are those of the functions named.

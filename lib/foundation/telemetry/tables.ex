@@ -7,7 +7,8 @@ defmodule Foundation.Telemetry.Tables do
   use GenServer
 
   alias Foundation.ExitReason
-  alias Foundation.Telemetry.{Events, Legacy, Span}
+  alias Foundation.Legacy
+  alias Foundation.Telemetry.{Events, Span}
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
@@ -42,7 +43,7 @@ defmodule Foundation.Telemetry.Tables do
     engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
     {events, spans} = {Events.Backend.of_engine(engine), Span.Backend.of_engine(engine)}
     settings = Events.Settings.read!()
-    Legacy.divert()
+    Legacy.Telemetry.divert()
     events.open(settings)
     spans.open()
     {:ok, %{events: events, spans: spans}}

@@ -259,12 +259,17 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       assert_received {[:batched, :suite, :many], %{count: 3}, _}
     end
 
-    test "spans a block, whose value it gives" do
+    test "span/3 returns the value of its block, and its events share a span context" do
       require Events
       listen([[:suite, :work, :start], [:suite, :work, :stop], [:suite, :work, :exception]])
       assert Events.span(:work, %{id: 1}, do: 41 + 1) == 42
-      assert_received {[:suite, :work, :start], %{system_time: _}, %{id: 1}}
-      assert_received {[:suite, :work, :stop], %{duration: duration}, %{id: 1}}
+
+      assert_received {[:suite, :work, :start], %{system_time: _, monotonic_time: _},
+                       %{id: 1, telemetry_span_context: context}}
+
+      assert_received {[:suite, :work, :stop], %{duration: duration, monotonic_time: _},
+                       %{id: 1, telemetry_span_context: ^context}}
+
       assert duration >= 0
       assert Events.own_span(:value) == :value
       assert catch_throw(Events.span(:work, %{id: 2}, do: throw(:out))) == :out

@@ -49,11 +49,9 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   """
   @spec drain(module) :: :ok
   def drain(backend) do
-    state = %{backend: backend, timers: %{}}
-
     for {name, %{pending: pending}} when pending > 0 <- backend.totals() do
       size = backend.settings(name).batch_size
-      emit_times(div(pending + size - 1, size), name, size, state)
+      emit(div(pending + size - 1, size), name, size, backend)
     end
 
     :ok
@@ -119,7 +117,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
     full = div(pending, size)
 
     if full > 0,
-      do: rest(name, emit_times(full, name, size, disarm(name, state))),
+      do: emit_and_rest(full, name, size, state),
       else: rest(name, state)
   end
 
@@ -128,7 +126,13 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   defp flush_one(name, state) do
     {size, pending} = size_and_pending(name, state)
-    rest(name, emit_times(div(pending + size - 1, size), name, size, disarm(name, state)))
+    emit_and_rest(div(pending + size - 1, size), name, size, state)
+  end
+
+  defp emit_and_rest(batches, name, size, state) do
+    state = disarm(name, state)
+    emit(batches, name, size, state.backend)
+    rest(name, state)
   end
 
   defp size_and_pending(name, state) do
@@ -151,20 +155,17 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
     end
   end
 
-  defp emit_times(0, _name, _size, state), do: state
+  defp emit(0, _name, _size, _backend), do: :ok
 
-  defp emit_times(n, name, size, state),
-    do: emit_times(n - 1, name, size, emit(name, size, state))
-
-  defp emit(name, size, state) do
-    case state.backend.peek(name, size) do
+  defp emit(batches, name, size, backend) do
+    case backend.peek(name, size) do
       {[], _token} ->
-        state
+        :ok
 
       {events, token} ->
         Batch.execute(name, events)
-        state.backend.ack(name, token)
-        state
+        backend.ack(name, token)
+        emit(batches - 1, name, size, backend)
     end
   end
 

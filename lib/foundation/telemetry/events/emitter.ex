@@ -66,11 +66,11 @@ defmodule Foundation.Telemetry.Events.Emitter do
         event = @foundation_event_prefix
 
         quote do
-          Foundation.Telemetry.Events.Emitter.span(
-            unquote(event) ++ [unquote(op)],
-            unquote(metadata),
-            fn -> unquote(block) end
-          )
+          metadata = unquote(metadata)
+
+          :telemetry.span(unquote(event) ++ [unquote(op)], metadata, fn ->
+            {unquote(block), metadata}
+          end)
         end
       end
     end
@@ -93,33 +93,5 @@ defmodule Foundation.Telemetry.Events.Emitter do
               "unknown option #{inspect(rest |> Keyword.keys() |> hd())} of " <>
                 "use Foundation.Telemetry.SampledEvents, expected one of: [:prefix]"
     end
-  end
-
-  @doc """
-  Runs `fun` between the start and the stop event of `name`.
-  """
-  @spec span([atom, ...], map, (() -> result)) :: result when result: term
-  def span(name, metadata, fun) do
-    started = System.monotonic_time()
-    measurements = %{system_time: System.system_time(), monotonic_time: started}
-    :telemetry.execute(name ++ [:start], measurements, metadata)
-
-    try do
-      fun.()
-    catch
-      kind, reason ->
-        failure = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
-        :telemetry.execute(name ++ [:exception], ended(started), Map.merge(metadata, failure))
-        :erlang.raise(kind, reason, __STACKTRACE__)
-    else
-      value ->
-        :telemetry.execute(name ++ [:stop], ended(started), metadata)
-        value
-    end
-  end
-
-  defp ended(started) do
-    now = System.monotonic_time()
-    %{duration: now - started, monotonic_time: now}
   end
 end

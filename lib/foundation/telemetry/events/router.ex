@@ -4,8 +4,8 @@ defmodule Foundation.Telemetry.Events.Router do
   # there is no table at all (before the application's start, or in the moment in which the ETS
   # engine's tables are made anew), straight on. Telemetry never breaks what it measures.
 
-  alias Foundation.Telemetry.Events.{Backend, Backends, Batch, BatchProcessor}
-  alias Foundation.Telemetry.Legacy
+  alias Foundation.Legacy
+  alias Foundation.Telemetry.Events.{Backend, Batch, BatchProcessor}
 
   # What the native engine tells apart (`NAME_MAX` in native/foundation_nif/src/telemetry/mod.rs).
   @longest_name 32
@@ -14,7 +14,7 @@ defmodule Foundation.Telemetry.Events.Router do
   def emit_event(name, measurements, metadata, key, window) do
     name!(name)
 
-    case decide(:emit, &admit(Legacy.on?(), &1, name, key, window)) do
+    case decide(:emit, &admit(Legacy.Telemetry.on?(), &1, name, key, window)) do
       :emit -> :telemetry.execute(name, measurements, metadata)
       :ok -> :ok
       # The flag has changed, or the tables have closed, since it was asked who is to decide.
@@ -27,7 +27,7 @@ defmodule Foundation.Telemetry.Events.Router do
     window = window || backend.settings(name).window
 
     cond do
-      not Backends.ProcessDictionary.opens?({name, key}, window) ->
+      not Legacy.Windows.opens?({name, key}, window) ->
         backend.count(name, :suppressed)
 
       not backend.sample?(name) ->

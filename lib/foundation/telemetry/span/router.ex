@@ -5,7 +5,7 @@ defmodule Foundation.Telemetry.Span.Router do
   # other once it has no span open in the first; until then, what is not found in the one is
   # looked for in the other.
 
-  alias Foundation.Telemetry.Legacy
+  alias Foundation.Legacy
   alias Foundation.Telemetry.Span.{Backends, Frame}
 
   @spec backend() :: module
@@ -13,8 +13,8 @@ defmodule Foundation.Telemetry.Span.Router do
     engine = engine()
 
     cond do
-      not Legacy.on?() -> engine
-      engine.current() in [nil, :none] -> Backends.ProcessDictionary
+      not Legacy.Telemetry.on?() -> engine
+      engine.current() in [nil, :none] -> Legacy.Spans
       true -> engine
     end
   end
@@ -24,7 +24,7 @@ defmodule Foundation.Telemetry.Span.Router do
   """
   @spec left((module -> found), none) :: found | none when found: term, none: term
   def left(fun, none) do
-    if Legacy.ever?(), do: fun.(Backends.ProcessDictionary), else: none
+    if Legacy.Telemetry.ever?(), do: fun.(Legacy.Spans), else: none
   end
 
   @doc """
@@ -34,7 +34,7 @@ defmodule Foundation.Telemetry.Span.Router do
   all that are open there now were started since.
   """
   @spec leave(module, mark :: term) :: [Frame.ended()]
-  def leave(Backends.ProcessDictionary = backend, mark) do
+  def leave(Legacy.Spans = backend, mark) do
     open(engine()) ++ backend.leave(mark)
   end
 

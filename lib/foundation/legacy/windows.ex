@@ -1,4 +1,4 @@
-defmodule Foundation.Telemetry.Events.Backends.ProcessDictionary do
+defmodule Foundation.Legacy.Windows do
   @moduledoc false
   # Windows as they were before: each process has its own, in its dictionary. For migration
   # only (`use_genserver_telemetry` off); nothing bounds them and they die with the process.

@@ -1,4 +1,4 @@
-defmodule Foundation.ErrorContext.Backends.ProcessDictionary do
+defmodule Foundation.Legacy.Context do
   @moduledoc false
   # Legacy, for migration only: the context in the process dictionary, where the code that is
   # being migrated had it, under the key that it used. No Logger prints it. Every call raises

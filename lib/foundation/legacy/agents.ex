@@ -1,4 +1,4 @@
-defmodule Foundation.AgentRegistry.Backends.ProcessDictionary do
+defmodule Foundation.Legacy.Agents do
   @moduledoc false
   # Legacy, for migration only: the agents that a process has registered, in that process's
   # dictionary, where no other process sees them, under the key that the code that is being

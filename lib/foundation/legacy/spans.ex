@@ -1,4 +1,4 @@
-defmodule Foundation.Telemetry.Span.Backends.ProcessDictionary do
+defmodule Foundation.Legacy.Spans do
   @moduledoc false
   # The stack as it was before: a list in the process's dictionary, innermost first. For migration
   # only (`use_genserver_telemetry` off); a process that dies takes its spans with it unseen.

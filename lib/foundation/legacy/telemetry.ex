@@ -1,4 +1,4 @@
-defmodule Foundation.Telemetry.Legacy do
+defmodule Foundation.Legacy.Telemetry do
   @moduledoc false
   # Whether spans and windows are kept in the process dictionary, for an application that is being
   # migrated. The native engine's hot functions are told when that changes, so that it costs them
