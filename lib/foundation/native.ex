@@ -2,7 +2,7 @@ defmodule Foundation.Native do
   @moduledoc false
   # The stubs of the native library, and the one place that loads it. Nothing else.
   #
-  # A stub's body is not an error: it says `nil`, "the native engine knows no such
+  # The body of a stub is no error: it says `nil`, "the native engine knows no such
   # table", which is what is true while no library is loaded. Public functions call
   # the stub first and fall through to the ETS engine on `nil`, so that the choice of
   # an engine costs nothing where it matters.
@@ -114,6 +114,17 @@ defmodule Foundation.Native do
   # Not the literal `nil`: the type checkers of Elixir and Dialyzer would conclude that
   # no stub ever returns anything else.
   defp absent, do: :persistent_term.get({__MODULE__, :absent}, nil)
+
+  # What is named by a reference that a library gave has no other engine to fall through to: the
+  # library is gone, and its tables with it. Not `raise/1`, from which the type checkers would
+  # conclude that these functions never return.
+  defp detached do
+    :erlang.nif_error(
+      ArgumentError.exception(
+        "this table is out of reach, for the native library is not loaded any more: restart the VM"
+      )
+    )
+  end
 
   # Every function that was called on a normal scheduler since this was last asked, how often, and
   # the nanoseconds of its longest call, by the clock and by what the thread ran. Only a library
@@ -253,31 +264,31 @@ defmodule Foundation.Native do
   @spec concurrent_table_new() :: table | limit | nil
   def concurrent_table_new, do: absent()
 
-  @spec concurrent_table_put(table, term, term) :: :ok | limit | nil
-  def concurrent_table_put(_table, _key, _value), do: absent()
+  @spec concurrent_table_put(table, term, term) :: :ok | limit
+  def concurrent_table_put(_table, _key, _value), do: detached()
 
-  @spec concurrent_table_put_new(table, term, term) :: boolean | limit | nil
-  def concurrent_table_put_new(_table, _key, _value), do: absent()
+  @spec concurrent_table_put_new(table, term, term) :: boolean | limit
+  def concurrent_table_put_new(_table, _key, _value), do: detached()
 
   @spec concurrent_table_get(table, term, term) :: term
-  def concurrent_table_get(_table, _key, _default), do: absent()
+  def concurrent_table_get(_table, _key, _default), do: detached()
 
   # The version is of the write that set the value, and of no other write of this VM.
-  @spec concurrent_table_fetch(table, term) :: {version :: pos_integer, term} | :error | nil
-  def concurrent_table_fetch(_table, _key), do: absent()
+  @spec concurrent_table_fetch(table, term) :: {version :: pos_integer, term} | :error
+  def concurrent_table_fetch(_table, _key), do: detached()
 
   # Whether the entry was still of that version, and has the new value.
-  @spec concurrent_table_replace(table, term, pos_integer, term) :: boolean | limit | nil
-  def concurrent_table_replace(_table, _key, _version, _value), do: absent()
+  @spec concurrent_table_replace(table, term, pos_integer, term) :: boolean | limit
+  def concurrent_table_replace(_table, _key, _version, _value), do: detached()
 
-  @spec concurrent_table_delete(table, term) :: :ok | nil
-  def concurrent_table_delete(_table, _key), do: absent()
+  @spec concurrent_table_delete(table, term) :: :ok
+  def concurrent_table_delete(_table, _key), do: detached()
 
-  @spec concurrent_table_size(table) :: non_neg_integer | nil
-  def concurrent_table_size(_table), do: absent()
+  @spec concurrent_table_size(table) :: non_neg_integer
+  def concurrent_table_size(_table), do: detached()
 
-  @spec concurrent_table_walk(table, cursor) :: {[{term, term}], cursor | :done} | nil
-  def concurrent_table_walk(_table, _cursor), do: absent()
+  @spec concurrent_table_walk(table, cursor) :: {[{term, term}], cursor | :done}
+  def concurrent_table_walk(_table, _cursor), do: detached()
 
   ## Telemetry: one set of tables for the application
 

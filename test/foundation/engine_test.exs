@@ -308,6 +308,115 @@ defmodule Foundation.EngineTest do
       refute output =~ "died"
     end
 
+    # Tables of three loads of the library, each used after every later one.
+    test "keeps concurrent tables, whenever they were made", %{app: app} do
+      output =
+        vm(
+          app,
+          """
+          {:ok, _} = Application.ensure_all_started(:foundation)
+          alias Foundation.ConcurrentRegistry, as: Table
+
+          make = fn name ->
+            table = Table.new()
+            :ok = Table.put(table, :name, name)
+            table
+          end
+
+          mortal = fn ->
+            test = self()
+
+            owner = spawn(fn ->
+              send(test, {:made, make.(:mortal)})
+              receive do: (:stop -> :ok)
+            end)
+
+            receive do: ({:made, table} -> {owner, table})
+          end
+
+          end_of = fn {owner, table} ->
+            ref = Process.monitor(owner)
+            send(owner, :stop)
+            receive do: ({:DOWN, ^ref, :process, _, _} -> :ok)
+            {:error, %ArgumentError{}} = try do
+              {:ok, Table.size(table)}
+            rescue
+              error -> {:error, error}
+            end
+          end
+
+          first = make.(:first)
+          dies = mortal.()
+          #{@anew}
+          second = make.(:second)
+          IO.inspect({Table.get(first, :name), Table.update(first, :n, 1, & &1 + 1)})
+          #{@anew}
+          third = make.(:third)
+          for table <- [first, second, third], do: IO.inspect({Table.get(table, :name), Table.size(table)})
+          IO.inspect(Table.stream(first) |> Enum.sort())
+          end_of.(dies)
+          IO.puts("ended")
+
+          # A type that no table has any more is given back, and the next loads go on.
+          for n <- 1..50 do
+            table = make.(n)
+            #{@anew}
+            ^n = Table.get(table, :name)
+            :erlang.garbage_collect()
+          end
+
+          IO.inspect({:at_last, Table.get(first, :name), Table.get(third, :name)})
+          """
+        )
+
+      assert output =~ "{:first, 1}"
+      assert output =~ "{:first, 2}"
+      assert output =~ "{:second, 1}"
+      assert output =~ "{:third, 1}"
+      assert output =~ "[n: 1, name: :first]"
+      assert output =~ "ended"
+      assert output =~ "{:at_last, :first, :third}"
+    end
+
+    test "without its library says so for each call of a concurrent table", %{app: app} do
+      output =
+        vm(
+          app,
+          """
+          {:ok, _} = Application.ensure_all_started(:foundation)
+          alias Foundation.ConcurrentRegistry, as: Table
+          table = Table.new(engine: :native)
+          :ok = Table.put(table, :key, 1)
+          {path, version, instance} = :persistent_term.get(Foundation.Native)
+          :persistent_term.put(Foundation.Native, {path <> "_away", version, instance})
+          #{@anew}
+
+          calls = [
+            get: fn -> Table.get(table, :key) end,
+            put: fn -> Table.put(table, :key, 2) end,
+            put_new: fn -> Table.put_new(table, :other, 2) end,
+            update: fn -> Table.update(table, :key, 1, & &1) end,
+            delete: fn -> Table.delete(table, :key) end,
+            size: fn -> Table.size(table) end,
+            stream: fn -> table |> Table.stream() |> Enum.to_list() end
+          ]
+
+          for {name, call} <- calls do
+            answer = try do
+              call.()
+            rescue
+              error in ArgumentError -> Exception.message(error)
+            end
+
+            IO.puts("\#{name}: \#{inspect(answer)}")
+          end
+          """
+        )
+
+      for name <- [:get, :put, :put_new, :update, :delete, :size, :stream],
+          do: assert(output =~ "#{name}: \"this table is out of reach")
+    end
+
     test "does not take another library for its own, and says so", context do
       other = String.replace_suffix(context.library, ".so", "_built_anew.so")
       File.cp!(context.library, other)

@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use foundation_core::concurrent_table::ConcurrentTable;
 use foundation_core::key::Seed;
 use foundation_core::table::{Entry, OutOfMemory, pin};
-use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
+use rustler::{Encoder, Env, Term, atoms};
 
 use crate::background::{self, Job};
 use crate::faults;
 use crate::measure::Call;
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::table_handle;
 use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value, value_term};
 
 nifs! {
@@ -60,18 +61,16 @@ impl Drop for Entries {
 pub static LIVE: AtomicI64 = AtomicI64::new(0);
 
 /// A table, as Erlang's terms refer to it.
-struct Handle {
+pub struct Handle {
     entries: Arc<Entries>,
     /// Whether its process has ended. A write that has just not seen that leaves its entry until
     /// nobody refers to the table any more.
     gone: AtomicBool,
 }
 
-#[rustler::resource_impl]
-impl Resource for Handle {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+impl Handle {
+    /// The table's process has ended, and the table with it.
+    pub fn owner_ended(&self) {
         faults::reach(c"table's owner down");
         let _measured = Call::begin(c"concurrent_table_down".as_ptr());
         self.gone.store(true, Ordering::Relaxed);
@@ -95,7 +94,7 @@ impl Drop for Handle {
 fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentTable<OwnedTerm, OwnedTerm>, Failure> {
     // Not an arc of its own: the term keeps the table for as long as the call takes, and all
     // processes would count their arcs in one place.
-    match term.try_get_resource::<Handle>() {
+    match table_handle::get(term) {
         Some(handle) if !handle.gone.load(Ordering::Relaxed) => Ok(&handle.entries.0),
         _ => Err(Failure::BadArgument),
     }
@@ -114,16 +113,12 @@ fn concurrent_table_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         return written(env, Err::<bool, _>(OutOfMemory));
     };
     LIVE.fetch_add(1, Ordering::Relaxed);
-    let table = ResourceArc::new(Handle {
+    let handle = Handle {
         entries: Arc::new(Entries(entries)),
         gone: AtomicBool::new(false),
-    });
-    // A caller that cannot be monitored is exiting, and gets no answer any more.
+    };
     let owner = process::local(process::caller(env));
-    if env.monitor(&table, &owner).is_none() {
-        table.gone.store(true, Ordering::Relaxed);
-    }
-    Ok(table.encode(env))
+    table_handle::make(env, handle, owner).ok_or(Failure::BadArgument)
 }
 
 fn concurrent_table_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {

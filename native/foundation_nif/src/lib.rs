@@ -13,6 +13,7 @@ mod pin;
 mod process;
 mod raw;
 mod registry;
+mod table_handle;
 mod telemetry;
 mod term;
 
@@ -48,7 +49,7 @@ fn load(env: Env, argument: Term) -> bool {
     INSTANCE.store(instance, Ordering::Relaxed);
     std::panic::set_hook(Box::new(report_panic));
     background::start();
-    true
+    table_handle::open(env)
 }
 
 /// A panic is a defect of this library. Its caller gets an exception; where it was is said here.
