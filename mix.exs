@@ -84,6 +84,7 @@ defmodule Foundation.MixProject do
       files:
         ~w(lib guides mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
           ~w(native/foundation_core/Cargo.toml native/foundation_core/src) ++
+          ~w(native/foundation_log/Cargo.toml native/foundation_log/src) ++
           ~w(native/foundation_nif/Cargo.toml native/foundation_nif/src) ++
           ~w(checksum-*.exs *.md LICENSE)
     ]
