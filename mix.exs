@@ -13,7 +13,7 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    migrating.md operating.md architecture.md
+    migrating.md guarantees.md operating.md architecture.md
   )
 
   def project do

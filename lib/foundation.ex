@@ -1,34 +1,16 @@
 defmodule Foundation do
-  @moduledoc """
-  Supervised, observable, concurrent state in place of the process dictionary, with the
-  hot tables in Rust.
+  @external_resource readme = Path.expand("../README.md", __DIR__)
 
-  Where to start reading:
-
-    * `Foundation.Registry` - names for processes: Elixir's `Registry`, faster, and its
-      entries outlive a crash of its owner
-    * `Foundation.AgentRegistry` - agents by id, with metadata and telemetry
-    * `Foundation.ErrorContext` - what a request was doing when it failed
-    * `Foundation.Telemetry.Span` and `Foundation.Telemetry.SampledEvents` - spans, and
-      events deduplicated and batched
-    * `Foundation.FeatureFlags` and `Foundation.Migration` - the way from the process
-      dictionary to all of it, and back
-    * `Foundation.HealthCheck` - whether all of it is well
-    * `Foundation.Config` - the settings
-
-  ## Engines
-
-  Every hot table has two engines that keep one contract. `:native` is a Rust library;
-  `:ets` is pure Elixir, and runs where the library cannot be loaded. Which of them new
-  tables get is decided once, at the start of the application: see `:engine` in
-  `Foundation.Config`, and `engine/0`.
-  """
+  # The README and this page share the text between the markers.
+  @moduledoc readme |> File.read!() |> String.split("<!-- MDOC -->") |> Enum.at(1)
 
   @doc """
-  The engine that new tables get: `:native` (Rust) or `:ets` (pure Elixir).
+  Returns the engine of new tables: `:native` (Rust) or `:ets` (pure Elixir).
 
-  Decided at the start of the application from `config :foundation, engine: …`, and
-  constant from then on. O(1).
+  The application decides it once, at its start, from `config :foundation, engine: …`. Both engines
+  keep one contract; see `:engine` in `Foundation.Config`.
+
+  **Cost:** O(1).
 
   Raises `RuntimeError` when the `:foundation` application was never started.
 
@@ -40,7 +22,9 @@ defmodule Foundation do
   defdelegate engine, to: Foundation.Engine, as: :selected
 
   @doc """
-  The version of this application, as it was compiled. O(1).
+  Returns the version of this library.
+
+  **Cost:** O(1). The version is fixed at compile time.
 
       iex> Version.parse!(Foundation.version()).major
       0

@@ -123,16 +123,26 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "the README names the tests of its promises, and they are there" do
-    [promises] = Regex.run(~r/^## What is promised.*?(?=^## )/ms, File.read!("README.md"))
+  test "guides/guarantees.md names the tests of each guarantee, and they are there" do
+    rows =
+      for "| " <> row <- "guides/guarantees.md" |> File.read!() |> String.split("\n"),
+          row != "guarantee | test |",
+          do: String.split(row, " | ")
 
-    for "| " <> row <- promises |> String.split("\n") |> Enum.drop(4) do
-      [promise, tests] = String.split(row, " | ")
+    assert length(rows) > 20
+
+    for [guarantee, tests] <- rows do
       named = ~r/`((?:test|native|bench|script)\/[^`]+)`/
       files = Regex.scan(named, tests, capture: :all_but_first)
-      assert files != [], "no test is named of: #{promise}"
-      for [file] <- files, do: assert(File.exists?(file), "#{file} of: #{promise}")
+      assert files != [], "no test is named of: #{guarantee}"
+      for [file] <- files, do: assert(File.exists?(file), "#{file} of: #{guarantee}")
     end
+  end
+
+  test "the module page of Foundation and the README share one text" do
+    [_title, shared, _rest] = String.split(File.read!("README.md"), "<!-- MDOC -->")
+    assert moduledoc(Foundation) == shared
+    assert shared =~ "A drop-in, Rust-backed replacement"
   end
 
   defp public do

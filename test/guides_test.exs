@@ -2,7 +2,7 @@ defmodule Foundation.GuidesTest do
   # Each guide is run in a VM of its own, as its reader would: see `Foundation.Guide`.
   use ExUnit.Case, async: true
 
-  for guide <- Path.wildcard("guides/*.{md,livemd}") do
+  for guide <- ["README.md" | Path.wildcard("guides/*.{md,livemd}")] do
     @external_resource guide
 
     test "what #{guide} shows holds, one after the other" do
@@ -22,12 +22,5 @@ defmodule Foundation.GuidesTest do
       prose = Regex.replace(~r/^```.*?^```$/ms, File.read!(unquote(guide)), "")
       refute prose =~ ~r/^\n {4}\S/m, "an indented block: fence it, so that it is run"
     end
-  end
-
-  test "the README's examples are run" do
-    assert [_dependency, example] =
-             for({_line, "elixir", text} <- Foundation.Guide.blocks("README.md"), do: text)
-
-    Code.eval_string(example, [], file: "README.md")
   end
 end
