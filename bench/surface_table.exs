@@ -14,7 +14,7 @@ defmodule Bench.SurfaceTable do
     [
       %Row{
         name: :surface_table,
-        what: "each function of a plain table, over the values of clients",
+        what: "each function of a concurrent table, over the values of clients",
         theirs: "ETS",
         sizes: [1_000],
         quick: [100],

@@ -240,7 +240,7 @@ defmodule Foundation.Native do
   @spec registry_delete_meta(name, term) :: :ok | nil
   def registry_delete_meta(_name, _key), do: absent()
 
-  ## Registry: remote registrants, and deaths told by edge
+  ## Registry: remote registrants, and clean-ups told by edge
 
   @spec registry_remote_down(name, pid) :: non_neg_integer | nil
   def registry_remote_down(_name, _pid), do: absent()
@@ -248,15 +248,16 @@ defmodule Foundation.Native do
   @spec registry_remotes(name) :: [pid] | nil
   def registry_remotes(_name), do: absent()
 
-  # The process gets `{:foundation_registry, :deaths}`, one outstanding at most.
-  @spec registry_watch(pid) :: :ok | nil
-  def registry_watch(_pid), do: absent()
+  # The process gets `{:foundation_registry, :deaths}` when entries of the dead were removed from
+  # that registry, one outstanding at most. One registry is watched, by one process.
+  @spec registry_watch(name, pid) :: :ok | nil
+  def registry_watch(_name, _pid), do: absent()
 
-  # Takes what has died since, and arms the message again.
-  @spec registry_take_deaths() :: [{name, non_neg_integer, non_neg_integer}] | nil
-  def registry_take_deaths, do: absent()
+  # Takes the count of entries removed since, and arms the message again.
+  @spec registry_take_cleaned(name) :: non_neg_integer | nil
+  def registry_take_cleaned(_name), do: absent()
 
-  ## Plain tables: O(1), but for a walk, which takes a bounded chunk a call; the first cursor is 0
+  ## Concurrent tables: O(1), but for a walk, which takes a bounded chunk a call; the first cursor is 0
 
   @type table :: reference
 

@@ -293,6 +293,48 @@ for engine <- [:ets, :native] do
       assert cleaned(10) == 10
     end
 
+    if engine == :native do
+      test "the library tells the reporter of an agent's death, and no other process" do
+        trace([Monitor, Cleanup])
+        listen([:cleanup])
+        pid = start_worker()
+        :ok = AgentRegistry.register_agent("a", pid)
+        kill(pid)
+        assert cleaned(1) == 1
+        reporter = Process.whereis(Cleanup)
+        assert_receive {:trace, ^reporter, :receive, {:foundation_registry, :deaths}}
+        refute_woken(Monitor)
+      end
+
+      test "a death in a registry whose clean-ups nobody reports wakes no process" do
+        name = unique_name("unreported")
+        start_supervised!({Foundation.Registry, name: name, keys: :unique, engine: :native})
+        trace([Monitor, Cleanup])
+        pid = start_worker()
+        {:ok, _owner} = Foundation.Registry.register_for(name, pid, :key, nil)
+        kill(pid)
+        eventually(fn -> Foundation.Registry.count(name) == 0 end)
+        for name <- [Monitor, Cleanup], do: refute_woken(name)
+      end
+
+      defp trace(names) do
+        for name <- names do
+          pid = Process.whereis(name)
+          1 = :erlang.trace(pid, true, [:receive])
+          on_exit(fn -> Process.alive?(pid) and :erlang.trace(pid, false, [:receive]) end)
+        end
+      end
+
+      # What was sent before this is traced once the process has answered.
+      defp refute_woken(name) do
+        pid = Process.whereis(name)
+        :sys.get_state(pid)
+        ref = :erlang.trace_delivered(pid)
+        assert_receive {:trace_delivered, ^pid, ^ref}
+        refute_received {:trace, ^pid, :receive, {:foundation_registry, :deaths}}
+      end
+    end
+
     defp terminate(name),
       do: :ok = Supervisor.terminate_child(Foundation.RegistrySupervisor, name)
 

@@ -3,7 +3,8 @@ defmodule Foundation.Registry.Backend do
   # What an engine of the registry does. `Foundation.Registry` calls the stubs of
   # `Foundation.Native` itself where a nanosecond counts (`register`, `unregister`,
   # `lookup`, `whereis`, `values`, `count`, `meta`) and falls through to the ETS engine;
-  # everything else asks `of!/1` once and goes through these callbacks.
+  # everything else asks `of!/1` once and goes through these callbacks. `whereis`, `count` and
+  # `meta` are only ever called the first way, and so are no callbacks.
   #
   # All of them raise `ArgumentError` for a registry that is not there. None returns an
   # entry of a process that is dead when it looks.
@@ -49,9 +50,6 @@ defmodule Foundation.Registry.Backend do
   @doc "`lookup/2` of each of `keys`."
   @callback lookup_many(name, [key]) :: [[{pid, value}]]
 
-  @doc "The process under a unique `key`; `:duplicate` where keys are not unique. O(1)."
-  @callback whereis(name, key) :: pid | :undefined | :duplicate
-
   @doc "What `pid` registered under `key`, in order. O(own entries under the key)."
   @callback values(name, key, pid) :: [value]
 
@@ -72,9 +70,6 @@ defmodule Foundation.Registry.Backend do
   @callback replace(name, key, pid, expected :: value, new :: value) ::
               :ok | :stale | :error | :duplicate
 
-  @doc "How many entries there are. O(1); the dead may be counted for some milliseconds."
-  @callback count(name) :: non_neg_integer
-
   @doc "Size, distinct keys, registrants, bytes, refused registrations."
   @callback info(name) :: %{
               size: non_neg_integer,
@@ -93,8 +88,7 @@ defmodule Foundation.Registry.Backend do
   @doc "Sends `message` once for each entry under `key`; how many were sent."
   @callback broadcast(name, key, message :: term) :: non_neg_integer
 
-  @doc "Metadata. O(1)."
-  @callback meta(name, term) :: {:ok, term} | :error
+  @doc "Sets or removes metadata. O(1)."
   @callback put_meta(name, term, term) :: :ok
   @callback delete_meta(name, term) :: :ok
 

@@ -3,11 +3,14 @@ defmodule Foundation.Registry.Cleanup do
   # Emits `[:foundation, :registry, :cleanup]`: how many agents were removed because they died.
   #
   # Handlers of events may block or raise, so they run here, in a process that nothing waits
-  # for. What is counted meanwhile adds up in one integer, and at most one message is
-  # outstanding: a handler that blocks for ever costs a number, not a mailbox. The number is
-  # taken off after the event, so a kill in between repeats one rather than losing it.
+  # for. The native library tells this process of clean-ups among the agents; the ETS engine counts
+  # them with `count/2`. Either way they add up in one integer, and each engine has at most one
+  # message outstanding: a handler that blocks for ever costs a number, not a mailbox. The number
+  # is taken off after the event, so a kill in between repeats it rather than losing it.
 
   use GenServer
+
+  alias Foundation.Native
 
   @event [:foundation, :registry, :cleanup]
   @agents :foundation_agent_registry
@@ -18,8 +21,8 @@ defmodule Foundation.Registry.Cleanup do
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc """
-  Counts removed entries of the dead; those of other registries than the agents' are nobody's
-  news. For any process, also while this one is away.
+  Counts entries that the ETS engine removed because their process died. Only those of the agents
+  are reported. Any process may call it, also while the reporter is being restarted.
   """
   @spec count(atom, non_neg_integer) :: :ok
   def count(@agents, number) when number > 0 do
@@ -44,11 +47,12 @@ defmodule Foundation.Registry.Cleanup do
   defp cells, do: :persistent_term.get(__MODULE__)
 
   @impl true
-  # A message may have been lost with the predecessor.
-  def init(nil), do: {:ok, nil, {:continue, :emit}}
+  # A message may have been lost with the predecessor: the library tells a new watcher at once.
+  def init(nil), do: {:ok, nil, {:continue, :watch}}
 
   @impl true
-  def handle_continue(:emit, state) do
+  def handle_continue(:watch, state) do
+    Native.registry_watch(@agents, self())
     emit()
     {:noreply, state}
   end
@@ -65,6 +69,12 @@ defmodule Foundation.Registry.Cleanup do
   def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
+  def handle_info({:foundation_registry, :deaths}, state) do
+    :atomics.add(cells(), @count, Native.registry_take_cleaned(@agents) || 0)
+    emit()
+    {:noreply, state}
+  end
+
   # What a handler sent to the process it runs in.
   def handle_info(_message, state), do: {:noreply, state}
 

@@ -1,8 +1,7 @@
 defmodule Foundation.Registry.Monitor do
   @moduledoc false
   # Watches the registrants that nobody else watches: all of the ETS engine, and those on
-  # other nodes of the native engine, whose local ones the library itself watches. Of
-  # these it takes the number of deaths, for which it is told by edge.
+  # other nodes of the native engine, whose local ones the library itself watches.
   #
   # A request to watch may get lost when this process dies; it is always made after the table
   # has a trace of the registrant, and a new monitor watches all that the tables have.
@@ -41,8 +40,6 @@ defmodule Foundation.Registry.Monitor do
 
   @impl true
   def handle_continue(:take_over, remotes) do
-    Native.registry_watch(self())
-    take_deaths()
     for table <- Table.all(), do: watch_all_of(table)
 
     {:noreply,
@@ -89,23 +86,12 @@ defmodule Foundation.Registry.Monitor do
   end
 
   def handle_info({:remote_down, _ref, :process, pid, _reason}, remotes) do
-    # For all registries, whichever is named. What it removes is among the deaths that the library
-    # tells of.
+    # For all registries, whichever is named. The library tells `Cleanup` of what it removes.
     _removed = Native.registry_remote_down(__MODULE__, pid)
     {:noreply, Map.delete(remotes, pid)}
   end
 
-  def handle_info({:foundation_registry, :deaths}, remotes) do
-    take_deaths()
-    {:noreply, remotes}
-  end
-
   def handle_info(_unknown, remotes), do: {:noreply, remotes}
-
-  defp take_deaths do
-    for {name, _processes, entries} <- Native.registry_take_deaths() || [],
-        do: Cleanup.count(name, entries)
-  end
 
   ## ETS
 

@@ -13,6 +13,7 @@
 // Most of what uses the tables is left out of the models' build: what only that needs is no
 // mistake.
 #![cfg_attr(loom, allow(dead_code))]
+#![deny(unsafe_code)]
 
 pub mod batch;
 #[cfg(not(loom))]
@@ -30,5 +31,6 @@ pub mod registry;
 pub mod sampler;
 #[cfg(not(loom))]
 pub mod span;
+#[allow(unsafe_code)]
 pub mod table;
 pub mod window;

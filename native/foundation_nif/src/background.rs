@@ -98,7 +98,7 @@ impl Worker {
             Some(Job::CleanUp(registry, mut pending)) => {
                 faults::reach(c"clean up a death");
                 while !registry.clean_up(&mut pending) {}
-                deaths::announce(None);
+                deaths::announce(None, &registry);
             }
             Some(Job::Ownerless(registry, owner, deadline)) => {
                 self.ownerless.push((registry, owner, deadline));

@@ -74,7 +74,6 @@ defmodule Foundation.Registry.SchedulingTest do
 
       name = unique_name("one_more")
       assert dirty?(worker, fn -> :created = start.(name) end)
-      assert dirty?(worker, fn -> Native.registry_take_deaths() end)
       assert dirty?(worker, fn -> :ok = Native.registry_stop(name) end)
       for name <- names, do: :ok = Native.registry_stop(name)
     end

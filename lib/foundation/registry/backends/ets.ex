@@ -179,7 +179,8 @@ defmodule Foundation.Registry.Backends.ETS do
     on(name, fn table -> Enum.map(keys, &entries_of(table, &1)) end)
   end
 
-  @impl true
+  @doc "The process under a unique `key`; `:duplicate` where keys are not unique. O(1)."
+  @spec whereis(atom, term) :: pid | :undefined | :duplicate
   def whereis(name, key) do
     on(name, fn
       %{kind: :unique} = table ->
@@ -214,7 +215,8 @@ defmodule Foundation.Registry.Backends.ETS do
     end)
   end
 
-  @impl true
+  @doc "How many entries there are. O(1); the dead may be counted for some milliseconds."
+  @spec count(atom) :: non_neg_integer
   def count(name), do: on(name, &LiveTable.size(&1.entries))
 
   @impl true
@@ -233,7 +235,8 @@ defmodule Foundation.Registry.Backends.ETS do
     length(entries)
   end
 
-  @impl true
+  @doc "Metadata. O(1)."
+  @spec meta(atom, term) :: {:ok, term} | :error
   def meta(name, key) do
     on(name, fn table ->
       case :ets.lookup(table.meta, key) do

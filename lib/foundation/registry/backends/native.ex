@@ -78,9 +78,6 @@ defmodule Foundation.Registry.Backends.Native do
   end
 
   @impl true
-  def whereis(name, key), do: known!(Native.registry_whereis(name, key), name)
-
-  @impl true
   def values(name, key, pid), do: known!(Native.registry_values(name, key, pid), name)
 
   @impl true
@@ -95,9 +92,6 @@ defmodule Foundation.Registry.Backends.Native do
   @impl true
   def replace(name, key, pid, expected, new),
     do: known!(Native.registry_replace(name, key, pid, expected, new), name)
-
-  @impl true
-  def count(name), do: known!(Native.registry_count(name), name)
 
   @impl true
   def info(name) do
@@ -121,9 +115,6 @@ defmodule Foundation.Registry.Backends.Native do
     Enum.each(remote, &send(&1, message))
     broadcast(name, key, message, cursor, sent + local + length(remote))
   end
-
-  @impl true
-  def meta(name, key), do: known!(Native.registry_meta(name, key), name)
 
   @impl true
   def put_meta(name, key, value), do: known!(Native.registry_put_meta(name, key, value), name)

@@ -235,8 +235,7 @@ impl<T: Held> Owners<T> {
 
     fn count(&self, owner: u64, before: usize, after: usize) {
         if before != after {
-            let stripe = owner << 26;
-            self.held.add(stripe, after as i64 - before as i64);
+            self.held.add(spread(owner), after as i64 - before as i64);
         }
     }
 

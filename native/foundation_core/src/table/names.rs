@@ -1,4 +1,4 @@
-//! From a name, one word, to what bears it: few entries, hardly ever changed, read all the time.
+//! From a name, one word, to its holder: few entries, rarely changed, read all the time.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -18,7 +18,7 @@ pub struct Names<T: Send + Sync + 'static> {
     holders: PhantomData<Arc<T>>,
 }
 
-/// A name and what bears it.
+/// A name and its holder.
 pub type Named<T> = (u64, Arc<T>);
 
 /// A name and its holder, whose count of references is one for all snapshots that it is in: a

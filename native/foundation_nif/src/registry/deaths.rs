@@ -1,34 +1,43 @@
-//! Deaths are told by edge: however many there are, one message is under way at a time, and who
-//! gets it takes the counts.
+//! Tells one process of the clean-ups of one registry, by edge: at most one message is under way,
+//! and its receiver takes the count. Other registries clean up without a message.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, atoms};
+use rustler::{Env, LocalPid, OwnedEnv, atoms};
 
-use super::instance::NAMES;
-use crate::term::word_term;
+use super::instance::Registry;
 
 atoms! { foundation_registry, deaths }
 
+/// The name of the registry that is watched; 0, which is no atom's word, while none is.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
 static WATCHER: Mutex<Option<LocalPid>> = Mutex::new(None);
-/// Whether a message has been sent since the counts were last taken.
+/// Whether a message has been sent since the count was last taken.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
 fn watcher() -> Option<LocalPid> {
     *WATCHER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a process the one that is told, and tells it of what it may have missed.
-pub fn watch(env: Env, pid: LocalPid) {
+/// Makes `pid` the process that is told of the clean-ups in the registry `name`, and tells it at
+/// once: its predecessor may have died with a message unread.
+pub fn watch(env: Env, name: u64, pid: LocalPid) {
     *WATCHER.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
+    WATCHED.store(name, Ordering::SeqCst);
     TOLD.store(false, Ordering::SeqCst);
-    announce(Some(env));
+    tell(Some(env));
 }
 
-/// Tells of a death, unless that has been done and not been heeded yet. `env` is the environment
-/// of the current call or callback; `None` on a thread that is not the VM's.
-pub fn announce(env: Option<Env>) {
+/// Tells the watcher that entries of a dead process were removed from `registry`. `env` is the
+/// environment of the current call or callback; `None` on a thread that is not the VM's.
+pub fn announce(env: Option<Env>, registry: &Registry) {
+    if WATCHED.load(Ordering::SeqCst) == registry.name {
+        tell(env);
+    }
+}
+
+fn tell(env: Option<Env>) {
     if TOLD.swap(true, Ordering::SeqCst) {
         return;
     }
@@ -41,23 +50,13 @@ pub fn announce(env: Option<Env>) {
             .is_ok(),
     });
     if !sent {
-        // Nobody is there: the next one to watch is told.
+        // The watcher is dead. The next one is told when it begins to watch.
         TOLD.store(false, Ordering::SeqCst);
     }
 }
 
-/// Takes the counts of all registries that have any: name, processes, entries.
-pub fn take(env: Env<'_>) -> Term<'_> {
-    // Before the counts: a death that comes after it sends another message.
+/// Lets the next clean-up send a message. Call it before the count is taken: in the other order the
+/// entries of a clean-up that comes in between would wait for the next death.
+pub fn arm() {
     TOLD.store(false, Ordering::SeqCst);
-    NAMES
-        .all()
-        .into_iter()
-        .filter_map(|(name, registry)| {
-            let processes = registry.dead_processes.swap(0, Ordering::Relaxed);
-            let entries = registry.take_cleaned();
-            (processes + entries > 0).then(|| (word_term(env, name), processes, entries))
-        })
-        .collect::<Vec<_>>()
-        .encode(env)
 }

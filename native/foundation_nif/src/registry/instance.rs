@@ -63,8 +63,6 @@ pub struct Registry {
     /// The owner's word; of the last one while there is none.
     owner: AtomicU64,
     has_listeners: AtomicBool,
-    /// Processes whose entries were cleaned up, and have not been reported.
-    pub dead_processes: AtomicU64,
     watches: [OnceLock<ResourceArc<Watch>>; WATCHES],
     owner_watch: Mutex<Option<ResourceArc<OwnerWatch>>>,
 }
@@ -171,7 +169,6 @@ impl Registry {
             owner: AtomicU64::new(0),
             has_listeners: AtomicBool::new(false),
             config: Mutex::default(),
-            dead_processes: AtomicU64::new(0),
             watches: [const { OnceLock::new() }; WATCHES],
             owner_watch: Mutex::new(None),
         }))
@@ -268,9 +265,8 @@ impl Registry {
         if keys == 0 {
             return 0;
         }
-        self.dead_processes.fetch_add(1, Ordering::Relaxed);
         if self.clean_up(&mut pending) {
-            deaths::announce(env);
+            deaths::announce(env, self);
         } else {
             background::send(Job::CleanUp(self.clone(), Box::new(pending)));
         }

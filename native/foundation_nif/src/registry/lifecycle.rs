@@ -20,8 +20,8 @@ nifs! {
     registry_info / 1,
     registry_count / 1,
     registry_names / 0,
-    registry_watch / 1,
-    registry_take_deaths / 0,
+    registry_watch / 2,
+    registry_take_cleaned / 1,
 }
 
 /// How many registries are started and stopped beside, counted or named on a normal scheduler.
@@ -224,13 +224,19 @@ fn registry_names<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok(names.encode(env))
 }
 
-fn registry_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
+fn registry_watch<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a> {
+    if !name.is_atom() {
+        return Err(Failure::BadArgument);
+    }
     let pid: LocalPid = pid.decode().map_err(|_| Failure::BadArgument)?;
-    deaths::watch(env, pid);
+    deaths::watch(env, word(name), pid);
     Ok(ok().encode(env))
 }
 
-fn registry_take_deaths<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
-    unless_many()?;
-    Ok(deaths::take(env))
+fn registry_take_cleaned<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    // Also where there is no registry yet: the watcher is there before the one that it watches.
+    deaths::arm();
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    Ok(registry.take_cleaned().encode(env))
 }
