@@ -94,7 +94,7 @@ defmodule Fleet.Walk do
     id = elsewhere(fn -> Foundation.Telemetry.Span.start_span("unfinished") end)
 
     receive do
-      {:abandoned, ^id} -> "told of"
+      {:abandoned, ^id} -> "reported"
     after
       500 -> "lost"
     end
