@@ -1,8 +1,11 @@
 defmodule Foundation.Telemetry.Events.Router do
   @moduledoc false
-  # Where an event goes when the native engine does not take it: to the ETS engine, or, while
-  # there is no table at all (before the application's start, or in the moment in which the ETS
-  # engine's tables are made anew), straight on. Telemetry never breaks what it measures.
+  # Decides where an event goes when the native stub returned `nil`. There are three routes:
+  #
+  # - the ETS engine. Tables of the native engine take it too, if they opened after the stub looked;
+  # - legacy: windows in the process dictionary, with counts and strategies in the engine's tables;
+  # - no tables, before the application's start and while the ETS tables are made anew: the event is
+  #   emitted at once, because telemetry never breaks the code that it measures.
 
   alias Foundation.Legacy
   alias Foundation.Telemetry.Events.{Backend, Batch, BatchProcessor}
@@ -14,16 +17,17 @@ defmodule Foundation.Telemetry.Events.Router do
   def emit_event(name, measurements, metadata, key, window) do
     name!(name)
 
-    case decide(:emit, &admit(Legacy.Telemetry.on?(), &1, name, key, window)) do
+    case take(&admit(&1, name, key, window)) do
       :emit -> :telemetry.execute(name, measurements, metadata)
       :ok -> :ok
-      # The flag has changed, or the tables have closed, since it was asked who is to decide.
+      # The flag changed, or the native tables closed, after the route was chosen.
       nil -> emit_event(name, measurements, metadata, key, window)
     end
   end
 
-  # Legacy windows, and counts and strategies where they always are.
-  defp admit(_legacy = true, backend, name, key, window) do
+  defp admit(:no_tables, _name, _key, _window), do: :emit
+
+  defp admit({:legacy, backend}, name, key, window) do
     window = window || backend.settings(name).window
 
     cond do
@@ -39,23 +43,33 @@ defmodule Foundation.Telemetry.Events.Router do
     end
   end
 
-  defp admit(_legacy = false, backend, name, key, window), do: backend.admit(name, key, window)
+  defp admit({:engine, backend}, name, key, window), do: backend.admit(name, key, window)
 
   @spec emit_batched(GenServer.name(), [atom, ...], map, map) :: :ok
   def emit_batched(server, name, measurements, metadata) do
     name!(name)
 
-    case decide(:alone, & &1.append(name, measurements, metadata)) do
+    case take(&append(&1, name, measurements, metadata)) do
       :ok -> :ok
+      # No table takes it: there is none, or the tables were sealed after the route was chosen.
       :alone -> Batch.execute(name, [{System.system_time(), measurements, metadata}])
-      # The tables have closed since it was asked who is to take it.
+      # The native tables closed after the route was chosen.
       nil -> emit_batched(server, name, measurements, metadata)
       edge -> BatchProcessor.tell(server, name, edge)
     end
   end
 
+  defp append(:no_tables, _name, _measurements, _metadata), do: :alone
+
+  # Batches are the same with and without legacy code.
+  defp append({_route, backend}, name, measurements, metadata),
+    do: backend.append(name, measurements, metadata)
+
   @spec sample?(term) :: boolean
-  def sample?(name), do: decide(true, & &1.sample?(name))
+  def sample?(name), do: take(&sample?(&1, name))
+
+  defp sample?(:no_tables, _name), do: true
+  defp sample?({_route, backend}, name), do: backend.sample?(name)
 
   @doc """
   An event's name, or an `ArgumentError`.
@@ -77,20 +91,28 @@ defmodule Foundation.Telemetry.Events.Router do
     end
   end
 
-  defp decide(without_tables, fun) do
+  defp route do
     case Backend.running() do
-      nil -> without_tables
-      backend -> decide(without_tables, backend, fun)
+      nil -> :no_tables
+      backend -> {if(Legacy.Telemetry.on?(), do: :legacy, else: :engine), backend}
     end
   end
 
-  # A table that goes away in the middle is no fault of the caller; everything else is.
-  defp decide(without_tables, backend, fun) do
-    fun.(backend)
+  defp take(fun) do
+    case route() do
+      :no_tables -> fun.(:no_tables)
+      route -> take(route, fun)
+    end
+  end
+
+  # A table can go away during the call: the process that owns the tables was killed. The event then
+  # takes the route without tables. Any other error is one of the caller.
+  defp take(route, fun) do
+    fun.(route)
   rescue
     error in ArgumentError ->
       case __STACKTRACE__ do
-        [{:ets, _function, _arguments, _location} | _] -> without_tables
+        [{:ets, _function, _arguments, _location} | _] -> fun.(:no_tables)
         stacktrace -> reraise(error, stacktrace)
       end
   end

@@ -1,9 +1,9 @@
 defmodule Foundation.Telemetry.Span.Router do
   @moduledoc false
-  # Who keeps a process's spans: the engine that runs, or, while an application is being
-  # migrated, the process dictionary. When the flag changes, a process goes from one to the
-  # other once it has no span open in the first; until then, what is not found in the one is
-  # looked for in the other.
+  # Chooses the backend that keeps a process's spans: the engine that runs or, in an application
+  # that is being migrated, the process dictionary. After the flag changes, a process moves to the
+  # other backend once it has no open span in the first. Until then, a span that the first backend
+  # does not have is looked up in the other.
 
   alias Foundation.Legacy
   alias Foundation.Telemetry.Span.{Backends, Frame}
