@@ -106,10 +106,9 @@ defmodule Foundation.DocsTest do
           {"guides/error_context.md", Foundation.ErrorContext.Limits.schema()}
         ],
         {key, setting} <- schema do
-      default =
-        setting[:default] |> Integer.to_string() |> String.replace(~r/\B(?=(\d{3})+$)/, ",")
+      default = setting[:default] |> to_string() |> String.replace(~r/\B(?=(\d{3})+$)/, ",")
 
-      row = ~r/^\| `#{key}`[^|]*\| #{default}\b/m
+      row = ~r/^\| `#{key}`[^|]*\| (`:)?#{default}\b/m
       assert File.read!(guide) =~ row, "#{guide} has another default of #{key} than #{default}"
     end
   end

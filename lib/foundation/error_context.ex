@@ -15,16 +15,29 @@ defmodule Foundation.ErrorContext do
 
   ## In the log
 
-  The context is in the metadata as it is, under `:error_context`. What a formatter can print
-  of it stands beside it, each key on its own, so that with
+  The context is in the metadata under `:error_context`. Each of its values also stands under its
+  own key, so that with
 
       config :logger, :console, metadata: [:request_id]
 
-  a line says `request_id=123`. Numbers, atoms and valid strings stand there as they are,
-  anything else as text; a struct from `new/3` gives its `:operation_id`, `:correlation_id`
-  and the keys of its `:metadata`. A value that is too long is cut and ends in `…`. Keys that
-  are not atoms, breadcrumbs, and keys that Logger uses itself (`:pid`, `:time`, `:mfa`,
-  `:module`, …) are under `:error_context` only. No value makes logging fail.
+  a line says `request_id=123`. A struct from `new/3` gives its `:operation_id`, `:correlation_id`
+  and the keys of its `:metadata`.
+
+  A value stands under its key as it is, maps, lists and structs too, for handlers that take them
+  apart (Sentry, LoggerJSON). It stands there as text in these cases:
+
+  * It prints to more than `max_value_bytes`. The text is cut and ends in `…`.
+  * A formatter of Logger or OTP would fail on it: an invalid string, an improper list, a struct
+    whose `String.Chars` raises.
+  * It is a string or a charlist with control characters, which could forge a line of the log. They
+    are escaped.
+
+  The console leaves maps, lists and tuples out. To have them there as text, say
+  `config :foundation, error_context: [nested: :text]`.
+
+  These stand under `:error_context` only: keys that are not atoms, breadcrumbs, and keys that Logger
+  uses itself (`:pid`, `:time`, `:mfa`, `:module`, …). A struct that implements `String.Chars` stands
+  there as a map of its fields. No value makes logging fail.
 
   A value of the application's own under one of these keys is hidden by the context and
   comes back when the context goes.

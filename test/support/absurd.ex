@@ -13,6 +13,7 @@ defmodule Foundation.Test.Absurd do
     def to_string(%{how: :throw}), do: throw(:no_text)
     def to_string(%{how: :exit}), do: exit(:no_text)
     def to_string(%{how: :wrong}), do: <<255>>
+    def to_string(%{how: :lines}), do: "a\nb"
     def to_string(%{how: :long}), do: String.duplicate("x", 1_000_000)
   end
 
@@ -25,6 +26,7 @@ defmodule Foundation.Test.Absurd do
     def inspect(%{how: :throw}, _options), do: throw(:no_inspection)
     def inspect(%{how: :exit}, _options), do: exit(:no_inspection)
     def inspect(%{how: :wrong}, _options), do: <<255>>
+    def inspect(%{how: :lines}, _options), do: "%Uninspectable{\n}"
   end
 
   defmodule Secret do

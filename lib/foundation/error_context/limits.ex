@@ -3,9 +3,8 @@ defmodule Foundation.ErrorContext.Limits do
   # The bounds of contexts: what `config :foundation, error_context: […]` may hold, and what
   # holds where it says nothing.
 
-  # The lower ends are what the fast paths rely on without reading a setting: they take a
-  # context for printable as it is whose strings have 255 bytes at most, and do not look at
-  # the limit of depth before 500.
+  # The fast paths rely on the lower ends without reading a setting. A string of at most 255 bytes
+  # is within the limit for them, and they do not look at the limit of depth before 500.
   @schema [
     max_depth: [
       type: {:integer, 500..100_000},
@@ -32,6 +31,15 @@ defmodule Foundation.ErrorContext.Limits do
       How long all printed keys and values of a context may be together. Keys that find
       no room are in `:error_context` only, and `:error_context_cut` says how many.
       """
+    ],
+    nested: [
+      type: {:in, [:as_is, :text]},
+      default: :as_is,
+      doc: """
+      How a map, list, struct or tuple stands under its own key in Logger metadata: `:as_is`
+      for handlers that take it apart (Sentry, LoggerJSON), or `:text` for consoles, whose
+      formatter leaves such values out.
+      """
     ]
   ]
 
@@ -41,7 +49,7 @@ defmodule Foundation.ErrorContext.Limits do
   # Not `Foundation.Config.get/1`: that one checks, which the start has done, and this is
   # read whenever a context is not of the simplest kind.
   for {key, spec} <- @schema do
-    @spec unquote(key)() :: pos_integer
+    @spec unquote(key)() :: pos_integer | atom
     def unquote(key)(), do: get(unquote(key), unquote(spec[:default]))
   end
 

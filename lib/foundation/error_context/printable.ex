@@ -1,11 +1,25 @@
 defmodule Foundation.ErrorContext.Printable do
   @moduledoc false
-  # What of a context stands beside it in Logger metadata: a map of atoms to atoms, numbers
-  # and valid strings, which every formatter can print, and of bounded size. No value may
-  # make this raise: it runs where an application reports its errors.
+  # Puts the values of a context under their own keys in Logger metadata. A value stands as it is
+  # if every formatter of Logger and OTP takes it, else as text. All of them have a bounded size.
+  # No value may make this raise: it runs where an application reports its errors.
+  #
+  # What the formatters do, by their source (Elixir 1.14 to 1.20, OTP 25 to 29):
+  #
+  #   a value              Logger.Formatter                    logger_formatter
+  #   atom, number, pid    prints it                           prints it
+  #   string               prints it raw, invalid or not       prints it by ~tp
+  #   list                 leaves it out                       flattens it, which raises if it or a
+  #                                                            list in it is improper, and prints
+  #                                                            a charlist raw
+  #   map, tuple, struct,  calls String.Chars if that is       prints it by ~tp
+  #   function, port       implemented, else leaves it out
+  #   other bitstring      raises, by String.Chars             prints it by ~tp
 
   alias Foundation.ErrorContext
-  alias Foundation.ErrorContext.Limits
+  alias Foundation.ErrorContext.{Limits, Text}
+
+  import Foundation.ErrorContext.Text, only: [is_small: 1]
 
   # Logger's own, which a context must not forge.
   @logger_keys [
@@ -24,7 +38,9 @@ defmodule Foundation.ErrorContext.Printable do
     :module,
     :function,
     :error_logger,
-    :ansi_color
+    :ansi_color,
+    # OTP's formatter takes a title out of it, and raises where it is no map.
+    :logger_formatter
   ]
 
   @reserved [:error_context, :error_context_cut, :error_context_frame | @logger_keys]
@@ -35,18 +51,6 @@ defmodule Foundation.ErrorContext.Printable do
   @plain_keys 8
   @plain_bytes 255
 
-  # A term that weighs more is not inspected as a whole, but with so many items of each of its
-  # collections (a list in a list in a list … has 2^10 then) and bytes of each string.
-  @inspected_weight 512
-  @inspected_items 10
-  @inspected_string 256
-
-  @ellipsis "…"
-
-  # What the VM keeps in one word, with room: a comparison with more is slow, too.
-  defguardp is_small(value)
-            when is_integer(value) and value < 0x400000000000000 and value > -0x400000000000000
-
   @doc """
   The keys of metadata that are Logger's.
   """
@@ -54,7 +58,7 @@ defmodule Foundation.ErrorContext.Printable do
   def logger_keys, do: @logger_keys
 
   @doc """
-  Whether `context` is printable as it is: then it is its own flattened form.
+  Whether `context` stands beside itself as it is, and under `:error_context` too.
   """
   @spec plain?(map) :: boolean
   def plain?(context) when map_size(context) > @plain_keys, do: false
@@ -79,12 +83,16 @@ defmodule Foundation.ErrorContext.Printable do
   def plain_in?(context, _metadata) when map_size(context) > @plain_keys, do: false
   def plain_in?(context, metadata), do: pairs_in?(:maps.to_list(context), metadata)
 
-  # The keys have been looked at, when the earlier context was set.
-  defp pairs_in?([{key, value} | rest], metadata) when is_map_key(metadata, key) do
-    plain_value?(value) and pairs_in?(rest, metadata)
+  # The keys have been looked at when the earlier context was set, and so have equal values.
+  defp pairs_in?([{key, value} | rest], metadata) do
+    case metadata do
+      %{^key => ^value} -> pairs_in?(rest, metadata)
+      %{^key => _other} -> plain_value?(value) and pairs_in?(rest, metadata)
+      _none -> false
+    end
   end
 
-  defp pairs_in?(rest, _metadata), do: rest == []
+  defp pairs_in?([], _metadata), do: true
 
   # A clause each, which the compiler makes one search of. Structs are flattened by their fields.
   for key <- [:__struct__ | @reserved], do: defp(plain_key?(unquote(key)), do: false)
@@ -92,19 +100,25 @@ defmodule Foundation.ErrorContext.Printable do
 
   @compile {:inline, plain_value?: 1}
   defp plain_value?(value) when is_small(value), do: true
+
   defp plain_value?(value) when is_atom(value), do: value !== nil
 
   defp plain_value?(value) when is_binary(value),
-    do: byte_size(value) <= @plain_bytes and utf8?(value)
+    do: byte_size(value) <= @plain_bytes and Text.clean?(value)
 
   defp plain_value?(value), do: is_float(value)
 
-  # `String.valid?/1` is written in Elixir, and costs several times as much.
-  if Code.ensure_loaded?(:unicode) and function_exported?(:unicode, :bin_is_7bit, 1) do
-    defp utf8?(value), do: :unicode.bin_is_7bit(value) or String.valid?(value)
-  else
-    defp utf8?(value), do: is_binary(:unicode.characters_to_binary(value))
+  @doc """
+  Returns `context`, or its fields if it is a struct that implements `String.Chars`.
+
+  Logger's formatter would print such a struct, which may raise or be long.
+  """
+  @spec shown(map) :: map
+  def shown(%{__struct__: _module} = context) do
+    if String.Chars.impl_for(context) == nil, do: context, else: Map.delete(context, :__struct__)
   end
+
+  def shown(context), do: context
 
   @doc """
   The printable form of `context`: keys that are atoms and not Logger's own, with values
@@ -139,154 +153,77 @@ defmodule Foundation.ErrorContext.Printable do
         flatten(:maps.next(rest), flat, room, cut)
 
       printed ->
-        room = room - size(key) - size(printed)
+        left = room |> weigh(key) |> weigh(printed)
 
-        if room >= 0 do
-          flatten(:maps.next(rest), Map.put(flat, key, printed), room, cut)
+        if left >= 0 do
+          flatten(:maps.next(rest), Map.put(flat, key, printed), left, cut)
         else
           flatten(:maps.next(rest), flat, 0, cut + 1)
         end
     end
   end
 
+  # With what a formatter puts around it.
+  defp weigh(room, term), do: Text.weigh(term, room) - 2
+
   defp printable(key, _value) when not is_atom(key) or key in @reserved, do: nil
-  # They have a form of their own, `ErrorContext.format_breadcrumbs/1`, and would be
-  # inspected anew at each set.
+  # They have a form of their own, `ErrorContext.format_breadcrumbs/1`.
   defp printable(:breadcrumbs, value) when is_list(value), do: nil
   defp printable(:__struct__, _value), do: nil
   defp printable(_key, value), do: printable(value)
 
   @doc """
-  A form of `value` that every formatter prints: itself if it is an atom, a number or a
-  valid string of modest size, else a string. `nil` for `nil`, which Logger takes for "no value".
+  Returns `value`, or text for it. Logger takes `nil` for "no value".
   """
-  @spec printable(term) :: atom | number | String.t() | nil
-  def printable(value) when is_atom(value) or is_float(value) or is_small(value), do: value
-  def printable(value) when is_integer(value), do: cut(integer(value))
+  @spec printable(term) :: term
+  def printable(value)
+      when is_small(value) or is_atom(value) or is_float(value) or is_pid(value),
+      do: value
 
   def printable(value) when is_binary(value) do
-    max = Limits.max_value_bytes()
-
-    if byte_size(value) <= max do
-      if String.valid?(value), do: value, else: inspected(value)
-    else
-      # A copy: a part of a string keeps all of it in memory.
-      start = value |> binary_part(0, max) |> whole_characters() |> :binary.copy()
-      if String.valid?(start), do: start <> @ellipsis, else: inspected(value)
-    end
+    if byte_size(value) <= Limits.max_value_bytes() and Text.clean?(value),
+      do: value,
+      else: Text.of(value)
   end
 
-  def printable(%module{} = value) do
+  def printable(value) do
+    # The weight first: what is within it is small enough for the rest.
+    if Text.weigh(value, Limits.max_value_bytes()) >= 0 and taken?(value),
+      do: value,
+      else: Text.of(value)
+  end
+
+  defp taken?(value) when is_list(value) do
+    Limits.nested() == :as_is and proper?(value) and not raw?(:lists.flatten(value))
+  end
+
+  defp taken?(value) when is_map(value) or is_tuple(value) do
+    Limits.nested() == :as_is and prints_well?(value)
+  end
+
+  defp taken?(value) when is_bitstring(value), do: false
+  # An integer, a reference, a function or a port.
+  defp taken?(value), do: prints_well?(value)
+
+  defp proper?([head | tail]), do: (not is_list(head) or proper?(head)) and proper?(tail)
+  defp proper?(tail), do: tail == []
+
+  # Whether OTP's formatter prints control characters of the list as they are.
+  defp raw?(flat) do
+    :io_lib.printable_unicode_list(flat) and not Text.clean?(List.to_string(flat))
+  end
+
+  # By the application's implementation, if there is one: it may do anything.
+  defp prints_well?(value) do
     case String.Chars.impl_for(value) do
-      nil -> inspected(value)
-      implementation -> cut(implementation.to_string(value))
+      nil ->
+        true
+
+      implementation ->
+        text = implementation.to_string(value)
+        is_binary(text) and byte_size(text) <= Limits.max_value_bytes() and Text.clean?(text)
     end
   catch
-    # A protocol's implementation is the application's: whatever it does, the context is set.
-    _kind, _reason -> "%#{inspect(module)}{#{@ellipsis}}"
+    _kind, _reason -> false
   end
-
-  def printable(value), do: inspected(value)
-
-  defp inspected(value) do
-    if weigh(value, @inspected_weight) >= 0 do
-      value |> inspect(limit: :infinity, printable_limit: :infinity) |> cut()
-    else
-      cut_short(value)
-    end
-  catch
-    # As above: an implementation of Inspect somewhere in the value.
-    _kind, _reason -> kind_of(value) <> @ellipsis
-  end
-
-  defp cut_short(value) do
-    text =
-      inspect(value,
-        limit: @inspected_items,
-        printable_limit: @inspected_string,
-        inspect_fun: &inspect_term/2
-      )
-
-    text = cut(text)
-    if String.ends_with?(text, @ellipsis), do: text, else: text <> @ellipsis
-  end
-
-  defp inspect_term(term, _options) when is_integer(term) and not is_small(term) do
-    integer(term)
-  end
-
-  defp inspect_term(term, options), do: Inspect.inspect(term, options)
-
-  # What is left of `room` after `value`; negative as soon as there is none left.
-  defp weigh(_value, room) when room < 0, do: room
-  defp weigh([head | tail], room), do: weigh(tail, weigh(head, room - 1))
-
-  defp weigh(value, room) when is_tuple(value) do
-    room = room - 1 - tuple_size(value)
-    if room < 0, do: room, else: weigh(Tuple.to_list(value), room)
-  end
-
-  defp weigh(value, room) when is_map(value) do
-    room = room - 1 - map_size(value)
-    if room < 0, do: room, else: weigh(:maps.to_list(value), room)
-  end
-
-  defp weigh(value, room) when is_bitstring(value), do: room - 1 - div(byte_size(value), 8)
-  defp weigh(value, room) when is_small(value), do: room - 1
-
-  defp weigh(value, room) when is_integer(value),
-    do: weigh(:binary.encode_unsigned(abs(value)), room)
-
-  defp weigh(_value, room), do: room - 1
-
-  # Decimal digits of a large integer cost the square of its length.
-  defp integer(value) do
-    case abs(value) do
-      magnitude when magnitude < 0x10000000000000000_0000000000000000_0000000000000000 ->
-        Integer.to_string(value)
-
-      magnitude ->
-        sign = if value < 0, do: "-", else: ""
-        <<start::binary-size(16), _rest::binary>> = :binary.encode_unsigned(magnitude)
-        sign <> "0x" <> Base.encode16(start) <> @ellipsis
-    end
-  end
-
-  defp kind_of(value) when is_map(value), do: "%{"
-  defp kind_of(value) when is_list(value), do: "["
-  defp kind_of(value) when is_tuple(value), do: "{"
-  defp kind_of(_value), do: ""
-
-  defp cut(text) do
-    max = Limits.max_value_bytes()
-
-    cond do
-      not String.valid?(text) -> cut_short(text)
-      byte_size(text) <= max -> text
-      true -> (text |> binary_part(0, max) |> whole_characters() |> :binary.copy()) <> @ellipsis
-    end
-  end
-
-  # Without the start of a character that was cut: at most three bytes.
-  defp whole_characters(part), do: whole_characters(part, byte_size(part), 1)
-
-  defp whole_characters(part, size, back) when back <= 3 and back <= size do
-    case :binary.at(part, size - back) do
-      byte when byte < 0x80 -> part
-      byte when byte in 0x80..0xBF -> whole_characters(part, size, back + 1)
-      byte when byte >= 0xF0 -> without(part, size, back, 4)
-      byte when byte >= 0xE0 -> without(part, size, back, 3)
-      _byte -> without(part, size, back, 2)
-    end
-  end
-
-  defp whole_characters(part, _size, _back), do: part
-
-  defp without(part, _size, width, width), do: part
-  defp without(part, size, back, _width), do: binary_part(part, 0, size - back)
-
-  # With what a formatter puts around it.
-  defp size(term) when is_atom(term), do: byte_size(Atom.to_string(term)) + 2
-  defp size(term) when is_binary(term), do: byte_size(term) + 2
-  defp size(_number), do: 24
 end

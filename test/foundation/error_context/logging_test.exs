@@ -17,23 +17,11 @@ defmodule Foundation.ErrorContext.LoggingTest do
     def log(event, %{config: %{test: test}}), do: send(test, {:event, event})
   end
 
-  defmodule JSONFormatter do
-    # Strict, as encoders are: a binary that is not UTF-8, or a term it has no form for, raises.
-    def format(%{meta: meta}, keys) do
-      pairs = for key <- keys, is_map_key(meta, key), do: {key, Map.fetch!(meta, key)}
-      IO.iodata_to_binary([?{, Enum.map_intersperse(pairs, ?,, &pair/1), ?}])
-    end
-
-    defp pair({key, value}), do: [encode(Atom.to_string(key)), ?:, encode(value)]
-
-    defp encode(value) when is_integer(value), do: Integer.to_string(value)
-    defp encode(value) when is_float(value), do: Float.to_string(value)
-    defp encode(value) when value in [true, false, nil], do: inspect(value)
-    defp encode(value) when is_atom(value), do: encode(Atom.to_string(value))
-
-    defp encode(value) when is_binary(value) do
-      true = String.valid?(value)
-      [?", String.replace(value, ~w(\\ "), &("\\" <> &1)), ?"]
+  # Takes a map under its own key, as Sentry's handler does: fails on anything else, and is then
+  # removed for good.
+  defmodule MapHandler do
+    def log(%{meta: meta}, %{config: %{test: test}}) do
+      send(test, {:tags, Map.get(meta.sentry, :tags)})
     end
   end
 
@@ -67,9 +55,23 @@ defmodule Foundation.ErrorContext.LoggingTest do
     refute outside =~ "request_id"
   end
 
-  test "a handler of :logger and a JSON formatter see the same" do
+  test "a handler of :logger sees each value under its own key as it is" do
+    context = %{
+      request_id: 123,
+      map: %{"password" => "hidden", list: [1, {:a, "b"}]},
+      list: [%{a: 1}, "b"],
+      keyword: [a: 1],
+      tuple: {:a, "b"},
+      date: ~D[2020-01-01],
+      struct: %Secret{user: "ada"},
+      pid: self(),
+      from: self(),
+      reference: make_ref(),
+      function: &String.length/1
+    }
+
     events(fn ->
-      ErrorContext.with_context(%{request_id: 123, value: {:a, "b"}}, fn ->
+      ErrorContext.with_context(context, fn ->
         :logger.error(~c"by Erlang's logger")
         Logger.error("by Elixir's")
       end)
@@ -77,11 +79,120 @@ defmodule Foundation.ErrorContext.LoggingTest do
 
     for _two <- 1..2 do
       assert_receive {:event, event}
-      assert event.meta.error_context == %{request_id: 123, value: {:a, "b"}}
-
-      assert JSONFormatter.format(event, [:request_id, :value]) ==
-               ~S({"request_id":123,"value":"{:a, \"b\"}"})
+      assert event.meta.error_context === context
+      beside = Map.drop(context, [:pid, :function])
+      assert Map.take(event.meta, Map.keys(beside)) === beside
     end
+  end
+
+  test "a handler that expects a map under its own key gets it and stays" do
+    :ok = :logger.add_handler(:context_map_test, MapHandler, %{config: %{test: self()}})
+
+    try do
+      ErrorContext.with_context(%{sentry: %{tags: %{t: 1}}}, fn -> Logger.error("tagged") end)
+      assert_receive {:tags, %{t: 1}}
+      assert :context_map_test in :logger.get_handler_ids()
+    after
+      :logger.remove_handler(:context_map_test)
+    end
+  end
+
+  test "nested: :text makes text of what the console leaves out" do
+    nested(:text)
+
+    for {value, text} <- [
+          {%{a: 1}, "%{a: 1}"},
+          {[a: 1], "[a: 1]"},
+          {{1, 2}, "{1, 2}"},
+          {~D[2020-01-01], "2020-01-01"},
+          {MapSet.new([1]), inspect(MapSet.new([1]))}
+        ] do
+      ErrorContext.set_context(%{value: value})
+      assert Logger.metadata()[:value] == text
+    end
+
+    assert console(fn ->
+             ErrorContext.with_context(%{value: {:a, "b"}}, fn -> Logger.error("inside") end)
+           end) =~ ~S(value={:a, "b"} )
+  end
+
+  test "a value within max_value_bytes stands as it is, a larger one as cut text" do
+    for {small, large} <- [
+          {String.duplicate("a", 1_024), String.duplicate("a", 1_025)},
+          {%{a: String.duplicate("a", 900)}, %{a: String.duplicate("a", 1_100)}},
+          {Enum.to_list(1..100), Enum.to_list(1..1_000)},
+          {%{l: %{l: %{l: [1, 2]}}}, Map.new(1..1_000, &{&1, &1})},
+          {Bitwise.bsl(1, 3_000), Bitwise.bsl(1, 30_000)},
+          {{1, 2}, Tuple.duplicate(1, 1_000)}
+        ] do
+      ErrorContext.set_context(%{value: small})
+      assert Logger.metadata()[:value] === small
+      ErrorContext.set_context(%{value: large})
+      text = Logger.metadata()[:value]
+      assert String.ends_with?(text, "…")
+      assert byte_size(text) <= 1_024 + byte_size("…")
+    end
+  end
+
+  test "no text keeps a control character, wherever it stands" do
+    for {value, text} <- [
+          {"a\n[error] forged", "a\\n[error] forged"},
+          {"\e[31mred", "\\e[31mred"},
+          {"\r\n\t\0\d", "\\r\\n\\t\\0\\d"},
+          {"ü\n", "ü\\n"},
+          {<<0x85::utf8>>, "\\x85"},
+          {<<0x2028::utf8>>, "\\u2028"},
+          {~c"a\nb", inspect(~c"a\nb")},
+          {[~c"a", [?\n]], inspect([~c"a", [?\n]])},
+          {%Sulky{how: :lines}, "a\\nb"},
+          {%Uninspectable{how: :lines}, "%Uninspectable{\\n}"}
+        ] do
+      if is_struct(value, Uninspectable), do: nested(:text)
+      ErrorContext.set_context(%{value: value})
+      assert Logger.metadata()[:value] == text
+    end
+
+    text = String.duplicate("\n", 1_000)
+    ErrorContext.set_context(%{value: text})
+    assert Logger.metadata()[:value] == String.duplicate("\\n", 512) <> "…"
+  end
+
+  test "a struct as the context breaks no console and comes back as it was" do
+    for how <- [:raise, :throw, :exit, :wrong, :long, :lines] do
+      context = %Sulky{how: how}
+
+      log =
+        capture_log([metadata: :all], fn ->
+          ErrorContext.set_context(context)
+          assert ErrorContext.get_context() === context
+          Logger.error("set")
+
+          ErrorContext.with_context(%{request_id: 1}, fn ->
+            assert ErrorContext.get_context() === Map.put(context, :request_id, 1)
+            Logger.error("inside")
+          end)
+
+          assert ErrorContext.get_context() === context
+
+          assert Task.await(Task.async(fn -> ErrorContext.get_context(callers: true) end)) ===
+                   context
+
+          ErrorContext.clear_context()
+          assert Logger.metadata() == []
+        end)
+
+      assert log =~ "set" and log =~ "inside" and log =~ "how=#{how}"
+      for line <- String.split(log, "\n"), do: assert(byte_size(line) < 20_000)
+    end
+
+    ErrorContext.set_context(%Sulky{how: :raise})
+    assert :logger.get_process_metadata().error_context == %{how: :raise}
+  end
+
+  test "the internal key is one that no protocol prints" do
+    ErrorContext.with_context(%{value: %{}}, fn ->
+      assert is_list(:logger.get_process_metadata().error_context_frame)
+    end)
   end
 
   absurd = [
@@ -125,6 +236,12 @@ defmodule Foundation.ErrorContext.LoggingTest do
     sulky_exit: quote(do: %Sulky{how: :exit}),
     sulky_wrong: quote(do: %Sulky{how: :wrong}),
     sulky_long: quote(do: %Sulky{how: :long}),
+    sulky_lines: quote(do: %Sulky{how: :lines}),
+    improper_inside: quote(do: [1, [2 | 3]]),
+    improper_in_a_map: quote(do: %{a: [2 | 3]}),
+    forged: quote(do: "a\n[error] forged"),
+    forged_charlist: quote(do: ~c"a\n[error] forged"),
+    many_quotes: quote(do: %{a: String.duplicate(~s("), 1_000)}),
     uninspectable_raise: quote(do: %Uninspectable{how: :raise}),
     uninspectable_throw: quote(do: %Uninspectable{how: :throw}),
     uninspectable_exit: quote(do: [%Uninspectable{how: :exit}]),
@@ -151,14 +268,12 @@ defmodule Foundation.ErrorContext.LoggingTest do
       for set <- set do
         log = capture_log([metadata: :all], fn -> set.(fn -> Logger.error("absurd") end) end)
         assert log =~ "request_id=123"
-        assert log =~ "value="
         assert log =~ "absurd"
         assert byte_size(log) < 20_000
 
         events(fn -> set.(fn -> Logger.error("absurd") end) end)
         assert_receive {:event, %{meta: meta} = event}
-        assert JSONFormatter.format(event, [:request_id, :value]) =~ ~s("request_id":123)
-        assert printable?(meta.value)
+        assert_formats(event)
 
         context = meta.error_context
         assert value === if(is_struct(context), do: context.metadata.value, else: context.value)
@@ -203,7 +318,9 @@ defmodule Foundation.ErrorContext.LoggingTest do
     assert log =~ "crumbs" and log =~ "many" and log =~ "bottom"
   end
 
-  test "what a struct hides of itself stays hidden" do
+  test "what a struct hides of itself stays hidden in text" do
+    nested(:text)
+
     ErrorContext.set_context(%{
       value: %Secret{user: "ada", password: "hidden"},
       list: [%Secret{password: "hidden"}]
@@ -218,7 +335,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
   test "Logger's own keys are never forged" do
     for key <-
           ~w(time pid gl mfa file line domain report_cb crash_reason initial_call registered_name
-             application module function error_logger ansi_color)a do
+             application module function error_logger ansi_color logger_formatter)a do
       events(fn ->
         ErrorContext.with_context(%{key => :forged}, fn -> Logger.error("forged?") end)
       end)
@@ -237,6 +354,26 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end)
   end
 
-  defp printable?(value) when is_atom(value) or is_number(value), do: true
-  defp printable?(value), do: is_binary(value) and String.valid?(value)
+  defp nested(how) do
+    Application.put_env(:foundation, :error_context, nested: how)
+    on_exit(fn -> Application.delete_env(:foundation, :error_context) end)
+  end
+
+  # Every formatter that Logger and OTP have, each asked for everything.
+  defp assert_formats(event) do
+    keys = Map.keys(event.meta) -- [:error_context]
+    template = Enum.flat_map(keys, &[Atom.to_charlist(&1), ~c"=", &1, ~c" "])
+    lines = [:logger_formatter.format(event, %{template: template, legacy_header: true})]
+
+    pattern = Logger.Formatter.compile("$metadata\n")
+    time = {{2020, 1, 1}, {0, 0, 0, 0}}
+    printed = Map.drop(event.meta, [:file, :line, :domain, :mfa])
+    lines = [Logger.Formatter.format(pattern, :error, "m", time, Map.to_list(printed)) | lines]
+
+    for line <- lines do
+      text = IO.chardata_to_string(line)
+      assert byte_size(text) < 20_000
+      assert text |> String.trim_trailing("\n") |> String.split(~r/[\n\r\e]/) |> length() == 1
+    end
+  end
 end

@@ -1,13 +1,13 @@
 defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @moduledoc false
-  # The context under `:error_context` in Logger's metadata of the process, and what can be
-  # printed of it (`Printable.flatten/1`) beside it.
+  # The context stands under `:error_context` in Logger's metadata of the process, and its values
+  # (`Printable.flatten/1`) stand beside it.
   #
-  # A third key, `:error_context_frame`, says what the context itself does not: `{depth, flat,
-  # shadowed}`, the number of `enter/2` around it, what was put beside it, and the values that
-  # were there before under the same keys, which come back with `clear/0`. It is left out where it
-  # would say `{0, the context, %{}}`. It is a tuple, which Logger's formatter leaves out
-  # when asked for all metadata.
+  # A third key, `:error_context_frame`, holds `[depth, flat, shadowed]`: the number of `enter/2`
+  # around the context, the values beside it, and the values that it hides, which come back with
+  # `clear/0`. The key is left out where it would say `[0, the context, %{}]`. It is a list because
+  # Logger's formatter leaves lists out, whatever protocols an application implements. A fourth
+  # element is the context itself where `:error_context` holds another term (`Printable.shown/1`).
   #
   # The clauses for the usual case (few keys with plain values) are the longer half of this
   # module. They save building the flattened map: a plain context is its own.
@@ -22,15 +22,15 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @impl true
   def get do
     case :logger.get_process_metadata() do
-      %{error_context: context} when is_map(context) -> context
-      _none -> nil
+      metadata when is_map(metadata) -> context_of(metadata)
+      :undefined -> nil
     end
   end
 
   @impl true
   def set(context) do
     case :logger.get_process_metadata() do
-      %{error_context_frame: {depth, _flat, _shadowed}} = metadata ->
+      %{error_context_frame: [depth | _rest]} = metadata ->
         replace(metadata, context, depth)
 
       %{error_context: old} = metadata
@@ -59,10 +59,10 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @impl true
   def clear do
     case :logger.get_process_metadata() do
-      %{error_context_frame: {depth, _flat, _shadowed}} = metadata when depth > 0 ->
+      %{error_context_frame: [depth | _rest]} = metadata when depth > 0 ->
         # The depth is not the context's: what is around it is still there.
         own = without_context(metadata)
-        :logger.set_process_metadata(Map.put(own, :error_context_frame, {depth, %{}, %{}}))
+        :logger.set_process_metadata(Map.put(own, :error_context_frame, [depth, %{}, %{}]))
 
       %{error_context: _context} = metadata ->
         put(without_context(metadata))
@@ -79,19 +79,19 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
         if Printable.plain?(context) do
           context
           |> Map.put(:error_context, context)
-          |> Map.put(:error_context_frame, {1, :itself, %{}})
+          |> Map.put(:error_context_frame, [1, :itself, %{}])
           |> :logger.set_process_metadata()
 
           {1, none}
         else
-          enter(none, %{}, nil, {0, :itself, %{}}, context, how)
+          enter(none, %{}, nil, [0, :itself, %{}], context, how)
         end
 
       %{error_context_frame: frame} = metadata ->
         enter(metadata, metadata, context_of(metadata), frame, context, how)
 
       metadata ->
-        enter(metadata, metadata, context_of(metadata), {0, :itself, %{}}, context, how)
+        enter(metadata, metadata, context_of(metadata), [0, :itself, %{}], context, how)
     end
   end
 
@@ -123,7 +123,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @spec take() :: {ErrorContext.t() | nil, non_neg_integer} | nil
   def take do
     case :logger.get_process_metadata() do
-      %{error_context_frame: {depth, _flat, _shadowed}} = metadata ->
+      %{error_context_frame: [depth | _rest]} = metadata ->
         put(without_context(metadata))
         {context_of(metadata), depth}
 
@@ -140,10 +140,11 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   The context in metadata that was read elsewhere, or `nil`.
   """
   @spec context_of(map) :: ErrorContext.t() | nil
+  def context_of(%{error_context_frame: [_depth, _flat, _shadowed, context]}), do: context
   def context_of(%{error_context: context}) when is_map(context), do: context
   def context_of(_metadata), do: nil
 
-  defp enter(saved, metadata, old, {depth, flat, shadowed}, context, how) do
+  defp enter(saved, metadata, old, [depth, flat, shadowed | _hidden] = frame, context, how) do
     if depth < @depth_unread or depth < Limits.max_depth() do
       merged = merge(old, context, how)
 
@@ -154,20 +155,20 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
         beside ->
           beside
           |> Map.put(:error_context, merged)
-          |> Map.put(:error_context_frame, {depth + 1, :itself, shadowed})
+          |> Map.put(:error_context_frame, [depth + 1, :itself, shadowed])
           |> :logger.set_process_metadata()
       end
 
       {depth + 1, saved}
     else
-      over(saved, metadata, {depth, flat, shadowed})
+      over(saved, metadata, frame)
     end
   end
 
   # One level more is noted, so that only the first that is over is told of.
-  defp over(saved, metadata, {depth, flat, shadowed}) do
+  defp over(saved, metadata, [depth | rest]) do
     if depth == Limits.max_depth() do
-      frame = {depth + 1, flat, shadowed}
+      frame = [depth + 1 | rest]
       :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
       {:over, saved}
     else
@@ -205,27 +206,43 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   defp write(own, context, depth) do
     flat = Printable.flatten(context)
     shadowed = Map.take(own, Map.keys(flat))
-    metadata = own |> Map.merge(flat) |> Map.put(:error_context, context)
+    shown = Printable.shown(context)
+    metadata = own |> Map.merge(flat) |> Map.put(:error_context, shown)
+    flat = if flat == context and shown == context, do: :itself, else: flat
 
-    if depth == 0 and flat == context and shadowed == %{} do
-      :logger.set_process_metadata(metadata)
-    else
-      flat = if flat == context, do: :itself, else: flat
-      frame = {depth, flat, shadowed}
-      :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
+    case {depth, flat, shadowed} do
+      {_depth, _flat, _shadowed} when shown != context ->
+        put_frame(metadata, [depth, flat, shadowed, context])
+
+      {0, :itself, none} when none == %{} ->
+        :logger.set_process_metadata(metadata)
+
+      {_depth, _flat, _shadowed} ->
+        put_frame(metadata, [depth, flat, shadowed])
     end
 
     depth
+  end
+
+  defp put_frame(metadata, frame) do
+    :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
   end
 
   # What is not the context's. A value that was put under one of its keys later is not.
   defp without_context(metadata) do
     {flat, shadowed} =
       case metadata do
-        %{error_context_frame: {_depth, :itself, shadowed}} -> {metadata.error_context, shadowed}
-        %{error_context_frame: {_depth, flat, shadowed}} -> {flat, shadowed}
-        %{error_context: context} when is_map(context) -> {context, %{}}
-        _none -> {%{}, %{}}
+        %{error_context_frame: [_depth, :itself, shadowed | _hidden]} ->
+          {context_of(metadata) || %{}, shadowed}
+
+        %{error_context_frame: [_depth, flat, shadowed | _hidden]} ->
+          {flat, shadowed}
+
+        %{error_context: context} when is_map(context) ->
+          {context, %{}}
+
+        _none ->
+          {%{}, %{}}
       end
 
     without = Map.drop(metadata, [:error_context, :error_context_frame])
