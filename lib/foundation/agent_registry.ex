@@ -14,10 +14,10 @@ defmodule Foundation.AgentRegistry do
 
   ## Consistency
 
-  Registering is atomic: one process has an id, whoever races. A dead agent is found by no
-  function, from the moment that `Process.alive?/1` says so, and its id is free. Only `count/0`
-  may run behind deaths by milliseconds. `update_metadata/2` is atomic. The table outlives a
-  crash of the process that owns it.
+  Registering is atomic: of several processes that race for an id, one gets it. From the moment
+  that `Process.alive?/1` returns `false`, no function returns the dead agent, and its id is free.
+  Only `count/0` may lag behind deaths, by milliseconds. `update_metadata/2` is atomic. The table
+  survives a crash of the process that owns it.
 
   With `:use_ets_agent_registry` off (`Foundation.FeatureFlags`, for migration only), agents that
   are registered are kept by the process that registers them, and seen by no other.
@@ -166,10 +166,10 @@ defmodule Foundation.AgentRegistry do
   @doc """
   Sets an agent's metadata to a map, or to what a function makes of it. For any process.
 
-  `:ok` or `{:error, :not_found}`. Functions that race lose no update: one that was overtaken is
-  called again with the newer metadata, so it should do nothing but compute, and not update the
-  same agent itself. If it raises, nothing has changed. O(size of the metadata). Raises
-  `ArgumentError` for what is no map.
+  Returns `:ok` or `{:error, :not_found}`. Concurrent calls lose no update: when another update
+  came first, `fun` is called again with the newer metadata. It should only compute, and not
+  update the same agent itself. If it raises, nothing has changed. **Cost:** O(size of the
+  metadata). Raises `ArgumentError` if `fun` returns no map.
 
       iex> Foundation.AgentRegistry.register_agent("doc-3", self(), %{calls: 1})
       iex> Foundation.AgentRegistry.update_metadata("doc-3", &Map.update!(&1, :calls, fn n -> n + 1 end))

@@ -19,9 +19,9 @@ defmodule Foundation.Application do
       :ok = Cleanup.open_counter()
       children = [FeatureFlags, ErrorContext.Raised, RegistrySupervisor, TelemetrySupervisor]
 
-      # one_for_one: the areas do not depend on each other's processes. They keep what they
-      # know in tables, so starting one again costs little, while giving up would stop the
-      # application: it does so only where a restart plainly helps nothing.
+      # one_for_one: the areas do not depend on each other's processes. Their state is in tables,
+      # so a restart costs little. Giving up would stop the application, so the supervisor does so
+      # only when restarts clearly do not help.
       Supervisor.start_link(children,
         strategy: :one_for_one,
         max_restarts: 100,

@@ -22,15 +22,16 @@ defmodule Foundation.Audit do
       `:erlang.make_fun`, where module and function are literals;
     * as a capture (`&Process.put/2`), in a pipe, inside `quote`, by `defdelegate`.
 
-  And these are not, since they are not the process dictionary: a module of your own called
-  `Process`, whether by `alias My.Process` or as a module nested in the one at hand; a function
-  or a variable called `put`; typespecs; strings and comments.
+  The audit ignores a module of your own called `Process`, by `alias My.Process` or nested in the
+  current module. It also ignores functions and variables called `put`, typespecs, strings and
+  comments.
 
   ## What is not found
 
-  A module or function that is known only at run time: `module.put(:key, 1)` with a variable or
-  a module attribute, a `{Process, :put, args}` tuple that something applies later, and what the
-  macros of another module (`use Other`) bring into a file.
+  The audit cannot see a module or function that is known only at run time. Examples are
+  `module.put(:key, 1)` with a variable or a module attribute, and a `{Process, :put, args}` tuple
+  that is applied later. It also cannot see the code that macros of another module (`use Other`)
+  bring into a file.
   """
 
   alias Foundation.Audit.{AllowList, Calls, Files, Source, Walker}
@@ -50,8 +51,8 @@ defmodule Foundation.Audit do
   ]
 
   @typedoc """
-  One call: the file as it was named or found, the line of the call, the call itself
-  (`"Process.put/2"`, without the arity where it cannot be read off), and what to use instead.
+  One use: the file, the line, the call and its replacement. The call reads `"Process.put/2"`,
+  without the arity if the source does not show it.
   """
   @type finding :: %{
           file: Path.t(),

@@ -60,7 +60,7 @@ defmodule Foundation.ConcurrentRegistry do
 
   ## Telemetry events
 
-  None: a call costs too little to be told of.
+  None: an event would cost more than the call.
   """
 
   @enforce_keys [:backend, :table]
@@ -141,14 +141,14 @@ defmodule Foundation.ConcurrentRegistry do
   Sets `key` to what `fun` makes of its value, and returns that. A key that is not there is set to
   `default` as it is, as `Map.update/4` does.
 
-  Atomic: the value that `fun` was given is the one that its result replaces, so of any number of
-  concurrent updates none is lost. `fun` runs in the caller and under no lock: one that is slow,
-  raises or never returns changes nothing and holds up nobody. The price is that `fun` is run
-  again each time another write of the same key came between, so it should have no effects of its
-  own, and be short where a key is contended.
+  The update is atomic: the result of `fun` replaces exactly the value that `fun` got, so no
+  concurrent update is lost. `fun` runs in the caller, without a lock. If it is slow, raises or
+  never returns, it changes nothing and blocks no other process. When another write of the same
+  key comes between, `fun` runs again. It should have no side effects, and be short for a
+  contended key.
 
-  O(1) besides `fun`; in the ETS engine O(size of the table) for a key that is or contains the atom
-  `:_` or one whose name begins with `$`.
+  **Cost:** O(1) besides `fun`. In the ETS engine it is O(size of the table) for a key with the
+  atom `:_`, or with an atom whose name begins with `$`.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.update(table, :key, 1, &(&1 + 10))
@@ -206,10 +206,10 @@ defmodule Foundation.ConcurrentRegistry do
   Returns a lazy stream of `{key, value}` pairs, in no order.
 
   The table is read in chunks as the stream is consumed, and may be written meanwhile. A key that
-  was there throughout appears exactly once, with a value that it had during the walk; one that
-  came or went meanwhile appears at most once. O(entries used), with a chunk of them in memory.
-  What is deleted during a walk is freed at its end, so a stream is to be consumed or halted, not
-  suspended and kept.
+  was there throughout appears exactly once, with a value that it had during the walk. A key that
+  came or went meanwhile appears at most once. **Cost:** O(entries used), with a chunk of them in
+  memory. Entries deleted during a walk are freed at its end, so consume or halt a stream instead
+  of keeping it suspended.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> for n <- 1..3, do: Foundation.ConcurrentRegistry.put(table, n, n * n)

@@ -53,6 +53,6 @@ defmodule Foundation.Engine do
     with {:ok, path} <- Library.path(), do: Native.load(path, version())
   end
 
-  # What the library must say it is: a stale one has other NIFs under the same names.
+  # The version that the library must report. A stale library has other NIFs under the same names.
   defp version, do: :foundation |> Application.spec(:vsn) |> List.to_string()
 end

@@ -1,6 +1,6 @@
 defmodule Foundation.ErrorContext do
   @moduledoc """
-  What a process is working on, in Logger metadata, so that every line that it logs says so.
+  Keeps what a process is working on in Logger metadata, so that every line that it logs names it.
 
       iex> alias Foundation.ErrorContext
       iex> ErrorContext.with_context(%{request_id: 123}, fn ->
@@ -44,13 +44,12 @@ defmodule Foundation.ErrorContext do
 
   ## When something is raised
 
-  `with_context/2` puts back exactly the metadata that was there before, however its function
-  ends, and so also what the function itself has changed in it. The exception goes on as it
-  is. `enrich_error/1` of it, in a `rescue` further out and before another context is set
-  there, gives the context at the point of the raise. The report of a process that crashes
-  has that context too: of one that reports for itself (`GenServer`, `Task`, `:proc_lib`) or was
-  started by a function of this module, whatever context it had; of one started by `spawn/1`, what
-  it had in the `with_context/2` that it crashed in.
+  `with_context/2` restores exactly the earlier metadata, whether its function returns or raises.
+  That also undoes changes that the function made. The exception continues unchanged. Call
+  `enrich_error/1` in an outer `rescue`, before another context is set there, to get the context
+  at the point of the raise. A crash report has the context of its process. A `GenServer`, a
+  `Task`, a `:proc_lib` process and a process that this module started report any context. A
+  process of `spawn/1` reports the context of the `with_context/2` that it crashed in.
 
   ## To other processes
 
@@ -131,7 +130,7 @@ defmodule Foundation.ErrorContext do
   @type t :: operation | %{optional(term) => term}
 
   @doc """
-  Replaces the context of this process. What the earlier one had put into the metadata goes.
+  Replaces the context of this process. The keys of the earlier context leave the metadata.
 
   O(printed size of both). Raises `FunctionClauseError` if `context` is not a map.
 
@@ -149,9 +148,9 @@ defmodule Foundation.ErrorContext do
   @doc """
   The context of this process, exactly as it was set; `%{}` if there is none. O(1).
 
-  With `callers: true`, where this process has none, that of the nearest of the processes
-  that it was started for (`$callers`, as `Task` keeps them) that has one, as it is now; a
-  process that is dead or on another node is passed over. O(size of their dictionaries).
+  With `callers: true` and no context of its own, the process gets the current context of its
+  nearest caller that has one. Callers are those that `Task` keeps in `$callers`. Dead processes
+  and processes of other nodes are skipped. **Cost:** O(size of their dictionaries).
 
       iex> Foundation.ErrorContext.get_context()
       %{}
@@ -284,8 +283,8 @@ defmodule Foundation.ErrorContext do
         metadata: Map.merge(parent.metadata, metadata)
       )
 
-    # The chain of parents is cut where it is as long as it may be, so that a context that
-    # is handed on for ever does not grow for ever.
+    # The chain of parents is cut at its limit, so that a context that is handed on repeatedly
+    # stays bounded.
     {parent, depth} =
       if parent.depth < Limits.max_depth(),
         do: {parent, parent.depth + 1},

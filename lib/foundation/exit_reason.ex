@@ -2,8 +2,8 @@ defmodule Foundation.ExitReason do
   @moduledoc false
 
   @doc """
-  Whether a process that exits for this reason was stopped, by its supervisor or by itself, and did
-  not crash: then there may be no successor to leave anything to.
+  Returns whether the reason is an orderly stop, by the supervisor or by the process itself, and
+  not a crash. After an orderly stop there may be no successor.
   """
   @spec orderly?(term) :: boolean
   def orderly?(:normal), do: true

@@ -9,10 +9,9 @@ defmodule Foundation.FeatureFlags do
   | `:use_genserver_telemetry` | on | spans and windows are in shared tables, see `Foundation.Telemetry.Span` and `Foundation.Telemetry.SampledEvents` |
   | `:enforce_no_process_dict` | off | what would use the process dictionary raises instead |
 
-  With one of the first three off, its area runs a backend that keeps its state in the
-  process dictionary of whoever calls, as the code that is being migrated did. That
-  exists for the way from there to here and back, and for nothing else:
-  `Foundation.Migration` walks it, and most applications never touch a flag themselves.
+  While one of the first three is off, its area keeps state in the process dictionary of the
+  caller, as the code before the migration did. This mode exists only for the migration.
+  `Foundation.Migration` changes the flags, and most applications never touch a flag themselves.
 
   A flag's value is a boolean or a percentage, a whole number of 0 to 100. A percentage is
   for code that asks with `enabled_for_id?/2`; to `enabled?/1`, which has no id to decide
@@ -76,10 +75,10 @@ defmodule Foundation.FeatureFlags do
   @doc """
   Whether `flag` is on for `id`, any term.
 
-  A boolean flag is what it is for every id. A percentage is decided by a hash of flag
-  and id: the same answer for the same id in every process, on every node and after every
-  restart; a higher percentage turns nobody off; and who is on under one flag says nothing
-  about another. O(size of `id`). Raises `ArgumentError` if there is no such flag.
+  A boolean flag has one value for all ids. A percentage is decided by a hash of flag and id. The
+  same id gets the same answer in every process, on every node and after every restart. A higher
+  percentage disables the flag for no id. The decisions of two flags are independent. **Cost:**
+  O(size of `id`). Raises `ArgumentError` if there is no such flag.
 
       iex> Foundation.FeatureFlags.enabled_for_id?(:enforce_no_process_dict, "agent-1")
       false
@@ -89,8 +88,8 @@ defmodule Foundation.FeatureFlags do
   def enabled_for_id?(flag, id) do
     case Table.value(entry!(flag)) do
       value when is_boolean(value) -> value
-      # phash2 is the same on every machine and for ever, which phash and md5 of a term's
-      # external form are not. It counts from 0, so that 0 % is nobody and 100 % everybody.
+      # phash2 is stable across machines and releases; phash and the md5 of a term's external form
+      # are not. It counts from 0, so 0 % selects no id and 100 % selects all.
       percentage -> :erlang.phash2({flag, id}, 100) < percentage
     end
   end
@@ -216,8 +215,9 @@ defmodule Foundation.FeatureFlags do
   # For the backends that exist for migration only, before each use of the process dictionary.
   @spec allow_process_dictionary!(flag) :: :ok
   def allow_process_dictionary!(flag) do
-    # The mode, which is one term, and not the two flags that it is made of: between the writes
-    # of those a process would be refused what neither state refuses.
+    # Reads the mode, which is one term, and not the two flags behind it. Between the writes of
+    # two flags a process would see a combination that refuses its call, although neither the old
+    # nor the new state refuses it.
     if mode(flag) == :refused do
       raise "expected no use of the process dictionary while :enforce_no_process_dict is on, " <>
               "got one because #{inspect(flag)} is off"

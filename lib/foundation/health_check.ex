@@ -2,8 +2,8 @@ defmodule Foundation.HealthCheck do
   @moduledoc """
   Figures of the running system, for probes, dashboards and people.
 
-  Each check reads what is there and never raises: a part that is down is a figure too. What to
-  watch, and what to do about it, is in the guide [Operating](operating.html).
+  Each check reads the current state and never raises: a part that is down is a figure too. The
+  guide [Operating](operating.html) says which figures to watch.
 
   ## Consistency
 
@@ -158,7 +158,7 @@ defmodule Foundation.HealthCheck do
   end
 
   defp down_below(supervisor) do
-    # Not Supervisor.which_children/1, which waits for ever.
+    # Not Supervisor.which_children/1, which has no timeout.
     children = GenServer.call(supervisor, :which_children, 1_000)
 
     Enum.flat_map(children, fn
@@ -193,7 +193,7 @@ defmodule Foundation.HealthCheck do
       engine: info.engine
     }
   rescue
-    # What it raises where no such table is known.
+    # Raised when the table is unknown.
     ArgumentError ->
       %{table_exists: false, entry_count: 0, memory_usage: 0, drops: 0, engine: nil}
   end
@@ -201,7 +201,7 @@ defmodule Foundation.HealthCheck do
   defp event_stats do
     SampledEvents.stats()
   rescue
-    # What is raised where there are no tables, or they go away meanwhile.
+    # Raised when there are no tables, or when they disappear meanwhile.
     _error in [RuntimeError, ArgumentError, MatchError, FunctionClauseError] -> nil
   end
 end

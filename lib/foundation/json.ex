@@ -76,8 +76,8 @@ defmodule Foundation.JSON do
 
   defp string(binary), do: [?", escape(binary, binary, 0, 0), ?"]
 
-  # What needs no escape is taken as sub-binaries: `skip` bytes are done, `length`
-  # bytes from there are plain.
+  # Plain text is copied as sub-binaries: `skip` bytes are done, and the next `length` bytes need
+  # no escape.
   defp escape(<<char::utf8, rest::binary>>, all, skip, length)
        when char >= 0x20 and char not in [?", ?\\] do
     escape(rest, all, skip, length + utf8_size(char))

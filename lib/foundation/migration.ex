@@ -27,11 +27,11 @@ defmodule Foundation.Migration do
 
   ## Consistency
 
-  A change of several stages is one change of flags: other processes see all of it, or none. Before
-  it, the parts that it turns on are checked; the agents that the calling process has in its
-  dictionary move to the registry, and then its context to Logger metadata. If anything of that
-  fails, everything is as it was. Other processes carry over what they have when they next
-  call the area. Changes of this node run one after another.
+  A change of several stages is one change of flags: other processes see all of it or nothing.
+  Before the change, the parts that it turns on are checked. Then the agents in the calling
+  process's dictionary move to the registry, and its context moves to Logger metadata. If a step
+  fails, everything stays as it was. Other processes carry over their state with their next call
+  of the area. Changes on one node run one after another.
 
   ## Telemetry events
 
@@ -49,7 +49,7 @@ defmodule Foundation.Migration do
 
   @event [:foundation, :migration, :stage]
 
-  # What each stage turns on, and what has to be healthy for it.
+  # The flag that each stage turns on, and the area that must be healthy for it.
   @stages [
     {2, :use_ets_agent_registry, [:registry]},
     {3, :use_logger_error_context, [:error_context]},
@@ -92,14 +92,14 @@ defmodule Foundation.Migration do
 
   `{:ok, stage}`, or `{:error, reason}` with everything as it was:
 
-    * `{:unhealthy, area, parts}` - what it would turn on is not up
+    * `{:unhealthy, area, parts}` - these parts of the area are down
     * `{:already_registered, id, pid}` - the caller has an agent `id` in its dictionary, and
       another process one of the same id in the registry
-    * `:last_stage` - there is none after the fifth
+    * `:last_stage` - the fifth stage is the last
     * `:unavailable` - the process that changes flags is away
 
-  Waits for other changes of this node, for a look at the health of what it turns on, and for one
-  change of flags: O(processes), and O(agents and context of the caller).
+  Waits for other changes on this node, for a health check, and for one change of flags. **Cost:**
+  O(processes), and O(agents and context of the caller).
 
       iex> Foundation.Migration.advance()
       {:ok, 5}
@@ -135,7 +135,7 @@ defmodule Foundation.Migration do
   Goes back by one stage: `{:ok, stage}`, or `{:error, reason}`: `:first_stage` if there is none
   before, `:unavailable` while the process that changes flags is away.
 
-  What is in the shared state stays where it is and is still found. One change of flags:
+  Entries in the shared state stay there and are still found. **Cost:** one change of flags,
   O(processes).
 
       iex> Foundation.Migration.rollback()

@@ -7,12 +7,11 @@ defmodule Foundation.Native do
   # the stub first and fall through to the ETS engine on `nil`, so that the choice of
   # an engine costs nothing where it matters.
   #
-  # The library is loaded by `Foundation.Engine.boot/1` and not by `@on_load`: only at
-  # boot is it known whether it is wanted at all (`engine: :ets` must not load it), an
-  # `@on_load` that fails makes the whole module unloadable, stubs included, and in a
-  # release it would run before the application's environment is set. What `@on_load`
-  # does here is the other half: this module compiled and loaded anew (`recompile`)
-  # gets the library back that its predecessor had.
+  # `Foundation.Engine.boot/1` loads the library, and not `@on_load`, for three reasons. Only at
+  # boot is it known whether the library is wanted (`engine: :ets` must not load it). An
+  # `@on_load` that fails makes the whole module unloadable, stubs included. In a release it would
+  # run before the application's environment is set. Here `@on_load` only serves a reload: after
+  # `recompile` the new module gets the library of its predecessor.
 
   require Logger
 
@@ -38,7 +37,7 @@ defmodule Foundation.Native do
   @spec library_version() :: String.t() | nil
   def library_version, do: absent()
 
-  # What is alive of each sort of thing that the library makes, for tests that look for leaks.
+  # The number of live objects of each kind in the library, for tests that look for leaks.
   @spec live_counts() :: %{optional(atom) => non_neg_integer} | nil
   def live_counts, do: absent()
 
@@ -115,9 +114,9 @@ defmodule Foundation.Native do
   # no stub ever returns anything else.
   defp absent, do: :persistent_term.get({__MODULE__, :absent}, nil)
 
-  # What is named by a reference that a library gave has no other engine to fall through to: the
-  # library is gone, and its tables with it. Not `raise/1`, from which the type checkers would
-  # conclude that these functions never return.
+  # A reference that a library returned has no other engine to fall back to: the library is gone,
+  # and its tables with it. Not `raise/1`, from which the type checkers would conclude that these
+  # functions never return.
   defp detached do
     :erlang.nif_error(
       ArgumentError.exception(
@@ -367,8 +366,8 @@ defmodule Foundation.Native do
           {[{non_neg_integer, map, map}], non_neg_integer} | nil
   def telemetry_peek(_event, _offset, _limit), do: absent()
 
-  # Takes `count` events off the front of a queue, as emitted; answers how many are left. What
-  # takes long to free is left to the background thread.
+  # Takes `count` events off the front of a queue, as emitted; answers how many are left. The
+  # background thread frees large terms.
   @spec telemetry_ack(event, non_neg_integer) :: non_neg_integer | nil
   def telemetry_ack(_event, _count), do: absent()
 
@@ -435,7 +434,7 @@ defmodule Foundation.Native do
   @spec span_abandoned() :: {[span], boolean} | nil
   def span_abandoned, do: absent()
 
-  # The first of them has been told of, if it is still this one.
+  # Forgets the first abandoned span after its event, if it is still this one.
   @spec span_forget(binary) :: boolean | nil
   def span_forget(_id), do: absent()
 end

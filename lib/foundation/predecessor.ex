@@ -1,8 +1,8 @@
 defmodule Foundation.Predecessor do
   @moduledoc false
-  # A supervisor that was killed leaves children that are told of it one by one, and its successor
-  # may be quicker than that: its own children would find their names taken, and it would fail to
-  # start until its own supervisor gives up.
+  # When a supervisor is killed, its children learn of it one by one. Its successor may start
+  # before they have exited. The new children would find their names taken, and the successor
+  # would fail to start until its own supervisor gives up.
 
   # How long a predecessor's child may take to be gone.
   @farewell_ms 5_000

@@ -47,9 +47,9 @@ defmodule Foundation.Registry do
       `dispatch/4`
     * `:name` (required) - an atom
     * `:partitions` - into how many groups `dispatch/4` divides the entries. Default 1
-    * `:listeners` - names of processes that are sent a `t:listener_message/0` for each `register/3`
-      and `unregister/2`. Of a death they hear nothing: they monitor whom they care for. Default:
-      those of the table that is adopted, else none
+    * `:listeners` - names of processes that are sent a `t:listener_message/0` for each
+      `register/3` and `unregister/2`. A death sends them nothing; they can monitor processes
+      themselves. Default: those of the table that is adopted, else none
     * `:meta` - a keyword list of what `meta/2` reads
     * `:compressed` - whether the ETS engine compresses entries. Default `false`
 
@@ -610,9 +610,9 @@ defmodule Foundation.Registry do
   Runs `function` in the caller while no other runs under the same `lock_key`; returns its result.
 
   Waiting callers get the lock in the order they came, also when its holder dies or raises. Lock
-  keys have nothing to do with registered keys. Not re-entrant: a holder that asks for it again
-  waits for ever. Locks outlive every process of the registry's area, its supervisor included, and
-  end with the application.
+  keys have nothing to do with registered keys. A lock is not re-entrant: a holder that requests
+  it again deadlocks. Locks outlive every process of the registry's area, its supervisor included,
+  and end with the application.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Lock)
       iex> Foundation.Registry.lock(Docs.Lock, :hello, fn -> 1 + 1 end)

@@ -14,9 +14,9 @@ defmodule Foundation.RegistrySupervisor do
 
   @processes [TableHolder, Cleanup, Monitor, Locks]
 
-  # None of these waits, or has state that is not in a table: starting one again costs and
-  # loses nothing, while giving up would take the agents' table along. So it gives up only
-  # where a restart helps nothing at all.
+  # None of the children waits at its start, and their state is in tables: a restart costs and
+  # loses nothing. Giving up would end the agents' table, so the supervisor does so only when
+  # restarts do not help.
   @max_restarts 1_000
   @max_seconds 5
 

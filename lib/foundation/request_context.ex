@@ -8,7 +8,7 @@ defmodule Foundation.RequestContext do
       ...> end)
       {"r-1", "r-1"}
 
-  What `Foundation.ErrorContext` says of processes, bounds and consistency holds here.
+  The statements of `Foundation.ErrorContext` on processes, bounds and consistency apply here too.
   """
 
   alias Foundation.ErrorContext

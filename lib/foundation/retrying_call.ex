@@ -2,9 +2,9 @@ defmodule Foundation.RetryingCall do
   @moduledoc false
   # Calls to the application's own processes that outlast a restart of the one called.
   #
-  # Such a process may be killed between a request and its answer. What it knows is in
-  # tables, and every request made this way can be made twice, so the caller asks its
-  # successor instead of crashing for it.
+  # Such a process may be killed between a request and its answer. Its state is in tables, and
+  # every request made this way can be repeated. The caller therefore asks the successor instead
+  # of crashing.
 
   # A restart takes microseconds. A process away for longer will not come back: the
   # application has been stopped.

@@ -60,13 +60,13 @@ defmodule Foundation.StateManager do
 
     * when `:checkpoint_interval` has passed since the last one, if a callback has run meanwhile;
     * when `checkpoint/2` asks for it;
-    * at the server's end, before its `c:GenServer.terminate/2`, for whatever reason it ends:
-      an orderly stop, a supervisor's, a raise in a callback (with the state from before that
+    * when the server ends, before its `c:GenServer.terminate/2`: after an orderly stop, a
+      shutdown by its supervisor, or a raise in a callback (with the state from before that
       callback).
 
-  When the node is killed, or the server is by `Process.exit(pid, :kill)`, what is lost is what
-  came after the last checkpoint: at most the interval, plus the time that the write takes and
-  that messages which were in the mailbox before it take.
+  A kill of the node, or of the server by `Process.exit(pid, :kill)`, loses the changes since the
+  last checkpoint. That is at most the interval, plus the time of the write and of the messages
+  that were in the mailbox before it.
 
   The server traps exits. An exit of a linked process therefore arrives at
   `c:GenServer.handle_info/2` as `{:EXIT, pid, reason}`. Where the module defines no
@@ -89,10 +89,10 @@ defmodule Foundation.StateManager do
   has been written. One that could not be read (a permission, a version of the format from the
   future) is reported likewise but never removed.
 
-  Any term comes back, with the usual meaning: a pid, reference or port is one of the node that
-  wrote it; a function comes back if its module is still there in the same version, otherwise it
-  raises when called. The directory must be writable for nobody else: a checkpoint is decoded
-  as the node's own data.
+  Every term is restored, with the usual meaning. A pid, reference or port belongs to the node
+  that wrote it. A function works if its module still exists in the same version, and raises
+  otherwise. Only the node may have write access to the directory: a checkpoint is decoded as the
+  node's own data.
 
   ## Telemetry events
 
@@ -159,10 +159,11 @@ defmodule Foundation.StateManager do
   Starts a server of `module`, linked to the caller: what the `start_link/1` of a module that uses
   this one calls. `defaults` are the options of its `use`.
 
-  Returns what `GenServer.start_link/3` returns, and `{:error, {:checkpoint_dir, path, reason}}`: a
-  posix reason if the directory cannot be made or written, `:in_use` if another server of this node
-  has it (one that is just ending is waited for, up to a second). Raises `ArgumentError` if an
-  option is missing or wrong. Costs the reading of the newest checkpoint.
+  Returns what `GenServer.start_link/3` returns, or `{:error, {:checkpoint_dir, path, reason}}`.
+  The reason is a posix error if the directory cannot be made or written. It is `:in_use` if
+  another server of this node has the directory; a server that is just ending is waited for, up to
+  a second. Raises `ArgumentError` if an option is missing or wrong. **Cost:** reading the newest
+  checkpoint.
 
       iex> defmodule Docs.Counter do
       ...>   use Foundation.StateManager

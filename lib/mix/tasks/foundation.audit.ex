@@ -8,7 +8,7 @@ defmodule Mix.Tasks.Foundation.Audit do
 
   `PATH` is a file or a directory; `.ex` and `.exs` files are read. Without one, the project's own
   source directories are (`:elixirc_paths`, those of every application in an umbrella). Nothing is
-  compiled or run. What is found, and what cannot be, is told in `Foundation.Audit`.
+  compiled or run. `Foundation.Audit` lists what the audit can find, and what it cannot.
 
   ## Options
 
@@ -21,9 +21,9 @@ defmodule Mix.Tasks.Foundation.Audit do
 
   ## Exit status
 
-  0 if nothing was found, 1 if something was, 2 if the call could not be carried out as it was
-  meant: an unknown option, a path that does not exist, a file that cannot be read or parsed. What
-  is wrong is said on standard error, and what was found in the other files is still reported.
+  The status is 0 if nothing was found and 1 if something was. It is 2 for an unknown option, a
+  path that does not exist, or a file that cannot be read or parsed. Standard error then names the
+  problem, and the findings in the other files are still reported.
 
   ## Configuration
 
@@ -133,7 +133,7 @@ defmodule Mix.Tasks.Foundation.Audit do
     [lines, summary(result)]
   end
 
-  # What was not read is not said to be free of them.
+  # Files that were not read are not reported as clean.
   defp summary(%{findings: [], problems: [_ | _]}), do: []
 
   defp summary(%{findings: findings, files: files}) do
