@@ -1,16 +1,16 @@
 defmodule Foundation.Audit.Calls do
   @moduledoc false
-  # What counts as use of the process dictionary, and what to say about it.
+  # The calls that use the process dictionary, and the advice for each.
   #
-  # Modules and functions are named by strings throughout the audit ("Elixir.Process", "put"):
-  # source is data here, and turning it into atoms would let a large tree fill the atom table.
+  # The audit names modules and functions by strings ("Elixir.Process", "put"). Atoms created from
+  # source code could let a large tree fill the atom table.
 
   @dictionary %{
     "Elixir.Process" => ~w(put get delete get_keys erase),
     "erlang" => ~w(put get erase get_keys)
   }
 
-  # What `import` can bring into scope of the above, and the calls that only pass a call on.
+  # The calls above that `import` can bring into scope, and the calls that only pass on a call.
   @exports %{
     "Elixir.Process" => [
       {"put", 2},

@@ -2,9 +2,9 @@ defmodule Foundation.Audit.Walker do
   @moduledoc false
   # Walks the syntax tree of one file and collects the calls that use the process dictionary.
   #
-  # A directive (`alias`, `import`, `require`, a nested `defmodule`) holds for the rest of the block
-  # it stands in. So only a block hands its scope from one expression to the next; every other node
-  # gives its children the scope it was given and forgets what they made of it.
+  # A directive (`alias`, `import`, `require`, a nested `defmodule`) holds for the rest of the
+  # block it stands in. So only a block passes its scope from one expression to the next. Every
+  # other node passes its own scope to its children and drops their changes.
 
   alias Foundation.Audit.{Calls, Scope}
 

@@ -1,7 +1,7 @@
 defmodule Foundation.ConcurrentTable.Backend do
   @moduledoc false
-  # What holds a `Foundation.ConcurrentRegistry`. Keys compare by `===`. Every callback runs in the
-  # caller, and raises `ArgumentError` once the table is gone.
+  # The engine of a `Foundation.ConcurrentRegistry`. Keys compare by `===`. Every callback runs in
+  # the caller, and raises `ArgumentError` once the table is gone.
 
   @type table :: term
   @type key :: term

@@ -1,9 +1,9 @@
 defmodule Foundation.FeatureFlags.Table do
   @moduledoc false
-  # The flags' values, where every process of the VM reads them: one persistent term, so
-  # that a read is one look-up of an atom and one of a small map. It belongs to no process
-  # and so outlives the server that writes it. Each change makes the VM scan all processes
-  # for the old term, which is right for what changes a few times in a system's life.
+  # The values of the flags, in one persistent term. A read looks up an atom and a key of a small
+  # map. The term belongs to no process, so it survives the server that writes it. Each change
+  # makes the VM scan all processes for the old term. That is acceptable because flags change a
+  # few times in a system's life.
 
   alias Foundation.FeatureFlags
   alias Foundation.Legacy
@@ -67,9 +67,10 @@ defmodule Foundation.FeatureFlags.Table do
   end
 
   @doc """
-  Returns when no write of a writer that was killed is under way any more: the VM makes a persistent
-  term's new value visible a little later, and keeps the writer waiting for that, but does it also
-  when the writer dies meanwhile. Writes go one after another, so this one, of what is there, waits.
+  Returns when no write of a killed writer is pending. The VM makes the new value of a persistent
+  term visible after a delay. It suspends the writer for that time, but finishes the write even if
+  the writer dies. Writes are serialized, so writing the current value waits for the pending
+  write.
   """
   @spec settle() :: :ok
   def settle, do: :persistent_term.put(__MODULE__, :settled)
@@ -128,13 +129,13 @@ defmodule Foundation.FeatureFlags.Table do
 
   defp on?(value), do: value == true or value == 100
 
-  # A term that is as it was is not written again by the VM: no scan for a change that is none.
-  # Modes have terms of their own, as the hot paths of the areas read nothing else: an atom
-  # under an atom, a third of the cost. They are written first: whoever sees a flag sees its mode,
-  # and a change that got no further is taken back by `restore/0`.
+  # The VM does not write a term that is equal to the old one, so an unchanged value costs no
+  # scan. Each mode has a term of its own: the hot paths of the areas read only that, at a third
+  # of the cost. Modes are written first, so a process that sees a flag also sees its mode.
+  # `restore/0` undoes a change that stopped in between.
   #
-  # The native telemetry is told before it is to answer, and after it is not to: so when the
-  # mode says that it answers, it does.
+  # Native telemetry is switched on before the mode says so, and off after it. Whenever the mode
+  # says that it answers, it does.
   defp write(entries) do
     {_value, _enabled, telemetry} = entries.use_genserver_telemetry
     if telemetry in [:shared, :carrying], do: Legacy.Telemetry.divert(telemetry)

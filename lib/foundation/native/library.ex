@@ -5,10 +5,10 @@ defmodule Foundation.Native.Library do
 
   defmodule NotLoadedHere do
     @moduledoc false
-    # RustlerPrecompiled, and Rustler in its place where the library is built, end in an
-    # `@on_load` that would load the library into the module that uses them, and make
-    # that module unloadable where the library is missing. This takes it out again. It
-    # is registered after theirs, and runs after theirs.
+    # RustlerPrecompiled, or Rustler when the library is built, adds an `@on_load` to the module
+    # that uses it. It would load the library into that module, and make the module unloadable
+    # when the library is missing. This hook removes the `@on_load`. It is registered after theirs
+    # and runs after theirs.
     defmacro __before_compile__(env) do
       Module.delete_attribute(env.module, :on_load)
 

@@ -1,6 +1,6 @@
 defmodule Foundation.Native.Release do
   @moduledoc false
-  # What a release holds besides the package, and whether the library is fetched from there.
+  # The contents of a release besides the package, and whether the library is fetched from it.
   #
   # `.github/workflows/release.yml` builds a library for each target and NIF version that is
   # listed here, and a test compares the two lists.
@@ -44,8 +44,8 @@ defmodule Foundation.Native.Release do
   @doc """
   Why the library is to be built and not fetched from `url`, `nil` if there is no reason.
 
-  What is fetched is compared with the checksums that the package brings along. A checkout of the
-  repository brings none.
+  A fetched library is compared with the checksums in the package. A checkout of the repository
+  has none.
   """
   @spec reason_to_build(url :: String.t() | nil, Path.t(), wanted :: String.t() | nil) ::
           String.t() | nil

@@ -9,9 +9,9 @@ defmodule Foundation.StateManager.Checkpoint do
   #    16 bytes   MD5 of the 26 bytes above and of the payload
   #     n bytes   payload: the term in the external term format
   #
-  # MD5 is here against torn writes and bad disks, not against forgery (whoever can write the
-  # directory can write a valid checkpoint too): what counts is that 128 bits leave no chance of an
-  # accident passing, where 32 bits of a CRC leave some, and that it needs no other application.
+  # MD5 detects torn writes and bad disks. It does not prevent forgery: a program that can write
+  # to the directory can write a valid checkpoint. With 128 bits no accident passes, unlike with
+  # the 32 bits of a CRC. MD5 also needs no other application.
 
   @magic "FNDSTATE"
   @version 1
@@ -75,8 +75,8 @@ defmodule Foundation.StateManager.Checkpoint do
   def decode(_sequence, <<@magic, _::binary>>), do: {:error, :wrong_length}
   def decode(_sequence, _bytes), do: {:error, :not_a_checkpoint}
 
-  # What has passed the checksum was written by `encode/2`; a newer release may still have used an
-  # encoding that this one does not know.
+  # A payload that passed the checksum was written by `encode/2`. A newer release may still have
+  # used an encoding that this one does not know.
   defp term(payload) do
     {:ok, :erlang.binary_to_term(payload)}
   rescue

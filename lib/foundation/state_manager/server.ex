@@ -2,8 +2,8 @@ defmodule Foundation.StateManager.Server do
   @moduledoc false
   # The process: a GenServer around the user's module, whose state it holds and checkpoints.
   #
-  # It keeps the user's state in a struct of its own, rather than having the user's module be the
-  # callback module, because terminate/2 needs to know the directory and gets nothing but the state.
+  # It wraps the user's state in a struct and is the callback module itself. The user's module
+  # could not be: terminate/2 needs the directory, and gets only the state.
 
   use GenServer
 
@@ -13,8 +13,8 @@ defmodule Foundation.StateManager.Server do
 
   @tick {Foundation.StateManager, :tick}
 
-  # How long a predecessor may take to be seen as gone, in tries of 10 ms: its death reaches its
-  # supervisor and what keeps the claims in no order that is promised.
+  # How long a predecessor may take to release its claim, in tries of 10 ms. Its death may reach
+  # the supervisor before it reaches the process that keeps the claims.
   @claim_tries 100
 
   @enforce_keys [:module, :state, :store, :interval]
@@ -27,7 +27,7 @@ defmodule Foundation.StateManager.Server do
   def request, do: {Foundation.StateManager, :checkpoint}
 
   @doc """
-  What a module's `handle_info/2` does where it defines none.
+  The `handle_info/2` of a module that defines none.
 
   That exits are trapped is our choice, not the module's, so a link does what it does elsewhere.
   Anything else is logged, as `GenServer` does.
@@ -65,7 +65,7 @@ defmodule Foundation.StateManager.Server do
       duration = System.monotonic_time() - started
       execute(:restore, %{duration: duration}, %{module: module, path: path})
 
-      # What is not the newest checkpoint's state has yet to be checkpointed.
+      # A state that differs from the newest checkpoint must still be checkpointed.
       changed = path == nil or problems != []
 
       {:ok,
@@ -224,7 +224,7 @@ defmodule Foundation.StateManager.Server do
             "#{:file.format_error(reason)} (#{inspect(reason)})"
         )
 
-        # Not schedule/1: whoever asked decides when to try again.
+        # Not schedule/1: the caller decides when to try again.
         {{:error, reason}, %{server | store: store}}
     end
   end

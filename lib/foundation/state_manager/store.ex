@@ -2,24 +2,24 @@ defmodule Foundation.StateManager.Store do
   @moduledoc false
   # The directory of one server's checkpoints.
   #
-  # A checkpoint is written to a file of its own, synced, and renamed to its final name, so a final
-  # name always stands for a whole file; then the directory is synced, which makes the name
-  # itself durable (as in SQLite's and LevelDB's commits). What a crash leaves is a `.tmp` file.
+  # A checkpoint is written to a temporary file, synced, and renamed to its final name. A final
+  # name therefore always stands for a complete file. Then the directory is synced, which makes
+  # the name durable (as in the commits of SQLite and LevelDB). A crash leaves a `.tmp` file.
   #
   # A process that is killed in the middle of a file operation can be reported dead before that
-  # operation is done. Its successor must not meet it: temporary names are never used twice,
-  # and `open/1` removes them before it lists the others, so that a rename under way is either over
-  # by then or fails.
+  # operation is done. The operation must not disturb its successor. Temporary names are therefore
+  # never used twice. `open/1` removes temporary files before it lists the others, so a pending
+  # rename has either finished by then or fails.
 
   alias Foundation.StateManager.Checkpoint
 
-  # Numbers from here on are nobody's, whatever has them for a name: what `write/2` counts on from
-  # must never run out of the format's 64 bits, nor of the 20 digits of a name.
+  # Files with numbers from here on are ignored. Otherwise one of them could make `write/2` exceed
+  # the 64 bits of the format, or the 20 digits of a name.
   @sequences 2 ** 63
 
   @enforce_keys [:dir]
-  # last: the highest number in use. good: the newest that is known to be whole. unreadable: those
-  # that could not be read at all, which says nothing of what they hold, so they are not removed.
+  # last: the highest number in use. good: the newest checkpoint known to be complete. unreadable:
+  # the files that could not be read. Their content may be valid, so they are not removed.
   defstruct [:dir, last: 0, good: nil, unreadable: []]
 
   @type t :: %__MODULE__{
@@ -78,7 +78,7 @@ defmodule Foundation.StateManager.Store do
     end
   end
 
-  # What is not as long as it says may be of any length: its head is enough to tell.
+  # A file with a wrong length may be huge. Its head shows that without reading the rest.
   defp read(file, size) do
     case :file.pread(file, 0, Checkpoint.head_bytes()) do
       {:ok, head} ->
@@ -92,7 +92,7 @@ defmodule Foundation.StateManager.Store do
     end
   end
 
-  # Damaged for certain, whoever reads it.
+  # Damaged for every reader.
   defp damage?(reason) do
     reason in [:not_a_checkpoint, :wrong_length, :wrong_checksum, :misplaced]
   end
@@ -130,7 +130,7 @@ defmodule Foundation.StateManager.Store do
     end
   end
 
-  # What cannot be removed now is tried again after the next checkpoint.
+  # A file that cannot be removed now is tried again after the next checkpoint.
   defp prune(store) do
     kept = [store.last, store.good | store.unreadable]
 

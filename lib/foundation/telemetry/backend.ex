@@ -1,7 +1,7 @@
 defmodule Foundation.Telemetry.Backend do
   @moduledoc false
-  # What the backends of events and those of spans have in common: one for each engine, of which
-  # the one runs that has the tables.
+  # The common part of the backends of events and of spans. Each engine has one backend, and the
+  # one with open tables runs.
 
   @type backends :: [native: module, ets: module]
 

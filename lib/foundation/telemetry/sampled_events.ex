@@ -42,19 +42,18 @@ defmodule Foundation.Telemetry.SampledEvents do
   `configure_event/2` gives one event a `:window`, `:batch_size` or `:batch_timeout` of its own.
   The settings are read at the start of the application.
 
-  Dedup keys of up to 256 bytes (in the engine's encoding) are kept as they are, longer ones as
-  a 128 bit digest: the bound on windows bounds their memory too. A name has at most 32 atoms.
-  Beyond 10,000 names of events the native engine counts and batches the rest under the one name
-  `[:foundation, :other_events]`.
+  A dedup key of up to 256 bytes (in the engine's encoding) is kept in full, and a longer one as a
+  128-bit digest. The bound on windows therefore also bounds their memory. A name has at most 32
+  atoms. Beyond 10,000 names of events the native engine counts and batches the rest under the one
+  name `[:foundation, :other_events]`.
 
   ## Consistency
 
-    * Everything here runs in the calling process, on tables that all processes share. Of any
-      number of callers that race for a window exactly one emits.
+    * Everything here runs in the calling process, on tables that all processes share. When
+      callers race for a window, exactly one emits.
     * A window is measured in monotonic time, from its first event. Repeats do not extend it.
-    * `stats/0` reads each count at a moment of its own. What was offered is derived from the
-      outcomes, so that `offered == emitted + suppressed + sampled_out + dropped + pending` in
-      every answer.
+    * `stats/0` reads each count at a moment of its own. It adds up the outcomes, so `offered ==
+      emitted + suppressed + sampled_out + dropped + pending` in every answer.
     * The events of one process are in their order within a batch and from batch to batch.
     * Batches are emitted by one process. A handler that blocks delays the batches behind it, up
       to the bound on what is pending, and no caller.
@@ -137,9 +136,9 @@ defmodule Foundation.Telemetry.SampledEvents do
   @doc """
   Emits an event unless it is a repeat within its window, or its strategy decides against it.
 
-  Returns `:ok` in each case. What is a repeat is decided by the name and `opts[:dedup_key]`, else
-  `metadata[:dedup_key]`, else the whole metadata. `opts[:window]`, in milliseconds, is for the
-  window that this event opens.
+  Always returns `:ok`. Two events are repeats if they have the same name and key. The key is
+  `opts[:dedup_key]`, or else `metadata[:dedup_key]`, or else the whole metadata. `opts[:window]`,
+  in milliseconds, is the length of the window that this event opens.
 
   O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError` for a
   name that is not a list of atoms or a window that is not a whole number.
@@ -156,7 +155,7 @@ defmodule Foundation.Telemetry.SampledEvents do
     admit(name, measurements, metadata, dedup_key(metadata), nil)
   end
 
-  # What is passed most often, without a search through the options.
+  # The most frequent options, without a search through the list.
   def emit_event([_ | _] = name, measurements, metadata, [{:dedup_key, key}])
       when is_map(measurements) and is_map(metadata) and key not in [nil, false] do
     admit(name, measurements, metadata, key, nil)
@@ -239,7 +238,7 @@ defmodule Foundation.Telemetry.SampledEvents do
 
     * `:offered` - events passed to `emit_event/4` and `emit_batched/3`, the sum of the next five
     * `:emitted`, `:suppressed`, `:sampled_out`, `:dropped`, `:pending` - see above
-    * `:windows` - windows kept, of which expired ones are closed within about a second
+    * `:windows` - windows kept; expired ones are closed within about a second
     * `:evicted` - windows that were closed early, at the bound
 
   O(names of events), in the caller. Raises `RuntimeError` when the application was never started.

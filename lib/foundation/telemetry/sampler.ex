@@ -16,22 +16,22 @@ defmodule Foundation.Telemetry.Sampler do
   | `{:adaptive, n}` | all while the load is below `n` a second, and `n` a second, evenly spread, above |
   | `{:reservoir, n}` | the k-th with probability n/k, since it was configured or reset (Vitter's Algorithm R) |
 
-  A limit of `{:rate_limited, n}` holds for a sliding second, which is measured in slices of 4 ms: a
-  sample counts for at least 1,000 and at most 1,004 ms. `{:adaptive, n}` saves up one
-  second's worth when the load is below `n`: a burst of up to `n` is kept whole.
+  A limit of `{:rate_limited, n}` holds for a sliding second, measured in slices of 4 ms. A sample
+  counts for at least 1,000 and at most 1,004 ms. `{:adaptive, n}` saves up one second's worth
+  when the load is below `n`: a burst of up to `n` is kept whole.
 
   ## Consistency
 
-  Decisions are made in the caller, on a state that all processes share, one after another:
-  a rate of 100 is 100, not 100 for each process or scheduler. A new strategy holds for every
-  decision after `configure_event/2` has returned, and starts with nothing remembered. Strategies
-  and counts outlive a crash of any telemetry process, and end with the application.
+  Decisions are made in the caller, on a state that all processes share. A rate of 100 is 100 over
+  all processes and schedulers. A new strategy holds for every decision after `configure_event/2`
+  has returned, and starts with nothing remembered. Strategies and counts outlive a crash of any
+  telemetry process, and end with the application.
 
   ## Bounds
 
-  What a strategy remembers is bounded whatever its numbers: 1 kB for `{:rate_limited, n}`, a few
-  words for the others. Numbers go up to 4,294,967,295. Beyond 10,000 names of events the native
-  engine decides and counts the rest under one name: see `Foundation.Telemetry.SampledEvents`.
+  The state of a strategy is bounded: 1 kB for `{:rate_limited, n}`, a few words for the others.
+  Numbers go up to 4,294,967,295. Beyond 10,000 names of events the native engine decides and
+  counts the rest under one name: see `Foundation.Telemetry.SampledEvents`.
 
   ## Telemetry events
 

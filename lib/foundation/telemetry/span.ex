@@ -76,10 +76,10 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   The value of the block, run inside a span.
 
-  The span ends with the block. When the block raises, throws or exits there is an `:exception`
-  event instead of a `:stop`, and what was raised goes on with its stacktrace; spans that the
-  block has started by hand and not ended are ended as abandoned then. When it returns, they stay
-  open. Costs a `start_span/2` and an `end_span/2`.
+  The span ends with the block. When the block raises, throws or exits, the event is `:exception`
+  instead of `:stop`, and the exception continues with its stacktrace. Spans that the block
+  started by hand and did not end are then ended as abandoned. When the block returns, they stay
+  open. **Cost:** a `start_span/2` and an `end_span/2`.
 
       iex> require Foundation.Telemetry.Span, as: Span
       iex> Span.with_span :sum, %{of: 2} do
@@ -127,8 +127,8 @@ defmodule Foundation.Telemetry.Span do
     end
   end
 
-  # What was raised went past the end of the spans that were started by hand below these: left
-  # open they would be the parents of all that this process does from now on.
+  # The exception skipped the end of spans that were started by hand inside this one. If they
+  # stayed open, they would become the parents of every later span of this process.
   defp unwind(outer_ids) do
     with {:span, {_, id, _, _, _, _, _, _, _}} <- current(),
          false <- id in outer_ids,
@@ -335,8 +335,9 @@ defmodule Foundation.Telemetry.Span do
   def current_trace_id, do: with(%{trace_id: trace_id} <- propagate_context(), do: trace_id)
 
   @doc """
-  What another process needs to go on in this trace: `%{trace_id:, span_id:, trace_flags:}`, or
-  `nil` outside a span. A plain map, to be sent in any message. O(1).
+  Returns the context with which another process continues this trace: `%{trace_id:, span_id:,
+  trace_flags:}`, or `nil` outside a span. It is a plain map that any message can carry. **Cost:**
+  O(1).
 
       iex> Foundation.Telemetry.Span.propagate_context()
       nil

@@ -1,9 +1,9 @@
 defmodule Foundation.Telemetry.Events.Backend do
   @moduledoc false
-  # What `Foundation.Telemetry.SampledEvents` and `Foundation.Telemetry.Sampler` run on.
+  # The engine behind `Foundation.Telemetry.SampledEvents` and `Foundation.Telemetry.Sampler`.
   #
-  # Counts are kept of decisions (emitted, suppressed, sampled out, dropped) and of what
-  # waits; what was offered is their sum, so the sum is right in every answer.
+  # It counts decisions (emitted, suppressed, sampled out, dropped) and pending events. The number
+  # of offered events is their sum, so the sum is right in every answer.
 
   alias Foundation.Telemetry
   alias Foundation.Telemetry.Events.{Backends, Settings}
@@ -30,8 +30,8 @@ defmodule Foundation.Telemetry.Events.Backend do
   @callback open(Settings.t()) :: :created | :adopted
 
   @doc """
-  Lets nothing in any more: callers go on as without tables. What is pending can still be peeked
-  at and acknowledged, by the owner.
+  Stops accepting events: callers continue as without tables. The owner can still peek at pending
+  events and acknowledge them.
   """
   @callback seal() :: :ok
 
@@ -75,8 +75,8 @@ defmodule Foundation.Telemetry.Events.Backend do
   @callback sweep() :: :ok
 
   @doc """
-  The oldest events of a batch, up to `limit`, which stay where they are until `ack/2` gets
-  the token: a processor that dies in between leaves them to its successor. Only the batch
+  Returns the oldest events of a batch, up to `limit`. They stay in the table until `ack/2` gets
+  the token, so the successor of a processor that dies in between finds them. Only the batch
   processor calls these two.
   """
   @callback peek(name, limit :: pos_integer) ::

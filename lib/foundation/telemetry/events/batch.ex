@@ -1,6 +1,6 @@
 defmodule Foundation.Telemetry.Events.Batch do
   @moduledoc false
-  # What a batch's event carries.
+  # The measurements and metadata of a batch's event.
 
   @type event :: {at :: integer, measurements :: map, metadata :: map}
 

@@ -2,11 +2,12 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   @moduledoc false
   # Emits batches: the process named `Foundation.Telemetry.SampledEvents`.
   #
-  # Callers append on their own and tell this process by edge: of the event that begins a
-  # batch, which arms the batch's timer, and of the one that fills it. A batch stays in its
-  # table until it has been emitted; so what this process knows is only its timers, and a
-  # successor finds out everything from the tables. An edge that was lost (told while this
-  # process was away, or by a caller killed in between) is found by the tick.
+  # Notification is edge-triggered. Callers append to the table themselves. They notify this
+  # process of the event that begins a batch, which starts the batch's timer, and of the event
+  # that fills it. A batch stays in its table until it has been emitted. The only state of this
+  # process is its timers, and a successor rebuilds them from the tables. A notification is lost
+  # while this process is down, or when a caller is killed between append and notification. The
+  # tick finds such batches.
 
   use GenServer
 
@@ -95,7 +96,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
     {:noreply, settle_all(state)}
   end
 
-  # Exits of whoever linked to this process, and messages that a handler's code left behind.
+  # Exits of linked processes, and messages that the code of a handler left behind.
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true

@@ -10,7 +10,8 @@ defmodule Foundation.Telemetry.Events.Router do
   alias Foundation.Legacy
   alias Foundation.Telemetry.Events.{Backend, Batch, BatchProcessor}
 
-  # What the native engine tells apart (`NAME_MAX` in native/foundation_nif/src/telemetry/mod.rs).
+  # The longest name of the native engine (`NAME_MAX` in
+  # native/foundation_nif/src/telemetry/mod.rs).
   @longest_name 32
 
   @spec emit_event([atom, ...], map, map, term, non_neg_integer | nil) :: :ok

@@ -37,7 +37,7 @@ defmodule Foundation.Telemetry.Events.Settings do
     ]
   ]
 
-  # What one event may have of its own.
+  # The settings that a single event may override.
   @of_event Keyword.take(@schema, [:window, :batch_size, :batch_timeout])
 
   defstruct for {key, spec} <- @schema, do: {key, spec[:default]}

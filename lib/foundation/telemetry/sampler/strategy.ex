@@ -5,8 +5,8 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
 
   @second 1_000_000_000
 
-  # A rate limit counts in slices. A sample is held against the limit for a second and what
-  # is left of its slice: never less than a second, so no second has more than its limit.
+  # A rate limit counts in slices. A sample counts against the limit for a second and the rest of
+  # its slice. It never counts for less than a second, so no second exceeds the limit.
   @slice 4_000_000
   @slices div(@second, @slice)
 
@@ -41,7 +41,7 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
   end
 
   @doc """
-  What a strategy knows before its first decision.
+  The initial state of a strategy.
   """
   @spec new(t) :: state
   # Seeded by `seed_s/1`: `:rand.seed/1` would write to the process dictionary.

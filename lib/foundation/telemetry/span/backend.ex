@@ -1,7 +1,8 @@
 defmodule Foundation.Telemetry.Span.Backend do
   @moduledoc false
-  # What `Foundation.Telemetry.Span` runs on: a stack of open spans for each process. All
-  # but the last three act on the calling process's own, in O(1) where nothing else is said.
+  # The engine behind `Foundation.Telemetry.Span`: a stack of open spans for each process. All
+  # callbacks but the last three act on the stack of the calling process, in O(1) unless stated
+  # otherwise.
 
   alias Foundation.Telemetry
   alias Foundation.Telemetry.Span.{Backends, Context, Frame}
@@ -35,9 +36,9 @@ defmodule Foundation.Telemetry.Span.Backend do
   @callback watch() :: :ok
 
   @doc """
-  What a message to that process is about: the spans that were left open, each with what to forget
-  it by, and `:more` when it should ask again with `:abandoned` after that. `:ignored` when it is
-  about nothing.
+  Interprets a message to that process. Returns the spans that were left open, each with the token
+  that forgets it, and `:more` if it should ask again with `:abandoned`. Returns `:ignored` for
+  any other message.
   """
   @callback abandoned(message :: term) ::
               {[{Frame.ended(), token :: term}], :more | :done} | :ignored

@@ -1,7 +1,7 @@
 defmodule Foundation.Telemetry.Span.Frame do
   @moduledoc false
-  # What a process's stack of open spans is made of, for the backends without native memory:
-  # spans, and contexts that came from elsewhere, which are parents and no spans themselves.
+  # The elements of a process's stack of open spans, in the backends without native memory. An
+  # element is a span, or a context from another process, which is a parent but no span.
 
   alias Foundation.Telemetry.Span.{Context, Ids}
 
@@ -30,7 +30,7 @@ defmodule Foundation.Telemetry.Span.Frame do
   @type t :: span | remote
 
   @typedoc """
-  What is new of a span that was started. The system time is in nanoseconds.
+  Returns the new parts of a started span. The system time is in nanoseconds.
   """
   @type started ::
           {span_id :: String.t(), parent_id :: String.t() | nil, trace_id :: String.t(),

@@ -20,7 +20,7 @@ defmodule Foundation.Telemetry.Span.Router do
   end
 
   @doc """
-  What `fun` finds among spans that were started while the flag was off, else `none`.
+  Returns the result of `fun` for the spans that were started while the flag was off, or `none`.
   """
   @spec left((module -> found), none) :: found | none when found: term, none: term
   def left(fun, none) do

@@ -11,9 +11,9 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
   #   :sampled_events_order    ordered_set: {seq, key, expires, name}, the windows as they were opened
   #   :sampled_events_batches  ordered_set: {{name, seq}, at, measurements, metadata}
   #
-  # Exclusive decisions are compare-and-set (`select_replace`) on a row whose key is bound. A
-  # bound key must not be read as a pattern, and names and dedup keys may hold `:_` or maps: so
-  # such a key is its external format, as a binary.
+  # Exclusive decisions are compare-and-set (`select_replace`) on a row with a bound key. A bound
+  # key must not be read as a pattern, but names and dedup keys may contain `:_` or maps. Such a
+  # key is therefore stored in the external term format, as a binary.
 
   @behaviour Foundation.Telemetry.Events.Backend
 
@@ -76,7 +76,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   @impl true
   def close do
-    # What they are asked for first is not there first.
+    # The state table goes first, because callers look for it first.
     Enum.each([@state, @order, @batches], &:ets.delete/1)
   end
 
@@ -153,8 +153,9 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
     :ets.select_delete(@state, [{{{:window, key}, expires, seq}, [], [true]}])
   end
 
-  # The fallback engine keeps one order, that of opening: a sweep walks it whole, off the
-  # caller's path. (The native engine keeps one a duration and looks at what expired only.)
+  # This engine orders windows by their opening only. A sweep walks all of them, outside the
+  # caller's path. (The native engine keeps one order for each duration and visits only expired
+  # windows.)
   @impl true
   def sweep do
     now = now()
@@ -212,8 +213,8 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
     end
   end
 
-  # Sealed meanwhile: whoever takes the event out of the table, its caller or the closing owner,
-  # emits it.
+  # Sealed meanwhile: the caller and the closing owner race for the event. The one that takes it
+  # out of the table emits it.
   defp take_back(key), do: if(:ets.take(@batches, key) == [], do: :ok, else: :alone)
 
   defp edge(queued, name) do
@@ -226,7 +227,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
 
   @impl true
   def peek(name, limit) do
-    # What a processor had acknowledged when it was killed is still to be deleted.
+    # Events that a processor acknowledged before it was killed must still be deleted.
     with [{_key, _count, keys}] <- :ets.lookup(@state, {:acked, name}), do: delete(keys)
 
     keys = keys(name, limit, {name, @before_all})
@@ -244,8 +245,8 @@ defmodule Foundation.Telemetry.Events.Backends.ETS do
     end
   end
 
-  # One insertion moves the whole batch from pending to emitted, so that a kill before it
-  # has the batch emitted again, and one after it does not count it again.
+  # One insertion moves the whole batch from pending to emitted. After a kill before it, the
+  # successor emits the batch again. After a kill behind it, the batch is not counted again.
   @impl true
   def ack(name, keys) do
     :ets.insert(@state, {{:acked, name}, acked(name) + length(keys), keys})

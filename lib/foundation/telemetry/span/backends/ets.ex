@@ -184,8 +184,8 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     ArgumentError -> true
   end
 
-  # Not a call: the span process looks into the table when it starts, so whoever tells it
-  # while it is away will be found. `send/2` to a name that nobody has would raise.
+  # Not a call: the span process reads the table when it starts, so it finds a process that
+  # notified it while it was down. `send/2` to an unregistered name would raise.
   defp tell(message) do
     with pid when is_pid(pid) <- Process.whereis(Span), do: send(pid, message)
     :ok

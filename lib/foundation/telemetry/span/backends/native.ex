@@ -1,8 +1,8 @@
 defmodule Foundation.Telemetry.Span.Backends.Native do
   @moduledoc false
   # Stacks in native memory (`native/foundation_core/src/span.rs`), which the events' tables open
-  # and close. The VM runs a callback in a process that exits, which abandons its spans there and
-  # then; the span process is told by edge.
+  # and close. In a process that exits the VM runs a callback, which abandons its spans at once.
+  # The notification of the span process is edge-triggered.
 
   @behaviour Foundation.Telemetry.Span.Backend
 
