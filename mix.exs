@@ -82,10 +82,8 @@ defmodule Foundation.MixProject do
       licenses: ["Apache-2.0"],
       links: for(url <- List.wrap(@source_url), into: %{}, do: {"Repository", url}),
       files:
-        ~w(lib guides mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
-          ~w(native/foundation_core/Cargo.toml native/foundation_core/src) ++
-          ~w(native/foundation_log/Cargo.toml native/foundation_log/src) ++
-          ~w(native/foundation_nif/Cargo.toml native/foundation_nif/src) ++
+        ~w(lib guides mix.exs .formatter.exs .cargo/config.toml native/package) ++
+          ~w(native/foundation_core/src native/foundation_log/src native/foundation_nif/src) ++
           ~w(checksum-*.exs *.md LICENSE)
     ]
   end

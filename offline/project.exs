@@ -59,7 +59,9 @@ defmodule Mix.Tasks.Compile.FoundationNative do
       Mix.shell().info("Building the native library with cargo")
     end
 
-    args = ["build", "--quiet", "--release", "--locked", "--package", @crate]
+    args =
+      ["build", "--quiet", "--release", "--locked", "--package", @crate] ++
+        ["--manifest-path", manifest(), "--target-dir", target()]
 
     case System.cmd(cargo, args, cd: @root, stderr_to_stdout: true) do
       {output, 0} ->
@@ -102,11 +104,19 @@ defmodule Mix.Tasks.Compile.FoundationNative do
     Path.join([@root, "priv/native", @crate <> if(windows?(), do: ".dll", else: ".so")])
   end
 
+  # A package has the second alone.
+  defp manifest do
+    ["Cargo.toml", "native/package/Cargo.toml"]
+    |> Enum.map(&Path.join(@root, &1))
+    |> Enum.find(&File.exists?/1) || "Cargo.toml"
+  end
+
+  defp target, do: Path.expand(System.get_env("CARGO_TARGET_DIR", "target"), @root)
+
   defp built do
-    target = Path.expand(System.get_env("CARGO_TARGET_DIR", "target"), @root)
     # With a target of its own cargo puts its output one directory deeper.
     triple = System.get_env("CARGO_BUILD_TARGET", "")
-    Path.join([target, triple, "release", file()])
+    Path.join([target(), triple, "release", file()])
   end
 
   defp file do

@@ -17,12 +17,12 @@ defmodule Foundation.PackageTest do
   test "a package holds the library, its guides, licence and sources" do
     sources =
       Enum.flat_map(
-        ~w(lib/**/*.ex native/foundation_*/Cargo.toml native/foundation_*/src/**/*.rs),
+        ~w(lib/**/*.ex native/package/**/Cargo.toml native/foundation_*/src/**/*.rs),
         &Path.wildcard/1
       )
 
     pages =
-      ~w(README.md CHANGELOG.md LICENSE mix.exs Cargo.toml Cargo.lock .cargo/config.toml) ++
+      ~w(README.md CHANGELOG.md LICENSE mix.exs native/package/Cargo.lock .cargo/config.toml) ++
         Enum.filter(Path.wildcard("guides/**"), &File.regular?/1)
 
     assert (sources ++ pages) -- packed() == []
@@ -30,9 +30,60 @@ defmodule Foundation.PackageTest do
 
   test "a package holds nothing that only the repository needs" do
     places =
-      ~w(test/ bench/ native/fuzz/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
+      ~w(Cargo.toml test/ bench/ native/fuzz/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
 
     assert Enum.filter(packed(), &String.starts_with?(&1, places)) == []
+  end
+
+  # Cargo fetches all that a workspace may need before it builds a part of it, and the repository's
+  # needs three times as much as the library does.
+  describe "the manifests of a package" do
+    @crates ~w(foundation_core foundation_log foundation_nif)
+
+    defp manifest(path), do: path |> Path.join("Cargo.toml") |> File.read!()
+
+    # The lines below a heading, without comments.
+    defp section(manifest, heading) do
+      case String.split(manifest, "\n[#{heading}]\n") do
+        [_above, below] ->
+          [section | _next] = String.split(below, ~r/^\[/m)
+          for line <- String.split(section, "\n", trim: true), line =~ ~r/^[^#]/, do: line
+
+        [_none] ->
+          []
+      end
+    end
+
+    defp locked(path) do
+      for [_line, name, version] <-
+            Regex.scan(~r/^name = "(.+)"\nversion = "(.+)"$/m, File.read!(path)),
+          do: {name, version}
+    end
+
+    test "name what the library needs as the repository's do, and nothing else" do
+      for crate <- @crates,
+          heading <- ["dependencies", ~S|target."cfg(target_os = \"linux\")".dependencies|] do
+        packed = section(manifest("native/package/#{crate}"), heading)
+        assert packed == section(manifest("native/#{crate}"), heading)
+      end
+
+      for crate <- @crates,
+          do: refute(manifest("native/package/#{crate}") =~ ~r/dev-dependencies|loom/)
+
+      {packed, all} = {manifest("native/package"), manifest(".")}
+
+      for heading <- ~w(workspace.package profile.release),
+          do: assert(section(packed, heading) == section(all, heading))
+
+      assert section(packed, "workspace.dependencies") -- section(all, "workspace.dependencies") ==
+               []
+    end
+
+    test "have the versions that the repository is tested with" do
+      packed = locked("native/package/Cargo.lock")
+      assert packed -- locked("Cargo.lock") == []
+      assert length(packed) < 40
+    end
   end
 
   test "the licence that is named is the one that is packed" do

@@ -71,7 +71,8 @@ defmodule Foundation.Config do
       libraries from, in place of the project's own releases. They are compared with the
       checksums in the package, wherever they come from. Where there are none for this
       version, or `FOUNDATION_BUILD=1` is in the environment, the library is built by cargo,
-      for which `:rustler` must be among the application's dependencies.
+      for which `:rustler` must be among the application's dependencies. Mix compiles a
+      dependency once, so run `FOUNDATION_BUILD=1 mix deps.compile foundation --force`.
       """
     ]
   ]

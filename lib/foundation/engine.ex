@@ -5,7 +5,7 @@ defmodule Foundation.Engine do
   require Logger
 
   alias Foundation.Native
-  alias Foundation.Native.Library
+  alias Foundation.Native.{Library, Release}
 
   @type t :: :native | :ets
   @type choice :: :auto | t
@@ -14,15 +14,26 @@ defmodule Foundation.Engine do
   Decides by `choice` which engine new tables get, and loads the library where it is wanted.
 
   An error's text names what keeps the library from being used. Only `:native` gives
-  one: `:auto` warns with the same text and takes `:ets`.
+  one: `:auto` warns with the same text and takes `:ets`. It does not warn where the
+  configuration wants no library.
   """
   @spec boot(choice) :: {:ok, t} | {:error, String.t()}
   def boot(:ets), do: select(:ets)
 
   def boot(choice) when choice in [:auto, :native] do
+    with notice when notice != nil <- build_ignored(), do: Logger.warning(notice)
+
     case {load(), choice} do
       {:ok, _choice} ->
         select(:native)
+
+      {{:error, :not_wanted}, :auto} ->
+        select(:ets)
+
+      {{:error, :not_wanted}, :native} ->
+        {:error,
+         "config :foundation, engine: :native, but it was compiled without the native library " <>
+           "(config :foundation, native: false)"}
 
       {{:error, cause}, :auto} ->
         Logger.warning("Foundation runs on its ETS engine, which is slower: #{cause}")
@@ -44,13 +55,18 @@ defmodule Foundation.Engine do
     end
   end
 
+  defp build_ignored,
+    do: Release.build_ignored(Library.built?(), System.get_env("FOUNDATION_BUILD"))
+
   defp select(engine) do
     :persistent_term.put(__MODULE__, engine)
     {:ok, engine}
   end
 
   defp load do
-    with {:ok, path} <- Library.path(), do: Native.load(path, version())
+    with {:ok, path} <- Library.path(),
+         :ok <- Library.check(path),
+         do: Native.load(path, version())
   end
 
   # The version that the library must report. A stale library has other NIFs under the same names.

@@ -15,6 +15,8 @@ defmodule Foundation.Native do
 
   require Logger
 
+  alias Foundation.Native.{Library, LibraryFile}
+
   @on_load :reattach
 
   @version Mix.Project.config()[:version]
@@ -77,7 +79,7 @@ defmodule Foundation.Native do
   end
 
   defp attach_again(path, @version = version, instance),
-    do: attach(path, version, instance, _again = true)
+    do: with(:ok <- Library.check(path), do: attach(path, version, instance, _again = true))
 
   defp attach_again(_path, version, _instance),
     do: {:error, "it is of version #{version}, and this module of #{@version}"}
@@ -102,13 +104,10 @@ defmodule Foundation.Native do
   end
 
   defp explain(reason, message, path, _version, _again) do
-    if File.exists?(path <> extension()),
+    if File.exists?(path <> LibraryFile.extension()),
       do: "the library #{path} cannot be used: #{message} (#{reason})",
-      else: "there is no library #{path}#{extension()}"
+      else: "there is no library #{path}#{LibraryFile.extension()}"
   end
-
-  # What `:erlang.load_nif/2` appends.
-  defp extension, do: if(match?({:win32, _}, :os.type()), do: ".dll", else: ".so")
 
   # Not the literal `nil`: the type checkers of Elixir and Dialyzer would conclude that
   # no stub ever returns anything else.

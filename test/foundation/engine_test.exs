@@ -39,7 +39,10 @@ defmodule Foundation.EngineTest do
   # Everything the other VM prints, its log included.
   defp vm(app, code \\ @report, flags \\ []) do
     telemetry = Application.app_dir(:telemetry, "ebin")
-    paths = ["-pa", Path.join(app, "ebin"), "-pa", telemetry]
+    vm_with(["-pa", Path.join(app, "ebin"), "-pa", telemetry], code, flags)
+  end
+
+  defp vm_with(paths, code, flags) do
     erl = ["--erl", Enum.join(["-kernel logger_level warning" | flags], " ")]
 
     {output, 0} =
@@ -94,7 +97,48 @@ defmodule Foundation.EngineTest do
       output = vm(context.app)
 
       assert output =~ "engine: ets"
-      assert output =~ ~r/cannot be used: .*(ELF|file too short|mach-o)/
+      assert output =~ "the library #{context.library} is damaged"
+      assert warnings(output) == 1
+    end
+
+    # The system maps such a file, and the VM would end at the first access to what is missing.
+    test "falls back to ETS where the library was cut short", context do
+      whole = File.read!(context.library)
+
+      for part <- [2, 10, 100] do
+        File.write!(context.library, binary_part(whole, 0, div(byte_size(whole), part)))
+        output = vm(context.app)
+
+        assert output =~ "engine: ets"
+        assert output =~ "(#{div(byte_size(whole), part)} bytes, compiled: #{byte_size(whole)})"
+        assert warnings(output) == 1
+      end
+    end
+
+    test "falls back to ETS where one byte of the library is another", context do
+      whole = File.read!(context.library)
+      at = div(byte_size(whole), 2)
+      <<before::binary-size(at), byte, rest::binary>> = whole
+      File.write!(context.library, [before, Bitwise.bxor(byte, 1), rest])
+      output = vm(context.app)
+
+      assert output =~ "engine: ets"
+      assert output =~ "is damaged"
+    end
+
+    # As in an escript, or a release that puts all modules into one directory.
+    test "falls back to ETS where the application's directory is unknown", context do
+      flat = Path.join(Path.dirname(context.app), "flat")
+      File.mkdir_p!(flat)
+
+      for ebin <- [Path.join(context.app, "ebin"), Application.app_dir(:telemetry, "ebin")],
+          file <- Path.wildcard(Path.join(ebin, "*")),
+          do: File.cp!(file, Path.join(flat, Path.basename(file)))
+
+      output = vm_with(["-pa", flat], @report, [])
+
+      assert output =~ "engine: ets"
+      assert output =~ "the directory of :foundation is unknown"
       assert warnings(output) == 1
     end
   end

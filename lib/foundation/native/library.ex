@@ -1,7 +1,9 @@
 defmodule Foundation.Native.Library do
   @moduledoc false
   # Gets the native library when this is compiled, fetched or built, and says where it
-  # is. `Foundation.Native` loads it.
+  # is and whether it is whole. `Foundation.Native` loads it.
+
+  alias Foundation.Native.LibraryFile
 
   defmodule NotLoadedHere do
     @moduledoc false
@@ -16,20 +18,38 @@ defmodule Foundation.Native.Library do
         Module.get_attribute(env.module, :rustler_precompiled_load_from) ||
           Module.get_attribute(env.module, :load_from)
 
-      # Two functions and not one that asks: which of them it is, is settled here.
+      # Which of the two it is, is settled here.
       case load_from do
-        {app, path} ->
-          quote do
-            def path, do: {:ok, Application.app_dir(unquote(app), unquote(path))}
-          end
+        {app, path} -> with_library(app, path)
+        nil -> without_library()
+      end
+    end
 
-        nil ->
-          quote do
-            def path do
-              {:error,
-               "it was compiled without the native library (config :foundation, native: false)"}
-            end
-          end
+    defp with_library(app, path) do
+      quote do
+        with {:ok, path} <- LibraryFile.path(unquote(app), unquote(path)),
+             file = Path.relative_to_cwd(path <> LibraryFile.extension()),
+             true <- File.exists?(file),
+             do: @external_resource(file)
+
+        @fingerprint (case LibraryFile.path(unquote(app), unquote(path)) do
+                        {:ok, path} -> LibraryFile.fingerprint(path)
+                        {:error, _cause} -> nil
+                      end)
+
+        def path, do: LibraryFile.path(unquote(app), unquote(path))
+        def check(path), do: LibraryFile.check(path, @fingerprint)
+        def built?, do: :persistent_term.get({__MODULE__, :built}, @built)
+      end
+    end
+
+    defp without_library do
+      quote do
+        # Not the literal: the type checker of Elixir 1.20 would conclude that a caller matches
+        # on a path in vain, and warn. Nothing sets the term.
+        def path, do: :persistent_term.get({__MODULE__, :path}, {:error, :not_wanted})
+        def check(_path), do: :ok
+        def built?, do: :persistent_term.get({__MODULE__, :built}, false)
       end
     end
   end
@@ -56,10 +76,27 @@ defmodule Foundation.Native.Library do
       Mix.shell().info("The native library is built by cargo: #{@reason_to_build}")
     end
 
+    @any_reason @reason_to_build ||
+                  Release.forced(
+                    Application.get_all_env(:rustler_precompiled),
+                    System.get_env()
+                  )
+    @built @any_reason != nil
+
+    # Rustler asks cargo first of all, whichever it is told to build with.
+    Release.require_cargo!(@any_reason, System.find_executable("cargo"))
+
+    # Of the two workspaces a package has the second.
+    @crate Enum.find(
+             ["native/foundation_nif", "native/package/foundation_nif"],
+             &File.exists?(Path.join(&1, "Cargo.toml"))
+           )
+
     use RustlerPrecompiled,
         [
           otp_app: :foundation,
           crate: "foundation_nif",
+          path: @crate,
           version: @project[:version],
           base_url: @url || "",
           targets: Release.targets(),
@@ -69,8 +106,13 @@ defmodule Foundation.Native.Library do
 
   @before_compile NotLoadedHere
 
-  @doc """
-  The library's path without extension, as `:erlang.load_nif/2` wants it.
-  """
-  @spec path() :: {:ok, Path.t()} | {:error, String.t()}
+  # The library's path without extension, as `:erlang.load_nif/2` wants it; `:not_wanted` where it
+  # was compiled without (`config :foundation, native: false`).
+  @spec path() :: {:ok, Path.t()} | {:error, String.t() | :not_wanted}
+
+  # Whether the file at the path (no extension) is the library that this was compiled with.
+  @spec check(Path.t()) :: :ok | {:error, String.t()}
+
+  # Whether it was built here, and not fetched.
+  @spec built?() :: boolean
 end

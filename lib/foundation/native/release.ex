@@ -33,13 +33,71 @@ defmodule Foundation.Native.Release do
 
   @doc """
   Where the libraries of `version` are: `mirror`, or the release of that version in the repository
-  that `mix.exs` names. `nil` while it names none.
+  that `mix.exs` names. `nil` while it names none. Raises `ArgumentError` for a mirror that is no
+  address of the web.
   """
   @spec url(mirror :: String.t() | nil, repository :: String.t() | nil, String.t()) ::
           String.t() | nil
   def url(nil, nil, _version), do: nil
   def url(nil, repository, version), do: "#{repository}/releases/download/v#{version}"
-  def url(mirror, _repository, _version), do: mirror
+
+  def url(mirror, _repository, _version) do
+    case URI.parse(mirror) do
+      # RustlerPrecompiled joins the file's name to the path, and so needs one.
+      %URI{scheme: scheme, host: host} = uri
+      when scheme in ["http", "https"] and host not in [nil, ""] ->
+        URI.to_string(%{uri | path: uri.path || "/"})
+
+      _other ->
+        raise ArgumentError,
+              "expected :releases_url of config :foundation to be the http or https address of a " <>
+                "directory, got: #{inspect(mirror)}"
+    end
+  end
+
+  @doc """
+  Which setting of RustlerPrecompiled's own has the library built, `nil` if none does.
+  """
+  @spec forced(settings :: keyword, environment :: map) :: String.t() | nil
+  def forced(settings, environment) do
+    all = "RUSTLER_PRECOMPILED_FORCE_BUILD_ALL"
+
+    cond do
+      settings[:force_build_all] || get_in(settings, [:force_build, :foundation]) ->
+        "config :rustler_precompiled asks for it"
+
+      Map.get(environment, all) in ["1", "true"] ->
+        "#{all} asks for it"
+
+      true ->
+        nil
+    end
+  end
+
+  @doc """
+  Raises where the library is to be built and there is no cargo to build it with.
+  """
+  @spec require_cargo!(reason_to_build :: String.t() | nil, cargo :: Path.t() | nil) :: :ok
+  def require_cargo!(reason, nil) when reason != nil do
+    raise "the native library is to be built (#{reason}), which requires Rust, and there is no " <>
+            "`cargo` in PATH. Install it from https://rustup.rs, or do without the library: " <>
+            "config :foundation, native: false"
+  end
+
+  def require_cargo!(_reason, _cargo), do: :ok
+
+  @doc """
+  What to say at the start of a VM where a build is `wanted` of a library that was fetched: the
+  environment is read when `:foundation` is compiled, and Mix does not compile a dependency again
+  because of it. `nil` if there is nothing to say.
+  """
+  @spec build_ignored(built? :: boolean, wanted :: String.t() | nil) :: String.t() | nil
+  def build_ignored(false, wanted) when wanted in ["1", "true"] do
+    "FOUNDATION_BUILD=#{wanted} was set too late: the native library had been fetched when " <>
+      ":foundation was compiled. Run FOUNDATION_BUILD=1 mix deps.compile foundation --force"
+  end
+
+  def build_ignored(_built?, _wanted), do: nil
 
   @doc """
   Why the library is to be built and not fetched from `url`, `nil` if there is no reason.

@@ -15,6 +15,26 @@ defmodule Foundation.Native.ReleaseTest do
                "https://example.org/mirror"
     end
 
+    test "at the root of a host, where the configuration names no directory" do
+      assert Release.url("https://example.org", @url, "1.2.3") == "https://example.org/"
+      assert Release.url("http://example.org:8080", nil, "1.2.3") == "http://example.org:8080/"
+    end
+
+    test "at no place that the web does not have" do
+      for mirror <- [
+            "",
+            "example.org",
+            "/srv/releases",
+            "file:///srv",
+            "ftp://example.org/",
+            "https://"
+          ] do
+        assert_raise ArgumentError, ~r/expected :releases_url of config :foundation to be/, fn ->
+          Release.url(mirror, @url, "1.2.3")
+        end
+      end
+    end
+
     test "nowhere while there is no repository" do
       assert Release.url(nil, nil, "1.2.3") == nil
     end
@@ -33,6 +53,31 @@ defmodule Foundation.Native.ReleaseTest do
       for wanted <- ["1", "true"] do
         assert Release.reason_to_build(@url, __ENV__.file, wanted) =~ "FOUNDATION_BUILD=#{wanted}"
       end
+    end
+
+    test "where the settings of RustlerPrecompiled ask for it" do
+      assert Release.forced([force_build_all: true], %{}) =~ "rustler_precompiled"
+      assert Release.forced([force_build: [foundation: true]], %{}) =~ "rustler_precompiled"
+      all = "RUSTLER_PRECOMPILED_FORCE_BUILD_ALL"
+      assert Release.forced([], %{all => "1"}) =~ all
+      assert Release.forced([force_build: [other: true]], %{all => "0"}) == nil
+    end
+
+    test "by cargo, whose absence has a message that names it" do
+      assert_raise RuntimeError, ~r/for a reason.*no `cargo` in PATH.*native: false/, fn ->
+        Release.require_cargo!("for a reason", nil)
+      end
+
+      assert Release.require_cargo!("for a reason", "/bin/cargo") == :ok
+      assert Release.require_cargo!(nil, nil) == :ok
+    end
+
+    test "when it is compiled, and asking for it later is answered with what to run" do
+      assert Release.build_ignored(false, "1") =~
+               "FOUNDATION_BUILD=1 mix deps.compile foundation --force"
+
+      assert Release.build_ignored(true, "1") == nil
+      for wanted <- [nil, "0", ""], do: assert(Release.build_ignored(false, wanted) == nil)
     end
 
     test "nowhere else" do
