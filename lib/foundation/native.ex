@@ -43,10 +43,10 @@ defmodule Foundation.Native do
   @spec live_counts() :: %{optional(atom) => non_neg_integer} | nil
   def live_counts, do: absent()
 
-  # Runs each time this module is loaded, and fails in one case only: a library is of one
-  # instance of a module at a time, and it cannot be taken from one that is current. Then
-  # that one stays, library and all. One that has been deleted is purged, so that its
-  # library is free; that pins itself into memory, so its tables outlive the change.
+  # Runs each time this module is loaded. A library belongs to one instance of a module at a time,
+  # and cannot be taken from the current instance. In that one case this function fails, and the
+  # current instance stays with its library. A deleted instance is purged, which releases its
+  # library. The library pins itself into memory, so its tables survive the change.
   def reattach do
     with {path, version, instance} <- :persistent_term.get(__MODULE__, nil) do
       :code.purge(__MODULE__)
@@ -124,9 +124,9 @@ defmodule Foundation.Native do
     )
   end
 
-  # Every function that was called on a normal scheduler since this was last asked, how often, and
-  # the nanoseconds of its longest call, by the clock and by what the thread ran. Only a library
-  # built with the feature `measure` knows.
+  # Returns each function that was called on a normal scheduler since the last request, with its
+  # number of calls. For the longest call it has the nanoseconds of the clock and of the thread.
+  # Only a library built with the feature `measure` can answer.
   @spec library_calls() ::
           [{String.t(), pos_integer, non_neg_integer, non_neg_integer}] | nil
   def library_calls, do: absent()

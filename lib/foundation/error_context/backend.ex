@@ -23,8 +23,8 @@ defmodule Foundation.ErrorContext.Backend do
   @doc """
   Merges a context into the one there is, or replaces it, one level deeper, until `leave/1`.
 
-  Or says that it is as deep already as it may be, and leaves the context as it is: `{:over,
-  saved}` the first time, for a warning, and `:full` from there on.
+  At the depth limit it leaves the context unchanged. It then returns `{:over, saved}` the first
+  time, for a warning, and `:full` from there on.
   """
   @callback enter(ErrorContext.t(), :merge | :replace) ::
               {depth :: pos_integer, saved} | {:over, saved} | :full

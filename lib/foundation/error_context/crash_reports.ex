@@ -1,8 +1,8 @@
 defmodule Foundation.ErrorContext.CrashReports do
   @moduledoc false
-  # A filter of `:logger` that puts the context back into the report of a crash: the process has
-  # left its `with_context/2` when it reports, so that its metadata says nothing of it any more.
-  # Other events pass at the cost of one pattern match. It stops none.
+  # A filter of `:logger` that adds the context to crash reports. When a process reports its crash
+  # it has left `with_context/2`, so its metadata lacks the context. Other events pass at the cost
+  # of one pattern match. The filter stops no event.
 
   alias Foundation.ErrorContext.{Printable, Raised}
 
@@ -37,7 +37,7 @@ defmodule Foundation.ErrorContext.CrashReports do
 
   def filter(_event, _options), do: :ignore
 
-  # What the process crashes of: {reason, stacktrace}, or an exit's reason.
+  # The reason of the crash: {reason, stacktrace}, or the reason of an exit.
   defp crash({:report, %{label: {:proc_lib, :crash}, report: [[_ | _] = info | _linked]}}) do
     case List.keyfind(info, :error_info, 0) do
       {:error_info, {class, reason, stacktrace}} -> {:ok, crash(class, reason, stacktrace)}

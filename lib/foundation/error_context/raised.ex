@@ -110,8 +110,8 @@ defmodule Foundation.ErrorContext.Raised do
   defp hash(term), do: :erlang.phash2(term, @hashes)
 
   # An exception that leaves evaluated code (iex, Livebook) gets other frames of the evaluator at
-  # each of its functions, and may lose as many at the end: of such a stacktrace only the compiled
-  # frames within the evaluated code are its own.
+  # each function, and may lose as many at the end. Of such a stacktrace, only the compiled frames
+  # within the evaluated code identify the raise.
   @evaluators [:elixir, :elixir_compiler, :elixir_eval, :erl_eval]
 
   defp own(stacktrace) do
@@ -124,7 +124,7 @@ defmodule Foundation.ErrorContext.Raised do
   defp evaluator?({module, _function, _arity, _location}), do: module in @evaluators
   defp evaluator?(_other), do: false
 
-  # What a process exits with may look like it, and hold any list.
+  # An exit reason may look like this tuple, with any list in it.
   defp with_own({reason, stacktrace}) when length(stacktrace) > 0, do: {reason, own(stacktrace)}
   defp with_own(reason), do: reason
 

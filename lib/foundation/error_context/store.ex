@@ -1,8 +1,8 @@
 defmodule Foundation.ErrorContext.Store do
   @moduledoc false
-  # The context of the calling process, wherever the flags say that it is. When a process calls
-  # for the first time after the flags have changed, its context moves over first: so none is
-  # lost on a change, in either direction and however deep the process is in `with_context/2`.
+  # The context of the calling process, in the backend that the flags choose. On the first call
+  # after a change of the flags, the context moves to the other backend. No context is lost, in
+  # either direction and at any depth of `with_context/2`.
 
   alias Foundation.ErrorContext
   alias Foundation.ErrorContext.Backends.LoggerMetadata

@@ -1,12 +1,12 @@
 defmodule Foundation.Legacy.Agents do
   @moduledoc false
-  # Legacy, for migration only: the agents that a process has registered, in that process's
-  # dictionary, where no other process sees them, under the key that the code that is being
-  # migrated used. While the flag is off, registrations come here, and the shared table is still
-  # looked into; once it is on again, a process's next call carries what it has here over.
+  # For migration only: keeps the agents that a process registers in that process's dictionary. No
+  # other process sees them. The key is that of the code before the migration. While the flag is
+  # off, registrations go here, and lookups still read the shared table. Once the flag is on
+  # again, a process's next call carries its agents over.
   #
-  # Each function is called after the shared table has been asked, or before it is written to,
-  # and does nothing where the flag has never been off.
+  # Each function is called after a lookup in the shared table, or before a write to it. It does
+  # nothing if the flag was never off.
 
   alias Foundation.{AgentRegistry, FeatureFlags, Registry}
 
@@ -107,7 +107,7 @@ defmodule Foundation.Legacy.Agents do
   end
 
   @doc """
-  What is here of the calling process, whatever the flags say; without those that have died.
+  Returns the live agents in the calling process's dictionary, independently of the flags.
   """
   @spec agents() :: %{AgentRegistry.id() => agent}
   def agents do
@@ -117,7 +117,7 @@ defmodule Foundation.Legacy.Agents do
     end
   end
 
-  # What an application has kept under the same key before is often a pid and nothing else.
+  # Applications often kept only a pid under this key.
   defp whole({pid, metadata}), do: {pid, metadata}
   defp whole(pid), do: {pid, %{}}
 
@@ -170,8 +170,9 @@ defmodule Foundation.Legacy.Agents do
     end
   end
 
-  # A process that calls after somebody else has turned the flag on. What it cannot have is
-  # gone, with a warning: two processes had the id, each in its own dictionary.
+  # Carries agents over in a process that calls after another process turned the flag on. If two
+  # processes had one id, each in its own dictionary, the later one loses its agent, with a
+  # warning.
   defp carried(id) do
     case agents() do
       agents when agents == %{} ->

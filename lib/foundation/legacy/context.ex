@@ -1,8 +1,8 @@
 defmodule Foundation.Legacy.Context do
   @moduledoc false
-  # Legacy, for migration only: the context in the process dictionary, where the code that is
-  # being migrated had it, under the key that it used. No Logger prints it. Every call raises
-  # under `:enforce_no_process_dict`, but those that take an entry away for good.
+  # For migration only: keeps the context in the process dictionary, under the key of the code
+  # before the migration. Logger does not print it. Under `:enforce_no_process_dict` every call
+  # raises, except those that remove an entry.
   @behaviour Foundation.ErrorContext.Backend
 
   alias Foundation.{ErrorContext, FeatureFlags}

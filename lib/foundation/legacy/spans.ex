@@ -1,7 +1,7 @@
 defmodule Foundation.Legacy.Spans do
   @moduledoc false
-  # The stack as it was before: a list in the process's dictionary, innermost first. For migration
-  # only (`use_genserver_telemetry` off); a process that dies takes its spans with it unseen.
+  # For migration only (`use_genserver_telemetry` off): keeps the stack of spans in the process
+  # dictionary, innermost first. A process that dies takes its spans with it, without an event.
 
   alias Foundation.Telemetry.Span.Frame
 

@@ -1,15 +1,16 @@
 defmodule Foundation.Legacy.Telemetry do
   @moduledoc false
-  # Whether spans and windows are kept in the process dictionary, for an application that is being
-  # migrated. The native engine's hot functions are told when that changes, so that it costs them
-  # nothing to ask.
+  # Decides whether spans and windows are kept in the process dictionary, for an application that
+  # migrates. The hot functions of the native engine are switched when that changes, so they need
+  # not ask.
 
   alias Foundation.{FeatureFlags, Native}
 
   @flag :use_genserver_telemetry
 
   @doc """
-  Whether the legacy backends run. Raises where they would and nothing may.
+  Returns whether the legacy backends run. Raises if they would run while the process dictionary
+  is forbidden.
   """
   @spec on?() :: boolean
   def on? do
@@ -24,14 +25,14 @@ defmodule Foundation.Legacy.Telemetry do
   end
 
   @doc """
-  Whether they run, or have run since the start, so that there may still be something in them.
+  Returns whether they run, or have run since the start, so that they may still hold entries.
   """
   @spec ever?() :: boolean
   def ever?, do: FeatureFlags.mode(@flag) != :shared
 
   @doc """
-  Has the native engine's functions say `nil` while the legacy backends run, and answer again
-  after. A process with native spans open is answered all the same.
+  Makes the functions of the native engine return `nil` while the legacy backends run. A process
+  with open native spans still gets an answer.
 
   Called when the tables are opened and whenever a flag has changed.
   """

@@ -1,7 +1,7 @@
 defmodule Foundation.Legacy.Windows do
   @moduledoc false
-  # Windows as they were before: each process has its own, in its dictionary. For migration
-  # only (`use_genserver_telemetry` off); nothing bounds them and they die with the process.
+  # For migration only (`use_genserver_telemetry` off): keeps windows in the dictionary of each
+  # process. They are unbounded and are gone when the process exits.
 
   @doc """
   Whether a window of this process opens with this event.

@@ -2,9 +2,9 @@ defmodule Foundation.Registry.Locks do
   @moduledoc false
   # `Foundation.Registry.lock/3`: one holder a lock, the others in the order they came.
   #
-  # Who holds and who waits is in a table too, in rows `{ticket, lock, pid, state}`; tickets
-  # grow. If this process is killed, or its supervisor, holders go on, waiters ask again (`RetryingCall`),
-  # and the successor finds both in the table: a lock never has two holders.
+  # Holders and waiters are in a table too, in rows `{ticket, lock, pid, state}` with growing
+  # tickets. When this process or its supervisor is killed, holders continue and waiters ask again
+  # (`RetryingCall`). The successor finds both in the table, so a lock never has two holders.
 
   use GenServer
 

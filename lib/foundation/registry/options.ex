@@ -52,7 +52,7 @@ defmodule Foundation.Registry.Options do
       partitions: partitions,
       listeners: listeners,
       compressed: compressed,
-      # What follows is for this library's own tests.
+      # The options below are for this library's own tests.
       engine: engine!(Keyword.get_lazy(options, :engine, &Engine.selected/0)),
       adopt_timeout: Keyword.get(options, :adopt_timeout, settings[:adopt_timeout]),
       max_entries: Keyword.get(options, :max_entries, settings[:max_entries])

@@ -55,7 +55,7 @@ defmodule Foundation.Registry.Owner do
     end
   end
 
-  # What the VM calls a process without a name; Elixir's Registry says the same of it.
+  # The VM's error for a process without a name; Elixir's Registry returns the same.
   defp check_free(:undefined), do: {:error, {:already_started, :undefined}}
 
   defp check_free(name) do
@@ -113,8 +113,8 @@ defmodule Foundation.Registry.Owner do
     ArgumentError -> with :ok <- check_free(name), do: claim(name)
   end
 
-  # A table of this name that a crash left behind in the other engine, before a change of
-  # configuration: nobody could reach it any more, or it would hide this one.
+  # Destroys a table of this name that a crash left behind in the other engine, before a change of
+  # configuration. It would be unreachable, or it would hide the new table.
   defp clear_other_engine(%{engine: :ets, name: name}) do
     if Native.registry_config(name), do: Native.registry_stop(name)
   end
@@ -149,7 +149,8 @@ defmodule Foundation.Registry.Owner do
     {:reply, {parent, parent in links}, state}
   end
 
-  # What `Supervisor` asks of one child, by its id: the standard library's registry is a supervisor.
+  # The requests of `Supervisor` about one child, by its id: the standard library's registry is a
+  # supervisor.
   def handle_call({request, _id}, _from, state)
       when request in [
              :terminate_child,
