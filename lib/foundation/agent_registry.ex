@@ -61,8 +61,8 @@ defmodule Foundation.AgentRegistry do
   Registers an agent, without metadata.
 
   The same id and process again is `:ok` and changes nothing. `{:error, :not_alive}` for a dead
-  process, `{:error, {:already_registered, pid}}` for an id that another process has. O(1); for an
-  agent on another node one message there and back.
+  process, `{:error, {:already_registered, pid}}` for an id that another process has. **Cost:**
+  O(1); for an agent on another node one message there and back.
 
       iex> Foundation.AgentRegistry.register_agent("doc-1", self())
       :ok
@@ -126,7 +126,8 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Returns `{:ok, pid}` of an agent that is alive, or `{:error, :not_found}`. O(1), in the caller.
+  Returns `{:ok, pid}` of an agent that is alive, or `{:error, :not_found}`. **Cost:** O(1), in
+  the caller.
 
       iex> Foundation.AgentRegistry.get_agent("nobody")
       {:error, :not_found}
@@ -141,8 +142,8 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Returns `{:ok, {pid, metadata}}` of an agent that is alive, or `{:error, :not_found}`. O(1) and a
-  copy of the metadata, in the caller. Pid and metadata are of one moment.
+  Returns `{:ok, {pid, metadata}}` of an agent that is alive, or `{:error, :not_found}`. **Cost:**
+  O(1) and a copy of the metadata, in the caller. Pid and metadata are of one moment.
 
       iex> Foundation.AgentRegistry.get_agent_with_metadata("nobody")
       {:error, :not_found}
@@ -204,8 +205,8 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Returns `{id, pid}` of all agents that are alive, in no particular order. O(agents), by chunks:
-  no snapshot (see `Foundation.Registry.stream/1`).
+  Returns `{id, pid}` of all agents that are alive, in no particular order. **Cost:** O(agents),
+  by chunks: no snapshot (see `Foundation.Registry.stream/1`).
 
       iex> Foundation.AgentRegistry.register_agent("doc-4", self())
       iex> {"doc-4", self()} in Foundation.AgentRegistry.list_agents()
@@ -219,7 +220,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Removes an agent: `:ok`, or `{:error, :not_found}`. For any process. O(1).
+  Removes an agent: `:ok`, or `{:error, :not_found}`. For any process. **Cost:** O(1).
 
       iex> Foundation.AgentRegistry.register_agent("doc-5", self())
       iex> Foundation.AgentRegistry.unregister_agent("doc-5")
@@ -249,7 +250,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   @doc """
-  Returns the number of agents. O(1); may run behind deaths by milliseconds.
+  Returns the number of agents. **Cost:** O(1); may run behind deaths by milliseconds.
 
       iex> Foundation.AgentRegistry.count() >= 0
       true

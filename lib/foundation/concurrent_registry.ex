@@ -91,7 +91,8 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Sets `key` to `value`, whether it was there or not, and returns `:ok`. O(1) and a copy of both.
+  Sets `key` to `value`, whether it was there or not, and returns `:ok`. **Cost:** O(1) and a copy
+  of both.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.put(table, "key", :value)
@@ -105,7 +106,7 @@ defmodule Foundation.ConcurrentRegistry do
 
   @doc """
   Sets `key` to `value` if it is not there, and returns whether it did. Of callers that race for a
-  key, exactly one gets `true`. O(1).
+  key, exactly one gets `true`. **Cost:** O(1).
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.put_new(table, :key, 1)
@@ -122,8 +123,8 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Returns the value of `key`, or `default` if there is none. O(1) and a copy of the value; waits for
-  no other caller.
+  Returns the value of `key`, or `default` if there is none. **Cost:** O(1) and a copy of the
+  value; waits for no other caller.
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.get(table, :key)
@@ -178,7 +179,7 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Removes `key`, if it is there, and returns `:ok`. O(1).
+  Removes `key`, if it is there, and returns `:ok`. **Cost:** O(1).
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.delete(table, :key)
@@ -191,7 +192,7 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
-  Returns how many keys there are. O(1).
+  Returns how many keys there are. **Cost:** O(1).
 
       iex> table = Foundation.ConcurrentRegistry.new()
       iex> Foundation.ConcurrentRegistry.put(table, :key, 1)

@@ -132,7 +132,7 @@ defmodule Foundation.ErrorContext do
   @doc """
   Replaces the context of this process. The keys of the earlier context leave the metadata.
 
-  O(printed size of both). Raises `FunctionClauseError` if `context` is not a map.
+  **Cost:** O(printed size of both). Raises `FunctionClauseError` if `context` is not a map.
 
       iex> Foundation.ErrorContext.set_context(%{request_id: 1})
       :ok
@@ -146,7 +146,7 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  The context of this process, exactly as it was set; `%{}` if there is none. O(1).
+  Returns the context of this process, exactly as it was set, or `%{}`. **Cost:** O(1).
 
   With `callers: true` and no context of its own, the process gets the current context of its
   nearest caller that has one. Callers are those that `Task` keeps in `$callers`. Dead processes
@@ -174,7 +174,7 @@ defmodule Foundation.ErrorContext do
 
   @doc """
   Removes the context of this process from the metadata. Everything else there stays. Returns
-  `:ok`, also where there is none. O(keys of the metadata).
+  `:ok`, also where there is none. **Cost:** O(keys of the metadata).
 
       iex> Logger.metadata(user: "ada")
       iex> Foundation.ErrorContext.set_context(%{request_id: 1})
@@ -209,7 +209,7 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  Runs `fun` with `context` in place of the one there is; else as `with_context/2`.
+  Runs `fun` with `context` in place of the current one. Otherwise works like `with_context/2`.
 
       iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Foundation.ErrorContext.with_temporary_context(%{job: 2}, fn ->
@@ -225,11 +225,11 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  A context for the operation `module.function`.
+  Returns a context for the operation `module.function`.
 
   The third argument is its metadata, a map, or a keyword list of `:metadata`, `:correlation_id`
-  (by default a new one) and `:parent_context`. It is only made, not set. O(size of the metadata).
-  Raises `ArgumentError` for any other option.
+  (by default a new one) and `:parent_context`. It is only made, not set. **Cost:** O(size of the
+  metadata). Raises `ArgumentError` for any other option.
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place, metadata: %{order: 7})
       iex> {context.module, context.function, context.metadata}
@@ -262,9 +262,10 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  A context for an operation that is part of `parent`'s: with its correlation id, its metadata,
-  with `metadata` merged in, and its breadcrumbs, with one more. Of a parent that is a plain map
-  the keys become metadata. It is only made, not set. O(breadcrumbs kept and size of the metadata).
+  Returns a context for an operation that is part of `parent`'s: with its correlation id, its
+  metadata, with `metadata` merged in, and its breadcrumbs, with one more. Of a parent that is a
+  plain map the keys become metadata. It is only made, not set. O(breadcrumbs kept and size of the
+  metadata).
 
       iex> parent = Foundation.ErrorContext.new(MyApp.Orders, :place, %{order: 7})
       iex> child = Foundation.ErrorContext.child_context(parent, MyApp.Stock, :take, %{item: 1})
@@ -300,9 +301,9 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  `context` with one more breadcrumb, and without the oldest if there would be too many.
+  Appends a breadcrumb to `context`, and drops the oldest one at the limit.
 
-  O(breadcrumbs kept). In a context that is a plain map they are under `:breadcrumbs`.
+  **Cost:** O(breadcrumbs kept). In a context that is a plain map they are under `:breadcrumbs`.
 
       iex> context = Foundation.ErrorContext.add_breadcrumb(%{}, MyApp.Stock, :take, %{item: 1})
       iex> [%{module: MyApp.Stock, function: :take, metadata: %{item: 1}}] = context.breadcrumbs
@@ -316,8 +317,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  `context` with `metadata` merged in: into its `:metadata` if it is from `new/3`, else into itself.
-  The context of the process stays as it is. O(size of both).
+  Merges `metadata` into `context`: into its `:metadata` if it is from `new/3`, else into itself.
+  The context of the process stays as it is. **Cost:** O(size of both).
 
       iex> Foundation.ErrorContext.add_metadata(%{request_id: 1}, %{user: "ada"})
       %{request_id: 1, user: "ada"}
@@ -329,11 +330,11 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  An exception, or any reason, with the context that it belongs to.
+  Returns an exception, or any reason, with the context that it belongs to.
 
-  That is the context it was raised in, if it has left a `with_context/2` of this process
-  on its way here, else the current one. An `{:error, reason}` stays one. O(size of the exception),
-  which is hashed, and one read of a table.
+  That is the context it was raised in, if it has left a `with_context/2` of this process on its
+  way here, else the current one. An `{:error, reason}` stays one. **Cost:** O(size of the
+  exception), which is hashed, and one read of a table.
 
       iex> try do
       ...>   Foundation.ErrorContext.with_context(%{request_id: 1}, fn -> raise "no" end)
@@ -352,9 +353,9 @@ defmodule Foundation.ErrorContext do
   def enrich_error(error), do: enhance_error(error, context_of(error))
 
   @doc """
-  An exception, a reason or an `{:error, reason}` with the context that is given.
+  Returns an exception, a reason or an `{:error, reason}` with the given context.
 
-  One that has a context already has `context` merged into it. O(size of both contexts).
+  One that has a context already has `context` merged into it. **Cost:** O(size of both contexts).
 
       iex> Foundation.ErrorContext.enhance_error(:timeout, %{request_id: 1})
       %{error: :timeout, context: %{request_id: 1}}
@@ -380,7 +381,7 @@ defmodule Foundation.ErrorContext do
   def enhance_error(error, context) when is_map(context), do: %{error: error, context: context}
 
   @doc """
-  `result` as it is, except that an `{:error, reason}` gets `context`, with `more` merged in. O(1)
+  Returns `result`. An `{:error, reason}` gets `context`, with `more` merged in. **Cost:** O(1)
   for a success.
 
       iex> Foundation.ErrorContext.add_context({:ok, 1}, %{request_id: 1})
@@ -399,8 +400,8 @@ defmodule Foundation.ErrorContext do
   def add_context(result, context, more) when is_map(context) and is_map(more), do: result
 
   @doc """
-  The breadcrumbs of `context` as text, oldest first, with how long ago each was; `""` for none.
-  O(breadcrumbs).
+  Returns the breadcrumbs of `context` as text, oldest first, each with its age; `""` for none.
+  **Cost:** O(breadcrumbs).
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
       iex> context = Foundation.ErrorContext.add_breadcrumb(context, MyApp.Stock, :take)
@@ -420,8 +421,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  How many milliseconds ago the operation of `context` began, by the monotonic clock; `nil` for a
-  plain map without a `:start_time`. O(1).
+  Returns the milliseconds since the operation of `context` began, by the monotonic clock; `nil`
+  for a plain map without a `:start_time`. **Cost:** O(1).
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
       iex> Foundation.ErrorContext.get_operation_duration(context) in 0..60_000
@@ -456,7 +457,7 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  As `spawn_with_context/1`, linked to the caller.
+  Works like `spawn_with_context/1`, with a link to the caller.
 
       iex> pid = Foundation.ErrorContext.spawn_link_with_context(fn -> Process.sleep(:infinity) end)
       iex> {:links, links} = Process.info(self(), :links)
@@ -470,8 +471,8 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  `Task.async/1` of `fun` in the context that the caller has now. Costs that and a copy of the
-  context.
+  Calls `Task.async/1` with `fun`, which runs in the caller's current context. Costs that and a
+  copy of the context.
 
       iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
       ...>   Task.await(Foundation.ErrorContext.async(&Foundation.ErrorContext.get_context/0))
@@ -483,7 +484,7 @@ defmodule Foundation.ErrorContext do
   def async(fun) when is_function(fun, 0), do: Task.async(starting_with(get_context(), fun))
 
   @doc """
-  `Task.async_stream/3`, with its options, of `fun` in the context that the caller has now, also
+  Calls `Task.async_stream/3`, with its options. `fun` runs in the caller's current context, also
   if the stream is consumed in another one.
 
       iex> Foundation.ErrorContext.with_context(%{base: 10}, fn ->
@@ -502,7 +503,7 @@ defmodule Foundation.ErrorContext do
   end
 
   @doc """
-  A function that runs `fun`, of up to 20 arguments, in the context that the caller has now, in
+  Returns a function that runs `fun`, of up to 20 arguments, in the caller's current context, in
   whatever process it is called. That process's own context is put back after it. Each call costs
   what `with_temporary_context/2` does. Raises `FunctionClauseError` for a function of more
   arguments.

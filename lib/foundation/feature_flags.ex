@@ -56,9 +56,9 @@ defmodule Foundation.FeatureFlags do
   end
 
   @doc """
-  Whether `flag` is on for everybody.
+  Returns whether `flag` is on for all ids.
 
-  O(1), in the caller. Raises `ArgumentError` if there is no such flag.
+  **Cost:** O(1), in the caller. Raises `ArgumentError` if there is no such flag.
 
       iex> Foundation.FeatureFlags.enabled?(:use_logger_error_context)
       true
@@ -73,7 +73,7 @@ defmodule Foundation.FeatureFlags do
   end
 
   @doc """
-  Whether `flag` is on for `id`, any term.
+  Returns whether `flag` is on for `id`, which is any term.
 
   A boolean flag has one value for all ids. A percentage is decided by a hash of flag and id. The
   same id gets the same answer in every process, on every node and after every restart. A higher
@@ -95,7 +95,7 @@ defmodule Foundation.FeatureFlags do
   end
 
   @doc """
-  Turns `flag` on for everybody. Returns as `set/2` does, and costs the same.
+  Turns `flag` on for all ids. Returns and costs the same as `set/2`.
 
       iex> Foundation.FeatureFlags.enable(:use_logger_error_context)
       :ok
@@ -105,7 +105,7 @@ defmodule Foundation.FeatureFlags do
   def enable(flag), do: set(flag, true)
 
   @doc """
-  Turns `flag` off for everybody. Returns as `set/2` does, and costs the same.
+  Turns `flag` off for all ids. Returns and costs the same as `set/2`.
 
       iex> Foundation.FeatureFlags.disable(:enforce_no_process_dict)
       :ok
@@ -147,7 +147,7 @@ defmodule Foundation.FeatureFlags do
   def set_percentage(_flag, percentage), do: {:error, {:invalid_value, percentage}}
 
   @doc """
-  All flags with their values, as they were set. O(flags), in the caller.
+  Returns all flags with their values, as they were set. **Cost:** O(flags), in the caller.
 
       iex> Foundation.FeatureFlags.list_all()
       %{

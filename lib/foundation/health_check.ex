@@ -103,7 +103,7 @@ defmodule Foundation.HealthCheck do
     * `:migration` - `:stage`
     * `:error_context` - `:server`, whether the context of a raise is kept
 
-  Never raises. O(1) in the native engine, O(agents) in the ETS engine.
+  Never raises. **Cost:** O(1) in the native engine, O(agents) in the ETS engine.
 
       iex> Foundation.HealthCheck.check_all().flags.values.use_ets_agent_registry
       true

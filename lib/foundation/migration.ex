@@ -67,7 +67,7 @@ defmodule Foundation.Migration do
           | :unavailable
 
   @doc """
-  The stage, and the flags that it is derived from. O(flags).
+  Returns the stage, and the flags that it is derived from. **Cost:** O(flags).
 
       iex> Foundation.Migration.status()
       %{

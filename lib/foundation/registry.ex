@@ -39,8 +39,9 @@ defmodule Foundation.Registry do
   Starts a registry; returns `{:ok, owner}`, the process that stands for its table.
 
   `{:error, {:already_started, pid}}` where one of that name is running. After a crash of the last
-  owner the new one adopts its table: see [Who owns a table](#module-who-owns-a-table). O(1).
-  Usually done by a supervisor: `{Foundation.Registry, keys: :unique, name: MyApp.Registry}`.
+  owner the new one adopts its table: see [Who owns a table](#module-who-owns-a-table). **Cost:**
+  O(1). Usually done by a supervisor: `{Foundation.Registry, keys: :unique, name:
+  MyApp.Registry}`.
 
     * `:keys` (required) - `:unique`, or `:duplicate` for any number of entries a key. `{:duplicate,
       :pid}` is `:duplicate`; with `{:duplicate, :key}` a key's entries are one group for
@@ -70,7 +71,7 @@ defmodule Foundation.Registry do
     do: start_link([keys: keys, name: name] ++ options)
 
   @doc """
-  Returns the child specification of a registry; its id is the registry's name. O(1).
+  Returns the child specification of a registry; its id is the registry's name. **Cost:** O(1).
 
       iex> Foundation.Registry.child_spec(keys: :unique, name: Docs.Child).id
       Docs.Child
@@ -136,7 +137,7 @@ defmodule Foundation.Registry do
   Registers the calling process under `key`, with a value.
 
   Returns `{:ok, owner}` or, where keys are unique and another process that is alive, or the
-  caller itself, has this one, `{:error, {:already_registered, pid}}`. O(1). Raises
+  caller itself, has this one, `{:error, {:already_registered, pid}}`. **Cost:** O(1). Raises
   `SystemLimitError` when the table is full.
 
       iex> {:ok, owner} = Foundation.Registry.start_link(keys: :unique, name: Docs.Register)
@@ -157,8 +158,8 @@ defmodule Foundation.Registry do
   @doc """
   Registers another process, which may be on another node, as `register/3` would if it called.
 
-  Returns `{:error, :not_alive}` for one that is dead or on a node that cannot be reached. O(1);
-  for a remote process one message there and back.
+  Returns `{:error, :not_alive}` for one that is dead or on a node that cannot be reached.
+  **Cost:** O(1); for a remote process one message there and back.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.RegisterFor)
       iex> {:ok, agent} = Agent.start_link(fn -> 0 end)
@@ -277,8 +278,8 @@ defmodule Foundation.Registry do
   @doc """
   Replaces the caller's value under the unique `key` by what `callback` makes of it.
 
-  Returns `{new, old}`, or `:error` if the caller has no such key. O(1). Raises `ArgumentError`
-  where keys are not unique.
+  Returns `{new, old}`, or `:error` if the caller has no such key. **Cost:** O(1). Raises
+  `ArgumentError` where keys are not unique.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Update)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Update, "key", 1)
@@ -320,8 +321,8 @@ defmodule Foundation.Registry do
   @doc """
   Returns the `{pid, value}` pairs under `key`, duplicate ones in the order of registration.
 
-  O(entries under the key), in the caller, without a lock; of a unique key O(1). It sees every
-  registration that had returned when it began, and no pair of a dead process.
+  **Cost:** O(entries under the key), in the caller, without a lock; of a unique key O(1). It sees
+  every registration that had returned when it began, and no pair of a dead process.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Lookup)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Lookup, "key", 1)
@@ -341,7 +342,8 @@ defmodule Foundation.Registry do
   @doc """
   Returns what `lookup/2` gives for each of `keys`, in their order, in one call.
 
-  O(keys and what is under them), in the caller. Each key is read by itself: no snapshot of all.
+  **Cost:** O(keys and what is under them), in the caller. Each key is read by itself: no snapshot
+  of all.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.LookupMany)
       iex> {:ok, _} = Foundation.Registry.register(Docs.LookupMany, "key", 1)
@@ -379,7 +381,7 @@ defmodule Foundation.Registry do
 
   @doc """
   Returns the keys of `pid`, one for each entry, in no particular order; `[]` for a dead process,
-  at once. O(entries of `pid`), in the caller.
+  at once. **Cost:** O(entries of `pid`), in the caller.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Keys)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Keys, "key", 1)
@@ -395,7 +397,7 @@ defmodule Foundation.Registry do
   Returns the `{pid, value}` pairs under `key` whose value matches `pattern` and `guards`.
 
   In the pattern `:_` is anything, and `:"$1"`, `:"$2"`, … are names for the guards to use, which
-  are those of a match specification. O(entries under the key).
+  are those of a match specification. **Cost:** O(entries under the key).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Match)
       iex> for n <- 1..3, do: Foundation.Registry.register(Docs.Match, "key", {:n, n})
@@ -408,7 +410,7 @@ defmodule Foundation.Registry do
     do: MatchSpec.match(Backend.of!(registry), registry, key, pattern, guards)
 
   @doc """
-  Returns how many pairs `match/4` would. O(entries under the key).
+  Returns how many pairs `match/4` would. **Cost:** O(entries under the key).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.CountMatch)
       iex> for n <- 1..3, do: Foundation.Registry.register(Docs.CountMatch, "key", n)
@@ -425,8 +427,9 @@ defmodule Foundation.Registry do
   Returns what a match specification over `{key, pid, value}` makes of the entries. Raises
   `ArgumentError` for one that is invalid.
 
-  O(entries), by chunks; where each part of the specification binds its key, O(entries under these
-  keys). The variables `:"$_"` and `:"$$"` show how entries are laid out: do not use them.
+  **Cost:** O(entries), by chunks; where each part of the specification binds its key, O(entries
+  under these keys). The variables `:"$_"` and `:"$$"` show how entries are laid out: do not use
+  them.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Select)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Select, "key", 1)
@@ -452,7 +455,7 @@ defmodule Foundation.Registry do
     do: MatchSpec.count_select(Backend.of!(registry), registry, spec, "count_select/2")
 
   @doc """
-  Returns the number of entries. O(1); may run behind deaths by milliseconds.
+  Returns the number of entries. **Cost:** O(1); may run behind deaths by milliseconds.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Count)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Count, "key", 1)
@@ -471,9 +474,9 @@ defmodule Foundation.Registry do
   @doc """
   Returns all entries as a lazy enumerable of `{key, pid, value}`, read by chunks as it is used.
 
-  O(entries used), in the caller, with a chunk of them in memory. No entry is of a process that was
-  dead when its chunk was read. An entry that is there throughout appears exactly once, others at
-  most once.
+  **Cost:** O(entries used), in the caller, with a chunk of them in memory. No entry is of a
+  process that was dead when its chunk was read. An entry that is there throughout appears exactly
+  once, others at most once.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Stream)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Stream, "key", 1)
@@ -491,7 +494,8 @@ defmodule Foundation.Registry do
   Returns figures of the table: its entries (`:size`), distinct `:keys`, registrants (`:processes`),
   `:memory` in bytes, `:engine`, and `:drops`, the registrations that a bound refused.
 
-  O(1) in the native engine, O(entries) in the ETS engine; behind deaths by milliseconds.
+  **Cost:** O(1) in the native engine, O(entries) in the ETS engine; behind deaths by
+  milliseconds.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Info)
       iex> for n <- 1..3, do: Foundation.Registry.register(Docs.Info, "key", n)
@@ -518,7 +522,7 @@ defmodule Foundation.Registry do
   with the `{pid, value}` pairs under `key`, if there are any. Returns `:ok`.
 
   It runs in the caller. Of a `{:duplicate, :pid}` registry with partitions it is called once for
-  each that has entries, with `parallel: true` in a task each. O(entries under the key).
+  each that has entries, with `parallel: true` in a task each. **Cost:** O(entries under the key).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Dispatch)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Dispatch, "key", 1)
@@ -539,7 +543,7 @@ defmodule Foundation.Registry do
   @doc """
   Sends `message` once for each entry under `key`; returns how many were sent.
 
-  O(entries under the key), in the caller; none goes to a dead process.
+  **Cost:** O(entries under the key), in the caller; none goes to a dead process.
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Broadcast)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Broadcast, "key", nil)
@@ -554,7 +558,7 @@ defmodule Foundation.Registry do
   ## Metadata and locks
 
   @doc """
-  Returns `{:ok, value}` of the registry's metadata, or `:error`. O(1).
+  Returns `{:ok, value}` of the registry's metadata, or `:error`. **Cost:** O(1).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Meta, meta: [a: 1])
       iex> Foundation.Registry.meta(Docs.Meta, :a)
@@ -582,7 +586,8 @@ defmodule Foundation.Registry do
   end
 
   @doc """
-  Stores metadata under an atom or a tuple, in place of what is there. Returns `:ok`. O(1).
+  Stores metadata under an atom or a tuple, in place of what is there. Returns `:ok`. **Cost:**
+  O(1).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.PutMeta)
       iex> Foundation.Registry.put_meta(Docs.PutMeta, {:a, 1}, :value)
@@ -595,7 +600,7 @@ defmodule Foundation.Registry do
       do: Backend.of!(registry).put_meta(registry, key, value)
 
   @doc """
-  Deletes metadata, if it is there. Returns `:ok`. O(1).
+  Deletes metadata, if it is there. Returns `:ok`. **Cost:** O(1).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.DeleteMeta)
       iex> Foundation.Registry.delete_meta(Docs.DeleteMeta, :a)

@@ -50,7 +50,7 @@ defmodule Foundation.RequestContext do
   end
 
   @doc """
-  The id of the request that this process works on, or `nil` outside of one. O(1).
+  Returns the id of the request that this process works on, or `nil`. **Cost:** O(1).
 
       iex> Foundation.RequestContext.request_id()
       nil
@@ -65,7 +65,8 @@ defmodule Foundation.RequestContext do
   end
 
   @doc """
-  A new id: 20 characters of the URL-safe alphabet, another each time and on each node. O(1).
+  Returns a new id: 20 characters of the URL-safe alphabet, unique across calls and nodes.
+  **Cost:** O(1).
 
   It is unique, not secret: it is made of the time, the process and a counter.
 

@@ -115,7 +115,7 @@ defmodule Foundation.StateManager do
   @type server :: GenServer.server()
 
   @doc """
-  The state to begin with, where no checkpoint can be restored. It is given the options of
+  Returns the initial state when no checkpoint can be restored. It gets the options of
   `start_link/1`.
   """
   @doc since: "0.1.0"

@@ -140,8 +140,8 @@ defmodule Foundation.Telemetry.SampledEvents do
   `opts[:dedup_key]`, or else `metadata[:dedup_key]`, or else the whole metadata. `opts[:window]`,
   in milliseconds, is the length of the window that this event opens.
 
-  O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError` for a
-  name that is not a list of atoms or a window that is not a whole number.
+  **Cost:** O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError`
+  for a name that is not a list of atoms or a window that is not a whole number.
 
       iex> Foundation.Telemetry.SampledEvents.emit_event([:doc, :event], %{count: 1}, %{id: 7})
       :ok
@@ -188,8 +188,8 @@ defmodule Foundation.Telemetry.SampledEvents do
   The batch is emitted as `[:batched | name]` when it is full or has waited for its timeout.
   Returns `:ok`, also when the event was sampled out, or dropped because there is no room.
 
-  O(size of the event), in the caller. Raises `ArgumentError` for a name that is not a list of
-  atoms.
+  **Cost:** O(size of the event), in the caller. Raises `ArgumentError` for a name that is not a
+  list of atoms.
 
       iex> Foundation.Telemetry.SampledEvents.emit_batched([:doc, :batch], %{bytes: 10}, %{})
       :ok
@@ -224,7 +224,8 @@ defmodule Foundation.Telemetry.SampledEvents do
   def flush, do: BatchProcessor.flush(__MODULE__, :all)
 
   @doc """
-  `flush/0` of one event. Raises `ArgumentError` for a name that is not a list of atoms.
+  Emits the pending batch of one event, like `flush/0`. Raises `ArgumentError` for a name that is
+  not a list of atoms.
 
       iex> Foundation.Telemetry.SampledEvents.flush([:doc, :query])
       :ok
@@ -234,7 +235,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   def flush(name), do: BatchProcessor.flush(__MODULE__, Router.name!(name))
 
   @doc """
-  The counts of all events since the application was started: a map of
+  Returns the counts of all events since the application was started: a map of
 
     * `:offered` - events passed to `emit_event/4` and `emit_batched/3`, the sum of the next five
     * `:emitted`, `:suppressed`, `:sampled_out`, `:dropped`, `:pending` - see above
@@ -261,10 +262,10 @@ defmodule Foundation.Telemetry.SampledEvents do
   end
 
   @doc """
-  The counts of one event, in the form of `stats/0`.
+  Returns the counts of one event, in the form of `stats/0`.
 
-  O(1), in the caller; O(windows) in the ETS engine. Raises `ArgumentError` for a name that is not a
-  list of atoms.
+  **Cost:** O(1), in the caller; O(windows) in the ETS engine. Raises `ArgumentError` for a name
+  that is not a list of atoms.
 
       iex> Foundation.Telemetry.SampledEvents.stats([:doc, :never_emitted]).offered
       0

@@ -62,7 +62,7 @@ defmodule Foundation.Telemetry.Sampler do
   @doc """
   Gives the events of a name a strategy, in place of the one they have.
 
-  O(1). Returns `:ok`; raises `ArgumentError` for what is not a strategy.
+  **Cost:** O(1). Returns `:ok`; raises `ArgumentError` for what is not a strategy.
 
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :sampled], {:random, 0.5})
       :ok
@@ -76,10 +76,11 @@ defmodule Foundation.Telemetry.Sampler do
   end
 
   @doc """
-  Whether this event of `name` is to be kept. `true` where no strategy is set, and while there are
-  no tables to have one in: before the application is started.
+  Returns whether this event of `name` is kept. It is `true` without a strategy, and while there
+  are no tables to have one in: before the application is started.
 
-  The decision counts. O(1), in the caller. `metadata` is the event's; no strategy looks at it.
+  The decision counts. **Cost:** O(1), in the caller. `metadata` is the event's; no strategy looks
+  at it.
 
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :muted], :never)
       iex> Foundation.Telemetry.Sampler.should_sample?([:doc, :muted], %{})
@@ -95,7 +96,7 @@ defmodule Foundation.Telemetry.Sampler do
   end
 
   @doc """
-  How often the strategy of `name` decided, and how. O(1).
+  Returns how often the strategy of `name` decided, and how. **Cost:** O(1).
 
   `%{offered:, sampled:, sampled_out:, strategy:}`, where `offered` is the sum of the other two:
   each count is of all decisions that had returned when it was read.
@@ -111,7 +112,7 @@ defmodule Foundation.Telemetry.Sampler do
   def get_stats(name), do: offered(Backend.running!().sampled(name))
 
   @doc """
-  `get_stats/1` of each name that has been given a strategy, by name. O(names).
+  Returns `get_stats/1` of each name with a strategy, by name. **Cost:** O(names).
 
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :listed], {:adaptive, 10})
       iex> Foundation.Telemetry.Sampler.get_stats()[[:doc, :listed]]
@@ -125,7 +126,7 @@ defmodule Foundation.Telemetry.Sampler do
 
   @doc """
   Sets all counts to 0 and lets every strategy forget what it remembers. The strategies stay.
-  Returns `:ok`. O(names).
+  Returns `:ok`. **Cost:** O(names).
 
       iex> Foundation.Telemetry.Sampler.reset_stats()
       :ok

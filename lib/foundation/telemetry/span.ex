@@ -74,7 +74,7 @@ defmodule Foundation.Telemetry.Span do
   def start_link(_options), do: Server.start_link(name: __MODULE__)
 
   @doc """
-  The value of the block, run inside a span.
+  Runs the block inside a span and returns its value.
 
   The span ends with the block. When the block raises, throws or exits, the event is `:exception`
   instead of `:stop`, and the exception continues with its stacktrace. Spans that the block
@@ -97,7 +97,7 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The value of `fun`, run inside a span as `with_span/3` does.
+  Runs `fun` inside a span, like `with_span/3`, and returns its value.
 
       iex> Foundation.Telemetry.Span.with_span_fun(:sum, %{}, fn -> 1 + 1 end)
       2
@@ -141,8 +141,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Opens a span inside the innermost open one and returns its id, 16 hex digits.
 
-  O(size of name and attributes), in the caller. `name` is any term; raises `ArgumentError` for
-  attributes that are no map.
+  **Cost:** O(size of name and attributes), in the caller. `name` is any term; raises
+  `ArgumentError` for attributes that are no map.
 
       iex> id = Foundation.Telemetry.Span.start_span("import", %{file: "a.csv"})
       iex> byte_size(id)
@@ -176,7 +176,7 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Ends the innermost span of this process, with status `:ok`.
 
-  `{:error, :not_found}` when none is open. O(1).
+  `{:error, :not_found}` when none is open. **Cost:** O(1).
 
       iex> Foundation.Telemetry.Span.end_span()
       {:error, :not_found}
@@ -189,7 +189,7 @@ defmodule Foundation.Telemetry.Span do
   Ends a span of this process, with `status`, any term.
 
   Spans inside it stay open. `{:error, :not_found}` when it is not open, or not this process's.
-  O(spans that are open inside it).
+  **Cost:** O(spans that are open inside it).
 
       iex> id = Foundation.Telemetry.Span.start_span(:import)
       iex> Foundation.Telemetry.Span.end_span(id, :cancelled)
@@ -220,8 +220,8 @@ defmodule Foundation.Telemetry.Span do
   @doc """
   Adds attributes to the innermost span: a map, which is merged into the ones it has.
 
-  `:ok`, or `{:error, :not_found}` outside of a span. O(size of all its attributes), in the
-  caller. Raises `ArgumentError` for what is no map.
+  `:ok`, or `{:error, :not_found}` outside of a span. **Cost:** O(size of all its attributes), in
+  the caller. Raises `ArgumentError` for what is no map.
 
       iex> Foundation.Telemetry.Span.with_span_fun(:import, %{file: "a.csv"}, fn ->
       ...>   Foundation.Telemetry.Span.add_attributes(%{rows: 120})
@@ -238,7 +238,8 @@ defmodule Foundation.Telemetry.Span do
   Records that something happened in the innermost span, and when.
 
   `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span.
-  O(size of the attributes), in the caller. Raises `ArgumentError` for attributes that are no map.
+  **Cost:** O(size of the attributes), in the caller. Raises `ArgumentError` for attributes that
+  are no map.
 
       iex> Foundation.Telemetry.Span.record_event(:retry, %{attempt: 2})
       {:error, :not_found}
@@ -257,7 +258,7 @@ defmodule Foundation.Telemetry.Span do
   Links the innermost span to another, which is given by its context (see `propagate_context/0`).
 
   `:ok`, also for one past the 128 that are kept, or `{:error, :not_found}` outside of a span.
-  O(1). Raises `ArgumentError` for what is no context.
+  **Cost:** O(1). Raises `ArgumentError` for what is no context.
 
       iex> alias Foundation.Telemetry.Span
       iex> batch = Span.with_span_fun(:batch, %{}, &Span.propagate_context/0)
@@ -281,7 +282,8 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The innermost span of this process, `nil` outside one. O(what it holds), in the caller.
+  Returns the innermost span of this process, or `nil`. **Cost:** O(size of the span), in the
+  caller.
 
   `%{span_id:, parent_id:, trace_id:, trace_flags:, name:, attributes:, events:, links:}`.
   Directly inside `with_propagated_context/2` it is the span of that context, of which nothing but
@@ -325,7 +327,7 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The trace that this process works on, 32 hex digits, or `nil` outside of a span. O(1).
+  Returns the trace that this process works on, 32 hex digits, or `nil`. **Cost:** O(1).
 
       iex> Foundation.Telemetry.Span.current_trace_id()
       nil
@@ -358,11 +360,12 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The value of `fun`, whose spans belong to the trace of `context` and have its span as parent.
+  Runs `fun` and returns its value. Spans in it belong to the trace of `context`, with its span as
+  parent.
 
   `context` comes from `propagate_context/0` or `from_traceparent/1`; with `nil` there is nothing
   to go on from, and `fun` just runs. Afterwards, also after a raise, this process is where it
-  was; spans that `fun` left open are ended as abandoned. O(1) besides `fun`. Raises
+  was; spans that `fun` left open are ended as abandoned. **Cost:** O(1) besides `fun`. Raises
   `ArgumentError` for what is no context.
 
       iex> alias Foundation.Telemetry.Span
@@ -400,7 +403,7 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The `traceparent` header that continues this trace elsewhere, or `nil` outside a span. O(1).
+  Returns the `traceparent` header that continues this trace elsewhere, or `nil`. **Cost:** O(1).
 
       iex> alias Foundation.Telemetry.Span
       iex> {:ok, context} =
@@ -415,11 +418,11 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  The context of a `traceparent` header.
+  Parses a `traceparent` header into a context.
 
   `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`,
   `:invalid_trace_id`, `:invalid_span_id` or `:invalid_flags`: what the standard says is to be
-  ignored. O(1): a tail is not looked at. Creates no atoms.
+  ignored. **Cost:** O(1): a tail is not looked at. Creates no atoms.
 
       iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
       iex> context
