@@ -5,9 +5,8 @@ defmodule Bench.Surface do
   @moduledoc false
   # Every function of `Registry` that clients call often, over the values that clients keep.
   #
-  # The size is the number of entries under a duplicate key, each of its own process, and in the
-  # rows of a whole table or of a process's keys the number of those. The benchmark's own process
-  # has one more entry under each duplicate key, for the functions that read the caller's.
+  # The size is the number of entries under a duplicate key, each of its own process. In the rows of a
+  # whole table it is the number of entries, and in those of one process the number of its keys.
 
   alias Bench.{Row, Tables, Values}
   alias Foundation.Registry, as: Ours

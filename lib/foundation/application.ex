@@ -4,7 +4,6 @@ defmodule Foundation.Application do
 
   alias Foundation.{Config, Engine, ErrorContext, FeatureFlags}
   alias Foundation.{RegistrySupervisor, TelemetrySupervisor}
-  alias Foundation.Registry.Backends.ETS.Table
   alias Foundation.Registry.{Cleanup, Locks}
 
   @impl true
@@ -15,7 +14,6 @@ defmodule Foundation.Application do
          :ok <- FeatureFlags.boot() do
       # These tables belong to this process, which lives as long as the application.
       :ok = Locks.open_table()
-      :ok = Table.open_directory()
       :ok = Cleanup.open_counter()
       children = [FeatureFlags, ErrorContext.Raised, RegistrySupervisor, TelemetrySupervisor]
 

@@ -289,30 +289,14 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec update_value(registry, key, (value -> value)) :: {new :: value, old :: value} | :error
   def update_value(registry, key, callback) when is_atom(registry) and is_function(callback, 1) do
-    backend = Backend.of!(registry)
-
-    case backend.config(registry) do
-      {:unique, _partitions, _listeners, _owner} ->
-        with [old] <- backend.values(registry, key, self()),
-             new = callback.(old),
-             :ok <- write(backend, registry, key, old, new) do
-          {new, old}
-        else
-          _none -> :error
-        end
-
-      {kind, _partitions, _listeners, _owner} ->
+    case Backend.of!(registry).update_value(registry, key, callback) do
+      {:not_unique, kind} ->
         raise ArgumentError,
               "Foundation.Registry.update_value/3 is not supported for " <>
                 "#{inspect(Options.keys(kind))} registries"
-    end
-  end
 
-  # The callback runs once, so what it made is written over what anybody else wrote meanwhile.
-  defp write(backend, registry, key, expected, new) do
-    with :stale <- backend.replace(registry, key, self(), expected, new),
-         [current] <- backend.values(registry, key, self()) do
-      write(backend, registry, key, current, new)
+      updated_or_error ->
+        updated_or_error
     end
   end
 
@@ -407,7 +391,7 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec match(registry, key, match_pattern, guards) :: [{pid, value}]
   def match(registry, key, pattern, guards \\ []) when is_atom(registry) and is_list(guards),
-    do: MatchSpec.match(Backend.of!(registry), registry, key, pattern, guards)
+    do: Backend.of!(registry).match(registry, key, pattern, guards)
 
   @doc """
   Returns how many pairs `match/4` would. **Cost:** O(entries under the key).
@@ -421,7 +405,7 @@ defmodule Foundation.Registry do
   @spec count_match(registry, key, match_pattern, guards) :: non_neg_integer
   def count_match(registry, key, pattern, guards \\ [])
       when is_atom(registry) and is_list(guards),
-      do: MatchSpec.count_match(Backend.of!(registry), registry, key, pattern, guards)
+      do: Backend.of!(registry).count_match(registry, key, pattern, guards)
 
   @doc """
   Returns what a match specification over `{key, pid, value}` makes of the entries. Raises
@@ -439,7 +423,7 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec select(registry, spec) :: [term]
   def select(registry, spec) when is_atom(registry) and is_list(spec),
-    do: MatchSpec.select(Backend.of!(registry), registry, spec, "select/2")
+    do: Backend.of!(registry).select(registry, spec, "select/2")
 
   @doc """
   Returns for how many entries a match specification gives `true`. Costs what `select/2` does.
@@ -452,7 +436,7 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec count_select(registry, spec) :: non_neg_integer
   def count_select(registry, spec) when is_atom(registry) and is_list(spec),
-    do: MatchSpec.count_select(Backend.of!(registry), registry, spec, "count_select/2")
+    do: Backend.of!(registry).count_select(registry, spec, "count_select/2")
 
   @doc """
   Returns the number of entries. **Cost:** O(1); may run behind deaths by milliseconds.
@@ -486,8 +470,7 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec stream(registry) :: Enumerable.t()
   def stream(registry) when is_atom(registry) do
-    backend = Backend.of!(registry)
-    (&backend.walk(registry, &1)) |> MatchSpec.chunks() |> Stream.flat_map(& &1)
+    Stream.flat_map(Backend.of!(registry).chunks(registry), & &1)
   end
 
   @doc """
@@ -535,10 +518,13 @@ defmodule Foundation.Registry do
   def dispatch(registry, key, mfa_or_fun, opts \\ [])
       when is_atom(registry) and is_function(mfa_or_fun, 1)
       when is_atom(registry) and tuple_size(mfa_or_fun) == 3 do
-    backend = Backend.of!(registry)
-    entries = backend.lookup(registry, key)
-    Dispatch.run(entries, backend.config(registry), mfa_or_fun, opts)
+    case lookup(registry, key) do
+      [] -> :ok
+      entries -> Dispatch.run(entries, config(registry), mfa_or_fun, opts)
+    end
   end
+
+  defp config(registry), do: Native.registry_config(registry) || ETS.config(registry)
 
   @doc """
   Sends `message` once for each entry under `key`; returns how many were sent.
@@ -568,20 +554,8 @@ defmodule Foundation.Registry do
   @spec meta(registry, meta_key) :: {:ok, meta_value} | :error
   def meta(registry, key) when is_atom(registry) and (is_atom(key) or is_tuple(key)) do
     case Native.registry_meta(registry, key) do
-      nil -> ets_meta(registry, key)
+      nil -> ETS.meta(registry, key)
       found -> found
-    end
-  end
-
-  defp ets_meta(registry, key) do
-    case ETS.Table.fetch(registry) do
-      {:ok, _table} ->
-        ETS.meta(registry, key)
-
-      :error ->
-        raise ArgumentError,
-              "unknown registry: #{inspect(registry)}. Either the registry name is invalid or " <>
-                "the registry is not running, possibly because its application isn't started"
     end
   end
 
@@ -596,8 +570,13 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec put_meta(registry, meta_key, meta_value) :: :ok
   def put_meta(registry, key, value)
-      when is_atom(registry) and (is_atom(key) or is_tuple(key)),
-      do: Backend.of!(registry).put_meta(registry, key, value)
+      when is_atom(registry) and (is_atom(key) or is_tuple(key)) do
+    case Native.registry_put_meta(registry, key, value) do
+      nil -> ETS.put_meta(registry, key, value)
+      :ok -> :ok
+      {:error, :system_limit} -> :erlang.error(:system_limit)
+    end
+  end
 
   @doc """
   Deletes metadata, if it is there. Returns `:ok`. **Cost:** O(1).

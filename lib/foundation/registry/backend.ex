@@ -2,9 +2,9 @@ defmodule Foundation.Registry.Backend do
   @moduledoc false
   # What an engine of the registry does. `Foundation.Registry` calls the stubs of
   # `Foundation.Native` itself where a nanosecond counts (`register`, `unregister`,
-  # `lookup`, `whereis`, `values`, `count`, `meta`) and falls through to the ETS engine;
-  # everything else asks `of!/1` once and goes through these callbacks. `whereis`, `count` and
-  # `meta` are only ever called the first way, and so are no callbacks.
+  # `lookup`, `whereis`, `values`, `count`, `meta`, `put_meta`) and falls through to the ETS engine;
+  # everything else asks `of!/1` once and goes through these callbacks. What is only ever called
+  # the first way is no callback.
   #
   # All of them raise `ArgumentError` for a registry that is not there. None returns an
   # entry of a process that is dead when it looks.
@@ -17,7 +17,6 @@ defmodule Foundation.Registry.Backend do
   @type key :: term
   @type value :: term
   @type id :: integer
-  @type cursor :: term
   @type notify :: {:notify, [atom]}
 
   @doc """
@@ -41,17 +40,14 @@ defmodule Foundation.Registry.Backend do
               | {:notify, pid, [atom]}
               | {:error, {:already_registered, pid} | :not_alive | :system_limit}
 
-  @doc "Removes what `pid` has under `key`. Costs what it removes, not what else is there."
+  @doc """
+  Removes what `pid` has under `key`. Costs what it removes; in the ETS engine, one pass over the
+  entries of the key.
+  """
   @callback unregister(name, pid, key) :: :ok | notify
 
-  @doc "The entries under `key`, in the order of their registration. O(entries under the key)."
-  @callback lookup(name, key) :: [{pid, value}]
-
-  @doc "`lookup/2` of each of `keys`."
+  @doc "The entries under each of `keys`, in the order of their registration. O(those entries)."
   @callback lookup_many(name, [key]) :: [[{pid, value}]]
-
-  @doc "What `pid` registered under `key`, in order. O(own entries under the key)."
-  @callback values(name, key, pid) :: [value]
 
   @doc "The keys of `pid`, one an entry; none once it is dead. O(own entries)."
   @callback keys(name, pid) :: [key]
@@ -70,6 +66,13 @@ defmodule Foundation.Registry.Backend do
   @callback replace(name, key, pid, expected :: value, new :: value) ::
               :ok | :stale | :error | :duplicate
 
+  @doc """
+  Sets the caller's unique value to what `callback` returns for it; `:error` where it has none, or no
+  longer. The callback runs once. What it returns replaces what others wrote meanwhile.
+  """
+  @callback update_value(name, key, callback :: (value -> value)) ::
+              {new :: value, old :: value} | :error | {:not_unique, Options.kind()}
+
   @doc "Size, distinct keys, registrants, bytes, refused registrations."
   @callback info(name) :: %{
               size: non_neg_integer,
@@ -79,17 +82,31 @@ defmodule Foundation.Registry.Backend do
               drops: non_neg_integer
             }
 
-  @doc "The next chunk of all entries; the first cursor is 0. What stays throughout appears once."
-  @callback walk(name, cursor) :: {[{key, pid, value}], cursor | :done}
+  @doc "All entries, lazily, as lists of a bounded length. What stays throughout appears once."
+  @callback chunks(name) :: Enumerable.t()
 
-  @doc "`lookup/2` by chunks."
-  @callback walk_key(name, key, cursor) :: {[{pid, value}], cursor | :done}
+  @doc "The entries under `key`, in the order of their registration, lazily, as lists."
+  @callback key_chunks(name, key) :: Enumerable.t()
+
+  @doc "The entries under `key` whose value matches. O(entries under the key)."
+  @callback match(name, key, pattern :: term, guards :: [term]) :: [{pid, value}]
+
+  @doc "How many `c:match/4` returns."
+  @callback count_match(name, key, pattern :: term, guards :: [term]) :: non_neg_integer
+
+  @doc """
+  What a match specification makes of the entries. O(entries), or O(those of the keys) where each part
+  binds its key. `function` names the caller in an error.
+  """
+  @callback select(name, spec :: [term], function :: String.t()) :: [term]
+
+  @doc "For how many entries a match specification returns `true`; costs what `c:select/3` does."
+  @callback count_select(name, spec :: [term], function :: String.t()) :: non_neg_integer
 
   @doc "Sends `message` once for each entry under `key`; how many were sent."
   @callback broadcast(name, key, message :: term) :: non_neg_integer
 
   @doc "Sets or removes metadata. O(1)."
-  @callback put_meta(name, term, term) :: :ok
   @callback delete_meta(name, term) :: :ok
 
   @doc """
@@ -127,4 +144,14 @@ defmodule Foundation.Registry.Backend do
   """
   @spec unknown!(term) :: no_return
   def unknown!(registry), do: raise(ArgumentError, "unknown registry: #{inspect(registry)}")
+
+  @doc """
+  Raises what Elixir's `Registry.meta/2` raises for a registry that is not there.
+  """
+  @spec unknown_meta!(term) :: no_return
+  def unknown_meta!(registry) do
+    raise ArgumentError,
+          "unknown registry: #{inspect(registry)}. Either the registry name is invalid or " <>
+            "the registry is not running, possibly because its application isn't started"
+  end
 end

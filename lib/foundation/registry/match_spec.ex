@@ -3,11 +3,9 @@ defmodule Foundation.Registry.MatchSpec do
   # `match`, `select` and their kin over any engine: entries come in chunks, and OTP's own
   # match specification engine runs over each chunk in the caller.
   #
-  # What it runs over has the shape of Elixir's Registry, `{key, {pid, value}}`. A key that
-  # a specification binds is looked up, so that the cost is the key's entries', not the
-  # table's, and by `===`: in the pattern itself a map would match each map that has more.
-
-  alias Foundation.Registry.Backend
+  # A row has the shape of Elixir's Registry, `{key, {pid, value}}`. A key that a specification binds
+  # is looked up: this costs the entries of the key, not those of the table. It is also compared by
+  # `===` then, where a map in the pattern would match each map that has more.
 
   @type guards :: [term]
 
@@ -15,14 +13,14 @@ defmodule Foundation.Registry.MatchSpec do
   @spec match(module, atom, term, term, guards) :: [{pid, term}]
   def match(backend, name, key, pattern, guards) do
     compiled = compile([{value_head(pattern), guards, [{:element, 2, :"$_"}]}])
-    Enum.flat_map(key_chunks(backend, name, key), &:ets.match_spec_run(&1, compiled))
+    Enum.flat_map(key_rows(backend, name, key), &:ets.match_spec_run(&1, compiled))
   end
 
   @doc "How many `match/5` gives."
   @spec count_match(module, atom, term, term, guards) :: non_neg_integer
   def count_match(backend, name, key, pattern, guards) do
     compiled = compile([{value_head(pattern), guards, [true]}])
-    backend |> key_chunks(name, key) |> count(compiled)
+    backend |> key_rows(name, key) |> count(compiled)
   end
 
   @doc "Of the caller's `[{id, value}]` under `key` the ids whose value matches."
@@ -78,9 +76,9 @@ defmodule Foundation.Registry.MatchSpec do
     compiled = compile(spec)
 
     if Enum.all?(spec, fn {{key, _entry}, _guards, _body} -> bound?(key) end) do
-      for {key, parts} <- by_key(spec), do: {key_chunks(backend, name, key), compile(parts)}
+      for {key, parts} <- by_key(spec), do: {key_rows(backend, name, key), compile(parts)}
     else
-      [{chunks(&table_chunk(backend, name, &1)), compiled}]
+      [{table_rows(backend, name), compiled}]
     end
   end
 
@@ -108,35 +106,23 @@ defmodule Foundation.Registry.MatchSpec do
       reraise ArgumentError, [message: message], __STACKTRACE__
   end
 
-  defp key_chunks(backend, name, key) do
-    chunks(fn cursor ->
-      {entries, cursor} = backend.walk_key(name, key, cursor)
-      {for({pid, value} <- entries, do: {key, {pid, value}}), cursor}
-    end)
+  defp key_rows(backend, name, key) do
+    for_chunks(backend.key_chunks(name, key), fn {pid, value} -> {key, {pid, value}} end)
   end
 
-  defp table_chunk(backend, name, cursor) do
-    {entries, cursor} = backend.walk(name, cursor)
-    {for({key, pid, value} <- entries, do: {key, {pid, value}}), cursor}
+  defp table_rows(backend, name) do
+    for_chunks(backend.chunks(name), fn {key, pid, value} -> {key, {pid, value}} end)
   end
 
-  @doc """
-  The chunks that `next` gives for a cursor, lazily, from the first to the one that says `:done`.
-  """
-  @spec chunks((Backend.cursor() -> {[term], Backend.cursor() | :done})) :: Enumerable.t()
-  def chunks(next) do
-    Stream.unfold(0, fn
-      :done -> nil
-      cursor -> next.(cursor)
-    end)
-  end
+  defp for_chunks(chunks, fun), do: Stream.map(chunks, &Enum.map(&1, fun))
 
-  # Whether `term`, as the key in a pattern, means itself: no atom in it reads as a variable.
-  defp bound?(atom) when is_atom(atom), do: not variable?(atom)
-  defp bound?([head | tail]), do: bound?(head) and bound?(tail)
-  defp bound?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> bound?()
-  defp bound?(map) when is_map(map), do: map |> :maps.to_list() |> bound?()
-  defp bound?(_other), do: true
+  @doc "Returns whether `term`, as the key in a pattern, means itself: no atom in it is a variable."
+  @spec bound?(term) :: boolean
+  def bound?(atom) when is_atom(atom), do: not variable?(atom)
+  def bound?([head | tail]), do: bound?(head) and bound?(tail)
+  def bound?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> bound?()
+  def bound?(map) when is_map(map), do: map |> :maps.to_list() |> bound?()
+  def bound?(_other), do: true
 
   @doc "Whether a match specification may take `atom` for something else than itself."
   @spec variable?(atom) :: boolean

@@ -14,6 +14,9 @@ defmodule Foundation.Registry.Monitor do
 
   @chunk 1_000
 
+  # How many deaths are cleaned up after at once.
+  @batch 500
+
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc "Cleans up after `pid` in the table of that name when it dies, or its node goes."
@@ -80,8 +83,10 @@ defmodule Foundation.Registry.Monitor do
 
   @impl true
   def handle_info({{:down, name, registrants}, _ref, :process, pid, _reason}, remotes) do
+    # Those that died together are removed together: see `Table.clean/2`.
+    pids = [pid | more_deaths(name, registrants, @batch)]
     # Of another incarnation, or none, nothing is left to clean.
-    with {:ok, %{registrants: ^registrants} = table} <- Table.fetch(name), do: clean(table, pid)
+    with {:ok, %{registrants: ^registrants} = table} <- Table.fetch(name), do: clean(table, pids)
     {:noreply, remotes}
   end
 
@@ -118,8 +123,19 @@ defmodule Foundation.Registry.Monitor do
     error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
   end
 
-  defp clean(table, pid) do
-    Cleanup.count(table.name, Table.clean(table, pid))
+  defp more_deaths(_name, _registrants, 0), do: []
+
+  defp more_deaths(name, registrants, limit) do
+    receive do
+      {{:down, ^name, ^registrants}, _ref, :process, pid, _reason} ->
+        [pid | more_deaths(name, registrants, limit - 1)]
+    after
+      0 -> []
+    end
+  end
+
+  defp clean(table, pids) do
+    Cleanup.count(table.name, Table.clean(table, pids))
   rescue
     error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
   end

@@ -122,7 +122,7 @@ defmodule Foundation.Registry.Owner do
   defp clear_other_engine(%{engine: :native, name: name}) do
     with {:ok, table} <- Table.fetch(name) do
       Table.withdraw(table)
-      Monitor.forget(table)
+      if Table.there?(table), do: Monitor.forget(table)
     end
   end
 

@@ -9,8 +9,9 @@ defmodule Foundation.Registry.Backends.ETS do
   import Foundation.Registry.Backend, only: [alive?: 1]
 
   alias Foundation.LiveTable
-  alias Foundation.Registry.{Backend, Cleanup, Monitor, TableHolder}
-  alias Foundation.Registry.Backends.ETS.{Scan, Table}
+  alias Foundation.LiveTable
+  alias Foundation.Registry.{Backend, Cleanup, MatchSpec, Monitor, TableHolder}
+  alias Foundation.Registry.Backends.ETS.{Scan, Select, Table}
   alias Foundation.RetryingCall
 
   ## Ownership
@@ -27,7 +28,7 @@ defmodule Foundation.Registry.Backends.ETS do
 
   @impl true
   def config(name) do
-    table = fetch!(name)
+    table = get!(name)
     {table.kind, table.partitions, table.listeners, table.owner}
   end
 
@@ -37,7 +38,7 @@ defmodule Foundation.Registry.Backends.ETS do
   def register(name, pid, key, value) do
     on(name, fn table ->
       cond do
-        not alive?(pid) -> {:error, :not_alive}
+        pid != self() and not alive?(pid) -> {:error, :not_alive}
         full?(table) and not held?(table, key) -> refuse(table)
         true -> table |> insert(pid, key, value) |> registered(table)
       end
@@ -50,7 +51,7 @@ defmodule Foundation.Registry.Backends.ETS do
     row = {pid, Table.slot(table, key), id}
     :ets.insert(table.index, {row, key})
 
-    case put_entry(table, pid, key, id, value) do
+    case put_entry(table, Table.row(table, key, pid, value, id), key) do
       :ok ->
         confirm(table, row, key)
 
@@ -60,33 +61,33 @@ defmodule Foundation.Registry.Backends.ETS do
     end
   end
 
-  defp put_entry(%{kind: :unique} = table, pid, key, id, value) do
-    if :ets.insert_new(table.entries, {key, pid, id, value}) do
+  defp put_entry(%{kind: :unique} = table, row, key) do
+    if :ets.insert_new(table.entries, row) do
       :ok
     else
       case Table.holder(table, key) do
         :none ->
-          put_entry(table, pid, key, id, value)
+          put_entry(table, row, key)
 
         {holder, held} ->
           if alive?(holder) do
             {:error, {:already_registered, holder}}
           else
             evict(table, holder, key, held)
-            put_entry(table, pid, key, id, value)
+            put_entry(table, row, key)
           end
       end
     end
   end
 
-  defp put_entry(table, pid, key, id, value) do
-    :ets.insert(table.entries, {{Table.slot(table, key), id}, key, pid, value})
+  defp put_entry(table, row, _key) do
+    :ets.insert(table.entries, row)
     :ok
   end
 
   # The dead one's entry counts as cleaned up, if nobody else has removed it meanwhile.
   defp evict(table, holder, key, id) do
-    if Table.drop(table, key, id), do: Cleanup.count(table.name, 1)
+    Cleanup.count(table.name, Table.drop(table, key, [id]))
     :ets.delete(table.index, {holder, 0, id})
   end
 
@@ -96,7 +97,7 @@ defmodule Foundation.Registry.Backends.ETS do
   defp confirm(_table, {pid, _slot, _id}, _key) when pid == self(), do: :ok
 
   defp confirm(table, {pid, _slot, id} = row, key) do
-    if not :ets.member(table.registrants, pid) and Table.drop(table, key, id) do
+    if not :ets.member(table.registrants, pid) and Table.drop(table, key, [id]) == 1 do
       :ets.delete(table.index, row)
       {:error, :not_alive}
     else
@@ -129,28 +130,20 @@ defmodule Foundation.Registry.Backends.ETS do
   defp held?(_duplicate, _key), do: false
 
   defp refuse(table) do
-    :counters.add(table.drops, 1, 1)
+    Table.count_drop(table)
     {:error, :system_limit}
   end
 
   @impl true
   def unregister(name, pid, key) do
     on(name, fn table ->
-      for id <- own_ids(table, key, pid), do: remove_one(table, key, pid, id)
+      with [_ | _] = ids <- Table.own_ids(table, key, pid), do: Table.remove(table, key, pid, ids)
       if table.listeners == [], do: :ok, else: {:notify, table.listeners}
     end)
   end
 
   @impl true
-  def remove(name, key, pid, ids) do
-    on(name, fn table -> Enum.count(ids, &remove_one(table, key, pid, &1)) end)
-  end
-
-  defp remove_one(table, key, pid, id) do
-    removed? = Table.drop(table, key, id)
-    :ets.delete(table.index, {pid, Table.slot(table, key), id})
-    removed?
-  end
+  def remove(name, key, pid, ids), do: on(name, &Table.remove(&1, key, pid, ids))
 
   @impl true
   def replace(name, key, pid, expected, new) do
@@ -167,9 +160,25 @@ defmodule Foundation.Registry.Backends.ETS do
     end)
   end
 
+  @impl true
+  def update_value(name, key, callback) do
+    case on(name, &read_own(&1, key)) do
+      {:ok, old, version} ->
+        new = callback.(old)
+        if on(name, &Table.write_own(&1, key, version, new)), do: {new, old}, else: :error
+
+      none ->
+        none
+    end
+  end
+
+  defp read_own(%{kind: :unique} = table, key), do: Table.read_own(table, key)
+  defp read_own(table, _key), do: {:not_unique, table.kind}
+
   ## Reading
 
-  @impl true
+  @doc "Returns the entries under `key`, in the order of their registration."
+  @spec lookup(atom, term) :: [{pid, term}]
   def lookup(name, key), do: on(name, &entries_of(&1, key))
 
   @impl true
@@ -185,12 +194,9 @@ defmodule Foundation.Registry.Backends.ETS do
     on(name, fn
       %{kind: :unique} = table ->
         # One element is all that is copied: values may be large.
-        try do
-          :ets.lookup_element(table.entries, key, 2)
-        catch
-          :error, :badarg -> if Table.there?(table), do: :undefined, else: Backend.unknown!(name)
-        else
-          pid -> if alive?(pid), do: pid, else: :undefined
+        case element(table, key, 2) do
+          pid when is_pid(pid) -> if alive?(pid), do: pid, else: :undefined
+          [] -> :undefined
         end
 
       _duplicate ->
@@ -198,8 +204,23 @@ defmodule Foundation.Registry.Backends.ETS do
     end)
   end
 
-  @impl true
-  def values(name, key, pid), do: for({_id, value} <- entries(name, key, pid), do: value)
+  @doc "Returns what `pid` registered under `key`, in order. O(entries under the key)."
+  @spec values(atom, term, pid) :: [term]
+  def values(name, key, pid) do
+    on(name, fn table ->
+      if alive?(pid), do: own_values(table, key, pid), else: []
+    end)
+  end
+
+  defp own_values(%{kind: :unique} = table, key, pid) do
+    case :ets.lookup(table.entries, key) do
+      [{_key, ^pid, value, _id}] -> [value]
+      _anothers_or_none -> []
+    end
+  end
+
+  # One copy of the key's pairs costs less than finding the process's by the index.
+  defp own_values(table, key, pid), do: for({^pid, value} <- element(table, key, 2), do: value)
 
   @impl true
   def entries(name, key, pid) do
@@ -223,10 +244,45 @@ defmodule Foundation.Registry.Backends.ETS do
   def info(name), do: on(name, &Scan.info/1)
 
   @impl true
-  def walk(name, cursor), do: on(name, &Scan.walk(&1, cursor))
+  def chunks(name), do: name |> get!() |> Scan.chunks()
 
   @impl true
-  def walk_key(name, key, cursor), do: on(name, &Scan.walk_key(&1, key, cursor))
+  def key_chunks(name, key), do: [lookup(name, key)]
+
+  @impl true
+  def match(name, key, pattern, guards) do
+    if everything?(pattern, guards),
+      do: lookup(name, key),
+      else: MatchSpec.match(__MODULE__, name, key, pattern, guards)
+  end
+
+  defp everything?(pattern, guards), do: guards == [] and pattern == :_
+
+  @impl true
+  def count_match(name, key, pattern, guards) do
+    with true <- Table.plain?(key),
+         {:ok, count} <- on(name, &Select.count(&1, [{{key, :_, pattern}, guards, [true]}])) do
+      count
+    else
+      _elsewhere -> MatchSpec.count_match(__MODULE__, name, key, pattern, guards)
+    end
+  end
+
+  @impl true
+  def select(name, spec, function) do
+    case on(name, &Select.run(&1, spec)) do
+      {:ok, results} -> results
+      :error -> MatchSpec.select(__MODULE__, name, spec, function)
+    end
+  end
+
+  @impl true
+  def count_select(name, spec, function) do
+    case on(name, &Select.count(&1, spec)) do
+      {:ok, count} -> count
+      :error -> MatchSpec.count_select(__MODULE__, name, spec, function)
+    end
+  end
 
   @impl true
   def broadcast(name, key, message) do
@@ -238,7 +294,9 @@ defmodule Foundation.Registry.Backends.ETS do
   @doc "Metadata. O(1)."
   @spec meta(atom, term) :: {:ok, term} | :error
   def meta(name, key) do
-    on(name, fn table ->
+    table = Table.get(name) || Backend.unknown_meta!(name)
+
+    Table.guarded(table, fn table ->
       case :ets.lookup(table.meta, key) do
         [{_key, value}] -> {:ok, value}
         [] -> :error
@@ -246,7 +304,8 @@ defmodule Foundation.Registry.Backends.ETS do
     end)
   end
 
-  @impl true
+  @doc "Stores metadata. O(1)."
+  @spec put_meta(atom, term, term) :: :ok
   def put_meta(name, key, value) do
     on(name, &:ets.insert(&1.meta, {key, value}))
     :ok
@@ -260,63 +319,43 @@ defmodule Foundation.Registry.Backends.ETS do
 
   defp entries_of(%{kind: :unique} = table, key) do
     case :ets.lookup(table.entries, key) do
-      [{_key, pid, _id, value}] -> if alive?(pid), do: [{pid, value}], else: []
+      [{_key, pid, value, _id}] -> if alive?(pid), do: [{pid, value}], else: []
       [] -> []
     end
   end
 
   defp entries_of(table, key) do
-    {entries, :done} = Scan.walk_key(table, key, :all)
-    entries
+    pairs = element(table, key, 2)
+
+    if all_alive?(pairs),
+      do: pairs,
+      else: for({pid, _value} = pair <- pairs, alive?(pid), do: pair)
+  end
+
+  # Hardly ever is one of them dead, and then the list is returned as it is.
+  defp all_alive?([{pid, _value} | pairs]), do: alive?(pid) and all_alive?(pairs)
+  defp all_alive?([]), do: true
+
+  # Raises for a key that is not there, as for a table.
+  defp element(table, key, position) do
+    :ets.lookup_element(table.entries, key, position)
+  catch
+    :error, :badarg -> if Table.there?(table), do: [], else: raise(ArgumentError)
   end
 
   defp own_entries(%{kind: :unique} = table, key, pid) do
     case :ets.lookup(table.entries, key) do
-      [{_key, ^pid, id, value}] -> [{id, value}]
+      [{_key, ^pid, value, id}] -> [{id, value}]
       _anothers_or_none -> []
     end
   end
 
-  defp own_entries(table, key, pid) do
-    slot = Table.slot(table, key)
-
-    for id <- own_ids(table, key, pid),
-        {_row, _key, _pid, value} <- :ets.lookup(table.entries, {slot, id}),
-        do: {id, value}
-  end
-
-  defp own_ids(%{kind: :unique} = table, key, pid) do
-    case Table.holder(table, key) do
-      {^pid, id} -> [id]
-      _another_or_none -> []
-    end
-  end
-
-  defp own_ids(table, key, pid) do
-    head = {{pid, Table.slot(table, key), :"$2"}, :"$1"}
-    :ets.select(table.index, [{head, [{:"=:=", :"$1", {:const, key}}], [:"$2"]}])
-  end
+  defp own_entries(table, key, pid),
+    do: for({_key, {^pid, value}, id} <- :ets.lookup(table.entries, key), do: {id, value})
 
   ## Finding the table
 
-  defp fetch!(name) do
-    case Table.fetch(name) do
-      {:ok, table} -> table
-      :error -> Backend.unknown!(name)
-    end
-  end
+  defp get!(name), do: Table.get(name) || Backend.unknown!(name)
 
-  # ETS raises for a table that went while it was used, and so does a registry then.
-  defp on(name, fun) do
-    table = fetch!(name)
-
-    try do
-      fun.(table)
-    rescue
-      error in ArgumentError ->
-        if Table.there?(table),
-          do: reraise(error, __STACKTRACE__),
-          else: Backend.unknown!(name)
-    end
-  end
+  defp on(name, fun), do: name |> get!() |> Table.guarded(fun)
 end

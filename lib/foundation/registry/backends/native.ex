@@ -6,7 +6,7 @@ defmodule Foundation.Registry.Backends.Native do
   @behaviour Foundation.Registry.Backend
 
   alias Foundation.Native
-  alias Foundation.Registry.{Backend, Monitor, Options}
+  alias Foundation.Registry.{Backend, MatchSpec, Monitor, Options}
 
   @impl true
   def start(%Options{} = options) do
@@ -67,18 +67,12 @@ defmodule Foundation.Registry.Backends.Native do
     do: known!(Native.registry_unregister_for(name, pid, key), name)
 
   @impl true
-  def lookup(name, key), do: known!(Native.registry_lookup(name, key), name)
-
-  @impl true
   def lookup_many(name, keys) do
     case known!(Native.registry_lookup_many(name, keys), name) do
       {results, []} -> results
       {results, rest} -> results ++ lookup_many(name, rest)
     end
   end
-
-  @impl true
-  def values(name, key, pid), do: known!(Native.registry_values(name, key, pid), name)
 
   @impl true
   def keys(name, pid), do: collect(&known!(Native.registry_keys(name, pid, &1), name))
@@ -94,16 +88,66 @@ defmodule Foundation.Registry.Backends.Native do
     do: known!(Native.registry_replace(name, key, pid, expected, new), name)
 
   @impl true
+  def update_value(name, key, callback) do
+    case config(name) do
+      {:unique, _partitions, _listeners, _owner} ->
+        with [old] <- values(name, key),
+             new = callback.(old),
+             :ok <- write(name, key, old, new) do
+          {new, old}
+        else
+          _none -> :error
+        end
+
+      {kind, _partitions, _listeners, _owner} ->
+        {:not_unique, kind}
+    end
+  end
+
+  defp values(name, key), do: known!(Native.registry_values(name, key, self()), name)
+
+  # The callback runs once: what it returned replaces what others wrote meanwhile.
+  defp write(name, key, expected, new) do
+    with :stale <- replace(name, key, self(), expected, new),
+         [current] <- values(name, key) do
+      write(name, key, current, new)
+    end
+  end
+
+  @impl true
   def info(name) do
     {size, keys, processes, memory, drops} = known!(Native.registry_info(name), name)
     %{size: size, keys: keys, processes: processes, memory: memory, drops: drops}
   end
 
   @impl true
-  def walk(name, cursor), do: known!(Native.registry_walk(name, cursor), name)
+  def chunks(name), do: stream(&known!(Native.registry_walk(name, &1), name))
 
   @impl true
-  def walk_key(name, key, cursor), do: known!(Native.registry_walk_key(name, key, cursor), name)
+  def key_chunks(name, key), do: stream(&known!(Native.registry_walk_key(name, key, &1), name))
+
+  # The chunks that `next` returns for a cursor, from the first to the one that says `:done`.
+  defp stream(next) do
+    Stream.unfold(0, fn
+      :done -> nil
+      cursor -> next.(cursor)
+    end)
+  end
+
+  @impl true
+  def match(name, key, pattern, guards),
+    do: MatchSpec.match(__MODULE__, name, key, pattern, guards)
+
+  @impl true
+  def count_match(name, key, pattern, guards),
+    do: MatchSpec.count_match(__MODULE__, name, key, pattern, guards)
+
+  @impl true
+  def select(name, spec, function), do: MatchSpec.select(__MODULE__, name, spec, function)
+
+  @impl true
+  def count_select(name, spec, function),
+    do: MatchSpec.count_select(__MODULE__, name, spec, function)
 
   @impl true
   def broadcast(name, key, message), do: broadcast(name, key, message, 0, 0)
@@ -115,9 +159,6 @@ defmodule Foundation.Registry.Backends.Native do
     Enum.each(remote, &send(&1, message))
     broadcast(name, key, message, cursor, sent + local + length(remote))
   end
-
-  @impl true
-  def put_meta(name, key, value), do: known!(Native.registry_put_meta(name, key, value), name)
 
   @impl true
   def delete_meta(name, key), do: known!(Native.registry_delete_meta(name, key), name)

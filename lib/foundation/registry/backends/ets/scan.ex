@@ -1,7 +1,6 @@
 defmodule Foundation.Registry.Backends.ETS.Scan do
   @moduledoc false
-  # What reads more than one entry, by chunks. All of it runs over ordered tables, whose
-  # traversal passes what stays exactly once without fixing the table.
+  # Reads of more than one key.
 
   import Foundation.Registry.Backend, only: [alive?: 1]
 
@@ -9,63 +8,54 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
   alias Foundation.Registry.Backends.ETS.Table
 
   @chunk 500
+  @end_of_table :"$end_of_table"
 
-  @doc "The keys of `pid`, one an entry."
+  @doc "Returns the keys of `pid`, one for each entry."
+  def keys(%{kind: :unique} = table, pid) do
+    for {{_pid, _slot, id}, key} <- Table.own_rows(table, pid), id?(table, key, id), do: key
+  end
+
+  # An index row is there a moment longer than its entry, and here that is all there is to it.
   def keys(table, pid),
-    do: for({row, key} <- Table.own_rows(table, pid), there?(table, row, key), do: key)
+    do: :ets.select(table.index, [{{{pid, :_, :_}, :"$1"}, [], [:"$1"]}])
 
-  # An index row is there a moment longer than its entry.
-  defp there?(%{kind: :unique} = table, {pid, _slot, id}, key),
-    do: Table.holder(table, key) == {pid, id}
-
-  defp there?(table, {_pid, slot, id}, _key), do: :ets.member(table.entries, {slot, id})
-
-  @doc "A chunk of all entries. The first cursor is 0."
-  def walk(%{kind: :unique} = table, cursor) do
-    {rows, cursor} =
-      chunk(table.index, [{{{:"$1", :_, :"$2"}, :"$3"}, [], [{{:"$1", :"$2", :"$3"}}]}], cursor)
-
-    entries =
-      for {pid, id, key} <- rows,
-          alive?(pid),
-          {_key, ^pid, ^id, value} <- :ets.lookup(table.entries, key),
-          do: {key, pid, value}
-
-    {entries, cursor}
+  # A registration that is refused has an index row for a moment, and never an entry.
+  defp id?(table, key, id) do
+    :ets.lookup_element(table.entries, key, 4) == id
+  catch
+    :error, :badarg -> if Table.there?(table), do: false, else: raise(ArgumentError)
   end
 
-  def walk(table, cursor) do
-    {entries, cursor} =
-      chunk(table.entries, [{{:_, :"$1", :"$2", :"$3"}, [], [{{:"$1", :"$2", :"$3"}}]}], cursor)
+  @doc "Streams the entries as lists of `{key, pid, value}`. The table is fixed meanwhile."
+  def chunks(%{entries: entries} = table) do
+    head = Table.row(table, :"$1", :"$2", :"$3", :_)
+    spec = [{head, [], [{{:"$1", :"$2", :"$3"}}]}]
 
-    {for({_key, pid, _value} = entry <- entries, alive?(pid), do: entry), cursor}
+    Stream.resource(
+      fn -> Table.guarded(table, fn _table -> :ets.safe_fixtable(entries, true) end) end,
+      fn
+        :done -> {:halt, :done}
+        true -> Table.guarded(table, fn _table -> chunk(:ets.select(entries, spec, @chunk)) end)
+        rest -> Table.guarded(table, fn _table -> chunk(:ets.select(rest)) end)
+      end,
+      fn _rest -> Table.there?(table) and :ets.safe_fixtable(entries, false) end
+    )
   end
 
-  @doc "A chunk of the entries under `key`; with `:all` for a cursor, all of them."
-  def walk_key(%{kind: :unique} = table, key, _cursor) do
-    entries =
-      for {_key, pid, _id, value} <- :ets.lookup(table.entries, key),
-          alive?(pid),
-          do: {pid, value}
+  defp chunk(@end_of_table), do: {:halt, :done}
+  defp chunk({rows, @end_of_table}), do: {[living(rows)], :done}
+  defp chunk({rows, rest}), do: {[living(rows)], rest}
 
-    {entries, :done}
-  end
+  defp living(rows), do: for({_key, pid, _value} = entry <- rows, alive?(pid), do: entry)
 
-  def walk_key(table, key, cursor) do
-    head = {{Table.slot(table, key), :_}, :"$1", :"$2", :"$3"}
-    spec = [{head, [{:"=:=", :"$1", {:const, key}}], [{{:"$2", :"$3"}}]}]
-    {entries, cursor} = chunk(table.entries, spec, cursor)
-    {for({pid, _value} = entry <- entries, alive?(pid), do: entry), cursor}
-  end
-
-  @doc "Figures of the whole table: O(entries), in the caller."
+  @doc "Returns figures of the whole table: O(entries), in the caller."
   def info(table) do
     %{
       size: LiveTable.size(table.entries),
       keys: distinct_keys(table),
       processes: processes(table),
       memory: memory(table),
-      drops: :counters.get(table.drops, 1)
+      drops: Table.drops(table)
     }
   end
 
@@ -89,37 +79,32 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
 
   defp distinct_keys(%{kind: :unique} = table), do: LiveTable.size(table.entries)
 
-  # Entries of one hash lie beside each other, and hardly ever have two keys.
-  defp distinct_keys(table) do
-    spec = [{{{:"$1", :_}, :"$2", :_, :_}, [], [{{:"$1", :"$2"}}]}]
+  # In a bag `:ets.next/2` returns the next key.
+  defp distinct_keys(%{entries: entries}) do
+    :ets.safe_fixtable(entries, true)
 
-    {count, _hash, _keys} =
-      fold(table.entries, spec, {0, nil, []}, fn
-        {hash, key}, {count, hash, keys} ->
-          if Enum.any?(keys, &(&1 === key)),
-            do: {count, hash, keys},
-            else: {count + 1, hash, [key | keys]}
-
-        {hash, key}, {count, _hash, _keys} ->
-          {count + 1, hash, [key]}
-      end)
-
-    count
+    try do
+      # That atom may be a key, too. Then the first time that it is returned it is the key.
+      key? = :ets.member(entries, @end_of_table)
+      count_keys(entries, :ets.first(entries), 0, key?)
+    after
+      :ets.safe_fixtable(entries, false)
+    end
   end
 
-  defp fold(tid, spec, acc, fun, cursor \\ 0)
-  defp fold(_tid, _spec, acc, _fun, :done), do: acc
+  defp count_keys(_entries, @end_of_table, count, false), do: count
 
-  defp fold(tid, spec, acc, fun, cursor) do
-    {rows, cursor} = chunk(tid, spec, cursor)
-    fold(tid, spec, Enum.reduce(rows, acc, fun), fun, cursor)
+  defp count_keys(entries, key, count, key?) do
+    key? = key? and key != @end_of_table
+    count_keys(entries, :ets.next(entries, key), count + 1, key?)
   end
 
-  defp chunk(tid, spec, :all), do: {:ets.select(tid, spec), :done}
-  defp chunk(tid, spec, 0), do: tid |> :ets.select(spec, @chunk) |> continued()
-  defp chunk(_tid, _spec, continuation), do: continuation |> :ets.select() |> continued()
+  defp fold(tid, spec, acc, fun),
+    do: tid |> :ets.select(spec, @chunk) |> fold_chunk(acc, fun)
 
-  defp continued(:"$end_of_table"), do: {[], :done}
-  defp continued({rows, :"$end_of_table"}), do: {rows, :done}
-  defp continued({rows, continuation}), do: {rows, continuation}
+  defp fold_chunk(@end_of_table, acc, _fun), do: acc
+  defp fold_chunk({rows, @end_of_table}, acc, fun), do: Enum.reduce(rows, acc, fun)
+
+  defp fold_chunk({rows, rest}, acc, fun),
+    do: rest |> :ets.select() |> fold_chunk(Enum.reduce(rows, acc, fun), fun)
 end

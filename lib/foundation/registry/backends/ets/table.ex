@@ -1,37 +1,46 @@
 defmodule Foundation.Registry.Backends.ETS.Table do
   @moduledoc false
-  # A registry of the ETS engine: five tables, and the directory where they are found by name.
+  # A registry of the ETS engine: five ETS tables, found through a persistent term by its name.
   #
-  #   entries      unique:    set          {key, pid, id, value}
-  #                duplicate: ordered_set  {{hash of key, id}, key, pid, value}
-  #   index        ordered_set             {{pid, slot, id}, key}
-  #   registrants  set                     {pid, monitoring process | nil, monitor | nil}
-  #   meta         set                     {key, value}
-  #   claims       set                     {hash of key, claiming process}
+  #   entries      unique:    set            {key, pid, value, id}
+  #                duplicate: duplicate_bag  {key, {pid, value}, id}
+  #   index        ordered_set               {{pid, slot, id}, key}
+  #   registrants  set                       {pid, monitoring process | nil, monitor | nil}
+  #   meta         set                       {key, value}
+  #   claims       set                       {hash of key, claiming process}
   #
-  # Ids grow, so the entries of a duplicate key lie beside each other in the order of their
-  # registration, and one of them is found by its id alone: removing one of 100,000 entries
-  # of a key, or of a process, costs a step down a tree. The hash stands for the key in
-  # there because an ordered_set compares by `==`, and a pattern can bind an integer but
-  # not every key; `=:=` on the key itself then decides. `slot` is that hash, and 0 in a
-  # unique registry, whose entries name their id.
+  # A persistent term is read without a lock and without a copy. It changes only when a registry
+  # starts, stops or gets a new owner, since replacing one makes the VM scan all processes.
   #
-  # An entry's index row is there from before the entry until after it. So whoever cleans
-  # up after a process finds everything by its index rows, whatever was interrupted where;
-  # and an entry is removed by whoever's deletion of the entry itself succeeds.
+  # The rows have the form in which a read needs them. One `:ets.lookup_element/3` returns the pairs
+  # of a duplicate key in the order of their registration. `slot` is the key's hash in a duplicate
+  # registry, so that a process finds its entries under one key without reading its others. It is 0
+  # in a unique registry.
   #
-  # Taking a unique entry away, or changing it, depends on its id, and ETS does that in one
-  # step for a key that a pattern can bind. Maps and atoms like `:_` it cannot: those few keys
-  # are changed under a claim on their hash, which is void when its process is dead.
+  # An index row exists from before its entry until after it. A clean-up therefore finds every entry
+  # of a dead process by the index, wherever that process or an earlier clean-up was interrupted. Of
+  # several callers that remove one entry, the one whose deletion of the entry succeeds counts it.
+  #
+  # A unique entry is removed or replaced on the condition that its id is still the same. ETS does
+  # that in one step where a pattern can bind the key. It cannot bind maps and atoms like `:_`; such
+  # an entry is changed under a claim on the key's hash, which is void when its process is dead.
+  #
+  # The owner of an entry updates its value with a plain insert, under a claim. Between its read and
+  # its write the entry may have been removed, by its own callback or by `unregister_for/3`, and
+  # another process may have the key. Each removal is counted in `counters`, and a removal by another
+  # process holds the claim too. An owner that sees a new count looks whose the key is.
 
   import Foundation.Registry.MatchSpec, only: [variable?: 1]
 
-  @directory Foundation.Registry.Directory
+  alias Foundation.Registry.Backend
 
   # phash2's largest range.
   @hashes 4_294_967_296
 
-  @enforce_keys [:name, :kind, :entries, :index, :registrants, :meta, :claims]
+  @drops 1
+  @removals 2
+
+  @enforce_keys [:name, :kind, :entries, :index, :registrants, :meta, :claims, :counters]
   defstruct [
     :name,
     :kind,
@@ -41,56 +50,49 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     :registrants,
     :meta,
     :claims,
+    :counters,
     :adopt_timeout,
     :max_entries,
-    :drops,
     partitions: 1,
     listeners: []
   ]
 
   @type t :: %__MODULE__{}
+  @type id :: integer
 
-  @doc """
-  Creates the directory. It belongs to the caller, which must live as long as the application.
-  """
-  @spec open_directory() :: :ok
-  def open_directory do
-    @directory = :ets.new(@directory, [:named_table, :public, read_concurrency: true])
-    :ok
-  end
+  ## The directory
 
-  @doc "The table of that name, or `:error`. O(1)."
+  @doc "Returns the table of that name, or nil. O(1), without a copy."
+  @spec get(atom) :: t | nil
+  def get(name), do: :persistent_term.get({__MODULE__, name}, nil)
+
+  @doc "Returns `{:ok, table}`, or `:error`. O(1)."
   @spec fetch(atom) :: {:ok, t} | :error
   def fetch(name) do
-    case :ets.lookup(@directory, name) do
-      [{_name, table}] -> {:ok, table}
-      [] -> :error
+    case get(name) do
+      nil -> :error
+      table -> {:ok, table}
     end
-  rescue
-    # No directory: the application is not running, and neither is any table.
-    ArgumentError -> :error
   end
 
-  @doc "All tables of this engine."
+  @doc "Returns all tables of this engine. O(persistent terms of the VM)."
   @spec all() :: [t]
-  def all, do: :ets.select(@directory, [{{:_, :"$1"}, [], [:"$1"]}])
+  def all, do: for({{__MODULE__, _name}, table} <- :persistent_term.get(), do: table)
 
   @doc "Makes the table findable by its name."
-  @spec publish(t) :: true
-  def publish(table), do: :ets.insert(@directory, {table.name, table})
+  @spec publish(t) :: :ok
+  def publish(table), do: :persistent_term.put({__MODULE__, table.name}, table)
 
-  @doc "Takes it out of the directory, unless another incarnation is there by now."
+  @doc "Makes the table's name unknown, unless it belongs to another table by now."
   @spec withdraw(t) :: :ok
   def withdraw(%{name: name, entries: entries}) do
-    case fetch(name) do
-      {:ok, %{entries: ^entries}} -> :ets.delete(@directory, name)
-      _another_or_none -> true
-    end
-
+    with %{entries: ^entries} <- get(name), do: :persistent_term.erase({__MODULE__, name})
     :ok
   end
 
-  @doc "New tables with the caller as their owner and their heir."
+  ## Creating and destroying
+
+  @doc "Returns new tables with the caller as their owner and their heir."
   @spec create(Foundation.Registry.Options.t()) :: t
   def create(options) do
     heir = {:heir, self(), options.name}
@@ -99,18 +101,26 @@ defmodule Foundation.Registry.Backends.ETS.Table do
       name: options.name,
       kind: options.kind,
       entries: new_entries(options, heir),
-      index: :ets.new(:foundation_registry_index, tree(heir)),
+      index: :ets.new(:foundation_registry_index, [:ordered_set | concurrent(heir)]),
       registrants: :ets.new(:foundation_registry_registrants, [:set | concurrent(heir)]),
       meta: :ets.new(:foundation_registry_meta, [:set, :public, heir, read_concurrency: true]),
-      claims: :ets.new(:foundation_registry_claims, [:set | concurrent(heir)]),
-      drops: :counters.new(1, [])
+      claims: :ets.new(:foundation_registry_claims, [:set, :public, heir]),
+      counters: :counters.new(2, [])
     }
     |> configure(options)
   end
 
+  defp new_entries(options, heir) do
+    type = if options.kind == :unique, do: :set, else: :duplicate_bag
+    compressed = if options.compressed, do: [:compressed], else: []
+    :ets.new(:foundation_registry_entries, [type | compressed] ++ concurrent(heir))
+  end
+
+  defp concurrent(heir), do: [:public, heir, read_concurrency: true, write_concurrency: true]
+
   @doc """
-  What a new owner may change. Metadata that is there wins over the owner's, and listeners stay where
-  it names none.
+  Applies the options that a new owner may change. Metadata that is there takes precedence over the
+  owner's, and listeners stay where it names none.
   """
   @spec configure(t, Foundation.Registry.Options.t()) :: t
   def configure(table, options) do
@@ -125,144 +135,255 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     }
   end
 
-  @doc "The ETS tables of a table."
+  @doc "Returns the ETS tables of a table."
   @spec parts(t) :: [:ets.tid()]
   def parts(table),
     do: [table.entries, table.index, table.registrants, table.meta, table.claims]
 
-  @doc "Whether its ETS tables are still there."
+  @doc "Returns whether its ETS tables exist."
   @spec there?(t) :: boolean
   def there?(table), do: :ets.info(table.entries, :id) != :undefined
 
-  @doc "Deletes the ETS tables that are still there."
+  @doc """
+  Calls `fun` with the table. ETS raises for a table that is deleted while it is used; then this raises
+  what a registry that is not running does.
+  """
+  @spec guarded(t, (t -> result)) :: result when result: var
+  def guarded(table, fun) do
+    fun.(table)
+  rescue
+    error in ArgumentError ->
+      if there?(table),
+        do: reraise(error, __STACKTRACE__),
+        else: Backend.unknown!(table.name)
+  end
+
+  @doc "Deletes the ETS tables that exist."
   @spec destroy(t) :: :ok
   def destroy(table) do
     for part <- parts(table), :ets.info(part, :id) != :undefined, do: :ets.delete(part)
     :ok
   end
 
-  defp new_entries(%{kind: :unique} = options, heir),
-    do: :ets.new(:foundation_registry_entries, [:set | compressible(options, concurrent(heir))])
+  @doc "Counts a registration that the bound refused."
+  @spec count_drop(t) :: :ok
+  def count_drop(table), do: :counters.add(table.counters, @drops, 1)
 
-  defp new_entries(options, heir),
-    do: :ets.new(:foundation_registry_entries, compressible(options, tree(heir)))
-
-  defp compressible(%{compressed: true}, ets_options), do: [:compressed | ets_options]
-  defp compressible(_options, ets_options), do: ets_options
-
-  defp tree(heir), do: [:ordered_set | concurrent(heir)]
-  defp concurrent(heir), do: [:public, heir, read_concurrency: true, write_concurrency: true]
+  @doc "Returns how many registrations the bound refused."
+  @spec drops(t) :: non_neg_integer
+  def drops(table), do: :counters.get(table.counters, @drops)
 
   ## Rows
 
-  @doc "What stands for `key` in an index row, and before the id of a duplicate entry."
+  @doc "Returns what stands for `key` in an index row."
   @spec slot(t, term) :: non_neg_integer
   def slot(%{kind: :unique}, _key), do: 0
-  def slot(_table, key), do: :erlang.phash2(key, @hashes)
+  def slot(_duplicate, key), do: hash(key)
+
+  @doc "Returns the claim that stands for `key`."
+  @spec hash(term) :: non_neg_integer
+  def hash(key), do: :erlang.phash2(key, @hashes)
+
+  @doc "Returns a pattern or a row of the entries table."
+  @spec row(t, term, term, term, term) :: tuple
+  def row(%{kind: :unique}, key, pid, value, id), do: {key, pid, value, id}
+  def row(_duplicate, key, pid, value, id), do: {key, {pid, value}, id}
+
+  @doc "Returns the process and the id of a unique entry; without a copy of the value, where that can be."
+  @spec holder(t, term) :: {pid, id} | :none
+  def holder(%{entries: entries}, key) do
+    if plain?(key) do
+      case :ets.select(entries, [{{key, :"$1", :_, :"$2"}, [], [{{:"$1", :"$2"}}]}]) do
+        [holder] -> holder
+        [] -> :none
+      end
+    else
+      case :ets.lookup(entries, key) do
+        [{_key, pid, _value, id}] -> {pid, id}
+        [] -> :none
+      end
+    end
+  end
+
+  @doc "Returns the ids of the entries of `pid` under `key`. O(log n) and those entries."
+  @spec own_ids(t, term, pid) :: [id]
+  def own_ids(%{kind: :unique} = table, key, pid) do
+    case holder(table, key) do
+      {^pid, id} -> [id]
+      _another_or_none -> []
+    end
+  end
+
+  def own_ids(table, key, pid) do
+    head = {{pid, slot(table, key), :"$2"}, :"$1"}
+    :ets.select(table.index, [{head, [{:"=:=", :"$1", {:const, key}}], [:"$2"]}])
+  end
+
+  @doc "Returns the index rows of `pid`."
+  @spec own_rows(t, pid) :: [{{pid, non_neg_integer, id}, term}]
+  def own_rows(table, pid), do: :ets.select(table.index, [{{{pid, :_, :_}, :_}, [], [:"$_"]}])
+
+  ## Removing
 
   @doc """
-  Deletes one entry; true for the one caller who did. The index row is left to the caller.
+  Deletes the entries with these ids under `key`, and returns how many this call deleted itself. The
+  index rows are left to the caller. One pass over the entries of the key.
   """
-  @spec drop(t, term, integer) :: boolean
-  def drop(%{kind: :unique, entries: entries} = table, key, id) do
-    if plain?(key) do
-      :ets.select_delete(entries, [{{key, :_, id, :_}, [], [true]}]) == 1
-    else
-      claiming(table, key, fn ->
-        match?([{_key, _pid, ^id, _value}], :ets.lookup(entries, key)) and
-          :ets.delete(entries, key)
-      end)
+  @spec drop(t, term, [id]) :: non_neg_integer
+  def drop(_table, _key, []), do: 0
+
+  def drop(table, key, ids) do
+    cond do
+      not plain?(key) ->
+        claiming(table, key, fn -> drop_each(table, key, ids) end)
+
+      match?([_], ids) ->
+        :ets.select_delete(table.entries, [{row(table, key, :_, :_, hd(ids)), [], [true]}])
+
+      true ->
+        :ets.select_delete(table.entries, [{row(table, key, :_, :_, :"$1"), [among(ids)], [true]}])
     end
   end
 
-  def drop(%{entries: entries} = table, key, id) do
-    spec = [{{{slot(table, key), id}, :_, :_, :_}, [], [true]}]
-    :ets.select_delete(entries, spec) == 1
-  end
+  defp among(ids), do: {:is_map_key, :"$1", Map.new(ids, &{&1, []})}
 
-  @doc "Removes all entries of `pid`; how many this call removed itself."
-  @spec clean(t, pid) :: non_neg_integer
-  def clean(table, pid) do
-    # While the registrant is there, whoever comes after a monitor that was killed in here goes on
-    # with it. And once more without it: a registration that is under way looks for it last.
-    before = remove_all(table, pid)
-    :ets.delete(table.registrants, pid)
-    before + remove_all(table, pid)
-  end
-
-  defp remove_all(table, pid) do
-    for {{_pid, _slot, id} = row, key} <- own_rows(table, pid), reduce: 0 do
+  # An entry equals no other: no two have one id.
+  defp drop_each(table, key, ids) do
+    for row <- :ets.lookup(table.entries, key), id(row) in ids, reduce: 0 do
       count ->
-        dropped = if drop(table, key, id), do: 1, else: 0
-        :ets.delete(table.index, row)
-        count + dropped
+        :ets.delete_object(table.entries, row)
+        count + 1
     end
   end
 
-  @doc "The index rows of `pid`, by key and registration."
-  @spec own_rows(t, pid) :: [{{pid, non_neg_integer, integer}, term}]
-  def own_rows(table, pid), do: :ets.select(table.index, [{{{pid, :_, :_}, :_}, [], [:"$_"]}])
+  defp id({_key, _pid, _value, id}), do: id
+  defp id({_key, _pair, id}), do: id
+
+  @doc "Deletes entries of `pid` as `drop/3` does, and their index rows."
+  @spec remove(t, term, pid, [id]) :: non_neg_integer
+  def remove(table, key, pid, ids) do
+    count =
+      if pid == self(), do: drop_counted(table, key, ids), else: drop_anothers(table, key, ids)
+
+    slot = slot(table, key)
+    for id <- ids, do: :ets.delete(table.index, {pid, slot, id})
+    count
+  end
+
+  # The count comes last, and under the claim. An owner that gets the claim after its read and sees the
+  # count unchanged then knows that its entry is still there.
+  defp drop_anothers(%{kind: :unique} = table, key, ids),
+    do: claiming(table, key, fn -> drop_counted(table, key, ids) end)
+
+  defp drop_anothers(table, key, ids), do: drop(table, key, ids)
+
+  defp drop_counted(table, key, ids) do
+    count = drop(table, key, ids)
+    if table.kind == :unique, do: :counters.add(table.counters, @removals, 1)
+    count
+  end
+
+  @doc "Removes all entries of dead processes, and returns how many this call removed itself."
+  @spec clean(t, [pid]) :: non_neg_integer
+  def clean(table, pids) do
+    # While the registrant is there, the successor of a monitor that was killed in here goes on with
+    # it. And once more without it: a registration that is under way looks for it last.
+    before = remove_all(table, pids)
+    for pid <- pids, do: :ets.delete(table.registrants, pid)
+    before + remove_all(table, pids)
+  end
+
+  # One pass for each key, however many of its subscribers have died.
+  defp remove_all(table, pids) do
+    rows = Enum.flat_map(pids, &own_rows(table, &1))
+    by_key = Enum.group_by(rows, &elem(&1, 1), fn {{_pid, _slot, id}, _key} -> id end)
+    count = for {key, ids} <- by_key, reduce: 0, do: (count -> count + drop(table, key, ids))
+    for {row, _key} <- rows, do: :ets.delete(table.index, row)
+    count
+  end
+
+  ## Updating
+
+  @doc """
+  Returns `{:ok, value, version}` of the caller's unique entry, or `:error`. `write_own/4` takes the
+  version.
+  """
+  @spec read_own(t, term) :: {:ok, term, version :: term} | :error
+  def read_own(table, key) do
+    me = self()
+    removals = :counters.get(table.counters, @removals)
+
+    case :ets.lookup(table.entries, key) do
+      [{stored, ^me, value, id}] -> {:ok, value, {stored, id, removals}}
+      _anothers_or_none -> :error
+    end
+  end
+
+  @doc """
+  Sets the value of the caller's unique entry; false if the entry has been removed since it was read.
+  """
+  @spec write_own(t, term, version :: term, term) :: boolean
+  def write_own(table, key, {stored, id, removals}, value) do
+    claiming(table, key, fn ->
+      (:counters.get(table.counters, @removals) == removals or
+         holder(table, key) == {self(), id}) and
+        :ets.insert(table.entries, {stored, self(), value, id})
+    end)
+  end
 
   @doc "Sets the value of a unique entry of `pid` if it still is `expected`; true if it did."
   @spec swap(t, term, pid, term, term) :: boolean
   def swap(%{kind: :unique, entries: entries} = table, key, pid, expected, new) do
     if plain?(key) do
       guard = {:"=:=", :"$2", {:const, expected}}
-      body = {{{:element, 1, :"$_"}, pid, :"$1", {:const, new}}}
-      :ets.select_replace(entries, [{{key, pid, :"$1", :"$2"}, [guard], [body]}]) == 1
+      body = {{{:element, 1, :"$_"}, pid, {:const, new}, :"$1"}}
+      :ets.select_replace(entries, [{{key, pid, :"$2", :"$1"}, [guard], [body]}]) == 1
     else
       claiming(table, key, fn ->
         case :ets.lookup(entries, key) do
-          [{key, ^pid, id, ^expected}] -> :ets.insert(entries, {key, pid, id, new})
+          [{key, ^pid, ^expected, id}] -> :ets.insert(entries, {key, pid, new, id})
           _another_or_none -> false
         end
       end)
     end
   end
 
-  @doc "Who has a unique key, with which entry; without copying the value, where that can be."
-  @spec holder(t, term) :: {pid, integer} | :none
-  def holder(%{entries: entries}, key) do
-    if plain?(key) do
-      case :ets.select(entries, [{{key, :"$1", :"$2", :_}, [], [{{:"$1", :"$2"}}]}]) do
-        [holder] -> holder
-        [] -> :none
-      end
-    else
-      case :ets.lookup(entries, key) do
-        [{_key, pid, id, _value}] -> {pid, id}
-        [] -> :none
-      end
-    end
-  end
-
   defp claiming(%{claims: claims} = table, key, fun) do
-    claim = {:erlang.phash2(key, @hashes), self()}
+    claim = {hash(key), self()}
 
-    if :ets.insert_new(claims, claim) do
-      try do
+    cond do
+      :ets.insert_new(claims, claim) ->
+        try do
+          fun.()
+        after
+          :ets.delete_object(claims, claim)
+        end
+
+      # An outer call of this process holds it.
+      :ets.lookup(claims, elem(claim, 0)) == [claim] ->
         fun.()
-      after
-        :ets.delete_object(claims, claim)
-      end
-    else
-      # Held for two operations on a table: not worth more than a yield.
-      for {_hash, pid} = other <- :ets.lookup(claims, elem(claim, 0)),
-          not Process.alive?(pid),
-          do: :ets.delete_object(claims, other)
 
-      :erlang.yield()
-      claiming(table, key, fun)
+      true ->
+        # Held for a few operations on a table: not worth more than a yield.
+        for {_hash, pid} = other <- :ets.lookup(claims, elem(claim, 0)),
+            not Process.alive?(pid),
+            do: :ets.delete_object(claims, other)
+
+        :erlang.yield()
+        claiming(table, key, fun)
     end
   end
 
-  # Whether a pattern with this key binds it, to nothing but what is equal. In a map it does
-  # neither on every OTP: there it is a pattern for all maps that have more, too.
-  defp plain?(atom) when is_atom(atom), do: not variable?(atom)
-  defp plain?([head | tail]), do: plain?(head) and plain?(tail)
-  defp plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()
-  defp plain?(map) when is_map(map), do: false
+  @doc """
+  Returns whether a pattern with this key binds it, to nothing but what is equal. In a map it does
+  neither on every OTP: there it is a pattern for all maps that have more, too.
+  """
+  @spec plain?(term) :: boolean
+  def plain?(atom) when is_atom(atom), do: not variable?(atom)
+  def plain?([head | tail]), do: plain?(head) and plain?(tail)
+  def plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()
+  def plain?(map) when is_map(map), do: false
   # Before OTP 27 the two zeros are one key, but a pattern with one does not match the other.
-  defp plain?(float) when is_float(float), do: float != 0.0
-  defp plain?(_other), do: true
+  def plain?(float) when is_float(float), do: float != 0.0
+  def plain?(_other), do: true
 end
