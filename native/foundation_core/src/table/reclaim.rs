@@ -7,7 +7,8 @@
 //! is the grace period of read-copy-update (McKenney and Slingwine, 1998) with the asymmetric
 //! barrier of `membarrier(2)`: the reader's store and its next load are kept in order by the
 //! writer, who pays for it once a batch, and so the read path has no fence and no locked
-//! instruction. Where that system call is missing the reader issues a fence of its own.
+//! instruction. Where that system call is missing the reader issues a fence of its own. Where the
+//! kernel refuses it later, readers are told to issue fences, and batches wait until all have heard.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -67,6 +68,8 @@ struct Batch {
 
 struct Collector {
     participants: Mutex<Vec<&'static Participant>>,
+    /// What was put back because [`barrier::heavy`] gave no barrier.
+    unclosed: Mutex<Vec<Garbage>>,
     /// Oldest first. A reader that keeps a batch was there before those behind it were closed, and
     /// keeps them too: only the first is ever asked.
     waiting: Mutex<VecDeque<Batch>>,
@@ -77,6 +80,7 @@ impl Collector {
     const fn new() -> Self {
         Collector {
             participants: Mutex::new(Vec::new()),
+            unclosed: Mutex::new(Vec::new()),
             waiting: Mutex::new(VecDeque::new()),
         }
     }
@@ -85,6 +89,7 @@ impl Collector {
     fn new() -> Self {
         Collector {
             participants: Mutex::new(Vec::new()),
+            unclosed: Mutex::new(Vec::new()),
             waiting: Mutex::new(VecDeque::new()),
         }
     }
@@ -110,19 +115,21 @@ impl Collector {
 
     /// Closes the batch of `retired`, and frees up to `most` batches that no reader can still see.
     fn collect(&self, retired: Retired, most: usize) {
-        if !retired.garbage.is_empty() {
-            // Everything in the batch was unlinked before this barrier. A thread that has no guard
-            // after it will, when it next starts a read, find nothing of the batch.
-            barrier::heavy();
+        let mut garbage = retired.garbage;
+        garbage.append(&mut lock(&self.unclosed));
+        // Everything in the batch was unlinked before this barrier. A thread that has no guard
+        // after it will, when it next starts a read, find nothing of the batch.
+        if garbage.is_empty() {
+            // Nothing to close: what was closed before may be free by now.
+        } else if barrier::heavy() {
             let readers = lock(&self.participants)
                 .iter()
                 .map(|participant| (*participant, participant.reads.load(Ordering::Acquire)))
                 .filter(|(_, reads)| is_reading(*reads))
                 .collect();
-            lock(&self.waiting).push_back(Batch {
-                garbage: retired.garbage,
-                readers,
-            });
+            lock(&self.waiting).push_back(Batch { garbage, readers });
+        } else {
+            lock(&self.unclosed).append(&mut garbage);
         }
         for _ in 0..most {
             let Some(batch) = self.unseen() else { return };
@@ -166,7 +173,7 @@ impl Collector {
             .iter()
             .map(|batch| batch.garbage.len())
             .sum();
-        retired + waiting
+        retired + lock(&self.unclosed).len() + waiting
     }
 }
 
@@ -338,23 +345,35 @@ pub fn outstanding() -> usize {
 mod barrier {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
+    use std::time::{Duration, Instant};
+
+    use crate::primitive::{Mutex, lock};
 
     /// Whether the kernel puts the readers' stores in order for us. Until a participant has
     /// joined, which asks the kernel first, readers issue fences.
     static ASYMMETRIC: AtomicBool = AtomicBool::new(false);
+    /// When readers were told to issue fences again, the kernel having refused.
+    static FELL_BACK: Mutex<Option<Instant>> = Mutex::new(None);
 
-    fn membarrier(command: libc::c_int) -> libc::c_long {
+    /// How long a store may stay in a processor's buffer before others see it, by a wide margin.
+    const SETTLED: Duration = Duration::from_secs(1);
+
+    fn membarrier(command: libc::c_int) -> bool {
         // SAFETY: membarrier(2) takes integers and touches no memory of ours.
-        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+
+    fn register() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) && order()
+    }
+
+    fn order() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
     }
 
     pub(super) fn detect() {
         static DETECTED: OnceLock<()> = OnceLock::new();
-        DETECTED.get_or_init(|| {
-            let registered = membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0
-                && membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0;
-            ASYMMETRIC.store(registered, Ordering::SeqCst);
-        });
+        DETECTED.get_or_init(|| ASYMMETRIC.store(register(), Ordering::SeqCst));
     }
 
     #[inline]
@@ -366,18 +385,30 @@ mod barrier {
         }
     }
 
-    pub(super) fn heavy() {
+    /// Orders what this thread did before the reads that begin from now on; `false` while it
+    /// cannot, and then nothing may be freed for what this thread did.
+    pub(super) fn heavy() -> bool {
         detect();
         fence(Ordering::SeqCst);
         if ASYMMETRIC.load(Ordering::Relaxed) {
-            // It was accepted when it was detected, and the kernel knows no other failure of a
-            // registered process.
-            let status = membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-            assert_eq!(
-                status, 0,
-                "membarrier(2) failed after it had been registered"
-            );
+            // A process that is restored from a checkpoint is not registered any more.
+            return order() || register() || fall_back();
         }
+        // A read that began without a fence has made its store visible by then: the store comes
+        // before the look at `ASYMMETRIC`, and no processor keeps one in its buffer for long.
+        lock(&FELL_BACK).is_none_or(|since| since.elapsed() >= SETTLED)
+    }
+
+    /// The kernel refuses what it granted: a system call filter was set after the start. Readers
+    /// issue fences from now on.
+    #[cold]
+    fn fall_back() -> bool {
+        let mut since = lock(&FELL_BACK);
+        // The first thread to come here alone: the time runs from the last store of the flag.
+        if ASYMMETRIC.swap(false, Ordering::SeqCst) {
+            *since = Some(Instant::now());
+        }
+        false
     }
 }
 
@@ -392,8 +423,9 @@ mod barrier {
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn heavy() {
+    pub(super) fn heavy() -> bool {
         fence(Ordering::SeqCst);
+        true
     }
 }
 
