@@ -559,8 +559,8 @@ defmodule Foundation.ErrorContext do
 
       {:over, saved} ->
         Logger.warning(
-          "expected at most #{Limits.max_depth()} contexts around each other, got one more, " <>
-            "which is left out: is there a recursion through with_context/2?"
+          "expected at most #{Limits.max_depth()} nested contexts, got one more, " <>
+            "which is ignored: does a function call itself through with_context/2?"
         )
 
         try do

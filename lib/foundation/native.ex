@@ -62,8 +62,8 @@ defmodule Foundation.Native do
 
   defp refuse(cause, _loaded = false) do
     Logger.error(
-      "Foundation.Native was loaded anew and could not take its library back: #{cause}. " <>
-        "Native tables are out of reach: restart the VM"
+      "Foundation.Native was reloaded and could not take its library back: #{cause}. " <>
+        "Native tables cannot be reached: restart the VM"
     )
 
     :ok
@@ -71,8 +71,8 @@ defmodule Foundation.Native do
 
   defp refuse(_cause, _loaded) do
     Logger.error(
-      "Foundation.Native was not loaded anew: the library is in use by the loaded one, which " <>
-        "stays. Restart the VM to change it"
+      "Foundation.Native was not reloaded: the loaded module uses the library and stays. " <>
+        "Restart the VM to replace it"
     )
 
     :in_use
@@ -119,7 +119,7 @@ defmodule Foundation.Native do
   defp detached do
     :erlang.nif_error(
       ArgumentError.exception(
-        "this table is out of reach, for the native library is not loaded any more: restart the VM"
+        "this table cannot be reached: the native library is no longer loaded. Restart the VM"
       )
     )
   end

@@ -222,7 +222,7 @@ defmodule Foundation.EngineTest do
       output = vm(app, @report <> "IO.inspect(:code.load_file(Foundation.Native))\n" <> @version)
 
       assert length(String.split(output, "library: #{Foundation.version()}")) == 3
-      assert output =~ "was not loaded anew"
+      assert output =~ "was not reloaded"
     end
 
     test "is itself also while others call it", %{app: app} do
@@ -458,7 +458,7 @@ defmodule Foundation.EngineTest do
         )
 
       for name <- [:get, :put, :put_new, :update, :delete, :size, :stream],
-          do: assert(output =~ "#{name}: \"this table is out of reach")
+          do: assert(output =~ "#{name}: \"this table cannot be reached")
     end
 
     test "does not take another library for its own, and says so", context do

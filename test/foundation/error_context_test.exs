@@ -423,7 +423,7 @@ defmodule Foundation.ErrorContextTest do
           assert ErrorContext.get_context() == %{}
         end)
 
-      assert [_before, _after] = String.split(log, "expected at most 1000 contexts")
+      assert [_before, _after] = String.split(log, "expected at most 1000 nested contexts")
     end
 
     test "a chain of child contexts does not grow for ever" do

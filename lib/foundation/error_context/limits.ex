@@ -10,8 +10,8 @@ defmodule Foundation.ErrorContext.Limits do
       type: {:integer, 500..100_000},
       default: 1_000,
       doc: """
-      How many `with_context/2` may be around each other in one process. One that is
-      deeper runs its function in the context there is, after a warning.
+      How many `with_context/2` may be nested in one process. A deeper one logs a
+      warning and runs its function in the current context.
       """
     ],
     max_breadcrumbs: [

@@ -75,12 +75,12 @@ defmodule Foundation.Native.Release do
   end
 
   @doc """
-  Raises where the library is to be built and there is no cargo to build it with.
+  Raises if the library must be built and `cargo` is missing.
   """
   @spec require_cargo!(reason_to_build :: String.t() | nil, cargo :: Path.t() | nil) :: :ok
   def require_cargo!(reason, nil) when reason != nil do
-    raise "the native library is to be built (#{reason}), which requires Rust, and there is no " <>
-            "`cargo` in PATH. Install it from https://rustup.rs, or do without the library: " <>
+    raise "building the native library (#{reason}) requires Rust, and there is no `cargo` in PATH. " <>
+            "Install it from https://rustup.rs, or use the ETS engine: " <>
             "config :foundation, native: false"
   end
 
@@ -100,7 +100,7 @@ defmodule Foundation.Native.Release do
   def build_ignored(_built?, _wanted), do: nil
 
   @doc """
-  Why the library is to be built and not fetched from `url`, `nil` if there is no reason.
+  Returns why the library is built and not fetched from `url`, or `nil`.
 
   A fetched library is compared with the checksums in the package. A checkout of the repository
   has none.

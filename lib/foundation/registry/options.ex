@@ -121,7 +121,7 @@ defmodule Foundation.Registry.Options do
   # Asked for by name where the library is missing, it fails here and not at the first call.
   defp engine!(:native) do
     if Native.library_version() == nil,
-      do: raise(ArgumentError, "expected :engine to be :ets, for no native library is loaded")
+      do: raise(ArgumentError, "expected :engine to be :ets, because no native library is loaded")
 
     :native
   end

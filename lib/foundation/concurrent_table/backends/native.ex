@@ -9,7 +9,7 @@ defmodule Foundation.ConcurrentTable.Backends.Native do
   @impl true
   def new do
     done!(Native.concurrent_table_new()) ||
-      raise ArgumentError, "expected :engine to be :ets, for no native library is loaded"
+      raise ArgumentError, "expected :engine to be :ets, because no native library is loaded"
   end
 
   @impl true
