@@ -10,7 +10,7 @@
 #
 # Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
 
-# How the demo writes figures is how the report writes them.
+# The report formats figures as the demo does.
 Code.require_file("../examples/cross_reference/lib/cross_reference/format.ex", __DIR__)
 
 for file <- ~w(options record epoch pause crew area faults memory peers report),

@@ -5,8 +5,8 @@ defmodule Crew do
       {:ok, _agent} = Crew.start_agent("ada", memory: "/var/lib/crew/ada")
       {:ok, :noted} = Crew.run("ada", Crew.Actions.Note, %{about: :tea, text: "green"})
 
-  An agent is found by its id from any process, is back with its memory after a crash, and runs an
-  action in the context and the span of whoever asked for it.
+  Any process finds an agent by its id. After a crash the agent restarts with its memory. It runs
+  an action in the context and the span of the caller.
   """
 
   alias Crew.{Agent, Caller}

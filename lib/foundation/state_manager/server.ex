@@ -18,8 +18,9 @@ defmodule Foundation.StateManager.Server do
   @claim_tries 100
 
   @enforce_keys [:module, :state, :store, :interval]
-  # changed: whether a callback has run since the last checkpoint. resume: what the last callback
-  # asked for beside its state, which a checkpoint in between must not make gen_server forget.
+  # changed: whether a callback has run since the last checkpoint. resume: the timeout,
+  # hibernation or continuation that the last callback returned. A checkpoint in between must not
+  # lose it.
   defstruct [:module, :state, :store, :interval, changed: false, resume: nil]
 
   @doc "The message of `Foundation.StateManager.checkpoint/2`."

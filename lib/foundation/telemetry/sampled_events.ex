@@ -62,7 +62,7 @@ defmodule Foundation.Telemetry.SampledEvents do
       counted once. An orderly stop emits what is pending first.
     * In the ETS engine a decision and its count are two steps: a caller that is killed in between
       leaves its event uncounted. In the native engine they are one.
-    * In the native engine the tables also outlive the process that owns them; in the ETS engine
+    * In the native engine the tables also outlive the process that owns them. In the ETS engine
       they do not, and until they are back events are passed on as they come, uncounted.
 
   ## Telemetry events

@@ -1,9 +1,9 @@
 defmodule RustlerPrecompiled do
   @moduledoc false
-  # `use RustlerPrecompiled` for builds that cannot reach Hex. It fetches nothing: the
-  # library is built by the compiler of `offline/project.exs`. What it leaves in
-  # the module is what the package leaves there, a loader in `@on_load` included, so that
-  # whoever uses it has one case to deal with.
+  # `use RustlerPrecompiled` for builds that cannot reach Hex. It fetches nothing: the library is
+  # built by the compiler of `offline/project.exs`. What it leaves in the module is what the
+  # package leaves there, a loader in `@on_load` included, so that its user has one case to deal
+  # with.
 
   defmacro __using__(opts) do
     quote bind_quoted: [opts: opts] do

@@ -1,6 +1,6 @@
 defmodule Crew.Action do
   @moduledoc """
-  What an agent can be asked to do: a module with `run/2`.
+  An action that an agent can run: a module with `run/2`.
 
   An action runs in a span of its own, in the context of its caller with the agent's and the
   action's name added. One that raises leaves the agent as it was.

@@ -1,7 +1,6 @@
 defmodule Crew.Caller do
   @moduledoc false
-  # Whoever asks another process for something, as far as it matters there: in which context,
-  # and as part of which span.
+  # The caller of another process: its context, and its span.
 
   alias Foundation.ErrorContext
   alias Foundation.Telemetry.Span

@@ -3,12 +3,11 @@ defmodule CrossReference.Agent do
   # Stands for one module. It finds the agent of each module that its own calls, and
   # tells it about each call; and it keeps what it is told.
   #
-  # An agent may be killed at any moment, and then two things are lost: what it had
-  # told, and what it was told. The first its successor does again, from the start; a
-  # call is an element of a set, so whoever hears of it twice keeps it once. The
-  # second is done again by those who told it: each has it confirmed by the process
-  # that it told, and watches that process; when it goes, it looks the module up
-  # again and tells the successor everything.
+  # An agent may be killed at any moment. It may then have sent only a part of its calls, and it
+  # loses the calls that it received. Its successor sends all calls again, from the start; a call
+  # is an element of a set, so a receiver keeps it once. The senders repeat the calls that it
+  # received. Each sender asks the receiver for a confirmation and monitors it. When the receiver
+  # dies, the sender looks the module up again and sends everything to the successor.
 
   use GenServer
 
@@ -20,8 +19,8 @@ defmodule CrossReference.Agent do
 
   defmodule Scope do
     @moduledoc false
-    # What all agents of one run share. `gate` is 0 until all of them are there; `run` is its
-    # number.
+    # The data that all agents of one run share. `gate` is 0 until all of them are there; `run` is
+    # its number.
     @enforce_keys [:registry, :tally, :gate, :run]
     defstruct @enforce_keys
 
@@ -33,8 +32,8 @@ defmodule CrossReference.Agent do
           }
   end
 
-  # How long a module whose agent is being restarted is let be before it is looked
-  # up again: its supervisor has to get its turn among all agents at work.
+  # The delay before the next lookup of a module whose agent is restarting. Its supervisor needs a
+  # turn among all agents at work.
   @retry_ms 10
 
   @spec start_link({Scope.t(), Input.Source.t()}) :: GenServer.on_start()
@@ -122,7 +121,7 @@ defmodule CrossReference.Agent do
     end
   end
 
-  # Signals of one process arrive in order: whoever asks has all its calls here.
+  # Signals of one process arrive in order, so all calls of the asking process are here.
   def handle_info({:confirm, teller, callee}, state) do
     send(teller, {:confirmed, callee, self()})
     {:noreply, state}

@@ -11,9 +11,9 @@ defmodule CrossReference.Comparison do
   @doc """
   Times one lookup of each of `keys` in `foundation`, `registry` and the ETS table `ets`.
 
-  All subjects run in each round, one after the other, beginning with another one
-  each time, in one process on one scheduler; the cost of walking over the keys is
-  subtracted. Raises when they disagree on what a key's entry is.
+  All subjects run in each round, in one process on one scheduler. The order rotates from round to
+  round. The cost of walking over the keys is subtracted. Raises when they disagree on what a
+  key's entry is.
   """
   @spec run([term], atom, atom, atom) :: [result]
   def run(keys, foundation, registry, ets) do

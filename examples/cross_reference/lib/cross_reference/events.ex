@@ -1,10 +1,11 @@
 defmodule CrossReference.Events do
   @moduledoc false
-  # What the agents emit, and the check that none of it is unaccounted for.
+  # The events of the agents, and the check that all of them are accounted for.
   #
-  # Each call that an agent records is emitted twice: batched, and deduplicated by the call. A call
-  # that is recorded again, because who had recorded it was killed, is a repeat within its window:
-  # so the deduplicated events that come out are the calls, whatever was killed.
+  # Each call that an agent records is emitted twice: batched, and deduplicated by the call. When
+  # an agent was killed, its successor records its calls again. Each of them is then a repeat
+  # within its window. The number of deduplicated events is therefore the number of calls,
+  # whatever was killed.
 
   alias CrossReference.{Await, Tally}
   alias Foundation.Telemetry.SampledEvents
@@ -17,7 +18,7 @@ defmodule CrossReference.Events do
   @window_ms 3_600_000
   @settings [max_windows: 2_000_000, max_pending: 1_000_000]
 
-  # What the counters say of each event.
+  # The counters of each event.
   @outcomes [:offered, :emitted, :suppressed, :sampled_out, :dropped, :pending, :evicted]
 
   @doc "The bounds that a run needs, for the configuration before the start of the application."
@@ -46,7 +47,7 @@ defmodule CrossReference.Events do
   end
 
   @doc """
-  What became of the events since `before`, when all agents are gone.
+  Returns the outcomes of the events since `before`, after all agents have stopped.
 
   `fits` says whether the counters add up to the `calls`, of which `victims` agents may each have
   left one half emitted.
@@ -66,7 +67,7 @@ defmodule CrossReference.Events do
     # In the ETS engine a decision and its count are two steps, and a kill may come between.
     uncounted = if Foundation.engine() == :native, do: 0, else: victims
 
-    # Who is killed between the decision and its handlers takes one event along.
+    # An agent that is killed between the decision and its handlers loses one event.
     (calls - call.emitted) in 0..uncounted and (calls - call_events) in 0..victims and
       call.offered == call.emitted + call.suppressed and
       recorded.offered == recorded.emitted + recorded.dropped and

@@ -1,7 +1,6 @@
 defmodule CrossReference.Input do
   @moduledoc false
-  # What the demo works on: the compiled modules of the Erlang and Elixir
-  # installation that it runs on, and the calls in them.
+  # The input: the compiled modules of the Erlang and Elixir installation, and the calls in them.
 
   defmodule Source do
     @moduledoc false
@@ -11,8 +10,8 @@ defmodule CrossReference.Input do
     @type t :: %__MODULE__{module: module, application: String.t(), path: charlist}
   end
 
-  # What everything else calls comes first, so that a small --modules has calls
-  # between its modules.
+  # Applications that all others call come first, so that a small --modules has calls between its
+  # modules.
   @first ~w(erts stdlib kernel elixir)
 
   @type call :: {callee :: module, function :: atom, arity, site :: pos_integer}
@@ -49,8 +48,8 @@ defmodule CrossReference.Input do
   @doc """
   Returns the calls into other modules that a module's compiled code has.
 
-  Its imports say which functions of other modules it calls, its code from how many
-  places: an import that is called from ten places is ten calls, numbered from 1.
+  The imports name the called functions of other modules, and the code shows from how many places.
+  An import with ten places is ten calls, numbered from 1.
   """
   @spec calls(Source.t()) :: [call]
   def calls(%Source{module: module, path: path}) do

@@ -1,7 +1,6 @@
 defmodule CrossReference.Progress do
   @moduledoc false
-  # What the demo says while it runs: one line that is rewritten on a terminal, a
-  # line a second elsewhere.
+  # Prints progress: one line that is rewritten on a terminal, or a line a second elsewhere.
 
   @enforce_keys [:terminal?, :started, :interval, :next]
   defstruct @enforce_keys

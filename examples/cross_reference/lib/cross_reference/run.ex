@@ -166,8 +166,8 @@ defmodule CrossReference.Run do
       "#{Format.integer(Tally.lookups(scope.tally))} lookups"
   end
 
-  # Nothing is killed any more, so each module's agent is the one that it will have to
-  # the end; done is when every call has been confirmed by exactly these.
+  # The kills are over, so each module keeps its agent to the end. The work is done when exactly
+  # these agents have confirmed every call.
   defp settle(scope, sources) do
     agents = Map.new(sources, &{&1.module, whereis(scope, &1.module)})
 

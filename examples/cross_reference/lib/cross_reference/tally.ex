@@ -1,7 +1,7 @@
 defmodule CrossReference.Tally do
   @moduledoc false
-  # What the agents did, counted outside of them so that a killed agent takes
-  # nothing of it along: counters, and a histogram of how long lookups took.
+  # Counts the work of the agents outside of them, so that a kill loses no count. It has counters,
+  # and a histogram of lookup times.
 
   import Bitwise
 
