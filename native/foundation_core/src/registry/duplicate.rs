@@ -9,8 +9,8 @@ use crate::key::{Key, KeyView, Opaque, Seed};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::counter::Counter;
 use crate::table::{
-    Bag, Entry, Guard, Inserted, Member, Members, NOBODY, Object, OutOfMemory, Stored, Table,
-    Value, Visited, pin,
+    Bag, Entry, Guard, Inserted, Member, Members, NOBODY, NotAdded, Object, OutOfMemory, Stored,
+    Table, Value, Visited, pin,
 };
 
 /// A key of a registry and its entries, as a walk shows them.
@@ -144,7 +144,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                         let id = bag.id();
                         return Ok(Put::Bag { id, number });
                     }
-                    Err(given) => {
+                    Err(NotAdded::OutOfMemory) => return Err(OutOfMemory),
+                    Err(NotAdded::Closed(given)) => {
                         // Whoever emptied the bag is about to remove it: help.
                         self.remove_bag(hash, bag.id(), guard);
                         value = Some(given);
@@ -160,7 +161,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                         self.others.add(hash, 1);
                         return Ok(Put::Bag { id, number: 1 });
                     }
-                    Err(given) => value = Some(given),
+                    Err(NotAdded::OutOfMemory) => return Err(OutOfMemory),
+                    Err(NotAdded::Closed(given)) => value = Some(given),
                 }
             }
         }

@@ -13,6 +13,7 @@
 
 use crate::primitive::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
+use super::OutOfMemory;
 use super::reclaim::Guard;
 use super::value::{Object, Value, ValueView, ValueWord};
 
@@ -69,6 +70,21 @@ pub struct Member<'g, V> {
     pub value: ValueView<'g, V>,
 }
 
+/// Why an entry was not appended.
+#[derive(Debug)]
+pub(crate) enum NotAdded<V> {
+    /// The bag has been closed; with the value, for another one.
+    Closed(Value<V>),
+    /// There is no memory for it.
+    OutOfMemory,
+}
+
+impl<V> From<OutOfMemory> for NotAdded<V> {
+    fn from(_: OutOfMemory) -> Self {
+        NotAdded::OutOfMemory
+    }
+}
+
 /// What a removal did.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Removed {
@@ -78,18 +94,37 @@ pub(crate) struct Removed {
     pub(crate) empty: bool,
 }
 
+/// A slice of `len` items, or an error where there is no memory for it.
+fn boxed_slice<T>(len: usize, items: impl Iterator<Item = T>) -> Result<Box<[T]>, OutOfMemory> {
+    let mut slice = Vec::new();
+    slice.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
+    slice.extend(items.take(len));
+    Ok(slice.into_boxed_slice())
+}
+
+/// A box, or an error where there is no memory for it.
+pub(super) fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
+    const { assert!(size_of::<T>() > 0) };
+    let mut one = Vec::new();
+    one.try_reserve_exact(1).map_err(|_| OutOfMemory)?;
+    one.push(value);
+    let slice = Box::into_raw(one.into_boxed_slice());
+    // SAFETY: a boxed slice of one item is allocated as a box of that item is.
+    Ok(unsafe { Box::from_raw(slice.cast::<T>()) })
+}
+
 impl Chunk {
-    fn new(capacity: usize) -> Self {
+    fn new(capacity: usize) -> Result<Box<Self>, OutOfMemory> {
         let place = || Place {
             owner: AtomicU64::new(GONE),
             value: AtomicU64::new(0),
             number: AtomicU64::new(0),
         };
-        Chunk {
+        boxed(Chunk {
             len: AtomicU64::new(0),
             live: AtomicU64::new(0),
-            places: std::iter::repeat_with(place).take(capacity).collect(),
-        }
+            places: boxed_slice(capacity, std::iter::repeat_with(place))?,
+        })
     }
 
     fn size(&self) -> usize {
@@ -129,28 +164,36 @@ impl<V: Object> Bag<V> {
     /// guard, so a bag has to be in a table, where it is freed only after the guard is gone.
     #[cfg(test)]
     pub(crate) fn new(id: u64, owner: u64, value: Value<V>) -> Self {
-        Self::with(id, [(owner, ValueWord::new(value))])
+        Self::with(id, [(owner, ValueWord::new(value))]).expect("there is memory")
     }
 
-    /// A bag with its first entries, numbered from 0: few enough for one chunk.
-    pub(super) fn with<const N: usize>(id: u64, entries: [(u64, ValueWord); N]) -> Self {
+    /// A bag with its first entries, numbered from 0: few enough for one chunk. Without memory for
+    /// it the values stay the caller's.
+    pub(super) fn with<const N: usize>(
+        id: u64,
+        entries: [(u64, ValueWord); N],
+    ) -> Result<Self, OutOfMemory> {
         const { assert!(0 < N && N <= MIN_CHUNK) };
-        let chunk = Chunk::new(MIN_CHUNK);
+        let chunk = Chunk::new(MIN_CHUNK)?;
         for (number, (owner, word)) in (0..).zip(entries) {
             assert_ne!(owner, GONE, "expected an owner that is not 0");
             chunk.push(owner, word.0, number);
         }
-        let chunks = Chunks(Box::new([Box::into_raw(Box::new(chunk))]));
+        let mut chunks = boxed(Chunks(boxed_slice(
+            1,
+            std::iter::once(std::ptr::null_mut()),
+        )?))?;
+        chunks.0[0] = Box::into_raw(chunk);
         let state = State {
             next: N as u64,
             live: N,
         };
-        Bag {
+        Ok(Bag {
             id,
-            chunks: AtomicPtr::new(Box::into_raw(Box::new(chunks))),
+            chunks: AtomicPtr::new(Box::into_raw(chunks)),
             state: Mutex::new(state),
             values: std::marker::PhantomData,
-        }
+        })
     }
 
     /// What tells this bag from the others, also from an earlier one of the same key.
@@ -170,42 +213,53 @@ impl<V: Object> Bag<V> {
         unsafe { &*chunk }
     }
 
-    fn set_chunks(&self, chunks: Box<[*mut Chunk]>, guard: &Guard) {
-        let new = Box::into_raw(Box::new(Chunks(chunks)));
+    fn set_chunks(&self, chunks: Box<Chunks>, guard: &Guard) {
+        let new = Box::into_raw(chunks);
         let old = self.chunks.swap(new, Ordering::AcqRel);
         // SAFETY: only the holder of the bag's lock replaces the list, once. The chunks in it are
         // not freed with it.
         unsafe { guard.retire(old, size_of::<Chunks>()) }
     }
 
-    /// Appends an entry and returns its number and the bytes that the bag has grown by; gives the
-    /// value back when the bag has been closed.
+    /// Appends an entry and returns its number and the bytes that the bag has grown by.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotAdded`]; nothing has changed then.
     pub(crate) fn push(
         &self,
         owner: u64,
         value: Value<V>,
         guard: &Guard,
-    ) -> Result<(u64, usize), Value<V>> {
+    ) -> Result<(u64, usize), NotAdded<V>> {
         assert_ne!(owner, GONE, "expected an owner that is not 0");
         let mut state = lock(&self.state);
         if state.live == 0 {
-            return Err(value);
+            return Err(NotAdded::Closed(value));
         }
-        let word = ValueWord::new(value);
-        // SAFETY: the value is still ours.
-        let mut bytes = unsafe { word.size::<V>() };
         let number = state.next;
+        let mut bytes = 0;
+        let word = |value, bytes: &mut usize| {
+            let word = ValueWord::new(value);
+            // SAFETY: the value is still ours.
+            *bytes += unsafe { word.size::<V>() };
+            word.0
+        };
         let chunks = self.chunks(guard);
         let last = chunks.last().map(|chunk| self.chunk(*chunk, guard));
         match last {
-            Some(last) if !last.is_full() => last.push(owner, word.0, number),
+            Some(last) if !last.is_full() => last.push(owner, word(value, &mut bytes), number),
             last => {
                 let capacity = last.map_or(0, |last| 2 * last.places.len());
-                let chunk = Chunk::new(capacity.clamp(MIN_CHUNK, MAX_CHUNK));
-                chunk.push(owner, word.0, number);
+                let chunk = Chunk::new(capacity.clamp(MIN_CHUNK, MAX_CHUNK))?;
+                let (len, more) = (chunks.len(), std::iter::once(std::ptr::null_mut()));
+                let longer = boxed_slice(len + 1, chunks.iter().copied().chain(more))?;
+                let mut longer = boxed(Chunks(longer))?;
+                // All memory is there: from here on nothing fails.
+                chunk.push(owner, word(value, &mut bytes), number);
                 bytes += chunk.size();
-                let chunk = Box::into_raw(Box::new(chunk));
-                self.set_chunks(chunks.iter().copied().chain([chunk]).collect(), guard);
+                longer.0[len] = Box::into_raw(chunk);
+                self.set_chunks(longer, guard);
             }
         }
         state.next += 1;
@@ -250,17 +304,41 @@ impl<V: Object> Bag<V> {
     }
 
     /// Replaces or drops the chunk at `index` if few or none of its entries are left; returns the
-    /// bytes that gives back. The last chunk stays as long as there is room in it.
-    fn tidy(&self, _locked: &MutexGuard<'_, State>, index: usize, guard: &Guard) -> usize {
+    /// bytes that gives back. The last chunk stays as long as there is room in it, and any chunk
+    /// where there is no memory for what would take its place.
+    fn tidy(&self, locked: &MutexGuard<'_, State>, index: usize, guard: &Guard) -> usize {
+        self.try_tidy(locked, index, guard).unwrap_or(0)
+    }
+
+    fn try_tidy(
+        &self,
+        _locked: &MutexGuard<'_, State>,
+        index: usize,
+        guard: &Guard,
+    ) -> Result<usize, OutOfMemory> {
         let chunks = self.chunks(guard);
         let chunk = self.chunk(chunks[index], guard);
         let live = chunk.live.load(Ordering::Relaxed) as usize;
         if !chunk.is_full() || live > chunk.places.len() / 4 {
-            return 0;
+            return Ok(0);
         }
         let mut bytes = chunk.size();
-        let smaller = (live > 0).then(|| {
-            let smaller = Chunk::new(live);
+        let smaller = if live > 0 {
+            Some(Chunk::new(live)?)
+        } else {
+            None
+        };
+        let (before, after) = (&chunks[..index], &chunks[index + 1..]);
+        let places = before.len() + usize::from(smaller.is_some()) + after.len();
+        let gap = smaller.iter().map(|_| std::ptr::null_mut());
+        let others = before
+            .iter()
+            .copied()
+            .chain(gap)
+            .chain(after.iter().copied());
+        let mut list = boxed(Chunks(boxed_slice(places, others)?))?;
+        // All memory is there: from here on nothing fails.
+        if let Some(smaller) = smaller {
             for place in chunk.filled() {
                 let owner = place.owner.load(Ordering::Relaxed);
                 if owner != GONE {
@@ -269,15 +347,13 @@ impl<V: Object> Bag<V> {
                 }
             }
             bytes -= smaller.size();
-            Box::into_raw(Box::new(smaller))
-        });
-        let before = chunks[..index].iter().copied();
-        let after = chunks[index + 1..].iter().copied();
+            list.0[index] = Box::into_raw(smaller);
+        }
         let old = chunks[index];
-        self.set_chunks(before.chain(smaller).chain(after).collect(), guard);
+        self.set_chunks(list, guard);
         // SAFETY: the chunk is in no list any more, and only the holder of the lock takes it out.
         unsafe { guard.retire(old, chunk.size()) };
-        bytes
+        Ok(bytes)
     }
 
     /// Visits the entries from the one numbered `from` on, in their order, until `visit` refuses

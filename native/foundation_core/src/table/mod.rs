@@ -32,6 +32,7 @@ mod stored;
 mod tests;
 mod value;
 
+pub(crate) use bag::NotAdded;
 pub use bag::{Bag, Member};
 pub use blob::Blob;
 pub use names::Names;

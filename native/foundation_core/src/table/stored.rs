@@ -4,9 +4,11 @@
 //! Most keys of most registries have one entry. In the slot it costs one cache line, and nothing
 //! beside it; a bag is four allocations.
 
+use std::mem::MaybeUninit;
+
 use crate::key::{Key, Opaque};
 
-use super::bag::{Bag, Member};
+use super::bag::{Bag, Member, NotAdded, boxed};
 use super::reclaim::Guard;
 use super::value::{Object, Value, ValueView, ValueWord};
 use super::{Entry, Table};
@@ -107,8 +109,12 @@ impl<'g, V: Object> Members<'g, V> {
 }
 
 impl<F: Opaque, V: Object> Table<F, Stored<V>> {
-    /// Makes a bag of the entry of `key`, with another one in it that it numbers 1; gives that
-    /// one's value back if the entry is not exactly `expected` any more.
+    /// Makes a bag of the entry of `key`, with another one in it that it numbers 1.
+    ///
+    /// # Errors
+    ///
+    /// With the value of that one if the entry is not exactly `expected` any more; or when there is
+    /// no memory. Nothing has changed then.
     #[expect(
         clippy::too_many_arguments,
         reason = "a key, two entries, and a bag's id"
@@ -122,7 +128,7 @@ impl<F: Opaque, V: Object> Table<F, Stored<V>> {
         owner: u64,
         value: Value<Stored<V>>,
         guard: &Guard,
-    ) -> Result<(), Value<Stored<V>>> {
+    ) -> Result<(), NotAdded<Stored<V>>> {
         // A bag that panicked half made would free the value that is still in the table.
         assert_ne!(owner, NOBODY, "expected an owner that is not 0");
         let (segment, _state) = self.directory.lock(hash, guard);
@@ -132,7 +138,7 @@ impl<F: Opaque, V: Object> Table<F, Stored<V>> {
         let Some(position) =
             found.filter(|found| is_expected(found.words.owner, found.words.value))
         else {
-            return Err(value);
+            return Err(NotAdded::Closed(value));
         };
         // The value moves as it is: readers may have found it in the slot, and from here on the bag
         // retires it.
@@ -141,7 +147,17 @@ impl<F: Opaque, V: Object> Table<F, Stored<V>> {
         let before = unsafe { first.size::<Stored<V>>() };
         let second = ValueWord::new(value);
         let entries = [(position.words.owner, first), (owner, second)];
-        let bag = Box::new(Stored::<V>::Bag(Bag::with(id, entries)));
+        // The place first: a bag that is dropped frees the value that is still in the table.
+        let bag = boxed(MaybeUninit::<Stored<V>>::uninit())
+            .and_then(|place| Bag::with(id, entries).map(|bag| (place, bag)));
+        let Ok((mut place, bag)) = bag else {
+            // SAFETY: no bag has the value, which nobody else has seen.
+            drop(unsafe { second.take::<Stored<V>>() });
+            return Err(NotAdded::OutOfMemory);
+        };
+        place.write(Stored::Bag(bag));
+        // SAFETY: the place has just been written.
+        let bag = unsafe { Box::from_raw(Box::into_raw(place).cast::<Stored<V>>()) };
         let grown = bag.size() as i64 - before as i64;
         position.replace(NOBODY, ValueWord::new(Value::Object(bag)).0);
         self.heap.add(hash, grown);

@@ -141,7 +141,7 @@ fn a_bag_is_closed_by_its_last_removal() {
         Err(value) => value,
         Ok(_) => panic!("expected the bag to be closed"),
     };
-    assert!(matches!(value, Value::Word(7)));
+    assert!(matches!(value, NotAdded::Closed(Value::Word(7))));
     assert_eq!(owners(&bag, 0), [] as [u64; 0]);
 }
 
