@@ -18,9 +18,8 @@ defmodule Foundation.StateManager.Server do
   @claim_tries 100
 
   @enforce_keys [:module, :state, :store, :interval]
-  # changed: whether a callback has run since the last checkpoint. resume: the timeout,
-  # hibernation or continuation that the last callback returned. A checkpoint in between must not
-  # lose it.
+  # changed: whether a callback has run since the last checkpoint. resume: the timeout or
+  # hibernation that the last callback returned. A checkpoint in between must not lose it.
   defstruct [:module, :state, :store, :interval, changed: false, resume: nil]
 
   @doc "The message of `Foundation.StateManager.checkpoint/2`."
