@@ -41,12 +41,13 @@ defmodule Foundation.TraceparentFuzzTest do
   end
 
   defp judge(grammar, header) do
-    expected = Enum.find_value(grammar, &Regex.named_captures(&1, header))
+    trimmed = Regex.replace(~r/\A[ \t]+|[ \t]+\z/, header, "")
+    expected = Enum.find_value(grammar, &Regex.named_captures(&1, trimmed))
 
     case Span.from_traceparent(header) do
       {:ok, context} ->
         if expected == nil, do: flunk("not a header, and taken: #{inspect(header)}")
-        flags = String.to_integer(expected["flags"], 16)
+        flags = rem(String.to_integer(expected["flags"], 16), 2)
 
         assert context == %{
                  trace_id: expected["trace_id"],

@@ -444,6 +444,21 @@ defmodule Foundation.Telemetry.SpanTest do
                  end)
       end
 
+      test "only the known flag leaves, whatever came in" do
+        ids = String.duplicate("a", 32) <> "-" <> String.duplicate("b", 16)
+
+        for {flags, known} <- [{"ff", "01"}, {"fe", "00"}, {"03", "01"}, {"80", "00"}],
+            version <- ["00", "cc"] do
+          {:ok, context} = Span.from_traceparent("#{version}-#{ids}-#{flags}")
+          header = Span.with_propagated_context(context, &Span.to_traceparent/0)
+          assert header == "00-#{ids}-#{known}"
+          by_hand = %{context | trace_flags: String.to_integer(flags, 16)}
+          assert Span.with_propagated_context(by_hand, &Span.to_traceparent/0) == header
+          within = fn -> Span.with_span(:in, %{}, do: Span.to_traceparent()) end
+          assert Span.with_propagated_context(by_hand, within) =~ ~r/-#{known}\z/
+        end
+      end
+
       test "no context leaves everything as it is, and a wrong one is refused" do
         assert Span.with_propagated_context(nil, fn -> :ran end) == :ran
 
@@ -584,6 +599,16 @@ defmodule Foundation.Telemetry.SpanTest do
       end
     end
 
+    test "trims the spaces and tabs around a header" do
+      for {before, behind} <- [{" ", ""}, {"", " "}, {"\t ", " \t"}, {"   ", "\t\t"}],
+          header <- ["00-#{@trace}-#{@span}-01", "cc-#{@trace}-#{@span}-01-more"] do
+        assert {:ok, %{trace_id: @trace, span_id: @span, trace_flags: 1}} =
+                 Span.from_traceparent(before <> header <> behind)
+      end
+
+      assert {:error, :invalid_format} = Span.from_traceparent(" \t ")
+    end
+
     test "refuses what the standard refuses" do
       for header <- [
             "ff-#{@trace}-#{@span}-01",
@@ -597,8 +622,7 @@ defmodule Foundation.Telemetry.SpanTest do
             "0A-#{@trace}-#{@span}-01",
             "00-#{String.duplicate("0", 32)}-#{@span}-01",
             "00-#{@trace}-#{String.duplicate("0", 16)}-01",
-            " 00-#{@trace}-#{@span}-01",
-            "00-#{@trace}-#{@span}-01 ",
+            "\n00-#{@trace}-#{@span}-01",
             "00-#{@trace}-#{@span}-01\n",
             "00_#{@trace}-#{@span}-01",
             "00-#{@trace}-#{@span}",

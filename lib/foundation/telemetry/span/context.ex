@@ -3,10 +3,15 @@ defmodule Foundation.Telemetry.Span.Context do
   # Where a span is, as it is passed on: to another process, or in a `traceparent` header
   # (W3C Trace Context, https://www.w3.org/TR/trace-context/#traceparent-header).
 
+  import Bitwise
+
   @type t :: %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255}
 
   @no_trace String.duplicate("0", 32)
   @no_span String.duplicate("0", 16)
+
+  # `sampled`. The standard reserves the other bits of version 00, and tells senders to clear them.
+  @known_flags 0b1
 
   @doc "The header of a context, in version 00."
   @spec to_traceparent(t) :: String.t()
@@ -14,23 +19,37 @@ defmodule Foundation.Telemetry.Span.Context do
     "00-#{trace_id}-#{span_id}-#{Base.encode16(<<flags>>, case: :lower)}"
   end
 
-  @doc "The context of a header."
+  @doc "The context of a header. HTTP allows spaces and tabs around it."
   @spec from_traceparent(term) :: {:ok, t} | {:error, atom}
+  def from_traceparent(<<space, header::binary>>) when space in [?\s, ?\t],
+    do: from_traceparent(header)
+
   # A later version may have more behind a dash; what is before it means what it does in 00.
   def from_traceparent(
         <<version::binary-2, ?-, trace_id::binary-32, ?-, span_id::binary-16, ?-, flags::binary-2,
           tail::binary>>
       ) do
+    tail = without_spaces(tail)
+
     with :ok <- version(version, tail),
          :ok <- id(trace_id, @no_trace, :invalid_trace_id),
          :ok <- id(span_id, @no_span, :invalid_span_id),
          :ok <- hex(flags, :invalid_flags) do
       <<flags>> = Base.decode16!(flags, case: :lower)
-      {:ok, %{trace_id: trace_id, span_id: span_id, trace_flags: flags}}
+      {:ok, %{trace_id: trace_id, span_id: span_id, trace_flags: flags &&& @known_flags}}
     end
   end
 
   def from_traceparent(_header), do: {:error, :invalid_format}
+
+  defp without_spaces(tail) do
+    last = byte_size(tail) - 1
+
+    case tail do
+      <<rest::binary-size(last), space>> when space in [?\s, ?\t] -> without_spaces(rest)
+      _none -> tail
+    end
+  end
 
   defp version("00", ""), do: :ok
   defp version("00", _tail), do: {:error, :invalid_format}
@@ -49,7 +68,7 @@ defmodule Foundation.Telemetry.Span.Context do
          :ok <- id(trace_id, @no_trace, :invalid_trace_id),
          :ok <- id(span_id, @no_span, :invalid_span_id),
          true <- flags in 0..255 do
-      %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+      %{trace_id: trace_id, span_id: span_id, trace_flags: flags &&& @known_flags}
     else
       _wrong -> refuse!(context)
     end
