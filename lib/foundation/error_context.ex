@@ -349,7 +349,6 @@ defmodule Foundation.ErrorContext do
   @spec enrich_error({:error, reason} | error) ::
           {:error, %{reason: reason, context: t}} | %{error: error, context: t}
         when reason: var, error: var
-  def enrich_error({:error, reason} = error), do: enhance_error(error, context_of(reason))
   def enrich_error(error), do: enhance_error(error, context_of(error))
 
   @doc """

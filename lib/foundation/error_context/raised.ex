@@ -16,7 +16,7 @@ defmodule Foundation.ErrorContext.Raised do
   # Of a row: {pid, raise, reason, exception, depth, restored, context, metadata}, where
   #   raise      a hash of reason and stacktrace: this raise and no other
   #   reason     a hash of the reason as the VM has it
-  #   exception  a hash of it as `rescue` gives it
+  #   exception  a hash of it as `rescue` or `catch` gives it
   #   depth      of the outermost `with_context/2` that it has left
   #   restored   a hash of the context that was put back there
   # Hashes, because an exception may hold anything, and would be kept as long as its process.
@@ -34,6 +34,8 @@ defmodule Foundation.ErrorContext.Raised do
   """
   @spec keep(atom, term, list, non_neg_integer, {ErrorContext.t() | nil, map | :undefined}) :: :ok
   def keep(kind, reason, stacktrace, depth, {context, metadata}) do
+    caught = if kind == :error, do: Exception.normalize(:error, reason, stacktrace), else: reason
+    # So the VM reports a throw that nothing catches.
     reason = if kind == :throw, do: {:nocatch, reason}, else: reason
     raise_hash = hash({reason, own(stacktrace)})
     restored = hash(Store.get())
@@ -45,11 +47,8 @@ defmodule Foundation.ErrorContext.Raised do
         :ets.update_element(@table, self(), [{5, depth}, {6, restored}])
 
       rows ->
-        exception = if kind == :error, do: Exception.normalize(:error, reason, stacktrace)
-
         row =
-          {self(), raise_hash, hash(reason), hash(exception || reason), depth, restored, context,
-           metadata}
+          {self(), raise_hash, hash(reason), hash(caught), depth, restored, context, metadata}
 
         :ets.insert(@table, row)
         if rows == [], do: GenServer.cast(__MODULE__, {:watch, self()})
@@ -63,16 +62,18 @@ defmodule Foundation.ErrorContext.Raised do
   end
 
   @doc """
-  The context that `error` was raised in, if it has left a `with_context/2` of this process since
-  the context `current` was entered or set; else `current`.
+  Returns the context that `error` was raised, thrown or exited with in, if it has left a
+  `with_context/2` of this process since the context `current` was entered or set; else `current`.
+
+  For an `{:error, reason}` either the tuple or `reason` may have been raised.
   """
   @spec context_of(term, ErrorContext.t() | nil) :: ErrorContext.t() | nil
   def context_of(error, current) do
-    error_hash = hash(error)
+    {whole, inner} = hashes(error)
 
     case row(self()) do
       {_pid, _raise, reason, exception, _depth, restored, context, _metadata}
-      when error_hash == exception or error_hash == reason ->
+      when whole in [exception, reason] or inner in [exception, reason] ->
         # Another context than the one that was put back: something has begun since then, to
         # which an equal exception may belong.
         if restored == hash(current), do: context, else: current
@@ -106,6 +107,9 @@ defmodule Foundation.ErrorContext.Raised do
     # As in `keep/5`.
     ArgumentError -> nil
   end
+
+  defp hashes({:error, reason} = error), do: {hash(error), hash(reason)}
+  defp hashes(error), do: {hash(error), nil}
 
   defp hash(term), do: :erlang.phash2(term, @hashes)
 

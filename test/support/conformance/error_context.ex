@@ -275,6 +275,45 @@ defmodule Foundation.Conformance.ErrorContext do
                  {:error, %{reason: exception, context: %{a: 1, b: 2}}}
       end
 
+      test "whatever ended a context is enriched with it" do
+        for {kind, reason} <- [
+              {:throw, :thrown},
+              {:throw, {:error, :thrown}},
+              {:throw, {:error, {:deep, [1]}}},
+              {:throw, %RuntimeError{message: "thrown"}},
+              {:exit, :exited},
+              {:exit, {:error, :exited}},
+              {:error, :badarith},
+              {:error, {:error, :raised}},
+              {:error, %RuntimeError{message: "raised"}}
+            ] do
+          caught =
+            try do
+              ErrorContext.with_context(%{a: 1}, fn ->
+                ErrorContext.with_context(%{b: 2}, fn -> :erlang.raise(kind, reason, []) end)
+              end)
+            catch
+              ^kind, caught -> caught
+            end
+
+          context = %{a: 1, b: 2}
+
+          expected =
+            case caught do
+              {:error, inner} -> {:error, %{reason: inner, context: context}}
+              other -> %{error: other, context: context}
+            end
+
+          assert ErrorContext.enrich_error(caught) == expected, "#{kind} of #{inspect(reason)}"
+        end
+
+        # An equal reason that nothing has thrown since the context was set.
+        ErrorContext.set_context(%{c: 3})
+
+        assert ErrorContext.enrich_error({:error, :thrown}) ==
+                 {:error, %{reason: :thrown, context: %{c: 3}}}
+      end
+
       defp nest(level, level), do: in_level(level, &ErrorContext.get_context/0)
       defp nest(level, last), do: in_level(level, fn -> nest(level + 1, last) end)
 
