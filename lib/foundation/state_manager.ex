@@ -6,8 +6,8 @@ defmodule Foundation.StateManager do
     checkpoint_dir: [
       type: :string,
       doc: """
-      The directory of this server's checkpoints, and of no other server's: a second one of
-      the same node is refused. Made if it does not exist. Required.
+      The directory of this server's checkpoints, and of no other server's: a second one is
+      refused. Made if it does not exist, with mode 0700. Required.
       """
     ],
     checkpoint_interval: [
@@ -89,6 +89,15 @@ defmodule Foundation.StateManager do
   has been written. One that could not be read (a permission, a version of the format from the
   future) is reported likewise but never removed.
 
+  The directory belongs to one server. Another of the same node is refused, by any path and also
+  through a symlink. The file `lock` keeps other VMs out while its VM runs. Whether that VM runs is
+  known on Linux, within one container. Elsewhere the newest server has the directory, and an
+  older one writes no more: `checkpoint/2` returns `{:error, :in_use}`. A server that was killed
+  while its VM lives on leaves its lock; remove the file to give the directory to another VM.
+
+  A directory that is made for the server has mode 0700, files have 0600. A directory or a
+  checkpoint that is removed is made again when the next one is due, and at the server's end.
+
   Every term is restored, with the usual meaning. A pid, reference or port belongs to the node
   that wrote it. A function works if its module still exists in the same version, and raises
   otherwise. Only the node may have write access to the directory: a checkpoint is decoded as the
@@ -125,8 +134,8 @@ defmodule Foundation.StateManager do
   Writes a checkpoint of the server's state as it is when the request is handled, changed or not.
   When this has returned `:ok` the checkpoint survives a loss of power.
 
-  Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`; the server goes
-  on. Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole
+  Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`, and
+  `{:error, :in_use}` if another server has taken the directory. The server goes on. Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole
   state and two syncs.
 
       iex> defmodule Docs.Visits do
@@ -150,7 +159,7 @@ defmodule Foundation.StateManager do
       iex> {:ok, _files} = File.rm_rf(directory)
   """
   @doc since: "0.1.0"
-  @spec checkpoint(server, timeout) :: :ok | {:error, File.posix()}
+  @spec checkpoint(server, timeout) :: :ok | {:error, :in_use | File.posix()}
   def checkpoint(server, timeout \\ :infinity) do
     GenServer.call(server, Server.request(), timeout)
   end
@@ -161,8 +170,8 @@ defmodule Foundation.StateManager do
 
   Returns what `GenServer.start_link/3` returns, or `{:error, {:checkpoint_dir, path, reason}}`.
   The reason is a posix error if the directory cannot be made or written. It is `:in_use` if
-  another server of this node has the directory; a server that is just ending is waited for, up to
-  a second. Raises `ArgumentError` if an option is missing or wrong. **Cost:** reading the newest
+  another server has the directory; one of this node that is just ending is waited for, up to a
+  second. Raises `ArgumentError` if an option is missing or wrong. **Cost:** reading the newest
   checkpoint.
 
       iex> defmodule Docs.Counter do

@@ -42,7 +42,11 @@ defmodule Soak.State do
   def name, do: "state"
 
   @impl true
-  def invariants, do: [state: "states lost or wrong after a restart"]
+  def invariants,
+    do: [
+      state: "states lost or wrong after a restart",
+      directory: "second servers admitted to a directory through a symlink"
+    ]
 
   @impl true
   def open(options) do
@@ -61,7 +65,11 @@ defmodule Soak.State do
       end
 
     {:ok, _pid} = Tree.start_link(children)
+    for server <- @servers, do: File.ln_s!("#{server}", link(dir, server))
+    :ok
   end
+
+  defp link(dir, server), do: Path.join(dir, "#{server}_link")
 
   @doc "Removes the checkpoints."
   def close do
@@ -73,12 +81,29 @@ defmodule Soak.State do
   def crew, do: [%{count: length(@servers), init: &start/1, step: &count/1}]
 
   @impl true
-  def faults(_engine),
-    do:
-      for(
-        server <- @servers,
-        do: {"checkpointed server killed", 2, fn -> Faults.kill(server) end}
-      )
+  def faults(_engine) do
+    for server <- @servers,
+        fault <- [
+          {"checkpointed server killed", 2, fn -> Faults.kill(server) end},
+          {"second server through a symlink", 1, fn -> intrude(server) end}
+        ],
+        do: fault
+  end
+
+  # In a process of its own, which the server that is refused takes with it.
+  defp intrude(server) do
+    Faults.await(server)
+    options = [name: nil, checkpoint_dir: link(:persistent_term.get(__MODULE__), server)]
+    {pid, ref} = spawn_monitor(fn -> exit({:answer, Counter.start_link(options)}) end)
+
+    receive do
+      {:DOWN, ^ref, :process, ^pid, {:checkpoint_dir, _link, :in_use}} ->
+        Record.check!(:directory, true, fn -> nil end)
+
+      {:DOWN, ^ref, :process, ^pid, other} ->
+        Record.check!(:directory, false, fn -> {server, other} end)
+    end
+  end
 
   defp start(index) do
     server = Enum.at(@servers, index - 1)

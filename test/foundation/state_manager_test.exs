@@ -81,7 +81,129 @@ defmodule Foundation.StateManagerTest do
     assert dir |> start() |> GenServer.call(:get) == :kept
   end
 
+  test "a symlink to a directory is that directory", %{tmp_dir: dir} do
+    own = Path.join(dir, "own")
+    link = Path.join(dir, "link")
+    first = start(own)
+    File.ln_s!(own, link)
+
+    assert {:error, {{:checkpoint_dir, ^link, :in_use}, _child}} =
+             start_supervised({Keeper, name: nil, checkpoint_dir: link}, id: make_ref())
+
+    # Also after the directory has been removed and made again.
+    File.rm_rf!(own)
+    :ok = StateManager.checkpoint(first)
+
+    assert {:error, {{:checkpoint_dir, ^link, :in_use}, _child}} =
+             start_supervised({Keeper, name: nil, checkpoint_dir: link}, id: make_ref())
+
+    GenServer.stop(first)
+    assert link |> start() |> GenServer.call(:get) == :initial
+  end
+
+  test "a directory of a running VM is refused to another, and free when that VM is gone", %{
+    tmp_dir: dir
+  } do
+    options = [[name: nil, checkpoint_dir: dir]]
+    peer = Foundation.Peer.start_alone()
+    {:ok, _apps} = :peer.call(peer, :application, :ensure_all_started, [:telemetry])
+    mine = start(dir)
+    in_use = {:checkpoint_dir, dir, :in_use}
+
+    assert {:error, ^in_use} =
+             :peer.call(peer, Foundation.Test.CheckpointedCounter, :begin, options)
+
+    GenServer.stop(mine)
+
+    assert {:ok, _pid} = :peer.call(peer, Foundation.Test.CheckpointedCounter, :begin, options)
+
+    assert {:error, {^in_use, _child}} =
+             start_supervised({Keeper, name: nil, checkpoint_dir: dir}, id: make_ref())
+
+    os_pid = :peer.call(peer, System, :pid, [])
+    Process.unlink(peer)
+    {_, 0} = System.cmd("kill", ["-9", os_pid])
+    eventually(fn -> not File.exists?("/proc/#{os_pid}") end)
+    start(dir)
+  end
+
+  test "a server whose lock another took writes no checkpoint", %{tmp_dir: dir} do
+    pid = start(dir)
+    :ok = StateManager.checkpoint(pid)
+    before = checkpoints(dir)
+    File.write!(Path.join(dir, "lock"), "1 unknown other")
+
+    log = capture_log(fn -> assert StateManager.checkpoint(pid) == {:error, :in_use} end)
+    assert log =~ "another server has taken the directory (:in_use)"
+    capture_log(fn -> GenServer.stop(pid) end)
+    assert checkpoints(dir) == before
+    assert File.read!(Path.join(dir, "lock")) == "1 unknown other"
+  end
+
+  test "a lock that names no running VM is replaced, whatever it is", %{tmp_dir: dir} do
+    lock = Path.join(dir, "lock")
+
+    for make <- [
+          fn -> File.write!(lock, "") end,
+          fn -> File.write!(lock, "1 another-boot:1 token") end,
+          fn -> File.write!(lock, "#{System.pid()} another-boot:1 token") end,
+          fn -> File.write!(lock, "-1 x y") end,
+          fn -> File.write!(lock, <<255, 0>>) end,
+          fn -> File.write!(lock, String.duplicate("1 ", 1_000_000)) end,
+          fn -> {_, 0} = System.cmd("mkfifo", [lock]) end,
+          fn -> File.ln_s!("/dev/zero", lock) end
+        ] do
+      File.rm(lock)
+      make.()
+      pid = start(dir)
+      assert StateManager.checkpoint(pid) == :ok
+      GenServer.stop(pid)
+      refute File.exists?(lock)
+    end
+  end
+
+  test "its directory and files are for their owner alone", %{tmp_dir: dir} do
+    own = Path.join([dir, "new", "own"])
+    pid = start(own)
+    :ok = StateManager.checkpoint(pid)
+    assert Bitwise.band(File.stat!(own).mode, 0o777) == 0o700
+
+    for file <- File.ls!(own) do
+      assert Bitwise.band(File.stat!(Path.join(own, file)).mode, 0o777) == 0o600, file
+    end
+
+    # Its owner has chosen the mode of a directory that is there.
+    File.chmod!(dir, 0o750)
+    start(dir)
+    assert Bitwise.band(File.stat!(dir).mode, 0o777) == 0o750
+  end
+
   describe "what comes back" do
+    test "the state, though the directory or its files were removed meanwhile", %{tmp_dir: dir} do
+      for remove <- [&File.rm_rf!/1, &Enum.each(checkpoints(&1), fn file -> File.rm!(file) end)],
+          stop <- [&GenServer.stop/1, &(:ok = StateManager.checkpoint(&1))] do
+        own = Path.join(dir, "own")
+        pid = start(own, begin: :kept)
+        # Nothing has changed since.
+        :ok = StateManager.checkpoint(pid)
+        remove.(own)
+        stop.(pid)
+        kill(pid)
+        assert restore(own) == :kept
+        File.rm_rf!(own)
+      end
+    end
+
+    test "the state that the interval wrote again after its file was removed", %{tmp_dir: dir} do
+      own = Path.join(dir, "own")
+      pid = start(own, checkpoint_interval: 10, begin: :kept)
+      :ok = StateManager.checkpoint(pid)
+      File.rm_rf!(own)
+      eventually(fn -> checkpoints(own) != [] end)
+      kill(pid)
+      assert restore(own) == :kept
+    end
+
     test "the initial state, from the start options, where there is no checkpoint", %{
       tmp_dir: dir
     } do
@@ -229,16 +351,17 @@ defmodule Foundation.StateManagerTest do
       pid = start(own)
       :ok = GenServer.call(pid, {:put, :kept})
       File.rm_rf!(own)
+      File.write!(own, "no directory")
 
-      log = capture_log(fn -> assert StateManager.checkpoint(pid) == {:error, :enoent} end)
+      log = capture_log(fn -> assert StateManager.checkpoint(pid) == {:error, :enotdir} end)
 
       assert log =~
                "no checkpoint of Foundation.StateManagerTest.Keeper could be written to #{own}"
 
       assert_receive {:checkpoint_failed, %{count: 1},
-                      %{module: Keeper, path: ^own, reason: :enoent}}
+                      %{module: Keeper, path: ^own, reason: :enotdir}}
 
-      File.mkdir_p!(own)
+      File.rm!(own)
       assert StateManager.checkpoint(pid) == :ok
       kill(pid)
       assert restore(own) == :kept

@@ -25,6 +25,14 @@ defmodule Foundation.Test.CheckpointedCounter do
   # Large enough that a kill hits a write now and then.
   defp state(count), do: %{count: count, filler: :binary.copy(<<count::64>>, 20_000)}
 
+  @doc "Starts a server that is linked to nothing, for a caller that ends with the call."
+  def begin(options) do
+    with {:ok, pid} <- start_link(options) do
+      Process.unlink(pid)
+      {:ok, pid}
+    end
+  end
+
   @doc "Runs until it is killed. Its argument is the directory, as a charlist or an atom."
   def main([dir]) do
     {:ok, _apps} = Application.ensure_all_started(:telemetry)

@@ -47,8 +47,7 @@ defmodule Foundation.ErrorContext.Raised do
         :ets.update_element(@table, self(), [{5, depth}, {6, restored}])
 
       rows ->
-        row =
-          {self(), raise_hash, hash(reason), hash(caught), depth, restored, context, metadata}
+        row = {self(), raise_hash, hash(reason), hash(caught), depth, restored, context, metadata}
 
         :ets.insert(@table, row)
         if rows == [], do: GenServer.cast(__MODULE__, {:watch, self()})

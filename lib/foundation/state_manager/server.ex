@@ -13,10 +13,6 @@ defmodule Foundation.StateManager.Server do
 
   @tick {Foundation.StateManager, :tick}
 
-  # How long a predecessor may take to release its claim, in tries of 10 ms. Its death may reach
-  # the supervisor before it reaches the process that keeps the claims.
-  @claim_tries 100
-
   @enforce_keys [:module, :state, :store, :interval]
   # changed: whether a callback has run since the last checkpoint. resume: the timeout or
   # hibernation that the last callback returned. A checkpoint in between must not lose it.
@@ -52,8 +48,7 @@ defmodule Foundation.StateManager.Server do
     Process.flag(:trap_exit, true)
     started = System.monotonic_time()
 
-    with :ok <- claim(Path.expand(dir), @claim_tries),
-         {:ok, store, restored, problems} <- Store.open(dir) do
+    with {:ok, store, restored, problems} <- Store.open(dir) do
       Enum.each(problems, &report_damage/1)
 
       {state, path} =
@@ -82,22 +77,6 @@ defmodule Foundation.StateManager.Server do
     end
   end
 
-  # Two servers of one directory would restore each other's state and remove each other's files. A
-  # lock of this node's own, which is released when its holder dies.
-  defp claim(dir, tries) do
-    cond do
-      :global.set_lock({{__MODULE__, dir}, self()}, [node()], 0) ->
-        :ok
-
-      tries > 0 ->
-        Process.sleep(10)
-        claim(dir, tries - 1)
-
-      true ->
-        {:error, :in_use}
-    end
-  end
-
   @impl true
   def handle_call({Foundation.StateManager, :checkpoint}, _from, server) do
     {result, server} = checkpoint(server)
@@ -115,7 +94,7 @@ defmodule Foundation.StateManager.Server do
 
   @impl true
   def handle_info(@tick, server) do
-    server = if server.changed, do: server |> checkpoint() |> elem(1), else: server
+    server = if due?(server), do: server |> checkpoint() |> elem(1), else: server
     noreply(schedule(server))
   end
 
@@ -131,7 +110,8 @@ defmodule Foundation.StateManager.Server do
   @impl true
   def terminate(reason, server) do
     # First, since the user's own may raise.
-    if server.changed, do: checkpoint(server)
+    if due?(server), do: checkpoint(server)
+    Store.close(server.store)
 
     if function_exported?(server.module, :terminate, 2) do
       server.module.terminate(reason, server.state)
@@ -205,6 +185,9 @@ defmodule Foundation.StateManager.Server do
     server
   end
 
+  # A checkpoint that was removed meanwhile, be it with its directory, is written again.
+  defp due?(server), do: server.changed or not Store.saved?(server.store)
+
   defp checkpoint(server) do
     started = System.monotonic_time()
 
@@ -221,13 +204,16 @@ defmodule Foundation.StateManager.Server do
 
         Logger.warning(
           "no checkpoint of #{inspect(server.module)} could be written to #{store.dir}: " <>
-            "#{:file.format_error(reason)} (#{inspect(reason)})"
+            "#{reason_text(reason)} (#{inspect(reason)})"
         )
 
         # Not schedule/1: the caller decides when to try again.
         {{:error, reason}, %{server | store: store}}
     end
   end
+
+  defp reason_text(:in_use), do: "another server has taken the directory"
+  defp reason_text(reason), do: :file.format_error(reason)
 
   defp report_damage({path, reason}) do
     execute(:corrupt, %{count: 1}, %{path: path, reason: reason})

@@ -10,20 +10,27 @@ defmodule Foundation.StateManager.Store do
   # operation is done. The operation must not disturb its successor. Temporary names are therefore
   # never used twice. `open/1` removes temporary files before it lists the others, so a pending
   # rename has either finished by then or fails.
+  #
+  # The directory and its files are for their owner alone: a state may hold what nobody else should
+  # read.
 
-  alias Foundation.StateManager.Checkpoint
+  alias Foundation.StateManager.{Checkpoint, Lock}
 
   # Files with numbers from here on are ignored. Otherwise one of them could make `write/2` exceed
   # the 64 bits of the format, or the 20 digits of a name.
   @sequences 2 ** 63
 
-  @enforce_keys [:dir]
+  @directory_mode 0o700
+  @file_mode 0o600
+
+  @enforce_keys [:dir, :lock]
   # last: the highest number in use. good: the newest checkpoint known to be complete. unreadable:
   # the files that could not be read. Their content may be valid, so they are not removed.
-  defstruct [:dir, last: 0, good: nil, unreadable: []]
+  defstruct [:dir, :lock, last: 0, good: nil, unreadable: []]
 
   @type t :: %__MODULE__{
           dir: Path.t(),
+          lock: Lock.token(),
           last: Checkpoint.sequence(),
           good: Checkpoint.sequence() | nil,
           unreadable: [Checkpoint.sequence()]
@@ -31,20 +38,21 @@ defmodule Foundation.StateManager.Store do
   @type problem :: {Path.t(), Checkpoint.reason()}
 
   @doc """
-  Opens the directory, which is made if need be, and reads the newest checkpoint that is whole.
+  Takes the directory, which is made if need be, and reads the newest checkpoint that is whole.
 
   The result has the damaged ones that are newer than it, the newest first.
   """
   @spec open(Path.t()) ::
-          {:ok, t, {:ok, term, Path.t()} | :none, [problem]} | {:error, File.posix()}
+          {:ok, t, {:ok, term, Path.t()} | :none, [problem]} | {:error, :in_use | File.posix()}
   def open(dir) do
     dir = Path.expand(dir)
 
     with :ok <- make(dir),
          :ok <- writable(dir),
+         {:ok, lock} <- Lock.take(dir),
          :ok <- remove_temporary(dir),
          {:ok, sequences} <- sequences(dir) do
-      store = %__MODULE__{dir: dir, last: List.first(sequences, 0)}
+      store = %__MODULE__{dir: dir, lock: lock, last: List.first(sequences, 0)}
       newest_whole(store, sequences, [])
     end
   end
@@ -101,9 +109,40 @@ defmodule Foundation.StateManager.Store do
 
   @doc """
   Writes a checkpoint; it is durable when this returns. Keeps it and the whole one before it.
+
+  A directory that was removed is made again. `:in_use` if another server has taken it.
   """
-  @spec write(t, term) :: {:ok, t, Path.t(), bytes :: pos_integer} | {:error, File.posix(), t}
+  @spec write(t, term) ::
+          {:ok, t, Path.t(), bytes :: pos_integer} | {:error, :in_use | File.posix(), t}
   def write(store, term) do
+    case Lock.held(store.dir, store.lock) do
+      :ok -> write_held(store, term)
+      {:error, :enoent} -> store |> retake() |> write_retaken(term)
+      {:error, reason} -> {:error, reason, store}
+    end
+  end
+
+  @doc "Whether the newest checkpoint is where it was written."
+  @spec saved?(t) :: boolean
+  def saved?(store), do: store.good != nil and File.exists?(path(store, store.good))
+
+  @doc "Gives the directory back."
+  @spec close(t) :: :ok
+  def close(store), do: Lock.release(store.dir, store.lock)
+
+  defp retake(store) do
+    with :ok <- make(store.dir),
+         {:ok, lock} <- Lock.take(store.dir) do
+      %{store | lock: lock}
+    else
+      {:error, reason} -> {:error, reason, store}
+    end
+  end
+
+  defp write_retaken(%__MODULE__{} = store, term), do: write_held(store, term)
+  defp write_retaken(error, _term), do: error
+
+  defp write_held(store, term) do
     # A number is used up even if its write fails.
     store = %{store | last: store.last + 1}
     path = path(store, store.last)
@@ -124,7 +163,12 @@ defmodule Foundation.StateManager.Store do
 
   defp write_synced(path, bytes) do
     with {:ok, file} <- :file.open(path, [:write, :exclusive, :raw, :binary]) do
-      written = with :ok <- :file.write(file, bytes), do: :file.sync(file)
+      # The mode before the bytes, which nobody else should see.
+      written =
+        with :ok <- :file.change_mode(path, @file_mode),
+             :ok <- :file.write(file, bytes),
+             do: :file.sync(file)
+
       closed = :file.close(file)
       with :ok <- written, do: closed
     end
@@ -142,7 +186,9 @@ defmodule Foundation.StateManager.Store do
   defp make(dir) do
     missing = dir |> Stream.iterate(&Path.dirname/1) |> Enum.take_while(&(not File.exists?(&1)))
 
-    with :ok <- File.mkdir_p(dir) do
+    with :ok <- File.mkdir_p(dir),
+         # Not of a directory that was there: its owner has chosen.
+         :ok <- if(missing == [], do: :ok, else: :file.change_mode(dir, @directory_mode)) do
       Enum.find_value(missing, :ok, fn made ->
         case sync(Path.dirname(made)) do
           :ok -> nil
@@ -162,7 +208,7 @@ defmodule Foundation.StateManager.Store do
 
   defp remove_temporary(dir) do
     with {:ok, names} <- File.ls(dir) do
-      for name <- names, name =~ ~r/\A\d{20}\.checkpoint\..*\.tmp\z/ do
+      for name <- names, name =~ ~r/\A(\d{20}\.checkpoint|lock)\..*\.tmp\z/ do
         :file.delete(Path.join(dir, name))
       end
 
