@@ -90,18 +90,21 @@ defmodule Soak.State do
         do: fault
   end
 
-  # In a process of its own, which the server that is refused takes with it.
+  # In a process of its own, as the server is linked to it: one that is admitted ends with it.
   defp intrude(server) do
     Faults.await(server)
     options = [name: nil, checkpoint_dir: link(:persistent_term.get(__MODULE__), server)]
-    {pid, ref} = spawn_monitor(fn -> exit({:answer, Counter.start_link(options)}) end)
+
+    {pid, ref} =
+      spawn_monitor(fn ->
+        Process.flag(:trap_exit, true)
+        exit({:answer, Counter.start_link(options)})
+      end)
 
     receive do
-      {:DOWN, ^ref, :process, ^pid, {:checkpoint_dir, _link, :in_use}} ->
-        Record.check!(:directory, true, fn -> nil end)
-
-      {:DOWN, ^ref, :process, ^pid, other} ->
-        Record.check!(:directory, false, fn -> {server, other} end)
+      {:DOWN, ^ref, :process, ^pid, {:answer, answer}} ->
+        refused? = match?({:error, {:checkpoint_dir, _link, :in_use}}, answer)
+        Record.check!(:directory, refused?, fn -> {server, answer} end)
     end
   end
 
