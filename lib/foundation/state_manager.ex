@@ -135,8 +135,9 @@ defmodule Foundation.StateManager do
   When this has returned `:ok` the checkpoint survives a loss of power.
 
   Returns `{:error, posix}` if it cannot be written, such as `{:error, :enospc}`, and
-  `{:error, :in_use}` if another server has taken the directory. The server goes on. Exits as `GenServer.call/3` does if the server is not there. Costs a write of the whole
-  state and two syncs.
+  `{:error, :in_use}` if another server has taken the directory. The server goes on. Exits as
+  `GenServer.call/3` does if the server is not there. Costs a write of the whole state and two
+  syncs.
 
       iex> defmodule Docs.Visits do
       ...>   use Foundation.StateManager, checkpoint_interval: :infinity
