@@ -12,6 +12,26 @@ defmodule Bench.Telemetry do
   @table Bench.Telemetry.Table
   # Longer than any run.
   @window 600_000
+  # Longer than a round.
+  @short_window 100
+
+  # The calls that clients write: where the key is, and whether a window is given.
+  @calls [
+    {"option", :option, []},
+    {"option, window", :option, [window: @window]},
+    {"metadata", :metadata, []},
+    {"metadata, window", :metadata, [window: @window]},
+    {"whole metadata", :whole, []},
+    {"whole metadata, window", :whole, [window: @window]},
+    {"module", :module, []}
+  ]
+  @calls_at_least for {name, _key, _options} <- @calls, into: %{}, do: {name, {:at_least, 2.5}}
+  @new_at_least for {name, _key, _options} <- @calls, into: %{}, do: {name, {:at_least, 2}}
+
+  defmodule Events do
+    @moduledoc false
+    use Foundation.Telemetry.SampledEvents, prefix: [:bench]
+  end
 
   defmodule Windows do
     @moduledoc false
@@ -94,7 +114,7 @@ defmodule Bench.Telemetry do
         quick: [1_000],
         growth: @growth,
         processes: 10_000,
-        target: {:at_least, 4},
+        target: Map.put(@calls_at_least, "option", {:at_least, 4}),
         run: &dedup_hit/2
       },
       %Row{
@@ -106,7 +126,7 @@ defmodule Bench.Telemetry do
         growth: @growth,
         processes: 10_000,
         fills?: true,
-        target: {:at_least, 4.5},
+        target: Map.put(@new_at_least, "option", {:at_least, 4.5}),
         run: &dedup_new/2
       },
       %Row{
@@ -144,37 +164,59 @@ defmodule Bench.Telemetry do
     ]
   end
 
+  # Theirs has the same key, made in the same way of the same arguments.
   defp dedup_hit(size, context) do
-    emit = emit()
+    for {variant, where, options} <- calls(context) do
+      repeats(size, context, call(where, options), &call_of(where, &1), fn calls ->
+        :ets.new(@table, [:named_table, :public, read_concurrency: true])
 
-    repeats(size, context, fn keys ->
-      :ets.new(@table, [:named_table, :public, read_concurrency: true])
-      expires = System.monotonic_time() + System.convert_time_unit(@window, :millisecond, :native)
-      for n <- 1..size, do: :ets.insert(@table, {{@event, n}, expires})
+        expires =
+          System.monotonic_time() + System.convert_time_unit(@window, :millisecond, :native)
 
-      look = fn options ->
-        [{_key, expires}] = :ets.lookup(@table, {@event, hd(options) |> elem(1)})
-        if System.monotonic_time() >= expires, do: raise("expired")
-      end
+        for n <- 1..size, do: :ets.insert(@table, {{@event, call_of(where, n)}, expires})
 
-      cost = fn fun -> &Bench.cost(context, keys.(&1), fun) end
-      result = Bench.pair(context, cost.(emit), cost.(look))
+        look = fn key ->
+          [{_key, expires}] = :ets.lookup(@table, {@event, key})
+          if System.monotonic_time() >= expires, do: raise("expired")
+        end
 
-      :ets.delete(@table)
-      result
-    end)
+        cost = fn fun -> &Bench.cost(context, calls.(&1), fun) end
+        result = Bench.pair(context, cost.(call(where, options)), cost.(look), variant: variant)
+
+        :ets.delete(@table)
+        result
+      end)
+    end
   end
 
-  defp dedup_genserver(size, context) do
-    emit = emit()
+  # How a row grows is shown for one call.
+  defp calls(%{growth?: true}), do: [hd(@calls)]
+  defp calls(_context), do: @calls
 
-    repeats(size, context, fn keys ->
+  # A client's call for a key, and the key that it passes.
+  defp call(:option, options),
+    do: &SampledEvents.emit_event(@event, %{count: 1}, %{}, [{:dedup_key, &1} | options])
+
+  defp call(:metadata, options),
+    do: &SampledEvents.emit_event(@event, %{count: 1}, %{dedup_key: &1}, options)
+
+  defp call(:whole, options), do: &SampledEvents.emit_event(@event, %{count: 1}, &1, options)
+  defp call(:module, []), do: &Events.emit_event(:event, %{count: 1}, %{dedup_key: &1})
+
+  defp call_of(:whole, n), do: %{user_id: n, action: :login}
+  defp call_of(_where, n), do: n
+
+  defp new_key(:whole, round, n, size), do: call_of(:whole, round * size + n)
+  defp new_key(_where, round, n, _size), do: {round, n}
+
+  defp dedup_genserver(size, context) do
+    emit = call(:option, [])
+
+    repeats(size, context, emit, & &1, fn keys ->
       {:ok, server} = Windows.start_link()
       for n <- 1..size, do: true = Windows.first?(server, {@event, n}, @window)
 
-      ask = fn options ->
-        Windows.first?(server, {@event, hd(options) |> elem(1)}, @window)
-      end
+      ask = &Windows.first?(server, {@event, &1}, @window)
 
       cost = fn fun -> &Bench.cost(context, keys.(&1), fun) end
       result = Bench.pair(context, cost.(emit), cost.(ask))
@@ -184,17 +226,14 @@ defmodule Bench.Telemetry do
     end)
   end
 
-  defp emit, do: fn options -> SampledEvents.emit_event(@event, %{count: 1}, %{}, options) end
-
-  # Every key has its window when `fun` is called, with the options of repeats.
-  defp repeats(size, context, fun) do
+  # Every key has its window when `fun` is called, with the keys of repeats.
+  defp repeats(size, context, emit, key, fun) do
     SampledEvents.configure_event(@event, window: @window)
-    options = for n <- 1..size, do: [dedup_key: n]
-    Enum.each(options, emit())
+    keys = Enum.map(1..size, key)
+    Enum.each(keys, emit)
     before = SampledEvents.stats(@event)
 
-    result =
-      Bench.with_rounds(options, context, fn keys -> Bench.pinned(fn -> fun.(keys) end) end)
+    result = Bench.with_rounds(keys, context, fn keys -> Bench.pinned(fn -> fun.(keys) end) end)
 
     Bench.check!("emitted", SampledEvents.stats(@event).emitted, before.emitted)
     close()
@@ -210,37 +249,43 @@ defmodule Bench.Telemetry do
   # Each round has keys of its own, in a table that is empty before.
   # Neither side closes a window while it is timed: ours outlive the round, and both are emptied after it.
   defp dedup_new(size, context) do
-    SampledEvents.configure_event(@event, window: 100)
+    for {variant, where, options} <- calls(context) do
+      options = if options == [], do: [], else: [window: @short_window]
+      dedup_new(size, context, variant, where, call(where, options))
+    end
+  end
+
+  defp dedup_new(size, context, variant, where, emit) do
+    SampledEvents.configure_event(@event, window: @short_window)
     :ets.new(@table, [:named_table, :public, read_concurrency: true])
+    keys = fn round -> for n <- 1..size, do: new_key(where, round, n, size) end
 
     result =
       Bench.pinned(fn ->
         ours = fn round ->
-          options = for n <- 1..size, do: [dedup_key: {round, n}]
+          keys = keys.(round)
           before = SampledEvents.stats(@event)
-          taken = Bench.cost(context, options, emit())
+          taken = Bench.cost(context, keys, emit)
           emitted = SampledEvents.stats(@event).emitted - before.emitted
           Bench.check!("emitted", emitted, size)
-          execute = fn _options -> :telemetry.execute(@event, %{count: 1}, %{}) end
-          alone = Bench.cost(context, options, execute)
-          Process.sleep(101)
+          execute = fn _key -> :telemetry.execute(@event, %{count: 1}, %{}) end
+          alone = Bench.cost(context, keys, execute)
+          Process.sleep(@short_window + 1)
           Backend.running!().sweep()
           taken - alone
         end
 
         theirs = fn round ->
-          keys = for n <- 1..size, do: {@event, {round, n}}
-
           taken =
-            Bench.cost(context, keys, fn key ->
-              true = :ets.insert_new(@table, {key, System.monotonic_time()})
+            Bench.cost(context, keys.(round), fn key ->
+              true = :ets.insert_new(@table, {{@event, key}, System.monotonic_time()})
             end)
 
           :ets.delete_all_objects(@table)
           taken
         end
 
-        Bench.pair(context, ours, theirs)
+        Bench.pair(context, ours, theirs, variant: variant)
       end)
 
     :ets.delete(@table)

@@ -150,26 +150,36 @@ defmodule Foundation.Telemetry.SampledEvents do
   @spec emit_event(name, map, map, keyword) :: :ok
   def emit_event(name, measurements, metadata, opts \\ [])
 
-  def emit_event([_ | _] = name, measurements, metadata, [])
-      when is_map(measurements) and is_map(metadata) do
-    admit(name, measurements, metadata, dedup_key(metadata), nil)
-  end
-
-  # The most frequent options, without a search through the list.
-  def emit_event([_ | _] = name, measurements, metadata, [{:dedup_key, key}])
-      when is_map(measurements) and is_map(metadata) and key not in [nil, false] do
-    admit(name, measurements, metadata, key, nil)
-  end
-
   def emit_event([_ | _] = name, measurements, metadata, opts)
       when is_map(measurements) and is_map(metadata) and is_list(opts) do
-    window = opts[:window]
-    if window, do: Settings.window!(window)
-    admit(name, measurements, metadata, opts[:dedup_key] || dedup_key(metadata), window)
+    case options(opts) do
+      {nil, window} -> admit(name, measurements, metadata, dedup_key(metadata), window)
+      {key, window} -> admit(name, measurements, metadata, key, window)
+    end
   end
 
   def emit_event(name, measurements, metadata, opts),
     do: refuse!(name, measurements, metadata, opts)
+
+  # The key and the window. Clients write the options like this; a search through the list costs
+  # more than the native call.
+  defp options([]), do: {nil, nil}
+  defp options(dedup_key: key) when key not in [nil, false], do: {key, nil}
+  defp options(window: window) when is_integer(window) and window >= 0, do: {nil, window}
+
+  defp options(dedup_key: key, window: window)
+       when key not in [nil, false] and is_integer(window) and window >= 0,
+       do: {key, window}
+
+  defp options(window: window, dedup_key: key)
+       when key not in [nil, false] and is_integer(window) and window >= 0,
+       do: {key, window}
+
+  defp options(opts) do
+    window = opts[:window]
+    if window, do: Settings.window!(window)
+    {opts[:dedup_key] || nil, window || nil}
+  end
 
   defp dedup_key(%{dedup_key: key}) when key not in [nil, false], do: key
   defp dedup_key(metadata), do: metadata

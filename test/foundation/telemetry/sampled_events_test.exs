@@ -44,6 +44,40 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert n == length(keys)
       end
 
+      @tag settings: [window: 60_000]
+      test "small maps are one key each, whatever their values have in common" do
+        values = [0, 1, -1, 255, 256, :a, :b, [], nil, self(), "", "a", "b", <<0>>, <<0, 0>>]
+        values = values ++ [1.0, {1}, "123456", "1234567", 2 ** 31, 2 ** 59, 2 ** 70]
+
+        maps =
+          [%{}, %{a: 1, b: 2, c: 3}, %{a: 1, b: 2, c: 3, d: 4}] ++
+            for(a <- values, key <- [:a, :b, "a"], do: %{key => a}) ++
+            for a <- values, b <- values, key <- [:a, :c], do: %{key => a, b: b}
+
+        for map <- maps ++ maps, do: SampledEvents.emit_event(@event, %{}, map)
+        assert %{emitted: n, suppressed: n} = counts(@event)
+        assert n == length(maps)
+      end
+
+      test "options in any order, or written otherwise, are the same options" do
+        listen([@event])
+
+        for options <- [
+              [dedup_key: 1, window: 60_000],
+              [window: 60_000, dedup_key: 1],
+              [dedup_key: 1],
+              [other: 1, dedup_key: 1],
+              [window: nil, dedup_key: 1],
+              [dedup_key: 1, dedup_key: 2]
+            ],
+            do: SampledEvents.emit_event(@event, %{}, %{dedup_key: 2}, options)
+
+        assert length(received(@event)) == 1
+        SampledEvents.emit_event(@event, %{}, %{dedup_key: 2}, dedup_key: nil, window: 60_000)
+        SampledEvents.emit_event(@event, %{}, %{dedup_key: 2}, window: 60_000)
+        assert length(received(@event)) == 1
+      end
+
       test "maps that are equal are one key, however they were built" do
         pairs = for i <- 1..200, do: {{:key, i}, i}
         SampledEvents.emit_event(@event, %{}, Map.new(pairs))

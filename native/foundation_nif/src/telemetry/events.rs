@@ -14,7 +14,7 @@ use super::{
 };
 use crate::background::{self, Job};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{Buffer, NODES_MAX, is_map, short_compound_key, short_key, word};
+use crate::term::{Buffer, NODES_MAX, is_map, short_key, short_window_key, word};
 
 nifs! {
     telemetry_admit / 3,
@@ -59,7 +59,7 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
     let Some(event) = event(env, buffer.bytes(), name) else {
         return nil(env);
     };
-    let key = match short_key(key).or_else(|| short_compound_key(key)) {
+    let key = match short_key(key).or_else(|| short_window_key(key)) {
         Some(key) if !super::is_shared(event) => key,
         _ => window_key(&mut buffer, event, key)?,
     };

@@ -13,8 +13,9 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::*;
 use rustler::{Env, Term};
 
+use super::layout::small_map;
 use super::view::{View, binary, entries, tuple};
-use super::{PRIMARY, binary_term, is_immediate, map_term, word, word_term};
+use super::{PRIMARY, binary_term, is_immediate, map_term, raw_word, word, word_term};
 
 /// The longest encoding; longer terms are kept as terms.
 const ENCODED_MAX: usize = 512;
@@ -38,6 +39,15 @@ const SHORT_TUPLE: u8 = 0x20;
 const SHORT_TUPLES: usize = 0x20;
 const SHORT_BINARY: u8 = 0x40;
 const SHORT_BINARIES: usize = 0x40;
+/// And how many entries: only what [`short_map`] writes begins so.
+const SHORT_MAP: u8 = 0x80;
+/// What the words of atoms end with. Only those are keys of a [`short_map`], so that this part of them need not
+/// be written.
+const ATOM: u64 = 0x0B;
+const ATOM_BITS: usize = 6;
+const ATOM_MASK: u64 = (1 << ATOM_BITS) - 1;
+/// How much of an atom's word [`short_map`] writes. Atoms above have no short form.
+const NAME_BYTES: usize = 3;
 
 /// Whether `0.0` and `-0.0` are one term here: they are two from OTP 27 on.
 fn zeros_are_one() -> bool {
@@ -308,6 +318,57 @@ pub(super) fn short_tuple(term: Term) -> Option<(u128, usize)> {
     let mut short = Short::tuple(elements.len())?;
     let fits = elements.iter().all(|element| short.push(element));
     fits.then_some((short.bytes, short.len))
+}
+
+/// What stands in registers for a map of few entries whose keys are atoms and whose values are immediates
+/// and short binaries: its bytes, and how many there are. Of two such maps it is the same if and only if they
+/// are equal. Nothing is read back from it.
+///
+/// Behind the number of entries come the atoms, then four bits for each value, then the values: so a map of
+/// a number and an atom has room.
+#[inline]
+pub(super) fn short_map(term: Term) -> Option<(u128, usize)> {
+    let (keys, values) = small_map(term)?;
+    let count = keys.len();
+    let mut end = 1 + count * NAME_BYTES + count.div_ceil(2);
+    if end > Short::MAX {
+        return None;
+    }
+    let mut bytes = u128::from(SHORT_MAP | count as u8);
+    for (index, key) in keys.iter().enumerate() {
+        let name = raw_word(*key);
+        if name & ATOM_MASK != ATOM || name >> (ATOM_BITS + 8 * NAME_BYTES) != 0 {
+            return None;
+        }
+        bytes |= u128::from(name >> ATOM_BITS) << (8 * (1 + index * NAME_BYTES));
+    }
+    for (index, value) in values.iter().enumerate() {
+        // SAFETY: the values of a map belong to its environment.
+        let value = unsafe { Term::new(term.get_env(), *value) };
+        let (kind, number, len) = short_value(value)?;
+        if end + len > Short::MAX {
+            return None;
+        }
+        let kinds = 8 * (1 + count * NAME_BYTES) + 4 * index;
+        bytes |= u128::from(kind) << kinds | number << (8 * end);
+        end += len;
+    }
+    Some((bytes, end))
+}
+
+/// A value of a [`short_map`]: what it is and how long, its bytes as a number, and how many there are.
+#[inline(always)]
+fn short_value(value: Term) -> Option<(u8, u128, usize)> {
+    // An immediate has up to eight bytes; seven of the sixteen kinds are left for binaries.
+    const BINARY: u8 = 9;
+    let word = word(value);
+    if is_immediate(word) {
+        let (number, len) = short_immediate(word);
+        return Some((len as u8 - 1, number >> 8, len - 1));
+    }
+    let bytes = binary(value)?;
+    let kind = (bytes.len() <= usize::from(0x0F - BINARY)).then_some(BINARY + bytes.len() as u8)?;
+    Some((kind, pack(bytes), bytes.len()))
 }
 
 /// The term of an encoding.

@@ -11,7 +11,7 @@ use rustler::sys::{ErlNifHash, enif_hash};
 use rustler::{Env, Term};
 
 use super::budget::{BYTES_MAX, measure_whole};
-use super::encoding::{Buffer, Form, decode, short_tuple};
+use super::encoding::{Buffer, Form, decode, short_map, short_tuple};
 use super::owned::{OwnedTerm, Probe};
 use super::view::binary;
 use super::{binary_term, is_immediate, word, word_term};
@@ -39,6 +39,13 @@ pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
 #[inline]
 pub fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
     let (bytes, len) = short_tuple(term)?;
+    Some(Key::packed(COMPOUND, bytes, len))
+}
+
+/// The key of a short tuple or map of those, where it is never read back.
+#[inline]
+pub fn short_window_key<P>(term: Term) -> Option<Key<'static, P>> {
+    let (bytes, len) = short_tuple(term).or_else(|| short_map(term))?;
     Some(Key::packed(COMPOUND, bytes, len))
 }
 
