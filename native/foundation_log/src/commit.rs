@@ -140,6 +140,21 @@ pub enum Request {
     Close,
 }
 
+impl Request {
+    /// Drops the request without an answer.
+    pub fn discard(self) {
+        match self {
+            Request::Append(_, reply)
+            | Request::PutSnapshot { reply, .. }
+            | Request::Trim { reply, .. }
+            | Request::Delete { reply, .. }
+            | Request::Subscribe { reply, .. }
+            | Request::Forget { reply, .. } => reply.discard(),
+            Request::Acknowledged | Request::Close => {}
+        }
+    }
+}
+
 /// The figures of one commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
@@ -170,6 +185,11 @@ impl Reply {
     /// Answers by a call of `send`, which says whether there is still somebody who hears it.
     pub fn new(send: impl FnOnce(Answer) -> bool + std::marker::Send + 'static) -> Self {
         Reply(Some(Box::new(send)))
+    }
+
+    /// Answers nothing: the caller of the request knows better.
+    fn discard(mut self) {
+        self.0 = None;
     }
 
     fn send(mut self, answer: Answer) -> bool {

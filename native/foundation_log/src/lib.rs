@@ -35,7 +35,7 @@ mod watch;
 
 pub use commit::{Answer, Append, Commit, Expected, Reply, Request, StartAt};
 pub use error::{Damage, Error};
-pub use log::{Figures, Log, Options, Recovery, Sync};
+pub use log::{Figures, Log, Options, Recovery, Refused, Sync};
 pub use read::{Direction, EventRef, Range, Source};
 
 #[cfg(test)]

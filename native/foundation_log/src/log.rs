@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Tr
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendError, Sender, TrySendError, bounded};
 
 use crate::commit::{self, Append, Reply, Request, StartAt, Writer};
 use crate::copy;
@@ -117,6 +117,14 @@ impl Shared {
     }
 }
 
+/// A request that the commit thread has not got.
+pub enum Refused {
+    /// Too many are waiting. [`Log::request_waiting`] waits for room.
+    Full(Request),
+    /// The log is closed.
+    Closed(Request),
+}
+
 /// An open log.
 pub struct Log {
     shared: Arc<Shared>,
@@ -173,28 +181,27 @@ impl Log {
         *locked(&self.shared.options) = options;
     }
 
-    /// Hands a request to the commit thread.
-    ///
-    /// Where too many are waiting it is given back; [`Log::request_waiting`] waits for room.
-    pub fn request(&self, request: Request) -> Result<(), Request> {
-        match self.requests.try_send(request) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(request)) => Err(request),
-            // Its reply says that the log is closed when it is dropped.
-            Err(TrySendError::Disconnected(_)) => Ok(()),
-        }
+    /// Hands a request to the commit thread, or gives it back.
+    pub fn request(&self, request: Request) -> Result<(), Refused> {
+        self.requests
+            .try_send(request)
+            .map_err(|error| match error {
+                TrySendError::Full(request) => Refused::Full(request),
+                TrySendError::Disconnected(request) => Refused::Closed(request),
+            })
     }
 
-    /// The same, and waits for room.
-    pub fn request_waiting(&self, request: Request) {
-        // As above.
-        let _ = self.requests.send(request);
+    /// The same, and waits for room: it is given back only by a closed log.
+    pub fn request_waiting(&self, request: Request) -> Result<(), Refused> {
+        let sent = self.requests.send(request);
+        sent.map_err(|SendError(request)| Refused::Closed(request))
     }
 
     fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<u64, Error> {
         let (sender, receiver) = bounded(1);
         let reply = Reply::new(move |answer| sender.send(answer.result).is_ok());
-        self.request_waiting(request(reply));
+        // A closed log drops the request, which answers it.
+        let _ = self.request_waiting(request(reply));
         receiver.recv().unwrap_or(Err(Error::Closed))
     }
 
@@ -287,17 +294,17 @@ impl Log {
     }
 
     /// Calls `wake` once there is an event after `number`: a version of a stream, or a position.
+    /// Where there is one already it says `true`, and does not call.
     ///
     /// An earlier watcher of the same stream and `id` is replaced.
-    pub fn watch(&self, stream: Option<&[u8]>, id: u64, number: u64, wake: Wake) {
+    pub fn watch(&self, stream: Option<&[u8]>, id: u64, number: u64, wake: Wake) -> bool {
         self.shared.watchers().add(stream, id, wake);
+        // After that: an event that comes before this look is seen here, and a later one by the
+        // commit thread.
         let index = self.shared.index();
         let is_there = stream.map_or(index.position, |stream| index.version(stream)) > number;
         drop(index);
-        if is_there {
-            let wakes = self.shared.watchers().take(stream.into_iter());
-            wakes.into_iter().for_each(|wake| wake());
-        }
+        is_there && self.shared.watchers().remove(stream, id)
     }
 
     /// Removes a watcher.
@@ -424,7 +431,7 @@ impl Log {
     /// Commits what is waiting, syncs and ends the thread. Later calls are answered with `Closed`.
     pub fn close(&self) {
         self.shared.maintenance().closing = true;
-        self.request_waiting(Request::Close);
+        let _ = self.request_waiting(Request::Close);
         if let Some(thread) = locked(&self.thread).take() {
             // It has caught its panics.
             let _ = thread.join();

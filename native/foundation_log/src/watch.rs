@@ -18,15 +18,17 @@ impl Watchers {
         watchers.or_default().insert(id, wake);
     }
 
-    /// Removes a watcher.
-    pub fn remove(&mut self, stream: Option<&[u8]>, id: u64) {
+    /// Removes a watcher, and says whether it was there.
+    pub fn remove(&mut self, stream: Option<&[u8]>, id: u64) -> bool {
         let stream = stream.map(Into::into);
-        if let Some(watchers) = self.by_stream.get_mut(&stream) {
-            watchers.remove(&id);
-            if watchers.is_empty() {
-                self.by_stream.remove(&stream);
-            }
+        let Some(watchers) = self.by_stream.get_mut(&stream) else {
+            return false;
+        };
+        let removed = watchers.remove(&id).is_some();
+        if watchers.is_empty() {
+            self.by_stream.remove(&stream);
         }
+        removed
     }
 
     /// Takes those of the streams, and those of the whole log.

@@ -13,12 +13,18 @@ use crate::faults;
 use crate::registry::deaths;
 use crate::registry::instance::Registry;
 
+/// An instance that has an owner process, and outlives it for a while.
+pub trait Owned: Send + Sync {
+    /// Ends the instance, if it has not been adopted since it lost this owner.
+    fn abandon(self: Arc<Self>, owner: u64);
+}
+
 /// Something to do.
 pub enum Job {
     /// Removes the entries of a dead process that its own clean-up left.
     CleanUp(Arc<Registry>, Box<PendingCleanup>),
-    /// Destroys a registry that has lost this owner, unless it is adopted in time.
-    Ownerless(Weak<Registry>, u64, Instant),
+    /// Abandons what has lost this owner, unless it is adopted in time.
+    Ownerless(Weak<dyn Owned>, u64, Instant),
     /// Frees a registry that has been destroyed, once nobody uses it any more.
     Drop(Arc<Registry>),
     /// Removes the entries of a concurrent table that is gone.
@@ -52,7 +58,7 @@ pub fn send(job: Job) {
 }
 
 struct Worker {
-    ownerless: Vec<(Weak<Registry>, u64, Instant)>,
+    ownerless: Vec<(Weak<dyn Owned>, u64, Instant)>,
     drops: Vec<Arc<Registry>>,
     flushed: Instant,
 }
@@ -100,8 +106,8 @@ impl Worker {
                 while !registry.clean_up(&mut pending) {}
                 deaths::announce(None, &registry);
             }
-            Some(Job::Ownerless(registry, owner, deadline)) => {
-                self.ownerless.push((registry, owner, deadline));
+            Some(Job::Ownerless(instance, owner, deadline)) => {
+                self.ownerless.push((instance, owner, deadline));
             }
             Some(Job::Drop(registry)) => self.drops.push(registry),
             Some(Job::Clear(entries)) => entries.clear(),
@@ -109,12 +115,12 @@ impl Worker {
             None => {}
         }
         let now = Instant::now();
-        self.ownerless.retain(|(registry, owner, deadline)| {
+        self.ownerless.retain(|(instance, owner, deadline)| {
             if now < *deadline {
                 return true;
             }
-            if let Some(registry) = registry.upgrade() {
-                registry.abandon(*owner);
+            if let Some(instance) = instance.upgrade() {
+                instance.abandon(*owner);
             }
             false
         });

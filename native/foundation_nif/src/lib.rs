@@ -6,6 +6,7 @@ compile_error!("the native library is for 64 bits; elsewhere: config :foundation
 
 mod background;
 mod concurrent_table;
+mod event_log;
 mod faults;
 mod live;
 mod measure;

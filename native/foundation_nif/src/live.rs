@@ -8,11 +8,11 @@ use rustler::{Env, Term, atoms};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::registry::instance::{LIVE, LIVE_WATCHES};
 use crate::term::LIVE_TERMS;
-use crate::{concurrent_table, process, telemetry};
+use crate::{concurrent_table, event_log, process, telemetry};
 
 nifs! { live_counts / 0 }
 
-atoms! { registries, tables, terms, retired, watches, remotes, spans }
+atoms! { registries, tables, terms, retired, watches, remotes, event_logs, spans }
 
 /// On a dirty scheduler: it frees all that can be freed.
 fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
@@ -27,6 +27,7 @@ fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         (retired(), reclaim::outstanding() as i64),
         (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
         (remotes(), process::remote_count() as i64),
+        (event_logs(), event_log::LIVE.load(Ordering::Relaxed)),
         (spans(), telemetry::processes_with_spans() as i64),
     ];
     let map = counts

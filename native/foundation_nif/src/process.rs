@@ -124,6 +124,12 @@ pub fn as_local(owner: u64) -> Option<LocalPid> {
     (!is_remote(owner)).then(|| local(owner))
 }
 
+/// The owner that a local process is.
+pub fn owner_of(pid: LocalPid) -> u64 {
+    // SAFETY: the VM's structure is one word, which for a local process is what owners are.
+    unsafe { std::mem::transmute::<ErlNifPid, u64>(*pid.as_c_arg()) }
+}
+
 /// The calling process.
 #[inline]
 pub fn caller(env: Env) -> u64 {

@@ -17,6 +17,8 @@ atoms! { nif_panicked }
 
 /// `ERL_NIF_DIRTY_JOB_CPU_BOUND` of `erl_nif.h`.
 const DIRTY_CPU: c_int = 1;
+/// `ERL_NIF_DIRTY_JOB_IO_BOUND` of `erl_nif.h`.
+const DIRTY_IO: c_int = 2;
 /// `ERL_NIF_THR_NORMAL_SCHEDULER` of `erl_nif.h`.
 const NORMAL_SCHEDULER: c_int = 1;
 
@@ -28,6 +30,8 @@ pub enum Failure {
     /// The call would take long: it is to be made again on a dirty scheduler, where
     /// [`may_take_long`] says so.
     TakesLong,
+    /// The call waits for a disk: it is to be made again on a dirty I/O scheduler.
+    DoesIo,
 }
 
 /// What a NIF gives.
@@ -67,6 +71,9 @@ pub unsafe fn call<const N: usize>(
                 Failure::BadArgument => enif_make_badarg(env),
                 Failure::TakesLong => {
                     enif_schedule_nif(env, name.as_ptr(), DIRTY_CPU, raw, N as c_int, argv)
+                }
+                Failure::DoesIo => {
+                    enif_schedule_nif(env, name.as_ptr(), DIRTY_IO, raw, N as c_int, argv)
                 }
             }
         },

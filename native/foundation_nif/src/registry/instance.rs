@@ -10,7 +10,7 @@ use foundation_core::table::{Guard, Names, OutOfMemory, Table};
 use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use super::deaths;
-use crate::background::{self, Job};
+use crate::background::{self, Job, Owned};
 use crate::faults;
 use crate::measure::Call;
 use crate::process;
@@ -101,7 +101,7 @@ impl Resource for Watch {
         let _measured = Call::begin(c"registry_down".as_ptr());
         faults::reach(c"registrant down");
         if let Some(registry) = self.0.upgrade() {
-            registry.mark_dead(Some(env), word(pid));
+            registry.mark_dead(Some(env), process::owner_of(pid));
         }
     }
 }
@@ -114,14 +114,9 @@ impl Resource for OwnerWatch {
         let _measured = Call::begin(c"registry_owner_down".as_ptr());
         faults::reach(c"owner down");
         if let Some(registry) = self.0.upgrade() {
-            registry.lose_owner(word(pid));
+            registry.lose_owner(process::owner_of(pid));
         }
     }
-}
-
-fn word(pid: LocalPid) -> u64 {
-    // SAFETY: the VM's structure is one word, which for a local process is what owners are.
-    unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) }
 }
 
 /// Which processes are alive, and who is told of their deaths, during a call.
@@ -235,22 +230,8 @@ impl Registry {
         if self.owner() == owner
             && let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout))
         {
-            background::send(Job::Ownerless(Arc::downgrade(self), owner, deadline));
-        }
-    }
-
-    /// Destroys the registry if it has not been adopted since it lost this owner.
-    pub fn abandon(self: &Arc<Self>, owner: u64) {
-        let removed = NAMES.change(self.name, |name_holder| {
-            match name_holder
-                .filter(|name_holder| Arc::ptr_eq(name_holder, self) && self.owner() == owner)
-            {
-                Some(_) => (None, true),
-                None => (name_holder.cloned(), false),
-            }
-        });
-        if removed {
-            background::send(Job::Drop(self.clone()));
+            let registry: Weak<Self> = Arc::downgrade(self);
+            background::send(Job::Ownerless(registry, owner, deadline));
         }
     }
 
@@ -294,6 +275,22 @@ impl Registry {
         match &self.entries {
             Entries::Unique(entries) => entries.held_by(owner),
             Entries::Duplicate(entries) => entries.held_by(owner),
+        }
+    }
+}
+
+impl Owned for Registry {
+    fn abandon(self: Arc<Self>, owner: u64) {
+        let removed = NAMES.change(self.name, |name_holder| {
+            match name_holder
+                .filter(|name_holder| Arc::ptr_eq(name_holder, &self) && self.owner() == owner)
+            {
+                Some(_) => (None, true),
+                None => (name_holder.cloned(), false),
+            }
+        });
+        if removed {
+            background::send(Job::Drop(self));
         }
     }
 }

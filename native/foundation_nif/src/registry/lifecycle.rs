@@ -8,7 +8,7 @@ use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
 use super::instance::{Config, Entries, Kind, NAMES, Registry};
 use super::{deaths, meta, registry};
-use crate::background::{self, Job};
+use crate::background::{self, Job, Owned};
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, elements, key, measure, word, word_term};
@@ -169,7 +169,7 @@ fn registry_stop<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
     unless_many()?;
-    registry.abandon(registry.owner());
+    registry.clone().abandon(registry.owner());
     Ok(ok().encode(env))
 }
 

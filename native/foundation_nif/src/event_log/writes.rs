@@ -1,0 +1,287 @@
+//! What goes to the commit thread, and comes back as a message.
+//!
+//! The caller gives a reference, and gets `{reference, answer, commit}`: the answer is `{:ok, number}`
+//! or `{:error, reason}`; the commit is `{nanoseconds, appends, events, bytes}` for one of the callers
+//! that it answers, and `nil` for the others.
+
+use foundation_log::commit::QUEUE_MAX;
+use foundation_log::{Answer, Append, Refused, Reply, Request, StartAt};
+use rustler::types::atom::nil;
+use rustler::{Encoder, Env, OwnedEnv, Term, atoms};
+
+use super::instance::{Subscriber, tell};
+use super::{EventLog, event_log, expected, failed, name_of, stream_or_all};
+use crate::faults;
+use crate::process;
+use crate::raw::{Failure, NifResult, may_take_long, nifs};
+use crate::term::{binary, elements, word_term};
+
+nifs! {
+    event_log_append / 6,
+    event_log_put_snapshot / 5,
+    event_log_trim / 4,
+    event_log_delete / 4,
+    event_log_subscribe / 6,
+    event_log_release / 3,
+    event_log_forget / 3,
+    event_log_ack / 3,
+    event_log_acknowledged / 2,
+    event_log_watch / 4,
+}
+
+atoms! { ok, error, end, too_large, already_subscribed, appended }
+
+/// More bytes than this are copied on a dirty scheduler: 256 KB take some 50 µs.
+const COPIED_MAX: usize = 1 << 18;
+/// More bytes than this are refused in one append, whose frames are one commit of one segment.
+const APPEND_MAX: usize = 1 << 30;
+
+const _: () = assert!(QUEUE_MAX < 1 << 16, "what waits is bounded");
+
+/// Sends the answer to the caller, with its reference.
+fn reply(env: Env, reference: Term) -> Result<Reply, Failure> {
+    if !reference.is_ref() {
+        return Err(Failure::BadArgument);
+    }
+    let caller = process::local(process::caller(env));
+    let mut message = OwnedEnv::new();
+    let reference = message.save(reference);
+    Ok(Reply::new(move |answer: Answer| {
+        faults::reach(c"answer a caller");
+        let sent = message.send_and_clear(&caller, |env| {
+            let result = match &answer.result {
+                Ok(number) => (ok(), *number).encode(env),
+                Err(error) => failed(env, error),
+            };
+            let commit = match answer.commit {
+                Some(commit) => (
+                    commit.duration.as_nanos() as u64,
+                    commit.appends,
+                    commit.events,
+                    commit.bytes,
+                )
+                    .encode(env),
+                None => nil().encode(env),
+            };
+            (reference.load(env), result, commit).encode(env)
+        });
+        sent.is_ok()
+    }))
+}
+
+/// Hands a request over. Where there is no room it is made again where the call may wait for it.
+fn hand_over<'a>(env: Env<'a>, log: &EventLog, request: Request) -> NifResult<'a> {
+    let handed = if may_take_long() {
+        log.log.request_waiting(request)
+    } else {
+        log.log.request(request)
+    };
+    match handed {
+        Ok(()) => Ok(ok().encode(env)),
+        Err(Refused::Full(request)) => {
+            request.discard();
+            Err(Failure::DoesIo)
+        }
+        Err(Refused::Closed(request)) => {
+            request.discard();
+            Ok(nil().encode(env))
+        }
+    }
+}
+
+/// `event_log_append(name, stream, expected, at, events, reference)`; an event is a binary.
+fn event_log_append<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
+    let [name, stream, expected_term, at, events, reference] = arguments;
+    let log = event_log!(env, name);
+    let stream = name_of(stream)?;
+    let expected = expected(expected_term)?;
+    let at = at.decode().map_err(|_| Failure::BadArgument)?;
+    let events = elements(events, binary)?;
+    let total = events.iter().map(|event| event.len()).sum::<usize>();
+    let limit = log.max_event_bytes();
+    if total > APPEND_MAX || events.iter().any(|event| event.len() as u64 > limit) {
+        return Ok(too_large().encode(env));
+    }
+    if total > COPIED_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    let mut data = Vec::with_capacity(total);
+    let mut ends = Vec::with_capacity(events.len());
+    for event in events {
+        data.extend_from_slice(event);
+        ends.push(data.len() as u32);
+    }
+    let append = Append {
+        stream: stream.into(),
+        expected,
+        at,
+        data,
+        ends,
+    };
+    let request = Request::Append(append, reply(env, reference)?);
+    hand_over(env, &log, request)
+}
+
+/// `event_log_put_snapshot(name, stream, version, state, reference)`.
+fn event_log_put_snapshot<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> NifResult<'a> {
+    let [name, stream, version, state, reference] = arguments;
+    let log = event_log!(env, name);
+    let stream = name_of(stream)?;
+    let version = version.decode().map_err(|_| Failure::BadArgument)?;
+    let state = binary(state).ok_or(Failure::BadArgument)?;
+    if state.len() > APPEND_MAX / 2 {
+        return Ok(too_large().encode(env));
+    }
+    if state.len() > COPIED_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    let request = Request::PutSnapshot {
+        stream: stream.into(),
+        version,
+        state: state.into(),
+        reply: reply(env, reference)?,
+    };
+    hand_over(env, &log, request)
+}
+
+fn event_log_trim<'a>(
+    env: Env<'a>,
+    [name, stream, before, reference]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let request = Request::Trim {
+        stream: name_of(stream)?.into(),
+        before: before.decode().map_err(|_| Failure::BadArgument)?,
+        reply: reply(env, reference)?,
+    };
+    hand_over(env, &log, request)
+}
+
+fn event_log_delete<'a>(
+    env: Env<'a>,
+    [name, stream, expected_term, reference]: [Term<'a>; 4],
+) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let request = Request::Delete {
+        stream: name_of(stream)?.into(),
+        expected: expected(expected_term)?,
+        reply: reply(env, reference)?,
+    };
+    hand_over(env, &log, request)
+}
+
+/// `event_log_subscribe(name, subscription, stream | :all, after | :end, subscriber, reference)`: the
+/// caller sends the events to the subscriber.
+fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
+    let [name, key, stream, start, subscriber, reference] = arguments;
+    let log = event_log!(env, name);
+    let key = name_of(key)?;
+    let stream = stream_or_all(stream)?;
+    let start = if start == end().encode(env) {
+        StartAt::End
+    } else {
+        StartAt::After(start.decode().map_err(|_| Failure::BadArgument)?)
+    };
+    let subscriber = process::known(subscriber)?.ok_or(Failure::BadArgument)?;
+    let server = process::caller(env);
+    let reply = reply(env, reference)?;
+    let mut subscribers = log.subscribers();
+    if let Some(other) = subscribers.get(key)
+        && other.server != server
+        && process::is_alive(env, other.server)
+        && process::is_alive(env, other.subscriber)
+    {
+        let reason = (already_subscribed(), word_term(env, other.subscriber));
+        // The caller gets no message.
+        discard(reply);
+        return Ok((error(), reason).encode(env));
+    }
+    let new = Subscriber {
+        subscriber,
+        server,
+        told: false,
+    };
+    subscribers.insert(key.into(), new);
+    drop(subscribers);
+    let request = Request::Subscribe {
+        name: key.into(),
+        stream: stream.map(Into::into),
+        start,
+        reply,
+    };
+    hand_over(env, &log, request)
+}
+
+/// A reply that is not wanted: one that is dropped says that the log is closed.
+fn discard(reply: Reply) {
+    let name = Box::default();
+    Request::Forget { name, reply }.discard();
+}
+
+/// The calling server sends no more events.
+fn event_log_release<'a>(env: Env<'a>, [name, key, stream]: [Term<'a>; 3]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let key = name_of(key)?;
+    let stream = stream_or_all(stream)?;
+    let server = process::caller(env);
+    let mut subscribers = log.subscribers();
+    if subscribers.get(key).is_some_and(|it| it.server == server) {
+        subscribers.remove(key);
+    }
+    drop(subscribers);
+    log.log.unwatch(stream, server);
+    Ok(ok().encode(env))
+}
+
+fn event_log_forget<'a>(env: Env<'a>, [name, key, reference]: [Term<'a>; 3]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let key = name_of(key)?;
+    let request = Request::Forget {
+        name: key.into(),
+        reply: reply(env, reference)?,
+    };
+    hand_over(env, &log, request)
+}
+
+/// Notes an acknowledgement, and answers the server that is to be told: at most one message to it
+/// is outstanding.
+fn event_log_ack<'a>(env: Env<'a>, [name, key, number]: [Term<'a>; 3]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let key = name_of(key)?;
+    let number = number.decode().map_err(|_| Failure::BadArgument)?;
+    log.log.acknowledge(key, number);
+    let mut subscribers = log.subscribers();
+    let server = subscribers.get_mut(key).and_then(|subscriber| {
+        let told = std::mem::replace(&mut subscriber.told, true);
+        (!told).then_some(subscriber.server)
+    });
+    Ok(server.map_or_else(|| ok().encode(env), |server| word_term(env, server)))
+}
+
+/// The last number that was acknowledged; `:error` if the caller is not the server any longer.
+fn event_log_acknowledged<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let key = name_of(key)?;
+    let mut subscribers = log.subscribers();
+    match subscribers.get_mut(key) {
+        Some(subscriber) if subscriber.server == process::caller(env) => subscriber.told = false,
+        _ => return Ok(error().encode(env)),
+    }
+    drop(subscribers);
+    let number = log.log.acknowledged(key);
+    Ok(number.map_or_else(|| error().encode(env), |number| number.encode(env)))
+}
+
+/// `event_log_watch(name, stream | :all, number, pid)`: one message to the process when there is an
+/// event after `number`.
+fn event_log_watch<'a>(env: Env<'a>, [name, stream, number, pid]: [Term<'a>; 4]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let stream = stream_or_all(stream)?;
+    let number = number.decode().map_err(|_| Failure::BadArgument)?;
+    let pid = process::known(pid)?.ok_or(Failure::BadArgument)?;
+    let wake = Box::new(move || tell(None, pid, appended()));
+    if log.log.watch(stream, pid, number, wake) {
+        tell(Some(env), pid, appended());
+    }
+    Ok(ok().encode(env))
+}
