@@ -8,6 +8,8 @@ defmodule Foundation.DocsTest do
     Foundation.AgentRegistry,
     Foundation.ConcurrentRegistry,
     Foundation.ErrorContext,
+    Foundation.EventLog,
+    Foundation.EventLog.Aggregate,
     Foundation.FeatureFlags,
     Foundation.HealthCheck,
     Foundation.Migration,

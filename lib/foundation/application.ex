@@ -2,7 +2,7 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine, ErrorContext, FeatureFlags}
+  alias Foundation.{Config, Engine, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{RegistrySupervisor, TelemetrySupervisor}
   alias Foundation.Registry.{Cleanup, Locks}
 
@@ -15,7 +15,14 @@ defmodule Foundation.Application do
       # These tables belong to this process, which lives as long as the application.
       :ok = Locks.open_table()
       :ok = Cleanup.open_counter()
-      children = [FeatureFlags, ErrorContext.Raised, RegistrySupervisor, TelemetrySupervisor]
+
+      children = [
+        FeatureFlags,
+        ErrorContext.Raised,
+        RegistrySupervisor,
+        TelemetrySupervisor,
+        EventLog.Subscriptions
+      ]
 
       # one_for_one: the areas do not depend on each other's processes. Their state is in tables,
       # so a restart costs little. Giving up would stop the application, so the supervisor does so

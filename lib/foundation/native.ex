@@ -289,6 +289,136 @@ defmodule Foundation.Native do
   @spec concurrent_table_walk(table, cursor) :: {[{term, term}], cursor | :done}
   def concurrent_table_walk(_table, _cursor), do: detached()
 
+  ## Event logs: by name; nil where there is no such log
+
+  @type log_reason ::
+          {:io, atom}
+          | {:damaged, Path.t(), {atom, non_neg_integer}}
+          | {:in_use, Path.t()}
+          | {:wrong_version, non_neg_integer}
+          | :other_stream
+          | :closed
+  @type log_expected :: :any | :none | :exists | non_neg_integer
+  @type log_event ::
+          {stream :: binary, version :: pos_integer, position :: pos_integer, at :: integer, term}
+
+  # Opens a log for the calling process, or takes over the one that its predecessor left. Waits for
+  # the disk on a dirty scheduler.
+  @spec event_log_start(
+          name,
+          Path.t(),
+          sync_ms :: non_neg_integer,
+          segment_bytes :: pos_integer,
+          max_event_bytes :: pos_integer,
+          adopt_timeout :: non_neg_integer
+        ) ::
+          :created
+          | :adopted
+          | {:recovered, Path.t(), cut_bytes :: non_neg_integer}
+          | {:error, {:already_started, pid} | log_reason}
+          | nil
+  def event_log_start(
+        _name,
+        _dir,
+        _sync_ms,
+        _segment_bytes,
+        _max_event_bytes,
+        _adopt_timeout
+      ),
+      do: absent()
+
+  # Commits what is waiting, and closes the log. Waits for the disk on a dirty scheduler.
+  @spec event_log_stop(name) :: :ok | nil
+  def event_log_stop(_name), do: absent()
+
+  @spec event_log_owner(name) :: pid | nil
+  def event_log_owner(_name), do: absent()
+
+  @spec event_log_names() :: [name] | nil
+  def event_log_names, do: absent()
+
+  # The writes answer by a message to the caller: `{reference, {:ok, number} | {:error, log_reason},
+  # {nanoseconds, appends, events, bytes} | nil}`. O(bytes), on a dirty scheduler where there are many.
+  @spec event_log_append(name, binary, log_expected, integer, [binary], reference) ::
+          :ok | :too_large | nil
+  def event_log_append(_name, _stream, _expected, _at, _events, _reference), do: absent()
+
+  @spec event_log_put_snapshot(name, binary, non_neg_integer, binary, reference) ::
+          :ok | :too_large | nil
+  def event_log_put_snapshot(_name, _stream, _version, _state, _reference), do: absent()
+
+  @spec event_log_trim(name, binary, non_neg_integer, reference) :: :ok | nil
+  def event_log_trim(_name, _stream, _before, _reference), do: absent()
+
+  @spec event_log_delete(name, binary, log_expected, reference) :: :ok | nil
+  def event_log_delete(_name, _stream, _expected, _reference), do: absent()
+
+  # Makes the caller the process that sends the subscription's events. The message has the last
+  # number that was acknowledged.
+  @spec event_log_subscribe(name, binary, binary | :all, :end | non_neg_integer, pid, reference) ::
+          :ok | {:error, {:already_subscribed, pid}} | nil
+  def event_log_subscribe(_name, _key, _stream, _after, _subscriber, _reference), do: absent()
+
+  @spec event_log_server(name, binary) :: pid | :none | nil
+  def event_log_server(_name, _key), do: absent()
+
+  @spec event_log_release(name, binary, binary | :all) :: :ok | nil
+  def event_log_release(_name, _key, _stream), do: absent()
+
+  @spec event_log_forget(name, binary, reference) :: :ok | nil
+  def event_log_forget(_name, _key, _reference), do: absent()
+
+  # The process that is to be told, if none is outstanding. Durable within a second.
+  @spec event_log_ack(name, binary, non_neg_integer) :: pid | :ok | nil
+  def event_log_ack(_name, _key, _number), do: absent()
+
+  # `:error` if another process sends the subscription's events now, or it was forgotten.
+  @spec event_log_acknowledged(name, binary) :: non_neg_integer | :error | nil
+  def event_log_acknowledged(_name, _key), do: absent()
+
+  # One message `{:foundation_event_log, :appended}` when there is an event after `number`.
+  @spec event_log_watch(name, binary | :all, non_neg_integer, pid) :: :ok | nil
+  def event_log_watch(_name, _stream, _number, _pid), do: absent()
+
+  # A bounded number of bytes a call, on a dirty scheduler, and where to go on.
+  @spec event_log_read(
+          name,
+          binary | :all,
+          from :: non_neg_integer,
+          to :: non_neg_integer,
+          limit :: non_neg_integer,
+          :forward | :backward
+        ) :: {[log_event], non_neg_integer | nil} | {:error, log_reason} | nil
+  def event_log_read(_name, _stream, _from, _to, _limit, _direction), do: absent()
+
+  @spec event_log_snapshot(name, binary) ::
+          {:ok, non_neg_integer, term} | :none | {:error, log_reason} | nil
+  def event_log_snapshot(_name, _stream), do: absent()
+
+  @spec event_log_version(name, binary) :: non_neg_integer | nil
+  def event_log_version(_name, _stream), do: absent()
+
+  @spec event_log_position(name) :: non_neg_integer | nil
+  def event_log_position(_name), do: absent()
+
+  # A bounded number of names a call.
+  @spec event_log_streams(name, cursor) :: {[binary], cursor | :done} | nil
+  def event_log_streams(_name, _cursor), do: absent()
+
+  # `{events, streams, bytes, position, commits, appends}`.
+  @spec event_log_info(name) ::
+          {non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer,
+           non_neg_integer}
+          | nil
+  def event_log_info(_name), do: absent()
+
+  # Reads every byte, on a dirty scheduler.
+  @spec event_log_verify(name) :: [log_reason] | nil
+  def event_log_verify(_name), do: absent()
+
+  @spec event_log_backup(name, Path.t()) :: :ok | {:error, log_reason} | nil
+  def event_log_backup(_name, _path), do: absent()
+
   ## Telemetry: one set of tables for the application
 
   @type event :: term

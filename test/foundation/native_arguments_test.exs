@@ -13,6 +13,16 @@ defmodule Foundation.NativeArgumentsTest do
       id: :d
     )
 
+    # A log of each name too: what is said about one that is not there is nil.
+    dir = Path.join(System.tmp_dir!(), "foundation_#{unique}")
+
+    for name <- [unique, duplicate] do
+      path = Path.join(dir, "#{name}")
+      :created = Native.event_log_start(name, path, 0, 1_000_000, 1_000_000, 60_000)
+      on_exit(fn -> Native.event_log_stop(name) end)
+    end
+
+    on_exit(fn -> File.rm_rf!(dir) end)
     %{names: [unique, duplicate]}
   end
 

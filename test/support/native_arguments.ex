@@ -47,6 +47,29 @@ defmodule Foundation.NativeArguments do
     concurrent_table_delete: [:table, :any],
     concurrent_table_size: [:table],
     concurrent_table_walk: [:table, :natural],
+    event_log_start: [:name, :path, :natural, :small_natural, :natural, :natural],
+    event_log_stop: [:name],
+    event_log_owner: [:name],
+    event_log_names: [],
+    event_log_append: [:name, :log_name, :expected, :integer, :binaries, :reference],
+    event_log_put_snapshot: [:name, :log_name, :natural, :bytes, :reference],
+    event_log_trim: [:name, :log_name, :natural, :reference],
+    event_log_delete: [:name, :log_name, :expected, :reference],
+    event_log_subscribe: [:name, :log_name, :stream_or_all, :start, :local_pid, :reference],
+    event_log_server: [:name, :log_name],
+    event_log_release: [:name, :log_name, :stream_or_all],
+    event_log_forget: [:name, :log_name, :reference],
+    event_log_ack: [:name, :log_name, :natural],
+    event_log_acknowledged: [:name, :log_name],
+    event_log_watch: [:name, :stream_or_all, :natural, :local_pid],
+    event_log_read: [:name, :stream_or_all, :natural, :natural, :natural, :direction],
+    event_log_snapshot: [:name, :log_name],
+    event_log_version: [:name, :log_name],
+    event_log_position: [:name],
+    event_log_streams: [:name, :natural],
+    event_log_info: [:name],
+    event_log_verify: [:name],
+    event_log_backup: [:name, :path],
     telemetry_start: [:natural, :natural, :natural, :natural, :natural],
     telemetry_seal: [],
     telemetry_stop: [],
@@ -176,6 +199,14 @@ defmodule Foundation.NativeArguments do
   def accepted(:maybe_id), do: [nil, :binary]
   def accepted(:id), do: []
 
+  def accepted(type) when type in [:path, :log_name, :bytes, :stream_or_all], do: [:binary]
+  def accepted(:small_natural), do: [:zero, :natural]
+  def accepted(:integer), do: [:zero, :natural, :negative]
+  def accepted(type) when type in [:expected, :start], do: accepted(:natural)
+  def accepted(:binaries), do: [:empty, :list]
+  def accepted(:reference), do: [:reference]
+  def accepted(:direction), do: []
+
   @doc "A term that an argument may be, in a call about the registry of a name."
   def valid(type, name)
   def valid(:name, name), do: name
@@ -196,6 +227,18 @@ defmodule Foundation.NativeArguments do
   def valid(:maybe_id, _name), do: nil
   def valid(:id, _name), do: "0123456789abcdef"
   def valid(type, _name) when type in [:atoms, :numbers, :pairs, :list], do: []
+
+  def valid(:path, _name), do: Path.join(System.tmp_dir!(), "foundation_arguments")
+  def valid(:log_name, _name), do: "name"
+  def valid(:bytes, _name), do: "bytes"
+  def valid(:stream_or_all, _name), do: :all
+  def valid(:small_natural, _name), do: 1_000
+  def valid(:integer, _name), do: 0
+  def valid(:expected, _name), do: :any
+  def valid(:start, _name), do: :end
+  def valid(:binaries, _name), do: ["event"]
+  def valid(:reference, _name), do: make_ref()
+  def valid(:direction, _name), do: :forward
 
   # NEWER_REFERENCE_EXT and V4_PORT_EXT of the external term format.
   defp foreign_reference do

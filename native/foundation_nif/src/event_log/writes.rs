@@ -7,7 +7,7 @@
 use foundation_log::commit::QUEUE_MAX;
 use foundation_log::{Answer, Append, Refused, Reply, Request, StartAt};
 use rustler::types::atom::nil;
-use rustler::{Encoder, Env, OwnedEnv, Term, atoms};
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term, atoms};
 
 use super::instance::{Subscriber, tell};
 use super::{EventLog, event_log, expected, failed, name_of, stream_or_all};
@@ -22,6 +22,7 @@ nifs! {
     event_log_trim / 4,
     event_log_delete / 4,
     event_log_subscribe / 6,
+    event_log_server / 2,
     event_log_release / 3,
     event_log_forget / 3,
     event_log_ack / 3,
@@ -29,7 +30,7 @@ nifs! {
     event_log_watch / 4,
 }
 
-atoms! { ok, error, end, too_large, already_subscribed, appended }
+atoms! { ok, error, none, end, too_large, already_subscribed, appended }
 
 /// More bytes than this are copied on a dirty scheduler: 256 KB take some 50 µs.
 const COPIED_MAX: usize = 1 << 18;
@@ -170,6 +171,11 @@ fn event_log_delete<'a>(
     hand_over(env, &log, request)
 }
 
+fn local_pid(term: Term) -> Result<u64, Failure> {
+    let pid: LocalPid = term.decode().map_err(|_| Failure::BadArgument)?;
+    Ok(process::owner_of(pid))
+}
+
 /// `event_log_subscribe(name, subscription, stream | :all, after | :end, subscriber, reference)`: the
 /// caller sends the events to the subscriber.
 fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
@@ -182,7 +188,7 @@ fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<
     } else {
         StartAt::After(start.decode().map_err(|_| Failure::BadArgument)?)
     };
-    let subscriber = process::known(subscriber)?.ok_or(Failure::BadArgument)?;
+    let subscriber = local_pid(subscriber)?;
     let server = process::caller(env);
     let reply = reply(env, reference)?;
     let mut subscribers = log.subscribers();
@@ -216,6 +222,16 @@ fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<
 fn discard(reply: Reply) {
     let name = Box::default();
     Request::Forget { name, reply }.discard();
+}
+
+/// The process that sends the events of a subscription, or `:none`.
+fn event_log_server<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
+    let log = event_log!(env, name);
+    let subscriber = log.subscribers().get(name_of(key)?).copied();
+    Ok(match subscriber {
+        Some(subscriber) => word_term(env, subscriber.server),
+        None => none().encode(env),
+    })
 }
 
 /// The calling server sends no more events.
@@ -278,7 +294,7 @@ fn event_log_watch<'a>(env: Env<'a>, [name, stream, number, pid]: [Term<'a>; 4])
     let log = event_log!(env, name);
     let stream = stream_or_all(stream)?;
     let number = number.decode().map_err(|_| Failure::BadArgument)?;
-    let pid = process::known(pid)?.ok_or(Failure::BadArgument)?;
+    let pid = local_pid(pid)?;
     let wake = Box::new(move || tell(None, pid, appended()));
     if log.log.watch(stream, pid, number, wake) {
         tell(Some(env), pid, appended());
