@@ -13,7 +13,7 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    migrating.md guarantees.md operating.md architecture.md
+    event_log.md migrating.md guarantees.md operating.md architecture.md
   )
 
   def project do
@@ -103,6 +103,7 @@ defmodule Foundation.MixProject do
         Registry: [~r/^Foundation\.(Agent)?Registry/],
         "Error context": [Foundation.ErrorContext, Foundation.RequestContext],
         Telemetry: [~r/^Foundation\.Telemetry/],
+        "Durable events": [~r/^Foundation\.EventLog/],
         Migration: [Foundation.FeatureFlags, Foundation.Migration],
         "State and health": [
           Foundation.StateManager,

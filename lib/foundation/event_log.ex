@@ -141,10 +141,10 @@ defmodule Foundation.EventLog do
   @doc """
   Returns the events of a stream, or of the whole log with `:all`.
 
-    * `:from` - the first version (of `:all`: position), which is included; by default 1, or the
-      end when reading backward
-    * `:limit` - how many events at most (1,000)
-    * `:direction` - `:forward` (default) or `:backward`
+    * `:from` - the first version (of `:all`: position), which is included. By default 1, or the
+      end when reading backward.
+    * `:limit` - how many events at most (1,000).
+    * `:direction` - `:forward` (default) or `:backward`.
 
   **Cost:** O(events), on a dirty I/O scheduler. Raises `ArgumentError` for an unknown log and
   `Foundation.EventLog.ReadError` for a damaged event.
@@ -237,12 +237,12 @@ defmodule Foundation.EventLog do
   @doc """
   Returns the figures of a log.
 
-    * `:events` - stored events
-    * `:streams` - streams, without the deleted ones
-    * `:bytes` - bytes of the files
-    * `:position` - the position of the last event
-    * `:commits` - commits since the log was opened; each has one `fsync`
-    * `:appends` - appends of events since the log was opened
+    * `:events` - stored events.
+    * `:streams` - streams, without the deleted ones.
+    * `:bytes` - bytes of the files.
+    * `:position` - the position of the last event.
+    * `:commits` - commits since the log was opened; each has one `fsync`.
+    * `:appends` - appends of events since the log was opened.
 
   **Cost:** O(files). Raises `ArgumentError` for an unknown log.
 
@@ -319,8 +319,8 @@ defmodule Foundation.EventLog do
   acknowledged are sent again then. `name` is an atom or a string, unique in the log.
 
     * `:from` - where a new subscription begins: `:start` (default), `:end`, or a version (of `:all`:
-      position), which is included
-    * `:max_in_flight` - how many events are sent ahead of `ack/2` (100)
+      position), which is included.
+    * `:max_in_flight` - how many events are sent ahead of `ack/2` (100).
 
   A subscription ends with its process, or when the log is stopped in order. A restart of
   the log's owner leaves it in place.

@@ -16,7 +16,8 @@ defmodule Foundation.HealthCheck do
   None: a check answers who asks. Each area emits its own events.
   """
 
-  alias Foundation.{AgentRegistry, ErrorContext, FeatureFlags, Migration, Registry}
+  alias Foundation.{AgentRegistry, ErrorContext, EventLog, FeatureFlags}
+  alias Foundation.{Migration, Native, Registry}
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc """
@@ -95,10 +96,37 @@ defmodule Foundation.HealthCheck do
   end
 
   @doc """
+  Returns figures of every open `Foundation.EventLog` of this node, by name.
+
+    * `:owner_alive` - whether the log's owner is up; for the moment of a restart it is not
+    * the figures of `Foundation.EventLog.info/1`
+
+  **Cost:** O(logs).
+
+      iex> is_map(Foundation.HealthCheck.check_event_log().logs)
+      true
+  """
+  @doc since: "0.1.0"
+  @spec check_event_log() :: %{logs: %{atom => map}}
+  def check_event_log do
+    names = Native.event_log_names() || []
+    %{logs: for(name <- names, figures = log_figures(name), into: %{}, do: {name, figures})}
+  end
+
+  defp log_figures(name) do
+    owner = Native.event_log_owner(name)
+    name |> EventLog.info() |> Map.put(:owner_alive, is_pid(owner) and Process.alive?(owner))
+  rescue
+    # It was closed meanwhile.
+    ArgumentError -> nil
+  end
+
+  @doc """
   Returns the figures of all areas:
 
     * `:registry` - `check_registry/0`
     * `:telemetry` - `check_telemetry/0`
+    * `:event_log` - `check_event_log/0`
     * `:flags` - `:server`, whether flags can be changed, and `:values`
     * `:migration` - `:stage`
     * `:error_context` - `:server`, whether the context of a raise is kept
@@ -112,6 +140,7 @@ defmodule Foundation.HealthCheck do
   @spec check_all() :: %{
           registry: map,
           telemetry: map,
+          event_log: map,
           flags: %{server: boolean, values: map},
           migration: %{stage: Migration.stage()},
           error_context: %{server: boolean}
@@ -122,6 +151,7 @@ defmodule Foundation.HealthCheck do
     %{
       registry: check_registry(),
       telemetry: check_telemetry(),
+      event_log: check_event_log(),
       flags: %{server: up?(FeatureFlags), values: flags},
       migration: %{stage: stage},
       error_context: %{server: up?(ErrorContext.Raised)}

@@ -25,6 +25,10 @@ defmodule Foundation.EventLogTest do
   defp versions(events), do: Enum.map(events, & &1.version)
   defp positions(events), do: Enum.map(events, & &1.position)
 
+  def forward(_event, measurements, metadata, {test, log, tag}) do
+    if metadata.log == log, do: send(test, {tag, measurements, metadata})
+  end
+
   describe "append/4" do
     test "stores an event with all of its fields", %{log: log} do
       before = System.system_time(:microsecond)
@@ -108,19 +112,15 @@ defmodule Foundation.EventLogTest do
     end
 
     test "reports each commit once, before it returns", %{log: log} do
-      test = self()
-
       :telemetry.attach(
         {__MODULE__, log},
         [:foundation, :event_log, :commit],
-        fn _event, measurements, metadata, _config ->
-          if metadata.log == log, do: send(test, {:commit, measurements})
-        end,
-        nil
+        &__MODULE__.forward/4,
+        {self(), log, :commit}
       )
 
       {:ok, 2} = EventLog.append(log, "s", [{:a, 1}, {:b, 2}])
-      assert_received {:commit, %{appends: 1, events: 2, bytes: bytes, duration: duration}}
+      assert_received {:commit, %{appends: 1, events: 2, bytes: bytes, duration: duration}, _log}
       assert bytes > 0 and duration > 0
 
       1..50
@@ -128,9 +128,9 @@ defmodule Foundation.EventLogTest do
       |> Task.await_many()
 
       commits = EventLog.info(log).commits
-      reports = for _ <- 2..commits//1, do: assert_received({:commit, _measurements})
-      assert reports |> Enum.map(fn {:commit, it} -> it.appends end) |> Enum.sum() == 50
-      refute_received {:commit, _measurements}
+      reports = for _ <- 2..commits//1, do: assert_received({:commit, _measurements, _metadata})
+      assert reports |> Enum.map(fn {:commit, it, _log} -> it.appends end) |> Enum.sum() == 50
+      refute_received {:commit, _measurements, _metadata}
       :telemetry.detach({__MODULE__, log})
     end
   end
@@ -290,6 +290,15 @@ defmodule Foundation.EventLogTest do
     end
   end
 
+  test "the health check has its figures, and says whether its owner is up", %{log: log} do
+    {:ok, 1} = EventLog.append(log, "s", [{:n, 1}])
+    figures = Map.put(EventLog.info(log), :owner_alive, true)
+    assert Foundation.HealthCheck.check_event_log().logs[log] == figures
+    assert Foundation.HealthCheck.check_all().event_log.logs[log] == figures
+    :ok = stop_supervised(log)
+    refute Map.has_key?(Foundation.HealthCheck.check_event_log().logs, log)
+  end
+
   test "a directory that is in use is refused", %{log: log, tmp_dir: dir} do
     assert EventLog.start_link(name: unique_name("log"), dir: dir) == {:error, {:in_use, dir}}
     assert EventLog.version(log, "s") == 0
@@ -351,6 +360,8 @@ defmodule Foundation.EventLogTest do
   end
 
   describe "damage" do
+    @describetag :capture_log
+
     setup %{log: log, tmp_dir: dir} do
       for n <- 1..20, do: EventLog.append(log, "s", [{:n, n}])
       %{segment: Path.join(dir, "00000000000000000001.events")}
@@ -378,15 +389,12 @@ defmodule Foundation.EventLogTest do
     test "is refused at a start, and reported", %{log: log, tmp_dir: dir, segment: file} do
       :ok = stop_supervised(log)
       flip(file, 100)
-      test = self()
 
       :telemetry.attach(
         {__MODULE__, log},
         [:foundation, :event_log, :damaged],
-        fn _event, %{count: 1}, metadata, _config ->
-          if metadata.log == log, do: send(test, {:damaged, metadata})
-        end,
-        nil
+        &__MODULE__.forward/4,
+        {self(), log, :damaged}
       )
 
       ExUnit.CaptureLog.capture_log(fn ->
@@ -394,7 +402,7 @@ defmodule Foundation.EventLogTest do
                  EventLog.start_link(name: log, dir: dir)
       end)
 
-      assert_received {:damaged, %{path: ^file}}
+      assert_received {:damaged, %{count: 1}, %{path: ^file}}
       :telemetry.detach({__MODULE__, log})
     end
   end

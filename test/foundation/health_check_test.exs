@@ -41,6 +41,7 @@ defmodule Foundation.HealthCheckTest do
     assert %{
              registry: %{table_exists: true},
              telemetry: %{tables_exist: true},
+             event_log: %{logs: %{}},
              flags: %{server: true, values: %{use_ets_agent_registry: true}},
              migration: %{stage: 4},
              error_context: %{server: true}

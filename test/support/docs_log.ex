@@ -1,6 +1,6 @@
 defmodule Foundation.DocsLog do
   @moduledoc """
-  What the examples of `Foundation.EventLog` take for given.
+  A function that the examples of `Foundation.EventLog` call.
   """
 
   @doc "Starts an empty event log for the test, and returns its name."

@@ -39,9 +39,9 @@ defmodule Foundation.EventLog.Aggregate do
 
     * `:log` - the name of the log. Required.
     * `:stream` - the stream. Required.
-    * `:id` - the argument of `c:init/1` (default: the stream)
-    * `:name` - a name of the process, as `GenServer` takes it
-    * `:snapshot_every` - after how many events the state is stored as a snapshot (100)
+    * `:id` - the argument of `c:init/1` (default: the stream).
+    * `:name` - a name of the process, as `GenServer` takes it.
+    * `:snapshot_every` - after how many events the state is stored as a snapshot (100).
 
   ## Consistency
 

@@ -113,8 +113,8 @@ defmodule Foundation.EventLog.Owner do
   end
 
   @impl true
-  # The commit thread has failed. What it had not answered is answered with an error; the
-  # successor opens the log from its files.
+  # The commit thread has failed, and every caller that waited got an error. The successor opens the
+  # log from its files.
   def handle_info({:foundation_event_log, :ended}, settings),
     do: {:stop, :commit_thread_ended, settings}
 

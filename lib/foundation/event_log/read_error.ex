@@ -2,8 +2,8 @@ defmodule Foundation.EventLog.ReadError do
   @moduledoc """
   Raised by a read of an event that the disk does not give back as it was written.
 
-    * `:log` - the log's name
-    * `:reason` - `{:damaged, path, {kind, offset}}` or `{:io, posix}`
+    * `:log` - the log's name.
+    * `:reason` - `{:damaged, path, {kind, offset}}` or `{:io, posix}`.
 
   The guide [Durable events](event_log.html) says what to do about a damaged file.
   """

@@ -2,10 +2,10 @@ defmodule Foundation.EventLog.Subscription do
   @moduledoc """
   A live subscription, as `Foundation.EventLog.subscribe/4` returns it.
 
-    * `:log` - the log's name
-    * `:stream` - the stream's name, or `:all`
-    * `:name` - the subscription's name
-    * `:id` - another reference for each call of `subscribe/4`
+    * `:log` - the log's name.
+    * `:stream` - the stream's name, or `:all`.
+    * `:name` - the subscription's name.
+    * `:id` - another reference for each call of `subscribe/4`.
   """
 
   @enforce_keys [:log, :stream, :name, :id]

@@ -2,9 +2,8 @@ defmodule Foundation.EventLog.SubscriptionServer do
   @moduledoc false
   # Sends the events of one subscription to its subscriber.
   #
-  # It reads what is there (catching up), and at the end asks the log for one message at the next event
-  # (live): both are the same loop, so there is no moment between them at which an event could be
-  # missed. At most `max_in_flight` events are sent and not acknowledged. The acknowledged position
+  # It reads the stored events (catching up). At the end it asks the log for one message at the next
+  # event (live). Both are the same loop, so no event falls between them. At most `max_in_flight` events are sent and not acknowledged. The acknowledged position
   # is the log's, so this process can be killed at any time: its successor goes on from there.
 
   use GenServer, restart: :transient
@@ -15,8 +14,8 @@ defmodule Foundation.EventLog.SubscriptionServer do
   # A message has this many events at most, so that a subscriber begins early.
   @per_message 100
 
-  # cursor: the last version or position that was sent, or that nothing is stored up to.
-  # in_flight: the numbers that were sent and not acknowledged, with how many there are.
+  # `cursor` is the last version or position that was sent. Nothing before it is still to be sent.
+  # `in_flight` has the numbers that were sent and not acknowledged. `count` says how many.
   @enforce_keys [:subscription, :key, :subscriber, :max_in_flight]
   defstruct [
     :subscription,

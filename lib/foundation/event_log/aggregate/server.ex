@@ -3,11 +3,12 @@ defmodule Foundation.EventLog.Aggregate.Server do
   # The process of an aggregate.
   #
   # It is idle, or one append is under way. Commands that come meanwhile wait. When the append is
-  # answered the waiting commands are decided in turn, each on the state with the events of those
-  # before it, and all of their events are one append: atomic, with one expected version. An append
-  # for each command, without waiting for the one before, would be wrong: after a failed append the
-  # version of another writer could make the next one fit, which was decided on events that never
-  # were.
+  # answered, the waiting commands are decided in turn. Each sees the events of those before it. All of
+  # their events are one append: atomic, with one expected version.
+  #
+  # One append for each command, without waiting for the one before, would be wrong. Say that A and B
+  # are sent so, and another writer appends as many events as A has, before A. Then A fails, and the
+  # version that B expects is there: B would succeed, decided on events of A that never were.
 
   use GenServer
 
@@ -28,8 +29,9 @@ defmodule Foundation.EventLog.Aggregate.Server do
     snapshot_every: 100
   ]
 
-  # state, version: with all events that are durable. waiting: the commands that came meanwhile.
-  # batch: the commands of the append under way, each with its answer, and the state after them.
+  # `state` and `version` have all events that are durable. `waiting` has the commands that came
+  # meanwhile. `batch` has the commands of the append under way, their answers, and the state after
+  # them.
   @enforce_keys [:module, :log, :stream, :state, :version, :snapshot, :snapshot_every]
   defstruct [
     :module,

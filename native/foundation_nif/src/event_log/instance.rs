@@ -43,7 +43,7 @@ pub struct Subscriber {
     pub subscriber: u64,
     /// The process that reads and sends them.
     pub server: u64,
-    /// Whether the server has been told of acknowledgements and has not looked yet.
+    /// Whether a message about acknowledgements is on its way to the server.
     pub told: bool,
 }
 

@@ -1,8 +1,8 @@
 //! The NIFs of event logs.
 //!
 //! Writes are handed to the log's commit thread, which answers the caller by a message. Reads run
-//! on a dirty I/O scheduler. What waits for nothing but a lock that is hardly ever held runs where
-//! it is called.
+//! on a dirty I/O scheduler. Calls without I/O run where they are called: they wait for short locks
+//! only.
 
 mod instance;
 mod reads;

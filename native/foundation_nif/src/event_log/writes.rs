@@ -1,7 +1,7 @@
-//! What goes to the commit thread, and comes back as a message.
+//! Requests to the commit thread, which answers by a message.
 //!
-//! The caller gives a reference, and gets `{reference, answer, commit}`: the answer is `{:ok, number}`
-//! or `{:error, reason}`; the commit is `{nanoseconds, appends, events, bytes}` for one of the callers
+//! The caller gives a reference, and gets `{reference, answer, commit}`. The answer is `{:ok, number}`
+//! or `{:error, reason}`. The commit is `{nanoseconds, appends, events, bytes}` for one of the callers
 //! that it answers, and `nil` for the others.
 
 use foundation_log::commit::QUEUE_MAX;
