@@ -18,15 +18,15 @@ defmodule Foundation.Config do
       doc: "Of every `Foundation.Registry`:",
       type: [
         adopt_timeout: [
-          type: :non_neg_integer,
+          type: Options.time(0),
           default: 60_000,
           doc: """
           How many milliseconds a table whose owner crashed is kept for the owner's
-          successor, before it is destroyed.
+          successor, before it is destroyed. `:infinity` keeps it until a successor comes.
           """
         ],
         max_entries: [
-          type: {:or, [:pos_integer, {:in, [:infinity]}]},
+          type: {:or, [{:integer, 1..0xFFFF_FFFF}, {:in, [:infinity]}]},
           default: :infinity,
           doc: "How many entries one table holds at most; past it `register/3` raises."
         ]
@@ -111,6 +111,14 @@ defmodule Foundation.Config do
   @spec get(atom) :: term
   def get(key) do
     Options.fetch!(environment(), key, Keyword.fetch!(@schema, key), @place)
+  end
+
+  @doc false
+  # Checked as the setting of that name is, where it is given elsewhere.
+  @spec registry!(atom, term) :: term
+  def registry!(key, value) do
+    section = @schema[:registry][:type]
+    Options.value!(value, section[key][:type], "#{inspect(key)} of Registry.start_link/1")
   end
 
   @doc false

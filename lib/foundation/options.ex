@@ -4,7 +4,8 @@ defmodule Foundation.Options do
   #
   #     [engine: [type: {:in, [:auto, :native, :ets]}, default: :auto, doc: "Which …"]]
   #
-  # A key whose `:type` is a keyword list is a section with a schema of its own.
+  # A key whose `:type` is a keyword list is a section with a schema of its own. `time/1` is the
+  # type of a number of milliseconds.
 
   @type type ::
           :boolean
@@ -18,6 +19,23 @@ defmodule Foundation.Options do
           | {:or, [type]}
           | schema
   @type schema :: [{atom, [type: type, default: term, doc: String.t()]}]
+
+  # The longest time that every timer and `receive` of the VM takes, 49.7 days.
+  @longest 0xFFFF_FFFF
+
+  @doc """
+  Returns the type of a time in milliseconds, from `least` on, or `:infinity`.
+  """
+  @spec time(non_neg_integer) :: type
+  def time(least), do: {:or, [{:integer, least..@longest}, {:in, [:infinity]}]}
+
+  @doc """
+  Returns `value` if it is of its type. Raises as `validate!/3` does, with `place` for the message.
+  """
+  @spec value!(term, type, String.t()) :: term
+  def value!(value, type, place) do
+    if valid?(value, type), do: value, else: refuse!(value, type, place)
+  end
 
   @doc """
   Returns `options` with the schema's defaults filled in.
@@ -61,14 +79,17 @@ defmodule Foundation.Options do
         validate!(value || [], section, "#{inspect(key)} of #{place}")
 
       {type, value} ->
-        if value == spec[:default] or valid?(value, type) do
-          value
-        else
-          raise ArgumentError,
-                "expected #{inspect(key)} of #{place} to be #{describe(type)}, " <>
-                  "got: #{inspect(value)}" <> suggestion(value, choices(type))
-        end
+        if value === spec[:default] or valid?(value, type),
+          do: value,
+          else: refuse!(value, type, "#{inspect(key)} of #{place}")
     end
+  end
+
+  @spec refuse!(term, type, String.t()) :: no_return
+  defp refuse!(value, type, place) do
+    raise ArgumentError,
+          "expected #{place} to be #{describe(type)}, got: #{inspect(value)}" <>
+            suggestion(value, choices(type))
   end
 
   @doc """

@@ -11,7 +11,7 @@ defmodule Foundation.StateManager do
       """
     ],
     checkpoint_interval: [
-      type: {:or, [:pos_integer, {:in, [:infinity]}]},
+      type: Options.time(1),
       default: 5_000,
       doc: """
       After how many milliseconds a changed state is checkpointed. `:infinity` leaves it to
@@ -162,6 +162,7 @@ defmodule Foundation.StateManager do
   @doc since: "0.1.0"
   @spec checkpoint(server, timeout) :: :ok | {:error, :in_use | File.posix()}
   def checkpoint(server, timeout \\ :infinity) do
+    Options.value!(timeout, Options.time(0), "the timeout of checkpoint/2")
     GenServer.call(server, Server.request(), timeout)
   end
 

@@ -47,8 +47,50 @@ defmodule Foundation.ConfigTest do
 
     assert_raise ArgumentError,
                  "expected :adopt_timeout of :registry of config :foundation to be " <>
-                   "a non-negative integer, got: -1",
+                   "an integer from 0 to 4294967295 or :infinity, got: -1",
                  &Config.validate!/0
+  end
+
+  test "a number out of its range is refused, and its message names the setting and the range" do
+    events = Foundation.Telemetry.SampledEvents
+
+    for {section, key, range} <- [
+          {:registry, :adopt_timeout, "0 to 4294967295 or :infinity"},
+          {:registry, :max_entries, "1 to 4294967295 or :infinity"},
+          {:error_context, :max_depth, "500 to 100000"},
+          {:error_context, :max_breadcrumbs, "1 to 10000"},
+          {:error_context, :max_value_bytes, "255 to 4096"},
+          {:error_context, :max_printed_bytes, "4096 to 16384"},
+          {events, :window, "0 to 4294967295 or :infinity"},
+          {events, :batch_timeout, "1 to 4294967295 or :infinity"},
+          {events, :max_windows, "1 to 4294967295"},
+          {events, :max_pending, "1 to 4294967295"},
+          {events, :batch_size, "1 to 4294967295"}
+        ] do
+      for value <- [-1, 2 ** 32, 10 ** 13, 2 ** 64, 2 ** 1_000, 1.0, "1", nil] do
+        put_env(section, [{key, value}])
+
+        message =
+          "expected #{inspect(key)} of #{inspect(section)} of config :foundation to be " <>
+            "an integer from #{range}, got: #{inspect(value)}"
+
+        assert_raise ArgumentError, message, &Config.validate!/0
+      end
+
+      Application.delete_env(:foundation, section)
+    end
+
+    put_env(:feature_flags, use_ets_agent_registry: 2 ** 64)
+    assert_raise ArgumentError, ~r/an integer from 0 to 100, got: .*1844/, &Config.validate!/0
+  end
+
+  test "a time may be :infinity or the longest that a timer takes" do
+    for value <- [:infinity, 2 ** 32 - 1] do
+      put_env(:registry, adopt_timeout: value)
+      put_env(Foundation.Telemetry.SampledEvents, window: value, batch_timeout: value)
+      assert Config.validate!() == :ok
+      assert Config.get(:registry)[:adopt_timeout] == value
+    end
   end
 
   test "an unknown key in a section is refused" do
@@ -85,7 +127,10 @@ defmodule Foundation.ConfigTest do
     {:docs_v1, _, _, _, %{"en" => docs}, _, _} = Code.fetch_docs(Config)
 
     assert docs =~ "* `:engine` (:auto, :native or :ets, default `:auto`) - "
-    assert docs =~ "  * `:adopt_timeout` (a non-negative integer, default `60000`) - "
+
+    assert docs =~
+             "  * `:adopt_timeout` (an integer from 0 to 4294967295 or :infinity, default `60000`) - "
+
     assert docs =~ "* `Foundation.Telemetry.SampledEvents` - "
   end
 end

@@ -736,6 +736,31 @@ defmodule Foundation.StateManagerTest do
       assert_raise ArgumentError, ~r/expected :checkpoint_interval .* got: 0/, fn ->
         Keeper.start_link(checkpoint_dir: dir, checkpoint_interval: 0)
       end
+
+      for interval <- [2 ** 32, 10 ** 13, 2 ** 64, -1] do
+        message =
+          "expected :checkpoint_interval of the options of Foundation.StateManagerTest.Keeper to " <>
+            "be an integer from 1 to 4294967295 or :infinity, got: #{interval}"
+
+        assert_raise ArgumentError, message, fn ->
+          Keeper.start_link(checkpoint_dir: dir, checkpoint_interval: interval)
+        end
+      end
+
+      start(dir, checkpoint_interval: 2 ** 32 - 1)
+    end
+
+    test "a timeout of checkpoint/2 that is none", %{tmp_dir: dir} do
+      pid = start(dir)
+      assert StateManager.checkpoint(pid, 2 ** 32 - 1) == :ok
+
+      for timeout <- [-1, 2 ** 32, 10 ** 13, 1.5, nil] do
+        message =
+          "expected the timeout of checkpoint/2 to be an integer from 0 to 4294967295 or " <>
+            ":infinity, got: #{inspect(timeout)}"
+
+        assert_raise ArgumentError, message, fn -> StateManager.checkpoint(pid, timeout) end
+      end
     end
 
     test "options that are no keyword list" do

@@ -5,6 +5,9 @@ defmodule Foundation.Registry.Options do
 
   alias Foundation.{Config, Engine, Native}
 
+  # The native engine keeps the number in 32 bits.
+  @most_partitions 0xFFFF_FFFF
+
   @enforce_keys [:name, :kind, :engine]
   defstruct [
     :name,
@@ -23,7 +26,7 @@ defmodule Foundation.Registry.Options do
           name: atom,
           kind: kind,
           engine: Engine.t(),
-          adopt_timeout: non_neg_integer,
+          adopt_timeout: timeout,
           max_entries: pos_integer | :infinity,
           partitions: pos_integer,
           listeners: [atom] | nil,
@@ -54,9 +57,13 @@ defmodule Foundation.Registry.Options do
       compressed: compressed,
       # The options below are for this library's own tests.
       engine: engine!(Keyword.get_lazy(options, :engine, &Engine.selected/0)),
-      adopt_timeout: Keyword.get(options, :adopt_timeout, settings[:adopt_timeout]),
-      max_entries: Keyword.get(options, :max_entries, settings[:max_entries])
+      adopt_timeout: bound!(options, :adopt_timeout, settings),
+      max_entries: bound!(options, :max_entries, settings)
     }
+  end
+
+  defp bound!(options, key, settings) do
+    Config.registry!(key, Keyword.get(options, key, settings[key]))
   end
 
   @doc """
@@ -92,7 +99,13 @@ defmodule Foundation.Registry.Options do
       else: raise(ArgumentError, "expected :meta to be a keyword list, got: #{inspect(meta)}")
   end
 
-  defp partitions!(partitions) when is_integer(partitions) and partitions >= 1, do: partitions
+  defp partitions!(partitions) when partitions in 1..@most_partitions, do: partitions
+
+  defp partitions!(partitions) when is_integer(partitions) and partitions > 0 do
+    raise ArgumentError,
+          "expected :partitions to be an integer from 1 to #{@most_partitions}, " <>
+            "got: #{inspect(partitions)}"
+  end
 
   defp partitions!(other) do
     raise ArgumentError,

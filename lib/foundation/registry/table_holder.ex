@@ -39,8 +39,9 @@ defmodule Foundation.Registry.TableHolder do
   @impl true
   # One message for each ETS table of a dead owner; the entries stand for all of them.
   def handle_info({:"ETS-TRANSFER", tid, owner, name}, state) do
-    with {:ok, %{entries: ^tid, owner: ^owner} = table} <- Table.fetch(name) do
-      Process.send_after(self(), {:expire, table}, table.adopt_timeout)
+    with {:ok, %{entries: ^tid, owner: ^owner, adopt_timeout: timeout} = table}
+         when is_integer(timeout) <- Table.fetch(name) do
+      Process.send_after(self(), {:expire, table}, timeout)
     end
 
     {:noreply, state}

@@ -138,10 +138,10 @@ defmodule Foundation.Telemetry.SampledEvents do
 
   Always returns `:ok`. Two events are repeats if they have the same name and key. The key is
   `opts[:dedup_key]`, or else `metadata[:dedup_key]`, or else the whole metadata. `opts[:window]`,
-  in milliseconds, is the length of the window that this event opens.
+  in milliseconds or `:infinity`, is the length of the window that this event opens.
 
   **Cost:** O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError`
-  for a name that is not a list of atoms or a window that is not a whole number.
+  for a name that is not a list of atoms or a window that is out of range.
 
       iex> Foundation.Telemetry.SampledEvents.emit_event([:doc, :event], %{count: 1}, %{id: 7})
       :ok
@@ -161,27 +161,28 @@ defmodule Foundation.Telemetry.SampledEvents do
   def emit_event(name, measurements, metadata, opts),
     do: refuse!(name, measurements, metadata, opts)
 
+  defguardp is_window(window) when is_integer(window) and window in 0..0xFFFF_FFFF
+
   # The key and the window. Clients write the options like this; a search through the list costs
   # more than the native call.
   defp options([]), do: {nil, nil}
-  defp options(dedup_key: key) when key not in [nil, false], do: {key, nil}
-  defp options(window: window) when is_integer(window) and window >= 0, do: {nil, window}
+  defp options(dedup_key: key) when key != nil, do: {key, nil}
+  defp options(window: window) when is_window(window), do: {nil, window}
 
   defp options(dedup_key: key, window: window)
-       when key not in [nil, false] and is_integer(window) and window >= 0,
+       when key != nil and is_window(window),
        do: {key, window}
 
   defp options(window: window, dedup_key: key)
-       when key not in [nil, false] and is_integer(window) and window >= 0,
+       when key != nil and is_window(window),
        do: {key, window}
 
   defp options(opts) do
     window = opts[:window]
-    if window, do: Settings.window!(window)
-    {opts[:dedup_key] || nil, window || nil}
+    {opts[:dedup_key], if(window != nil, do: Settings.window!(window))}
   end
 
-  defp dedup_key(%{dedup_key: key}) when key not in [nil, false], do: key
+  defp dedup_key(%{dedup_key: key}) when key != nil, do: key
   defp dedup_key(metadata), do: metadata
 
   defp admit(name, measurements, metadata, key, window) do

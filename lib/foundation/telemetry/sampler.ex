@@ -67,7 +67,7 @@ defmodule Foundation.Telemetry.Sampler do
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :sampled], {:random, 0.5})
       :ok
       iex> Foundation.Telemetry.Sampler.configure_event([:doc, :sampled], {:random, 2})
-      ** (ArgumentError) expected a strategy to be :always, :never, {:random, rate} with a rate from 0 to 1, {:rate_limited, per_second}, {:adaptive, per_second} or {:reservoir, size}, got: {:random, 2}
+      ** (ArgumentError) expected a strategy to be :always, :never, {:random, rate} with a rate from 0 to 1, {:rate_limited, per_second} with 0 to 4294967295, {:adaptive, per_second} with 0 or 1.0e-9 to 4294967295, or {:reservoir, size} with 1 to 4294967295, got: {:random, 2}
   """
   @doc since: "0.1.0"
   @spec configure_event(name, strategy) :: :ok

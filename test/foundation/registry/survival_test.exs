@@ -179,6 +179,53 @@ defmodule Foundation.Registry.SurvivalTest do
       end)
     end
 
+    test "an :adopt_timeout out of range is refused at the start, and no other registry's" do
+      for timeout <- [-1, 2 ** 32, 10 ** 13, 2 ** 64, 1.0, nil] do
+        message =
+          "expected :adopt_timeout of Registry.start_link/1 to be an integer from 0 to " <>
+            "4294967295 or :infinity, got: #{inspect(timeout)}"
+
+        assert_raise ArgumentError, message, fn ->
+          Registry.start_link(
+            [keys: :unique, name: :never_started, adopt_timeout: timeout] ++ @subject.options
+          )
+        end
+      end
+    end
+
+    test "a number of partitions or entries out of range is refused at the start" do
+      for {key, range, value} <- [
+            {":partitions", "1 to 4294967295", [partitions: 2 ** 32]},
+            {":partitions", "1 to 4294967295", [partitions: 2 ** 64]},
+            {":max_entries of Registry.start_link/1", "1 to 4294967295 or :infinity",
+             [max_entries: 2 ** 64]}
+          ] do
+        [{_key, number}] = value
+        message = "expected #{key} to be an integer from #{range}, got: #{number}"
+
+        assert_raise ArgumentError, message, fn ->
+          Registry.start_link([keys: :unique, name: :never_started] ++ value ++ @subject.options)
+        end
+      end
+    end
+
+    test "a table is kept for ever with :infinity, and for the longest time" do
+      for timeout <- [:infinity, 2 ** 32 - 1] do
+        {registry, owner} = start_temporary([adopt_timeout: timeout] ++ @variant)
+        {:ok, _owner} = Registry.register(registry, "key", 1)
+        kill(owner)
+        # One with a short time, whose end shows that the same was done for this one.
+        {other, owner} = start_temporary([adopt_timeout: 1] ++ @variant)
+        kill(owner)
+
+        eventually(fn ->
+          match?({:error, %ArgumentError{}}, attempt(fn -> Registry.count(other) end))
+        end)
+
+        assert Registry.lookup(registry, "key") == [{self(), 1}]
+      end
+    end
+
     test "a table that was adopted in time stays past that time" do
       {registry, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
       {:ok, _owner} = Registry.register(registry, "key", 1)

@@ -122,6 +122,50 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         for [a, b] <- Enum.chunk_every(times, 2, 1, :discard), do: assert(b - a >= 99)
       end
 
+      test "a window of :infinity never closes, and a time out of range is refused" do
+        :ok = SampledEvents.configure_event(@event, window: :infinity)
+        for _ <- 1..3, do: SampledEvents.emit_event(@event, %{}, %{id: 1})
+        for _ <- 1..3, do: SampledEvents.emit_event(@event, %{}, %{id: 2}, window: :infinity)
+        assert %{emitted: 2, suppressed: 4} = SampledEvents.stats(@event)
+
+        for window <- [-1, 2 ** 32, 10 ** 13, 2 ** 64, 1.0, false] do
+          range = "an integer from 0 to 4294967295 or :infinity, got: #{inspect(window)}"
+
+          assert_raise ArgumentError, "expected :window of emit_event/4 to be " <> range, fn ->
+            SampledEvents.emit_event(@event, %{}, %{}, window: window)
+          end
+
+          assert_raise ArgumentError, ~r/^expected :window of .*configure_event\/2 to be /, fn ->
+            SampledEvents.configure_event(@event, window: window)
+          end
+        end
+      end
+
+      test "a batch with a timeout of :infinity waits until it is full" do
+        :ok = SampledEvents.configure_event(@event, batch_timeout: :infinity, batch_size: 2)
+        SampledEvents.emit_batched(@event, %{}, %{id: 1})
+        assert %{pending: 1} = SampledEvents.stats(@event)
+        SampledEvents.emit_batched(@event, %{}, %{id: 2})
+        eventually(fn -> match?(%{pending: 0, emitted: 2}, SampledEvents.stats(@event)) end)
+      end
+
+      test "a key of false is a key, only nil is none" do
+        for {metadata, options} <- [
+              {%{}, [dedup_key: false]},
+              {%{}, [dedup_key: false, window: 60_000]}
+            ] do
+          SampledEvents.emit_event(@event, %{}, Map.put(metadata, :id, 1), options)
+          SampledEvents.emit_event(@event, %{}, Map.put(metadata, :id, 2), options)
+        end
+
+        SampledEvents.emit_event(@event, %{}, %{id: 3, dedup_key: false})
+        SampledEvents.emit_event(@event, %{}, %{id: 4, dedup_key: false}, window: 60_000)
+        assert %{emitted: 1, suppressed: 5} = SampledEvents.stats(@event)
+        SampledEvents.emit_event(@event, %{}, %{id: 5}, dedup_key: nil)
+        SampledEvents.emit_event(@event, %{}, %{id: 6, dedup_key: nil}, window: 60_000)
+        assert %{emitted: 3} = SampledEvents.stats(@event)
+      end
+
       @tag settings: [max_windows: 4, window: 60_000]
       test "an event's counts are of its own windows" do
         for id <- 1..3, do: SampledEvents.emit_event(@event, %{}, %{id: id})
@@ -241,7 +285,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
           end
         end
 
-        for window <- [-1, 1.5, :infinity, "1"] do
+        for window <- [-1, 1.5, :ever, "1"] do
           assert_raise ArgumentError, ~r/expected :window of .* to be an integer/, fn ->
             SampledEvents.emit_event(@event, %{}, %{}, window: window)
           end

@@ -137,6 +137,11 @@ defmodule Foundation.Telemetry.SamplerTest do
         assert Task.await(task) == 100
       end
 
+      test "{:adaptive, 1.0e-9} keeps the first, as it is one in 30 years" do
+        :ok = Sampler.configure_event(@event, {:adaptive, 1.0e-9})
+        assert kept(100) == 1
+      end
+
       test "what is no strategy is refused and changes nothing" do
         :ok = Sampler.configure_event(@event, :never)
 
@@ -151,6 +156,11 @@ defmodule Foundation.Telemetry.SamplerTest do
               {:rate_limited, -1},
               {:rate_limited, 1.5},
               {:adaptive, -1},
+              {:adaptive, 1.0e-300},
+              {:adaptive, 2 ** 32},
+              {:adaptive, 2 ** 64},
+              {:rate_limited, 2 ** 32},
+              {:reservoir, 2 ** 32},
               {:adaptive, nil},
               {:reservoir, 0},
               {:reservoir, -1},

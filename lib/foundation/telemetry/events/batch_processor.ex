@@ -12,7 +12,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
   use GenServer
 
   alias Foundation.{ExitReason, RetryingCall}
-  alias Foundation.Telemetry.Events.{Backend, Batch}
+  alias Foundation.Telemetry.Events.{Backend, Batch, Settings}
 
   # How often expired windows are closed and lost edges looked for, in milliseconds.
   @tick 1_000
@@ -174,8 +174,13 @@ defmodule Foundation.Telemetry.Events.BatchProcessor do
 
   defp arm(name, state) do
     timeout = state.backend.settings(name).batch_timeout
-    timer = :erlang.start_timer(timeout, self(), name)
-    %{state | timers: Map.put(state.timers, name, timer)}
+
+    if Settings.never?(timeout) do
+      state
+    else
+      timer = :erlang.start_timer(timeout, self(), name)
+      %{state | timers: Map.put(state.timers, name, timer)}
+    end
   end
 
   defp disarm(name, state) do

@@ -5,13 +5,13 @@ defmodule Foundation.Telemetry.Events.Settings do
 
   alias Foundation.{Config, Options}
 
-  # Times go up to 30 years, so that they fit into 64 bits as nanoseconds.
-  @longest 1_000_000_000_000
+  # Stands for `:infinity` in the tables: 30 years, which fit into 64 bits as nanoseconds.
+  @never 1_000_000_000_000
   @largest 0xFFFF_FFFF
 
   @schema [
     window: [
-      type: {:integer, 0..@longest},
+      type: Options.time(0),
       default: 1_000,
       doc: "For how many milliseconds the first of equal events suppresses the others."
     ],
@@ -31,7 +31,7 @@ defmodule Foundation.Telemetry.Events.Settings do
       doc: "How many events a batch holds at most."
     ],
     batch_timeout: [
-      type: {:integer, 1..0xFFFF_FFFF},
+      type: Options.time(1),
       default: 1_000,
       doc: "After how many milliseconds a batch is emitted that is not full."
     ]
@@ -57,7 +57,7 @@ defmodule Foundation.Telemetry.Events.Settings do
   The settings in the application's environment, or an `ArgumentError`.
   """
   @spec read!() :: t
-  def read!, do: struct!(__MODULE__, Config.get(Foundation.Telemetry.SampledEvents))
+  def read!, do: struct!(__MODULE__, stored(Config.get(Foundation.Telemetry.SampledEvents)))
 
   @doc """
   One event's own settings, checked: those of the options.
@@ -65,7 +65,7 @@ defmodule Foundation.Telemetry.Events.Settings do
   @spec event!(keyword) :: keyword
   def event!(options) do
     valid = Options.validate!(options, @of_event, "the options of configure_event/2")
-    Keyword.take(valid, Keyword.keys(options))
+    valid |> Keyword.take(Keyword.keys(options)) |> stored()
   end
 
   @doc """
@@ -73,7 +73,19 @@ defmodule Foundation.Telemetry.Events.Settings do
   """
   @spec window!(term) :: non_neg_integer
   def window!(window) do
-    Options.fetch!([window: window], :window, @schema[:window], "the options of emit_event/4")
+    [window: Options.value!(window, @schema[:window][:type], ":window of emit_event/4")]
+    |> stored()
+    |> Keyword.fetch!(:window)
+  end
+
+  @doc """
+  Whether a time in the tables stands for `:infinity`.
+  """
+  @spec never?(non_neg_integer) :: boolean
+  def never?(time), do: time >= @never
+
+  defp stored(settings) do
+    for {key, value} <- settings, do: {key, if(value == :infinity, do: @never, else: value)}
   end
 
   @doc """

@@ -16,6 +16,8 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
   @type state :: {:rand.state(), term}
 
   @largest 0xFFFF_FFFF
+  # One event in 30 years: its interval fits into 64 bits as nanoseconds.
+  @rarest 1.0e-9
 
   defguardp is_count(n) when is_integer(n) and n >= 0 and n <= @largest
 
@@ -28,7 +30,7 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
   def validate!({:rate_limited, limit} = s) when is_count(limit), do: s
 
   def validate!({:adaptive, target} = s)
-      when is_number(target) and target >= 0 and target <= @largest,
+      when is_number(target) and (target == 0 or (target >= @rarest and target <= @largest)),
       do: s
 
   def validate!({:reservoir, n} = s) when is_count(n) and n > 0, do: s
@@ -36,7 +38,8 @@ defmodule Foundation.Telemetry.Sampler.Strategy do
   def validate!(other) do
     raise ArgumentError,
           "expected a strategy to be :always, :never, {:random, rate} with a rate from 0 to 1, " <>
-            "{:rate_limited, per_second}, {:adaptive, per_second} or {:reservoir, size}, " <>
+            "{:rate_limited, per_second} with 0 to #{@largest}, {:adaptive, per_second} with 0 or " <>
+            "#{@rarest} to #{@largest}, or {:reservoir, size} with 1 to #{@largest}, " <>
             "got: #{inspect(other)}"
   end
 
