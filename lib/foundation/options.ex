@@ -10,8 +10,6 @@ defmodule Foundation.Options do
   @type type ::
           :boolean
           | :string
-          | :pos_integer
-          | :non_neg_integer
           | {:in, [term]}
           | {:integer, Range.t()}
           | {:list_of, type}
@@ -119,8 +117,6 @@ defmodule Foundation.Options do
 
   defp valid?(value, :boolean), do: is_boolean(value)
   defp valid?(value, :string), do: is_binary(value) and String.valid?(value)
-  defp valid?(value, :pos_integer), do: is_integer(value) and value > 0
-  defp valid?(value, :non_neg_integer), do: is_integer(value) and value >= 0
   defp valid?(value, {:in, choices}), do: value in choices
   defp valid?(value, {:integer, range}), do: is_integer(value) and value in range
   defp valid?(value, {:or, types}), do: Enum.any?(types, &valid?(value, &1))
@@ -135,8 +131,6 @@ defmodule Foundation.Options do
 
   defp describe(:boolean), do: "true or false"
   defp describe(:string), do: "a string"
-  defp describe(:pos_integer), do: "a positive integer"
-  defp describe(:non_neg_integer), do: "a non-negative integer"
   defp describe({:in, choices}), do: choices |> Enum.map(&inspect/1) |> either()
   defp describe({:integer, first..last//_}), do: "an integer from #{first} to #{last}"
   defp describe({:list_of, type}), do: "a list, each of it #{describe(type)}"
