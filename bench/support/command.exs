@@ -1,10 +1,11 @@
-for file <- ~w(bench report growth json plot), do: Code.require_file("#{file}.exs", __DIR__)
+for file <- ~w(bench report growth json plot summary),
+    do: Code.require_file("#{file}.exs", __DIR__)
 
 defmodule Bench.Command do
   @moduledoc false
   # What the options of script/bench do.
 
-  alias Bench.{Context, Growth, JSON, Plot, Report, Result}
+  alias Bench.{Context, Growth, JSON, Plot, Report, Result, Summary}
 
   @areas [
     {"registry_reads.exs", Bench.RegistryReads},
@@ -31,6 +32,7 @@ defmodule Bench.Command do
     plot: :boolean,
     to: :string,
     markdown: :boolean,
+    record: :boolean,
     list: :boolean,
     help: :boolean
   ]
@@ -51,6 +53,8 @@ defmodule Bench.Command do
       --plot FILE ... [--to DIR]
                               draw the pictures of files of --growth into DIR (bench/plots)
       --markdown FILE ...     print the table of BENCHMARKS.md from files of --json, one a run
+      --record [FILE ...]     write that table into BENCHMARKS.md, and make the first table of
+                              BENCHMARKS.md and the figures of README.md of the one that is there
 
       --list                  name the rows and their targets
       --help                  print this
@@ -63,6 +67,7 @@ defmodule Bench.Command do
       options[:help] -> IO.write(@usage)
       options[:list] -> for row <- select(names), do: IO.write(Report.described(row))
       options[:markdown] -> IO.write(Report.markdown(Enum.map(names, &read/1)))
+      options[:record] -> record(Enum.map(names, &read/1))
       options[:plot] -> plot(names, Keyword.get(options, :to, "bench/plots"))
       options[:growth] -> growth(select(names), options)
       true -> run(select(names), options)
@@ -159,6 +164,13 @@ defmodule Bench.Command do
     end)
 
     if file, do: IO.puts("\nwritten to #{file}")
+  end
+
+  defp record(runs) do
+    page = File.read!("BENCHMARKS.md")
+    page = if runs == [], do: page, else: Summary.replace(page, "results", Report.markdown(runs))
+    File.write!("BENCHMARKS.md", Summary.benchmarks(page))
+    File.write!("README.md", Summary.readme(File.read!("README.md"), page))
   end
 
   # Of several files, a later one's figures replace an earlier one's.
