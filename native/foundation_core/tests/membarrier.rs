@@ -1,6 +1,6 @@
 //! What happens when the kernel refuses `membarrier(2)` after the start, as it does under a filter
 //! of system calls that is set later. In a process of its own, which such a filter never leaves.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(loom)))]
 
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 //! A local pid is its own word, which is odd. A remote one is given an even number, kept as long
 //! as a table says that the process is there; a remote process whose number is gone is dead.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -18,7 +18,14 @@ use crate::term::{OwnedTerm, is_immediate, word, word_term};
 #[derive(Default)]
 struct Remotes {
     numbers: DashMap<Box<[u8]>, u64>,
-    pids: DashMap<u64, OwnedTerm>,
+    pids: DashMap<u64, Remote>,
+}
+
+/// A remote process that is known.
+struct Remote {
+    pid: OwnedTerm,
+    /// The names of the registries that it has been in: its death looks in no others.
+    registries: Mutex<Vec<u64>>,
 }
 
 static REMOTES: LazyLock<Remotes> = LazyLock::new(Remotes::default);
@@ -57,19 +64,52 @@ pub fn intern(pid: Term) -> Result<u64, Failure> {
         Entry::Vacant(place) => {
             let number = NEXT.fetch_add(2, Ordering::Relaxed);
             let pid = OwnedTerm::new(pid).ok_or(Failure::BadArgument)?;
-            REMOTES.pids.insert(number, pid);
+            let registries = Mutex::default();
+            REMOTES.pids.insert(number, Remote { pid, registries });
             place.insert(number);
             Ok(number)
         }
     }
 }
 
+/// Notes that a remote process is in the registry of a name; `false` if it is dead.
+pub fn enter(owner: u64, registry: u64) -> bool {
+    let Some(remote) = REMOTES.pids.get(&owner) else {
+        return false;
+    };
+    let mut registries = lock(&remote.registries);
+    // A registry that is started again is entered again.
+    if registries.len() == registries.capacity() {
+        registries.sort_unstable();
+        registries.dedup();
+    }
+    registries.push(registry);
+    true
+}
+
+fn lock(registries: &Mutex<Vec<u64>>) -> std::sync::MutexGuard<'_, Vec<u64>> {
+    registries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many registries a remote process has been in.
+pub fn entered(owner: u64) -> usize {
+    let remote = REMOTES.pids.get(&owner);
+    remote.map_or(0, |remote| lock(&remote.registries).len())
+}
+
 /// A remote process is dead from now on, in every registry: its number, if it had one, is nobody's
 /// any more. If the connection comes back and the process registers again, it gets another.
-pub fn declare_dead(pid: Term) -> Option<u64> {
+/// Returns the number, and the names of the registries that the process has been in.
+pub fn declare_dead(pid: Term) -> Option<(u64, Vec<u64>)> {
     let (_, owner) = REMOTES.numbers.remove(&external(pid))?;
-    REMOTES.pids.remove(&owner);
-    Some(owner)
+    let remote = REMOTES.pids.remove(&owner).map(|(_, remote)| remote);
+    let mut registries = remote.map_or_else(Vec::new, |remote| {
+        let registries = remote.registries.into_inner();
+        registries.unwrap_or_else(PoisonError::into_inner)
+    });
+    registries.sort_unstable();
+    registries.dedup();
+    Some((owner, registries))
 }
 
 /// How many remote processes are known.
@@ -110,7 +150,7 @@ pub fn live_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
 
 #[inline(never)]
 fn remote_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
-    REMOTES.pids.get(&owner).map(|pid| pid.copy(env))
+    REMOTES.pids.get(&owner).map(|remote| remote.pid.copy(env))
 }
 
 /// The local process that an owner is.

@@ -78,6 +78,25 @@ conformance "Remote",
     assert Registry.lookup(registry, :stays) == [{staying, 1}]
   end
 
+  test "its entries go from each registry that it is in, also from one that was started again",
+       %{registry: registry, node: node, options: options} do
+    options = Keyword.delete(options, :name)
+    [other, again] = for _index <- 1..2, do: start_registry(options)
+    pid = Peer.spawn_on(node)
+
+    # More than a list of registries is first made for.
+    for _round <- 1..10 do
+      {:ok, _} = Registry.register_for(again, pid, :key, 1)
+      :ok = stop_supervised(again)
+      start_registry([name: again] ++ options)
+    end
+
+    all = [registry, other, again]
+    for name <- all, do: {:ok, _} = Registry.register_for(name, pid, :key, name)
+    kill(pid)
+    for name <- all, do: eventually(fn -> Registry.count(name) == 0 end)
+  end
+
   test "it is unregistered, and registers again", %{registry: registry, node: node} do
     pid = Peer.spawn_on(node)
 

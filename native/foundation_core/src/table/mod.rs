@@ -32,6 +32,7 @@ mod stored;
 mod tests;
 mod value;
 
+#[cfg(not(loom))]
 pub(crate) use bag::NotAdded;
 pub use bag::{Bag, Member};
 pub use blob::Blob;

@@ -139,7 +139,7 @@ impl Liveness for Processes<'_, '_> {
                 self.env.monitor(watch, &pid).is_some()
             }
             // An Elixir process has monitored it before.
-            None => true,
+            None => process::enter(owner, self.registry.name),
         }
     }
 }

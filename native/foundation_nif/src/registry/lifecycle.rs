@@ -25,7 +25,7 @@ nifs! {
 }
 
 /// How many registries are started and stopped beside, counted or named on a normal scheduler.
-const REGISTRIES_MAX: usize = 1_000;
+pub const REGISTRIES_MAX: usize = 1_000;
 
 atoms! {
     ok, error, created, adopted, replaced, already_started, system_limit, infinity,

@@ -6,7 +6,7 @@ use rustler::{Encoder, Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
 use super::instance::{Entries, NAMES};
-use super::lifecycle::unless_many;
+use super::lifecycle::REGISTRIES_MAX;
 use super::registry;
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
@@ -223,17 +223,22 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
     if !name.is_atom() || is_local {
         return Err(Failure::BadArgument);
     }
-    unless_many()?;
+    let entered = known(pid)?.map_or(0, process::entered);
+    if entered > REGISTRIES_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
     let mut held = 0;
-    if let Some(owner) = process::declare_dead(pid) {
-        for (other, registry) in NAMES.all() {
-            let keys = registry.mark_dead(Some(env), owner);
+    let guard = pin();
+    if let Some((owner, registries)) = process::declare_dead(pid) {
+        for other in registries {
+            let keys = NAMES
+                .get(other, &guard)
+                .map_or(0, |registry| registry.mark_dead(Some(env), owner));
             if other == word(name) {
                 held = keys;
             }
         }
     }
-    let guard = pin();
     registry!(env, name, &guard);
     Ok(held.encode(env))
 }
