@@ -32,7 +32,6 @@ defmodule Foundation.Registry.Locks do
   def run(registry, key, fun) do
     ticket = :erlang.unique_integer([:monotonic])
     lock = {registry, key}
-    :ets.insert(@table, {ticket, lock, self(), :waiting})
 
     try do
       RetryingCall.call(__MODULE__, {:acquire, ticket, lock})
@@ -87,6 +86,8 @@ defmodule Foundation.Registry.Locks do
 
   defp enter(state, ticket, lock, pid, from) do
     monitor = :erlang.monitor(:process, pid, tag: {:down, ticket})
+    # The row comes after the monitor: that deletes it if the caller is dead already.
+    :ets.insert_new(@table, {ticket, lock, pid, :waiting})
     request = %Request{lock: lock, from: from, monitor: monitor}
     state = put_in(state.requests[ticket], request)
 
@@ -105,7 +106,8 @@ defmodule Foundation.Registry.Locks do
         state
 
       {request, state} ->
-        Process.demonitor(request.monitor, [:flush])
+        # Without :flush, which would look through the mailbox: a late message finds no request.
+        Process.demonitor(request.monitor)
         if holder?(state, request.lock, ticket), do: pass_on(state, request.lock), else: state
     end
   end

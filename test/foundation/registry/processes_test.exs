@@ -181,6 +181,33 @@ defmodule Foundation.Registry.ProcessesTest do
       assert Task.await(waiter) == :mine
     end
 
+    # Some die before they have asked, some while they wait, some with the lock.
+    test "callers that are killed at any moment leave nothing of a lock", %{registry: registry} do
+      for n <- 1..5_000 do
+        pid = spawn(fn -> Registry.lock(registry, rem(n, 3), fn -> :erlang.yield() end) end)
+        :erlang.yield()
+        Process.exit(pid, :kill)
+      end
+
+      rows = fn -> :ets.match(Locks, {:_, {registry, :_}, :_, :_}) end
+      eventually(fn -> rows.() == [] end)
+      assert Registry.lock(registry, 0, fn -> :locked end) == :locked
+    end
+
+    # A row of a caller that nobody watches would stay for ever.
+    test "a caller has no row before the lock server watches it", %{registry: registry} do
+      rows = fn -> :ets.match(Locks, {:_, {registry, :_}, :_, :_}) end
+      server = Process.whereis(Locks)
+      :ok = :sys.suspend(server)
+      caller = spawn(fn -> Registry.lock(registry, :key, fn -> Process.sleep(:infinity) end) end)
+      eventually(fn -> Process.info(server, :message_queue_len) == {:message_queue_len, 1} end)
+      assert rows.() == []
+      :ok = :sys.resume(server)
+      eventually(fn -> length(rows.()) == 1 end)
+      kill(caller)
+      eventually(fn -> rows.() == [] end)
+    end
+
     test "a lock whose holder dies while the lock server is away is free", %{registry: registry} do
       test = self()
       worker = start_worker()
