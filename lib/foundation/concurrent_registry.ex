@@ -52,7 +52,8 @@ defmodule Foundation.ConcurrentRegistry do
 
   Keys compare by `===`: `1` and `1.0` are two keys. Each function but `stream/1` is atomic, and
   what it wrote is seen by every read that begins after it returned, in any process. Values are
-  copied in and out, as messages are; binaries of more than 64 bytes are shared.
+  copied in and out, as messages are; binaries of more than 64 bytes are shared
+  among readers. The native engine copies those of up to 8 kB once, when they are stored.
 
   ## Bounds
 

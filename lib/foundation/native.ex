@@ -86,7 +86,10 @@ defmodule Foundation.Native do
 
   # `instance` is what the library knows itself by, so that no other passes for it.
   defp attach(path, version, instance, again) do
-    case :erlang.load_nif(String.to_charlist(path), {version, instance, again}) do
+    # A magic reference, for the library to learn what one looks like.
+    argument = {version, instance, again, :atomics.new(1, [])}
+
+    case :erlang.load_nif(String.to_charlist(path), argument) do
       :ok ->
         :persistent_term.put(__MODULE__, {path, version, instance})
 
@@ -186,6 +189,13 @@ defmodule Foundation.Native do
 
   @spec registry_whereis(name, term) :: pid | :undefined | :duplicate | nil
   def registry_whereis(_name, _key), do: absent()
+
+  # The value of the calling process's unique entry, and another one for it.
+  @spec registry_fetch(name, term) :: {:ok, term} | :error | :duplicate | nil
+  def registry_fetch(_name, _key), do: absent()
+
+  @spec registry_set(name, term, term) :: :ok | :error | :duplicate | limit | nil
+  def registry_set(_name, _key, _value), do: absent()
 
   @spec registry_replace(name, term, pid, term, term) ::
           :ok | :stale | :error | :duplicate | limit | nil

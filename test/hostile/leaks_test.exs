@@ -60,7 +60,8 @@ defmodule Foundation.Hostile.LeaksTest do
   defp fill(name) do
     for n <- 1..300,
         key <- [n, "long #{String.duplicate("key", 9)} #{n}", %{n => n}, [n | make_ref()]] do
-      {:ok, _owner} = Registry.register(name, {key, self()}, [key])
+      long = :binary.copy("long", 30)
+      {:ok, _owner} = Registry.register(name, {key, self()}, [key, long])
       if rem(n, 3) == 0, do: :ok = Registry.unregister(name, {key, self()})
     end
 

@@ -21,6 +21,8 @@ defmodule Foundation.NativeArguments do
     registry_unregister: [:name, :any],
     registry_unregister_for: [:name, :pid, :any],
     registry_whereis: [:name, :any],
+    registry_fetch: [:name, :any],
+    registry_set: [:name, :any, :any],
     registry_replace: [:name, :any, :pid, :any, :any],
     registry_lookup: [:name, :any],
     registry_lookup_many: [:name, :list],

@@ -39,10 +39,10 @@ static INSTANCE: AtomicU64 = AtomicU64::new(0);
 /// in memory already, with tables that this one would not have: the same file, built anew or
 /// copied.
 fn load(env: Env, argument: Term) -> bool {
-    let Ok((version, instance, again)) = argument.decode::<(&str, u64, bool)>() else {
+    let Ok((version, instance, again, magic)) = argument.decode::<(&str, u64, bool, Term)>() else {
         return false;
     };
-    let fits = version == VERSION && term::words_are_as_assumed(env);
+    let fits = version == VERSION && term::words_are_as_assumed(env, magic);
     let is_it = !again || INSTANCE.load(Ordering::Relaxed) == instance;
     if !fits || !is_it || !pin::pin() {
         return false;

@@ -7,12 +7,12 @@ use rustler::{Env, Term, atoms};
 
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::registry::instance::{LIVE, LIVE_WATCHES};
-use crate::term::LIVE_TERMS;
+use crate::term::{LIVE_BINARIES, LIVE_TERMS};
 use crate::{concurrent_table, event_log, process, telemetry};
 
 nifs! { live_counts / 0 }
 
-atoms! { registries, tables, terms, retired, watches, remotes, event_logs, spans }
+atoms! { registries, tables, terms, binaries, retired, watches, remotes, event_logs, spans }
 
 /// On a dirty scheduler: it frees all that can be freed.
 fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
@@ -24,6 +24,7 @@ fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         (registries(), LIVE.load(Ordering::Relaxed) as i64),
         (tables(), concurrent_table::LIVE.load(Ordering::Relaxed)),
         (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
+        (binaries(), LIVE_BINARIES.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
         (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
         (remotes(), process::remote_count() as i64),

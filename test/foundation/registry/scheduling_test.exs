@@ -88,7 +88,8 @@ defmodule Foundation.Registry.SchedulingTest do
     test "a long binary is compared when it is replaced", %{name: name, worker: worker} do
       long = :binary.copy("long", 200_000)
       {:ok, _} = run(worker, fn -> Registry.register(name, :key, {long}) end)
-      assert dirty?(worker, fn -> {1, _} = Registry.update_value(name, :key, fn _ -> 1 end) end)
+      replace = fn -> :ok = Native.registry_replace(name, :key, self(), {long}, 1) end
+      assert dirty?(worker, replace)
     end
 
     test "a dedup key and the name of a strategy are read that are long", %{worker: worker} do
@@ -102,7 +103,7 @@ defmodule Foundation.Registry.SchedulingTest do
     end
 
     test "a span is read that carries much in many pieces", %{worker: worker} do
-      piece = Enum.to_list(1..200)
+      piece = Enum.to_list(1..1_000)
 
       run(worker, fn ->
         Span.start_span(:much, %{})

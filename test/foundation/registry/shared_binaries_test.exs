@@ -25,7 +25,7 @@ defmodule Foundation.Registry.SharedBinariesTest do
       Registry.unregister(name, :whole)
       GenServer.stop(owner)
       assert run(reader, fn -> Process.get(:read) end) == [value, part]
-      assert counts().terms > before.terms
+      assert counts().binaries > before.binaries
 
       kill(reader)
       :erlang.garbage_collect()

@@ -89,28 +89,18 @@ defmodule Foundation.Registry.Backends.Native do
 
   @impl true
   def update_value(name, key, callback) do
-    case config(name) do
-      {:unique, _partitions, _listeners, _owner} ->
-        with [old] <- values(name, key),
-             new = callback.(old),
-             :ok <- write(name, key, old, new) do
-          {new, old}
-        else
-          _none -> :error
-        end
-
-      {kind, _partitions, _listeners, _owner} ->
-        {:not_unique, kind}
+    case known!(Native.registry_fetch(name, key), name) do
+      {:ok, old} -> set_value(name, key, callback.(old), old)
+      :error -> :error
+      :duplicate -> {:not_unique, elem(config(name), 0)}
     end
   end
 
-  defp values(name, key), do: known!(Native.registry_values(name, key, self()), name)
-
-  # The callback runs once: what it returned replaces what others wrote meanwhile.
-  defp write(name, key, expected, new) do
-    with :stale <- replace(name, key, self(), expected, new),
-         [current] <- values(name, key) do
-      write(name, key, current, new)
+  # The callback runs once, so its result replaces what another process wrote meanwhile.
+  defp set_value(name, key, new, old) do
+    case known!(Native.registry_set(name, key, new), name) do
+      :ok -> {new, old}
+      :error -> :error
     end
   end
 

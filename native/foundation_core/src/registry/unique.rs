@@ -124,6 +124,14 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         self.table.replace(key, hash, expected, value, guard)
     }
 
+    /// Gives `owner`'s entry of `key` another value, and says whether there was one.
+    pub fn set(&self, owner: u64, key: &Key<'_, F::Probe>, value: Value<V>, guard: &Guard) -> bool {
+        let hash = self.table.hash(key);
+        let is_own = |entry: &Entry<'_, V>| entry.owner == owner;
+        self.table
+            .replace_if(key, hash, is_own, owner, value, guard)
+    }
+
     /// Visits the keys that `owner` holds.
     pub fn keys<'g>(&self, owner: u64, guard: &'g Guard, mut visit: impl FnMut(KeyView<'g, F>)) {
         let mut hashes: Vec<u64> = self

@@ -33,6 +33,23 @@ impl Blob {
         Some(Blob(blob))
     }
 
+    /// The bytes of words, which are aligned as words are: those of `first`, then those of `second`.
+    /// `None` when there is no memory for them.
+    pub fn words(first: &[u64], second: &[u64]) -> Option<Blob> {
+        let len = size_of_val(first).checked_add(size_of_val(second))?;
+        let layout = layout(len)?;
+        // SAFETY: as in `new`.
+        let blob = NonNull::new(unsafe { alloc(layout) }.cast::<usize>())?;
+        // SAFETY: as in `new`; the words are behind a word.
+        unsafe {
+            blob.write(len);
+            let words = blob.add(1).cast::<u64>().as_ptr();
+            ptr::copy_nonoverlapping(first.as_ptr(), words, first.len());
+            ptr::copy_nonoverlapping(second.as_ptr(), words.add(first.len()), second.len());
+        }
+        Some(Blob(blob))
+    }
+
     /// Gives up the ownership, for [`Blob::from_raw`] to take it again.
     pub(super) fn into_raw(self) -> *mut () {
         std::mem::ManuallyDrop::new(self).0.as_ptr().cast()
@@ -63,9 +80,10 @@ impl Blob {
         unsafe { std::slice::from_raw_parts(raw.add(1).cast(), *raw) }
     }
 
-    /// What it takes of memory, itself included.
+    /// What it takes of memory, itself and what an allocator adds and rounds up to included.
     pub(super) fn size_of(bytes: &[u8]) -> usize {
-        HEADER + bytes.len()
+        const ALLOCATION: usize = 2 * size_of::<usize>();
+        ALLOCATION + HEADER + bytes.len()
     }
 
     /// The bytes.
@@ -83,5 +101,22 @@ impl Drop for Blob {
             let layout = Layout::from_size_align_unchecked(size, align_of::<usize>());
             dealloc(self.0.as_ptr().cast(), layout);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::Blob;
+
+    #[test]
+    fn words_are_bytes_one_behind_the_other_and_aligned() {
+        let blob = Blob::words(&[1, 2], &[3]).expect("there is memory");
+        let expected: Vec<u8> = [1u64, 2, 3]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        assert_eq!(blob.bytes(), expected);
+        assert!(blob.bytes().as_ptr().cast::<u64>().is_aligned());
+        assert_eq!(Blob::words(&[], &[]).expect("there is memory").bytes(), b"");
     }
 }

@@ -143,4 +143,9 @@ impl<V> Value<V> {
     pub fn bytes(bytes: &[u8]) -> Option<Self> {
         Blob::new(bytes).map(Value::Blob)
     }
+
+    /// The same of the bytes of words, those of two slices one behind the other.
+    pub fn words(first: &[u64], second: &[u64]) -> Option<Self> {
+        Blob::words(first, second).map(Value::Blob)
+    }
 }

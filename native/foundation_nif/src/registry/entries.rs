@@ -25,6 +25,8 @@ nifs! {
     registry_values / 3,
     registry_entries / 3,
     registry_remove / 4,
+    registry_fetch / 2,
+    registry_set / 3,
     registry_replace / 5,
 }
 
@@ -258,6 +260,38 @@ fn registry_remove<'a>(
     Ok(removed.encode(env))
 }
 
+/// `registry_fetch(name, key)`: `{:ok, value}` of the caller's unique entry.
+fn registry_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Entries::Unique(entries) = &registry.entries else {
+        return Ok(duplicate().to_term(env));
+    };
+    let entry = with_key(key_term, |key| Ok(entries.get(key, &guard)))?;
+    match entry.filter(|entry| entry.owner == caller(env)) {
+        Some(entry) => {
+            let value = stored(env, entry.value, &mut Budget::default())?;
+            Ok(pair(env, ok().to_term(env), value))
+        }
+        None => Ok(error().to_term(env)),
+    }
+}
+
+/// `registry_set(name, key, value)`: sets the value of the caller's unique entry.
+fn registry_set<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let Entries::Unique(entries) = &registry.entries else {
+        return Ok(duplicate().to_term(env));
+    };
+    let Some(value) = value(new)? else {
+        return Ok((error(), system_limit()).encode(env));
+    };
+    let owner = caller(env);
+    let replaced = with_key(key_term, |key| Ok(entries.set(owner, key, value, &guard)))?;
+    Ok(if replaced { ok() } else { error() }.to_term(env))
+}
+
 fn registry_replace<'a>(
     env: Env<'a>,
     [name, key_term, pid, expected, new]: [Term<'a>; 5],
@@ -283,7 +317,7 @@ fn registry_replace<'a>(
     let same = match entry.value {
         ValueView::Object(term) => {
             unless_long(term.is_long())?;
-            term.is(expected)
+            term.copy(env) == expected
         }
         value => value_term(env, value) == expected,
     };

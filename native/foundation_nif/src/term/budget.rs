@@ -22,7 +22,10 @@ const WRITTEN_MAX: usize = 2_000;
 pub(super) const BYTES_MAX: usize = 256 * 1024;
 
 /// How many bytes are hashed and compared in the time of a subterm.
-const BYTES_A_NODE: usize = 256;
+pub(super) const BYTES_A_NODE: usize = 256;
+
+/// How many bytes of an image are copied in that time: the heap that they are copied to is new memory.
+pub(super) const IMAGE_BYTES_A_NODE: usize = 128;
 
 /// How many subterms a term has that is to be copied, unless that takes long and this is a normal
 /// scheduler. What does not tell what it holds, as functions, may take long.
@@ -138,7 +141,7 @@ impl Budget {
 fn value_cost(value: ValueView<'_, OwnedTerm>) -> usize {
     4 + match value {
         ValueView::Word(_) => 0,
-        ValueView::Bytes(bytes) => bytes.len() / 16,
+        ValueView::Bytes(bytes) => bytes.len() / IMAGE_BYTES_A_NODE,
         ValueView::Object(term) => term.nodes(),
     }
 }

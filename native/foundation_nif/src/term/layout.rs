@@ -12,14 +12,14 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::{enif_get_list_cell, enif_get_tuple};
 use rustler::{Encoder, Env, Term};
 
-use super::{LIST, PRIMARY, no_term, word};
+use super::{LIST, PRIMARY, image, no_term, shared, word};
 
 /// What the low two bits of a pointer to a header and more are.
-const BOXED: u64 = 2;
+pub(super) const BOXED: u64 = 2;
 /// The bits of a word that are no part of a pointer.
-const TAGS: u64 = 7;
+pub(super) const TAGS: u64 = 7;
 /// The bits of a header that say what it is the header of: all zero for a tuple. Its arity is above.
-const SUBTAG: u64 = 0x3F;
+pub(super) const SUBTAG: u64 = 0x3F;
 const ARITY: u32 = 6;
 
 /// The header of small maps; where they are not as assumed, what is no term's header.
@@ -134,7 +134,7 @@ pub fn is_map(term: Term) -> bool {
 
 /// Checks, when the library is loaded, what is assumed here. A VM whose lists or tuples are made in
 /// another way does not get to use this library; where only maps are, the VM is asked for theirs.
-pub(super) fn is_as_assumed(env: Env) -> bool {
+pub(super) fn is_as_assumed(env: Env, magic: Term) -> bool {
     let encode = |value: i64| value.encode(env);
     let list = Term::list_new_empty(env)
         .list_prepend(encode(1))
@@ -148,7 +148,8 @@ pub(super) fn is_as_assumed(env: Env) -> bool {
     if fits {
         learn_maps(env);
     }
-    fits
+    shared::learn();
+    fits && image::learn(env, SMALL_MAP.load(Ordering::Relaxed), magic)
 }
 
 fn has_cell(list: Term) -> bool {

@@ -6,13 +6,17 @@
 //! - [`encoding`]: the bytes of a term that has a short form.
 //! - [`layout`]: lists, tuples and small maps, where the VM has them.
 //! - [`view`]: what a term is, and how much of it there is.
-//! - [`owned`]: a term that is kept as it is, in an environment of its own.
+//! - [`image`]: a compound term as flat words.
+//! - [`shared`]: binaries that the VM shares.
+//! - [`owned`]: a term that is more than words.
 
 mod budget;
 mod encoding;
+mod image;
 mod key;
 mod layout;
 mod owned;
+mod shared;
 mod value;
 mod view;
 
@@ -21,6 +25,7 @@ pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{key, key_term, short_compound_key, short_key, short_window_key, with_key};
 pub use layout::{cell, is_map, small_map};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
+pub use shared::LIVE_BINARIES;
 pub use value::{value, value_term};
 pub use view::{binary, elements};
 
@@ -64,8 +69,9 @@ pub fn is_immediate(word: u64) -> bool {
 
 /// Checks, when the library is loaded, what it assumes about this VM's words: that it can tell
 /// immediates by their two low bits, and what is said in [`layout`]. It has been so since before OTP had NIFs; a VM where it is
-/// not so does not get to use this library.
-pub fn words_are_as_assumed(env: Env) -> bool {
+/// not so does not get to use this library. `magic` is a magic reference, which no library makes before
+/// it is loaded.
+pub fn words_are_as_assumed(env: Env, magic: Term) -> bool {
     let encode = |value: i64| rustler::Encoder::encode(&value, env);
     let list = Term::list_new_empty(env);
     EMPTY_LIST.store(word(list), Ordering::Relaxed);
@@ -89,7 +95,7 @@ pub fn words_are_as_assumed(env: Env) -> bool {
             .into_iter()
             .all(|term| !is_immediate(word(term)) && word(term) & PRIMARY != LIST)
         && word(cell) & PRIMARY == LIST
-        && layout::is_as_assumed(env)
+        && layout::is_as_assumed(env, magic)
 }
 
 /// `{first, second}`.

@@ -1,16 +1,24 @@
-//! A term as a value: an immediate as its word, else its encoding where that is short, else a
-//! term. A binary that the VM shares always stays a term: it is not copied.
+//! A term as a value: an immediate as its word, a compound term as its image.
+//!
+//! A term with parts beside its words, as shared binaries, is an object.
 
 use foundation_core::table::{Value, ValueView};
 use rustler::{Env, Term};
 
 use super::budget::measure;
-use super::encoding::{Buffer, Form, decode};
+use super::image::{self, Built, Image};
 use super::owned::OwnedTerm;
+use super::shared::long_binary;
+use super::view::View;
 use super::{is_immediate, word, word_term};
-use crate::raw::Failure;
+use crate::raw::{Failure, may_take_long};
 
-/// What a term is stored as.
+/// The most words that are written on a normal scheduler: some hundred microseconds' worth.
+const WRITTEN_MAX: usize = 8 * 1024;
+/// The most parts.
+const PARTS_MAX: usize = 32;
+
+/// The stored form of a term.
 ///
 /// # Errors
 ///
@@ -22,12 +30,42 @@ pub fn value(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
     if is_immediate(word) {
         return Ok(Some(Value::Word(word)));
     }
-    let mut buffer = Buffer::new();
-    if buffer.encode(term, Form::Value, 0).is_ok() {
-        return Ok(Value::bytes(buffer.bytes()));
+    if long_binary(term).is_some() {
+        return Ok(OwnedTerm::new(term).map(|term| Value::Object(Box::new(term))));
     }
+    image::with(term, WRITTEN_MAX, |built| of_image(&built))
+        .flatten()
+        .map_or_else(|| large(term), |value| Ok(Some(value)))
+}
+
+/// The value of an image, if it is made in little time.
+#[inline]
+fn of_image(built: &Built<'_, '_>) -> Option<Value<OwnedTerm>> {
+    if built.parts.is_empty() {
+        return Value::words(built.pointers, built.words);
+    }
+    let is_short = |part: &(usize, Term)| !matches!(View::of(part.1), View::Opaque);
+    let in_time = built.parts.len() <= PARTS_MAX && built.parts.iter().all(is_short);
+    if !in_time && !may_take_long() {
+        return None;
+    }
+    OwnedTerm::of_image(built).map(|term| Value::Object(Box::new(term)))
+}
+
+/// A value that takes long, or that there was no memory for.
+#[cold]
+fn large(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
     measure(term)?;
     Ok(OwnedTerm::new(term).map(|term| Value::Object(Box::new(term))))
+}
+
+/// The image that a value's bytes are.
+#[inline]
+pub fn image(bytes: &[u8]) -> Image<'_> {
+    // SAFETY: every eight bytes are a word. They are aligned, since they are behind a word.
+    let (unaligned, words, _) = unsafe { bytes.align_to() };
+    debug_assert!(unaligned.is_empty());
+    Image::joined(words)
 }
 
 /// The term that was stored.
@@ -35,7 +73,7 @@ pub fn value(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
 pub fn value_term<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>) -> Term<'a> {
     match value {
         ValueView::Word(word) => word_term(env, word),
-        ValueView::Bytes(bytes) => decode(env, bytes),
+        ValueView::Bytes(bytes) => image::term(env, image(bytes), 0),
         ValueView::Object(term) => term.copy(env),
     }
 }

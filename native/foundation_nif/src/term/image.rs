@@ -1,0 +1,697 @@
+//! A compound term as flat words, as ETS keeps one.
+//!
+//! They are the words that a copy has on a process's heap, with relative pointers.
+//!
+//! ```text
+//!  pointers: a bit a word │ root │ heap words: tuples, cells, maps, floats, …
+//! ```
+//!
+//! A reader gets such a term in one pass. The VM makes room on the reader's heap. The words are
+//! copied there, and the address is added to the pointers. `enif_make_copy` takes several times as
+//! long, and so do separate calls for each part of the term.
+//!
+//! # Why this is sound
+//!
+//! It relies on the VM's layout of terms, which hardly ever changed. [`learn`] checks each kind when
+//! the library is loaded, on terms that the VM has made. A kind with another layout is never kept as
+//! words. It becomes a *part*, which the VM copies.
+//!
+//! - **Room.** [`block`] has the VM make a tuple, which is contiguous words of the caller's heap that
+//!   nothing refers to yet, and writes over all of them. When it returns they are whole terms
+//!   without a gap, so that the collector may also go through them one by one. It runs only
+//!   between calls.
+//! - **An image holds** the kinds that the collector moves as plain words: tuples, lists, maps of
+//!   both kinds, floats, large integers, heap binaries and plain references. The VM links some other
+//!   kinds into lists of its own: shared binaries, terms of other nodes, functions and magic
+//!   references. Those are never written. They are parts.
+//! - **Constants.** Where the empty tuple is a literal of the VM, it is written as that.
+//! - **Hashes.** The nodes of a large map are placed by a hash that is one for the whole VM.
+
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::{
+    enif_inspect_binary, enif_is_identical, enif_make_double, enif_make_int64, enif_make_ref,
+    enif_make_tuple_from_array, enif_make_uint64,
+};
+use rustler::{Env, Term};
+
+use super::layout::{BOXED, SUBTAG, TAGS};
+use super::view::binary;
+use super::{LIST, PRIMARY, binary_term, no_term, raw_word, word};
+
+/// The most words of an image, and of a [`block`]: a quarter of a megabyte.
+pub const WORDS_MAX: usize = 32 * 1024;
+/// How many words are looked after on the stack.
+const SMALL: usize = 256;
+const BITS: usize = u64::BITS as usize;
+pub const WORD: usize = size_of::<u64>();
+/// The longest binary that the VM copies instead of sharing it.
+pub const HEAP_BINARY_MAX: usize = 64;
+
+/// A header that no boxed term has: headers end in two zeros.
+const NONE: u64 = 1;
+
+/// The layout of this VM's terms, as [`learn`] found it.
+struct Layout {
+    /// The header of a float.
+    float: u64,
+    /// The low bits of the headers of large integers.
+    integers: [u64; 2],
+    /// The low bits of a heap binary's header, and what its second word counts: bytes or bits.
+    binary: (u64, usize),
+    /// The low bits of the header of maps.
+    map: u64,
+    small_map: u64,
+    /// The header of a plain reference, whose second word begins with 32 set bits.
+    reference: u64,
+    /// The word of `{}`, if it is one everywhere.
+    empty_tuple: u64,
+}
+
+static LAYOUT: OnceLock<Layout> = OnceLock::new();
+
+/// The words behind a map's header. The first of them is the map's size, which an inner node of a
+/// large map has not. The others are the node's children.
+#[inline]
+fn map_words(header: u64) -> (usize, usize) {
+    let size = (header >> 8) as usize & 0xFF;
+    let children = (header >> 16 & 0xFFFF).count_ones() as usize;
+    (size, children)
+}
+
+impl Layout {
+    /// How many words of an object are no terms, from the one after its header on.
+    #[inline]
+    fn raw_words(&self, header: u64) -> usize {
+        match header & SUBTAG {
+            0 => 0,
+            map if map == self.map => map_words(header).0,
+            _ => (header >> 6) as usize,
+        }
+    }
+}
+
+/// A term that the VM is to copy, and where it belongs.
+pub type Part<'a> = (usize, Term<'a>);
+
+/// The image of a term.
+pub struct Built<'b, 'a> {
+    /// A bit for each word that is a pointer.
+    pub pointers: &'b [u64],
+    /// The root, and the words of the heap.
+    pub words: &'b [u64],
+    /// The terms that are not in the words.
+    pub parts: Vec<Part<'a>>,
+}
+
+struct Builder<'b, 'a> {
+    env: Env<'a>,
+    layout: &'static Layout,
+    words: &'b mut [MaybeUninit<u64>],
+    pointers: &'b mut [u64],
+    end: usize,
+    parts: Vec<Part<'a>>,
+}
+
+/// There are more words than there is room for.
+struct Full;
+
+impl<'a> Builder<'_, 'a> {
+    /// Cheney's algorithm, as the collector copies: objects that words point to are appended, and the words
+    /// are gone through one after the other. Nothing recurses.
+    fn build(&mut self, term: Term<'a>) -> Result<(), Full> {
+        self.push(word(term))?;
+        let mut at = 0;
+        while at < self.end {
+            // SAFETY: the words before `end` have been written.
+            let word = unsafe { self.words[at].assume_init() };
+            match word & PRIMARY {
+                LIST => self.list(at, word)?,
+                BOXED => self.boxed(at, word)?,
+                // A header: everything else that could look like one is passed over here.
+                0 => at += self.layout.raw_words(word),
+                _ => {}
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, word: u64) -> Result<(), Full> {
+        self.words.get_mut(self.end).ok_or(Full)?.write(word);
+        self.end += 1;
+        Ok(())
+    }
+
+    /// Has the word at `at` point at the next words to be written.
+    #[inline]
+    fn point(&mut self, at: usize, tag: u64) {
+        self.words[at].write((self.end * WORD) as u64 | tag);
+        mark(self.pointers, at);
+    }
+
+    /// Appends words of the VM.
+    ///
+    /// # Safety
+    ///
+    /// There are as many at `from`.
+    #[inline]
+    unsafe fn copy(&mut self, from: *const u64, count: usize) -> Result<(), Full> {
+        let room = self.words[self.end..].get_mut(..count).ok_or(Full)?;
+        // SAFETY: asked of the caller.
+        let words = unsafe { std::slice::from_raw_parts(from.cast::<MaybeUninit<u64>>(), count) };
+        room.copy_from_slice(words);
+        self.end += count;
+        Ok(())
+    }
+
+    #[inline]
+    fn list(&mut self, at: usize, word: u64) -> Result<(), Full> {
+        self.point(at, LIST);
+        // SAFETY: a list that is not empty points at two words.
+        unsafe { self.copy((word & !TAGS) as *const u64, 2) }
+    }
+
+    #[inline]
+    fn boxed(&mut self, at: usize, word: u64) -> Result<(), Full> {
+        let layout = self.layout;
+        let from = (word & !TAGS) as *const u64;
+        // SAFETY: a boxed term points at its header.
+        let header = unsafe { *from };
+        let subtag = header & SUBTAG;
+        let count = if subtag == 0 {
+            if header == 0 && layout.empty_tuple != NONE {
+                self.words[at].write(layout.empty_tuple);
+                return Ok(());
+            }
+            1 + (header >> 6) as usize
+        } else if header == layout.small_map {
+            // SAFETY: a small map's size is behind its header.
+            3 + unsafe { *from.add(1) } as usize
+        } else if header == layout.float
+            || subtag == layout.binary.0
+            || layout.integers.contains(&subtag)
+        {
+            1 + (header >> 6) as usize
+        } else if subtag == layout.map {
+            let (size, children) = map_words(header);
+            1 + size + children
+        // SAFETY: a reference has more words than its header.
+        } else if header == layout.reference && unsafe { *from.add(1) } as u32 == u32::MAX {
+            1 + (header >> 6) as usize
+        } else {
+            return self.other(at, word);
+        };
+        self.point(at, BOXED);
+        // SAFETY: the header says that there are as many words.
+        unsafe { self.copy(from, count) }
+    }
+
+    /// A short binary is copied, wherever its bytes are; everything else is a part.
+    fn other(&mut self, at: usize, word: u64) -> Result<(), Full> {
+        let term = term_of(self.env, word);
+        let (subtag, unit) = self.layout.binary;
+        match binary(term) {
+            Some(bytes) if bytes.len() <= HEAP_BINARY_MAX && subtag != NONE => {
+                let payload = bytes.len().div_ceil(WORD);
+                self.point(at, BOXED);
+                self.push(((1 + payload as u64) << 6) | subtag)?;
+                self.push((bytes.len() * unit) as u64)?;
+                for chunk in bytes.chunks(WORD) {
+                    let mut word = [0; WORD];
+                    word[..chunk.len()].copy_from_slice(chunk);
+                    self.push(u64::from_ne_bytes(word))?;
+                }
+            }
+            _ => {
+                self.words[at].write(super::EMPTY_LIST.load(std::sync::atomic::Ordering::Relaxed));
+                self.parts.push((at, term));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The raw term of a word.
+fn raw_term(word: u64) -> ErlNifTerm {
+    // SAFETY: a raw term is a transparent word of the machine's size.
+    unsafe { std::mem::transmute::<usize, ErlNifTerm>(word as usize) }
+}
+
+/// The term of a word that was found in a term of the environment.
+fn term_of(env: Env<'_>, word: u64) -> Term<'_> {
+    // SAFETY: it is only used so.
+    unsafe { Term::new(env, raw_term(word)) }
+}
+
+/// Builds the image of a term in at most so many words, and what `then` makes of it; `None` where there are more.
+#[inline]
+pub fn with<'a, R>(
+    term: Term<'a>,
+    most: usize,
+    then: impl FnOnce(Built<'_, 'a>) -> R,
+) -> Option<R> {
+    let mut words = [const { MaybeUninit::uninit() }; SMALL];
+    let mut pointers = [0; SMALL / BITS];
+    if let Some((end, parts)) = build(term, &mut words, &mut pointers) {
+        return Some(then(Built::new(&words[..end], &pointers, parts)));
+    }
+    with_more(term, most, then)
+}
+
+#[inline(never)]
+fn with_more<'a, R>(
+    term: Term<'a>,
+    most: usize,
+    then: impl FnOnce(Built<'_, 'a>) -> R,
+) -> Option<R> {
+    let mut room = SMALL;
+    while room < most {
+        room = (16 * room).min(most);
+        let (mut words, mut pointers) = (Vec::<u64>::new(), Vec::new());
+        let bits = room.div_ceil(BITS);
+        words.try_reserve_exact(room).ok()?;
+        pointers.try_reserve_exact(bits).ok()?;
+        pointers.resize(bits, 0);
+        let words = words.spare_capacity_mut();
+        if let Some((end, parts)) = build(term, words, &mut pointers) {
+            return Some(then(Built::new(&words[..end], &pointers, parts)));
+        }
+    }
+    None
+}
+
+/// How many words were written, and what is not in them; `None` where there is too little room.
+fn build<'a>(
+    term: Term<'a>,
+    words: &mut [MaybeUninit<u64>],
+    pointers: &mut [u64],
+) -> Option<(usize, Vec<Part<'a>>)> {
+    let mut builder = Builder {
+        env: term.get_env(),
+        layout: LAYOUT.get()?,
+        words,
+        pointers,
+        end: 0,
+        parts: Vec::new(),
+    };
+    builder.build(term).ok()?;
+    Some((builder.end, builder.parts))
+}
+
+impl<'b, 'a> Built<'b, 'a> {
+    fn new(words: &'b [MaybeUninit<u64>], pointers: &'b [u64], parts: Vec<Part<'a>>) -> Self {
+        // SAFETY: all of these words have been written.
+        let words =
+            unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u64>(), words.len()) };
+        Built {
+            pointers: &pointers[..words.len().div_ceil(BITS)],
+            words,
+            parts,
+        }
+    }
+}
+
+/// An image as it is kept: the bits of its pointers, and its words behind them.
+#[derive(Clone, Copy)]
+pub struct Image<'i> {
+    pointers: &'i [u64],
+    words: &'i [u64],
+}
+
+impl<'i> Image<'i> {
+    pub fn new(pointers: &'i [u64], words: &'i [u64]) -> Self {
+        Image { pointers, words }
+    }
+
+    /// The image in these words: those of [`Built`], one behind the other.
+    #[inline]
+    pub fn joined(all: &'i [u64]) -> Self {
+        let (pointers, words) = all.split_at(bits(all.len(), 1));
+        Image { pointers, words }
+    }
+
+    /// The address of its root, to which absolute pointers are relative.
+    pub fn address(self) -> u64 {
+        self.words.as_ptr() as u64
+    }
+
+    /// Its root as a term that the VM can read, where the pointers are absolute.
+    pub fn root(self) -> ErlNifTerm {
+        raw_term(self.words[0])
+    }
+
+    /// How many words of a heap it takes.
+    #[inline]
+    pub fn heap_words(self) -> usize {
+        self.words.len() - 1
+    }
+
+    /// Writes the heap words to `place`, and returns the root. The pointers are relative to `base`:
+    /// 0, or the address of the root where they are absolute.
+    ///
+    /// # Safety
+    ///
+    /// There is room for them.
+    #[inline]
+    pub unsafe fn write(self, place: *mut u64, base: u64) -> u64 {
+        let added = (place as u64).wrapping_sub(WORD as u64).wrapping_sub(base);
+        let root = self.words[0];
+        // SAFETY: asked of the caller. A bit is set for words alone that there are.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.words.as_ptr().add(1), place, self.words.len() - 1);
+            let mut first = place.wrapping_sub(1);
+            let mut bits = self.pointers[0] & !1;
+            let mut rest = self.pointers[1..].iter();
+            loop {
+                while bits != 0 {
+                    let word = first.add(bits.trailing_zeros() as usize);
+                    *word = (*word).wrapping_add(added);
+                    bits &= bits - 1;
+                }
+                match rest.next() {
+                    Some(next) => bits = *next,
+                    None => break,
+                }
+                first = first.wrapping_add(BITS);
+            }
+        }
+        if self.pointers[0] & 1 == 1 {
+            root.wrapping_add(added)
+        } else {
+            root
+        }
+    }
+}
+
+/// How many words a row of bits takes, of so many words in all that begin with so many rows.
+#[inline]
+pub fn bits(all: usize, rows: usize) -> usize {
+    all.div_ceil(BITS + rows)
+}
+
+/// Sets a bit of a row.
+pub fn mark(row: &mut [u64], at: usize) {
+    row[at / BITS] |= 1 << (at % BITS);
+}
+
+/// The bits of a row that are set.
+pub fn marked(row: &[u64]) -> impl Iterator<Item = usize> {
+    row.iter().enumerate().flat_map(|(index, bits)| {
+        let mut bits = *bits;
+        std::iter::from_fn(move || {
+            let at = (bits != 0).then(|| index * BITS + bits.trailing_zeros() as usize);
+            bits &= bits.wrapping_sub(1);
+            at
+        })
+    })
+}
+
+/// Has the pointers of an image be absolute, for terms that stay where they are.
+pub fn make_absolute(pointers: &[u64], words: &mut [u64]) {
+    let address = words.as_ptr() as u64;
+    for at in marked(pointers) {
+        words[at] = words[at].wrapping_add(address);
+    }
+}
+
+/// Words to ask the VM for a tuple of: what they are makes no difference.
+static ZEROS: [u64; WORDS_MAX] = [0; WORDS_MAX];
+
+/// So many words of the caller's heap, two at least and [`WORDS_MAX`] at most, one behind the other.
+///
+/// # Safety
+///
+/// Before the call ends all of them are written, with whole objects and without a gap.
+#[inline]
+pub unsafe fn block(env: Env, count: usize) -> *mut u64 {
+    assert!(
+        (1..=WORDS_MAX).contains(&count),
+        "expected room for a term, got: {count}"
+    );
+    // SAFETY: there are as many words. The VM copies them and looks at none.
+    let tuple = unsafe {
+        enif_make_tuple_from_array(env.as_c_arg(), ZEROS.as_ptr().cast(), count as u32 - 1)
+    };
+    (raw_word(tuple) & !TAGS) as *mut u64
+}
+
+/// The term of an image whose pointers are relative to `base`.
+#[inline]
+pub fn term<'a>(env: Env<'a>, image: Image<'_>, base: u64) -> Term<'a> {
+    let count = image.heap_words();
+    if count == 0 {
+        return term_of(env, image.words[0]);
+    }
+    // SAFETY: all words of the block are written, with the objects of the image.
+    unsafe { term_of(env, image.write(block(env, count), base)) }
+}
+
+/// As [`term`], with the terms that belong at some of the words.
+pub fn term_with_parts<'a>(
+    env: Env<'a>,
+    image: Image<'_>,
+    base: u64,
+    parts: impl Iterator<Item = (usize, Term<'a>)>,
+) -> Term<'a> {
+    let count = image.heap_words();
+    let (mut root, mut place) = (image.words[0], std::ptr::null_mut());
+    if count > 0 {
+        // SAFETY: all words of the block are written, with the objects of the image.
+        unsafe {
+            place = block(env, count);
+            root = image.write(place, base);
+        }
+    }
+    for (at, part) in parts {
+        if at == 0 {
+            root = word(part);
+        } else {
+            assert!(at <= count, "expected a word of the image, got: {at}");
+            // SAFETY: the word is one of the block, and is no header.
+            unsafe { place.add(at - 1).write(word(part)) }
+        }
+    }
+    term_of(env, root)
+}
+
+/// Whether a reference is of this node.
+pub(super) fn is_own_reference(term: Term) -> bool {
+    let Some(layout) = LAYOUT.get().filter(|layout| layout.reference != NONE) else {
+        return true;
+    };
+    // SAFETY: a boxed term points at its header.
+    is_boxed(term) && unsafe { words_of::<1>(term) }[0] & SUBTAG == layout.reference & SUBTAG
+}
+
+/// Learns how this VM lays out terms, when the library is loaded, and says whether images can be written.
+pub(super) fn learn(env: Env, small_map: u64, magic: Term) -> bool {
+    let layout = Layout {
+        float: float(env),
+        integers: integers(env),
+        binary: heap_binary(env),
+        map: large_map(env),
+        small_map,
+        reference: reference(env, magic),
+        empty_tuple: empty_tuple(env),
+    };
+    // It may be loaded again, into the same VM.
+    let _ = LAYOUT.set(layout);
+    samples(env).into_iter().all(|term| survives(env, term))
+}
+
+/// The header of a boxed term and the words behind it.
+///
+/// # Safety
+///
+/// The term is boxed and has as many.
+unsafe fn words_of<const N: usize>(term: Term) -> [u64; N] {
+    let from = (word(term) & !TAGS) as *const u64;
+    // SAFETY: asked of the caller.
+    std::array::from_fn(|at| unsafe { *from.add(at) })
+}
+
+fn is_boxed(term: Term) -> bool {
+    word(term) & PRIMARY == BOXED
+}
+
+fn float(env: Env) -> u64 {
+    // SAFETY: the environment is the call's.
+    let term = unsafe { Term::new(env, enif_make_double(env.as_c_arg(), 1.5)) };
+    // SAFETY: a boxed float has its eight bytes behind the header.
+    match is_boxed(term).then(|| unsafe { words_of(term) }) {
+        Some([header, bits]) if header >> 6 == 1 && bits == 1.5f64.to_bits() => header,
+        _ => NONE,
+    }
+}
+
+fn integers(env: Env) -> [u64; 2] {
+    // SAFETY: the environment is the call's.
+    let terms = unsafe {
+        [
+            enif_make_uint64(env.as_c_arg(), u64::MAX - 7),
+            enif_make_int64(env.as_c_arg(), i64::MIN + 7),
+        ]
+        .map(|term| Term::new(env, term))
+    };
+    let digits = [u64::MAX - 7, (i64::MIN + 7).unsigned_abs()];
+    let learned = terms.into_iter().zip(digits).map(|(term, digit)| {
+        // SAFETY: a boxed integer has a digit at least behind the header.
+        match is_boxed(term).then(|| unsafe { words_of(term) }) {
+            Some([header, first]) if header >> 6 == 1 && first == digit => header & SUBTAG,
+            _ => NONE,
+        }
+    });
+    let mut subtags = [NONE; 2];
+    subtags
+        .iter_mut()
+        .zip(learned)
+        .for_each(|(place, subtag)| *place = subtag);
+    subtags
+}
+
+/// The low bits of a heap binary's header, and whether it counts bytes or bits.
+fn heap_binary(env: Env) -> (u64, usize) {
+    let sample = |len: usize| {
+        let term = binary_term(env, &[0xA5; HEAP_BINARY_MAX][..len]);
+        let mut inspected = MaybeUninit::uninit();
+        // SAFETY: the function fills in what it is given when it says so.
+        let data = unsafe {
+            if enif_inspect_binary(env.as_c_arg(), term.as_c_arg(), inspected.as_mut_ptr()) == 0 {
+                return None;
+            }
+            inspected.assume_init().data as u64
+        };
+        if !is_boxed(term) || data != (word(term) & !TAGS) + 2 * WORD as u64 {
+            return None;
+        }
+        // SAFETY: its bytes are behind two words.
+        let [header, size] = unsafe { words_of(term) };
+        (header >> 6 == 1 + len.div_ceil(WORD) as u64).then_some((header & SUBTAG, size as usize))
+    };
+    let samples = [1, 8, 9, HEAP_BINARY_MAX].map(|len| (len, sample(len)));
+    for unit in [1, 8] {
+        if let Some((subtag, _)) = samples[0].1
+            && samples
+                .iter()
+                .all(|(len, sample)| *sample == Some((subtag, len * unit)))
+        {
+            return (subtag, unit);
+        }
+    }
+    (NONE, 1)
+}
+
+/// The low bits of the headers of large maps' nodes, if going through them finds all there is.
+fn large_map(env: Env) -> u64 {
+    let subtag = |size| {
+        let map = map(env, size)?;
+        // SAFETY: a boxed term has its header.
+        let [header, entries] = unsafe { words_of(map) };
+        let subtag = header & SUBTAG;
+        let counted = subtag != 0 && map_words(header).0 == 1 && entries == size;
+        (is_boxed(map) && counted && leaves(word(map), subtag, 0) == Some(size)).then_some(subtag)
+    };
+    let subtags = [33, 100, 2_000].map(subtag);
+    match subtags[0] {
+        Some(subtag) if subtags == [Some(subtag); 3] => subtag,
+        _ => NONE,
+    }
+}
+
+/// How many entries there are below a node of a large map; `None` where it is none.
+fn leaves(word: u64, subtag: u64, depth: usize) -> Option<u64> {
+    const DEPTH_MAX: usize = 20;
+    let from = (word & !TAGS) as *const u64;
+    match word & PRIMARY {
+        LIST => Some(1),
+        BOXED if depth < DEPTH_MAX => {
+            // SAFETY: a boxed term has its header.
+            let header = unsafe { *from };
+            let (size, children) = map_words(header);
+            if header & SUBTAG != subtag || size > 1 || children == 0 {
+                return None;
+            }
+            (0..children).try_fold(0, |sum, child| {
+                // SAFETY: a node has as many children as its header says.
+                let child = unsafe { *from.add(1 + size + child) };
+                Some(sum + leaves(child, subtag, depth + 1)?)
+            })
+        }
+        _ => None,
+    }
+}
+
+fn map(env: Env<'_>, size: u64) -> Option<Term<'_>> {
+    (0..size).try_fold(Term::map_new(env), |map, key| {
+        map.map_put(key, key + 1_000).ok()
+    })
+}
+
+/// The header of a plain reference, if a magic one can be told from it.
+fn reference(env: Env, magic: Term) -> u64 {
+    // SAFETY: the environment is the call's.
+    let plain = unsafe { Term::new(env, enif_make_ref(env.as_c_arg())) };
+    if !is_boxed(plain) || !is_boxed(magic) {
+        return NONE;
+    }
+    // SAFETY: references have more words than their headers.
+    let ([header, first], [magic_header, magic_first]) =
+        unsafe { (words_of(plain), words_of(magic)) };
+    let is_plain = |header: u64, first: u64, of: u64| header == of && first as u32 == u32::MAX;
+    let told = is_plain(header, first, header) && !is_plain(magic_header, magic_first, header);
+    if told { header } else { NONE }
+}
+
+/// The word of `{}`, if the VM makes it anew nowhere.
+fn empty_tuple(env: Env) -> u64 {
+    let make = || {
+        let none = no_term();
+        // SAFETY: no element is read.
+        raw_word(unsafe { enif_make_tuple_from_array(env.as_c_arg(), &raw const none, 0) })
+    };
+    let (one, other) = (make(), make());
+    if one == other { one } else { NONE }
+}
+
+/// A term of each kind that is kept in words, nested.
+fn samples(env: Env<'_>) -> Vec<Term<'_>> {
+    use rustler::Encoder;
+    // SAFETY: the environment is the call's.
+    let reference = unsafe { Term::new(env, enif_make_ref(env.as_c_arg())) };
+    let short = binary_term(env, b"short");
+    let longest = binary_term(env, &[7; HEAP_BINARY_MAX]);
+    let numbers = (1.5f64, u64::MAX, i64::MIN, -3i64).encode(env);
+    let list = vec![short, longest, reference, numbers].encode(env);
+    let maps: Vec<_> = [0, 1, 32, 33, 100, 2_000]
+        .into_iter()
+        .filter_map(|size| map(env, size))
+        .collect();
+    let nested = maps.iter().fold(list, |nested, map| {
+        let inner = map.map_put(nested, numbers).unwrap_or(*map);
+        (inner, nested, list.list_prepend(inner), ((), short)).encode(env)
+    });
+    let mut samples = maps;
+    samples.extend([short, longest, reference, numbers, list, nested]);
+    samples
+}
+
+/// Whether a term is the same when it has been an image.
+fn survives(env: Env, sample: Term) -> bool {
+    let copy = with(sample, WORDS_MAX, |built| {
+        let all = [built.pointers, built.words].concat();
+        built
+            .parts
+            .is_empty()
+            .then(|| term(env, Image::joined(&all), 0))
+    });
+    match copy.flatten() {
+        // SAFETY: both terms are alive.
+        Some(copy) => unsafe { enif_is_identical(sample.as_c_arg(), copy.as_c_arg()) == 1 },
+        // A kind that is not as assumed.
+        None => true,
+    }
+}

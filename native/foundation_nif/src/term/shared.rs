@@ -1,0 +1,331 @@
+//! Binaries of more than 64 bytes, which the VM shares between processes.
+//!
+//! A reader may store what it has read, or a part of it, again. So nothing that is kept may hold on to
+//! what it was made of, or each time would add another layer around the bytes.
+//!
+//! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary, which is the
+//!   VM's own. Readers share it as they share any other.
+//! - A longer one is not copied. It is [`Lent`] by a lender, an environment that holds the binary; if
+//!   the bytes are those of a lender that is there, that one lends them again.
+//!
+//! # Counting
+//!
+//! The VM shares a binary by adding 1 to its count of references. A NIF can ask for that only with an
+//! environment. [`learn`] finds the count when the library is loaded, by the changes that the VM makes
+//! to it. [`Counted::term`] adds 1 and hands the VM the new reference. Where the count is not found,
+//! all binaries are lent.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+
+use rustler::codegen_runtime::ErlNifTerm;
+use rustler::sys::{
+    ErlNifBinary, c_void, enif_alloc_binary, enif_alloc_env, enif_free_env, enif_make_binary,
+    enif_make_copy, enif_release_binary,
+};
+use rustler::{Env, Resource, ResourceArc, Term};
+
+use super::budget::BYTES_MAX;
+use super::image::WORD;
+use super::owned::Environment;
+use super::view::binary;
+use crate::background::{self, Job};
+use crate::raw::may_take_long;
+
+/// The longest binary that is copied. An environment is a third of a longer one's memory at
+/// most, and takes as long to make as so many bytes to copy.
+const COPIED_MAX: usize = 8 * 1024;
+/// How many lenders are asked whether they have some bytes: those that begin closest before them.
+/// More come into question only where as many overlapping parts of one binary were stored before.
+const ASKED_MAX: usize = 64;
+
+/// How many binaries are kept; those that are lent count as long as a reader has them.
+pub static LIVE_BINARIES: AtomicI64 = AtomicI64::new(0);
+
+/// How many words behind a binary's address its count of references is and its size, and how many
+/// bytes its bytes.
+struct Header {
+    count: usize,
+    size: usize,
+    data: usize,
+}
+
+/// `None` inside where this VM's are not as assumed.
+static HEADER: OnceLock<Option<Header>> = OnceLock::new();
+
+fn header() -> Option<&'static Header> {
+    HEADER.get()?.as_ref()
+}
+
+/// `ErlNifBinary` of `erl_nif.h`. A binary's owner is to leave its address alone; rustler hides it.
+#[repr(C)]
+struct Owned {
+    size: usize,
+    data: *mut u8,
+    address: *mut c_void,
+    spare: [*mut c_void; 2],
+}
+
+const _: () = assert!(size_of::<Owned>() == size_of::<ErlNifBinary>());
+
+impl Owned {
+    /// Room for so many bytes, if there is any.
+    fn new(len: usize) -> Option<Owned> {
+        let mut made = MaybeUninit::<Owned>::uninit();
+        // SAFETY: the function fills in what it is given when it says so, and both are one structure.
+        unsafe {
+            (enif_alloc_binary(len, made.as_mut_ptr().cast()) != 0).then(|| made.assume_init())
+        }
+    }
+
+    fn as_c_arg(&mut self) -> *mut ErlNifBinary {
+        (&raw mut *self).cast()
+    }
+}
+
+/// A binary of the VM with one reference that is ours. There is one only where headers are known.
+pub struct Counted(NonNull<c_void>);
+
+// SAFETY: the bytes are never changed, and the count is atomic.
+unsafe impl Send for Counted {}
+// SAFETY: as above.
+unsafe impl Sync for Counted {}
+
+impl Counted {
+    /// A copy of the bytes. `None` when there is no memory for it, or headers are not known.
+    fn new(bytes: &[u8]) -> Option<Counted> {
+        header()?;
+        let made = Owned::new(bytes.len())?;
+        // SAFETY: there is room for the bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), made.data, bytes.len()) };
+        LIVE_BINARIES.fetch_add(1, Ordering::Relaxed);
+        NonNull::new(made.address).map(Counted)
+    }
+
+    /// Gives the reference up, as a word, for [`Counted::from_word`] to take it again.
+    pub fn into_word(self) -> u64 {
+        std::mem::ManuallyDrop::new(self)
+            .0
+            .as_ptr()
+            .expose_provenance() as u64
+    }
+
+    /// # Safety
+    ///
+    /// The word came from [`Counted::into_word`], and its reference is taken once.
+    pub unsafe fn from_word(word: u64) -> Counted {
+        let address = std::ptr::with_exposed_provenance_mut(word as usize);
+        // SAFETY: asked of the caller: it is no null pointer.
+        Counted(unsafe { NonNull::new_unchecked(address) })
+    }
+
+    /// A word of the header.
+    fn word(&self, at: impl Fn(&Header) -> usize) -> &AtomicU64 {
+        let at = header().map_or(0, at);
+        // SAFETY: the binary is alive, and the word is one of its header.
+        unsafe { self.0.cast::<AtomicU64>().add(at).as_ref() }
+    }
+
+    fn len(&self) -> usize {
+        self.word(|header| header.size).load(Ordering::Relaxed) as usize
+    }
+
+    /// The reference, in the form in which the VM's functions take it.
+    fn owned(&self) -> Owned {
+        let data = self.0.as_ptr().cast::<u8>();
+        Owned {
+            size: self.len(),
+            data: data.wrapping_add(header().map_or(0, |header| header.data)),
+            address: self.0.as_ptr(),
+            spare: [std::ptr::null_mut(); 2],
+        }
+    }
+
+    /// The reader's binary.
+    pub fn term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        // As when the VM shares a binary, the reference is counted before there is one, by who has another.
+        self.word(|header| header.count)
+            .fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the VM takes the reference that has been counted.
+        unsafe {
+            Term::new(
+                env,
+                enif_make_binary(env.as_c_arg(), self.owned().as_c_arg()),
+            )
+        }
+    }
+
+    /// The bytes of memory that it holds.
+    pub fn size(&self) -> usize {
+        const HEADER: usize = 48;
+        HEADER + self.len()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        LIVE_BINARIES.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the reference is ours, and is given up once.
+        unsafe { enif_release_binary(self.owned().as_c_arg()) }
+    }
+}
+
+/// Finds what is where in the header of binaries, when the library is loaded.
+pub(super) fn learn() {
+    HEADER.get_or_init(learn_header);
+}
+
+fn learn_header() -> Option<Header> {
+    const WORDS: usize = 4;
+    const SIZE: usize = 101;
+    let mut made = Owned::new(SIZE)?;
+    // SAFETY: there is room for as many bytes.
+    unsafe { made.data.write_bytes(0, SIZE) };
+    let address = made.address.cast::<AtomicU64>();
+    let data = (made.data as usize).wrapping_sub(address as usize);
+    // SAFETY: a binary's header and its bytes are four words at least, which may be read. Freeing the
+    // environments releases it.
+    let (before, one, two, after) = unsafe {
+        let read = || {
+            std::array::from_fn::<u64, WORDS, _>(|at| (*address.add(at)).load(Ordering::Relaxed))
+        };
+        let (env, other) = (enif_alloc_env(), enif_alloc_env());
+        let before = read();
+        let term: ErlNifTerm = enif_make_binary(env, made.as_c_arg());
+        let one = read();
+        enif_make_copy(other, term);
+        let two = read();
+        enif_free_env(other);
+        let after = read();
+        enif_free_env(env);
+        (before, one, two, after)
+    };
+    let find = |condition: &dyn Fn(usize) -> bool| {
+        let mut found = (0..WORDS).filter(|at| condition(*at));
+        found
+            .next()
+            .filter(|at| (at + 1) * WORD <= data && found.next().is_none())
+    };
+    let count = find(&|at| one[at] != two[at]).filter(|at| (one[*at], two[*at]) == (1, 2))?;
+    let size = find(&|at| one[at] == SIZE as u64)?;
+    let is_as_assumed = before == one && after == one && data <= 16 * WORD;
+    is_as_assumed.then_some(Header { count, size, data })
+}
+
+/// A binary that a lender has, as a resource: the reader's is made of it in one step.
+pub struct Lent {
+    lender: Arc<Lender>,
+    bytes: *const [u8],
+}
+
+// SAFETY: the bytes are never changed, and live as long as the lender.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
+#[rustler::resource_impl]
+impl Resource for Lent {}
+
+impl Lent {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: they live as long as the lender, which `self` keeps.
+        unsafe { &*self.bytes }
+    }
+}
+
+impl Drop for Lent {
+    /// Runs where the last binary is collected, in any process. The background thread frees large ones.
+    fn drop(&mut self) {
+        LIVE_BINARIES.fetch_sub(1, Ordering::Relaxed);
+        if self.bytes.len() > BYTES_MAX && !may_take_long() {
+            background::send(Job::Free(Box::new(self.lender.clone())));
+        }
+    }
+}
+
+/// Holds a long binary.
+struct Lender {
+    /// The address of its first byte, and the one behind the last.
+    range: (usize, usize),
+    _environment: Environment,
+}
+
+/// All lenders, by their first byte.
+static LENDERS: LazyLock<Mutex<BTreeMap<usize, Weak<Lender>>>> = LazyLock::new(Mutex::default);
+
+impl Lender {
+    /// One that has these bytes of a binary.
+    fn of(term: Term, bytes: &[u8]) -> Option<Arc<Lender>> {
+        let start = bytes.as_ptr() as usize;
+        let range = (start, start + bytes.len());
+        if let Some(lender) = Lender::find(range) {
+            return Some(lender);
+        }
+        let lender = Arc::new(Lender {
+            range,
+            _environment: Environment::new(term)?,
+        });
+        let mut lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        lenders.insert(start, Arc::downgrade(&lender));
+        Some(lender)
+    }
+
+    fn find((start, end): (usize, usize)) -> Option<Arc<Lender>> {
+        let lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = lenders.range(..=start).rev().take(ASKED_MAX);
+        // The bytes of a lender that can still be had are alive, so that these are the same.
+        before.find_map(|(_, lender)| lender.upgrade().filter(|lender| end <= lender.range.1))
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        let mut lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have taken its place, of bytes that begin there too.
+        if let Some(lender) = lenders.get(&self.range.0)
+            && lender.strong_count() == 0
+        {
+            lenders.remove(&self.range.0);
+        }
+    }
+}
+
+/// A binary that is kept.
+pub enum SharedBinary {
+    Counted(Counted),
+    Lent(ResourceArc<Lent>),
+}
+
+impl SharedBinary {
+    /// Keeps the binary `term`, whose bytes these are; `None` when there is no memory for it.
+    pub fn new(term: Term, bytes: &[u8]) -> Option<Self> {
+        if bytes.len() <= COPIED_MAX && header().is_some() {
+            return Counted::new(bytes).map(SharedBinary::Counted);
+        }
+        let lender = Lender::of(term, bytes)?;
+        LIVE_BINARIES.fetch_add(1, Ordering::Relaxed);
+        let lent = ResourceArc::new(Lent { lender, bytes });
+        Some(SharedBinary::Lent(lent))
+    }
+}
+
+/// The reader's binary of one that is lent.
+pub fn lent_term<'a>(lent: &ResourceArc<Lent>, env: Env<'a>) -> Term<'a> {
+    lent.make_binary(env, Lent::bytes).to_term(env)
+}
+
+/// The bytes of memory that a lent binary holds.
+pub fn lent_size(lent: &Lent) -> usize {
+    /// The VM's part of a resource.
+    const RESOURCE: usize = 120;
+    let lender = Environment::SIZE + size_of::<Lender>();
+    RESOURCE + size_of::<Lent>() + lender + lent.bytes.len()
+}
+
+/// The bytes of a binary that is to be kept so.
+pub(super) fn long_binary(term: Term<'_>) -> Option<&[u8]> {
+    binary(term).filter(|bytes| bytes.len() > super::image::HEAP_BINARY_MAX)
+}

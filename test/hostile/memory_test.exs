@@ -1,0 +1,92 @@
+defmodule Foundation.Hostile.MemoryTest do
+  @moduledoc """
+  The memory of an entry by its value, against ETS and against `info/1`.
+
+  In a VM of its own, whose memory nothing else changes.
+  """
+  use Foundation.Case, async: true
+  use Foundation.Alone
+
+  alias Foundation.Registry
+
+  # So many that what a registry takes without an entry makes no difference.
+  @entries 20_000
+  @large_entries 2_000
+
+  test "an entry takes at most 1.6 times what ETS does, and info/1 says so within 15 %" do
+    alone([engine: :native], fn ->
+      for {name, value} <- values() do
+        count = if name == :shared, do: @large_entries, else: @entries
+        {ets, nil} = measure(count, fn -> ets(count, value) end)
+        {ours, said} = measure(count, fn -> registry(count, value) end)
+        assert {name, ours / ets <= 1.6} == {name, true}, "#{name}: #{ours}, ETS #{ets}"
+        assert {name, abs(said / ours - 1) <= 0.15} == {name, true}, "#{name}: #{ours}, #{said}"
+      end
+    end)
+  end
+
+  defp values do
+    [
+      binary: &long/1,
+      tuple_of_binary: &{long(&1)},
+      list_with_binary: &[&1, long(&1)],
+      reference: fn _n -> make_ref() end,
+      list_of_references: fn _n -> [make_ref(), make_ref()] end,
+      map_of_short_strings: fn n -> Map.new(1..12, &{"key #{&1}", "value #{n}"}) end,
+      map_of_long_strings: fn n -> Map.new(1..12, &{:"key #{&1}", long(n)}) end,
+      map: &%{id: &1, name: "name #{&1}"},
+      kilobyte: &:binary.copy(<<&1::32>>, 256),
+      shared: &:binary.copy(<<&1::32>>, 2_500)
+    ]
+  end
+
+  defp long(n), do: :binary.copy(<<n::32>>, 17)
+
+  # Bytes an entry beside the heaps of processes, and what the table says of itself.
+  defp measure(count, fill) do
+    {worker, monitor} = spawn_monitor(fn -> worker(fill) end)
+    send(worker, {self(), :fill})
+
+    receive do
+      {^worker, before, full, said} ->
+        send(worker, {self(), :done})
+        receive do: ({:DOWN, ^monitor, :process, ^worker, :normal} -> :ok)
+        eventually(fn -> assert settled() <= before + 200_000 end)
+        {(full - before) / count, said && said / count}
+    end
+  end
+
+  defp worker(fill) do
+    receive do
+      {test, :fill} ->
+        before = settled()
+        table = fill.()
+        full = settled()
+        said = if is_atom(table), do: Registry.info(table).memory
+        send(test, {self(), before, full, said})
+
+        receive do
+          {^test, :done} -> if is_atom(table), do: Supervisor.stop(table)
+        end
+    end
+  end
+
+  defp settled do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    counts()
+    :erlang.memory(:total) - :erlang.memory(:processes)
+  end
+
+  defp ets(count, value) do
+    table = :ets.new(:table, [:set])
+    for n <- 1..count, do: :ets.insert(table, {n, value.(n)})
+    table
+  end
+
+  defp registry(count, value) do
+    name = unique_name("memory")
+    {:ok, _owner} = Registry.start_link(name: name, keys: :unique)
+    for n <- 1..count, do: {:ok, _owner} = Registry.register(name, n, value.(n))
+    name
+  end
+end

@@ -1,0 +1,93 @@
+defmodule Foundation.StoredValuesPropertyTest do
+  @moduledoc """
+  Random terms as values, and a term of each shape that the VM keeps in its own way. They are read, survive
+  collections and are stored again. Each is compared down to its external form.
+  """
+  use Foundation.Case, async: true
+
+  alias Foundation.{ConcurrentRegistry, RandomTerms, Registry}
+
+  @terms 3_000
+
+  for engine <- [:native, :ets] do
+    test "values are the same after they were read, collected and stored again, on #{engine}" do
+      table = ConcurrentRegistry.new(engine: unquote(engine))
+      terms = shapes() ++ random_terms(@terms)
+
+      for {term, n} <- Enum.with_index(terms) do
+        ConcurrentRegistry.put(table, n, RandomTerms.rebuild(term))
+        ConcurrentRegistry.put(table, {:again, n}, ConcurrentRegistry.get(table, n))
+      end
+
+      # In a process with a small heap, which is collected while it holds them.
+      reader =
+        Task.async(fn ->
+          for {_term, n} <- Enum.with_index(terms) do
+            read = {ConcurrentRegistry.get(table, n), ConcurrentRegistry.get(table, {:again, n})}
+            if rem(n, 50) == 0, do: :erlang.garbage_collect(self(), type: :minor)
+            read
+          end
+          |> tap(fn _held -> :erlang.garbage_collect() end)
+        end)
+
+      for {{read, again}, term} <- Enum.zip(Task.await(reader, :infinity), terms) do
+        assert RandomTerms.same?(read, term), "came back as another: #{show(term)}"
+        assert RandomTerms.same?(again, term), "came back as another: #{show(term)}"
+      end
+    end
+
+    test "maps of every size are maps that can be read and changed, on #{engine}" do
+      name = unique_name("sizes")
+      start_supervised!({Registry, name: name, keys: :unique, engine: unquote(engine)})
+
+      for size <- Enum.concat(0..40, [63, 64, 100, 1_000, 5_000]) do
+        map = Map.new(1..size//1, &{{:key, &1}, "value #{&1}"})
+        {:ok, _owner} = Registry.register(name, size, map)
+        [{_pid, read}] = Registry.lookup(name, size)
+        :erlang.garbage_collect()
+        assert map_size(read) == size
+        assert Map.keys(read) == Map.keys(map)
+        for n <- 1..size//1, do: assert(read[{:key, n}] == "value #{n}")
+        assert Map.put(read, :more, 1) == Map.put(map, :more, 1)
+        assert :erlang.phash2(read) == :erlang.phash2(map)
+      end
+    end
+  end
+
+  # Lengths are around those at which the VM keeps a binary elsewhere.
+  defp shapes do
+    binaries =
+      for length <- [0, 1, 7, 8, 9, 63, 64, 65, 100, 8_192, 8_193, 100_000],
+          do: :binary.copy("b", length)
+
+    whole = :binary.copy("whole", 5_000)
+
+    parts =
+      for {at, length} <- [{1, 10}, {1, 64}, {2, 65}, {3, 9_000}], do: part(whole, at, length)
+
+    bits = [<<1::1>>, <<0::600, 1::3>>, <<whole::bytes, 1::7>>]
+    integers = for shift <- [58, 59, 60, 63, 64, 127, 128, 4_000], do: Bitwise.bsl(1, shift)
+    references = [make_ref(), :erlang.alias(), :atomics.new(1, []), foreign_pid()]
+    functions = [&Enum.map/2, fn -> whole end]
+    empty = [{}, %{}, [], {{}}, [{}], %{{} => {}}, {%{}, {}, ""}]
+    long = [Enum.to_list(1..20_000), List.to_tuple(Enum.to_list(1..20_000)), [1 | 2]]
+    many = [for(n <- 1..100, do: :binary.copy("m", 60 + n)), for(_ <- 1..50, do: make_ref())]
+
+    alone =
+      binaries ++ parts ++ bits ++ integers ++ Enum.map(integers, &-/1) ++ references ++ functions
+
+    alone ++
+      empty ++ long ++ many ++ [alone, List.to_tuple(alone)] ++ Enum.map(alone, &%{in: [&1, 1.5]})
+  end
+
+  defp part(binary, at, length), do: binary_part(binary, at, length)
+
+  # From ExUnit's seed, so that a failure can be had again.
+  defp random_terms(count) do
+    :rand.seed(:exsss, ExUnit.configuration()[:seed])
+    shared = RandomTerms.shared()
+    for _ <- 1..count, do: RandomTerms.term(shared, :rand.uniform(5) - 1)
+  end
+
+  defp show(term), do: inspect(term, limit: 20, printable_limit: 40)
+end
