@@ -1,16 +1,17 @@
 //! A queue of events that wait to be emitted in batches.
 //!
-//! Anybody appends, one drains. Draining is in two steps, `peek` and `ack`: what has been peeked at stays until
-//! it is acknowledged, so that a drainer that dies in between leaves it to its successor.
+//! Any thread appends, one drains. Draining takes two steps, `peek` and `ack`. Events stay in the
+//! queue until they are acknowledged, so a drainer that dies after its `peek` leaves them to its
+//! successor.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 
-/// Events of a segment. A queue grows by segments: no append ever moves what is there.
+/// Events per segment. A queue grows by segments, so an append never moves earlier events.
 const SEGMENT: usize = 256;
-/// The longest event that is kept without an allocation.
+/// The longest event that is stored without an allocation, in bytes.
 pub const INLINE: usize = 46;
 
 /// An event's content.
@@ -42,7 +43,7 @@ impl<T> Default for Payload<T> {
 }
 
 impl<T> Payload<T> {
-    /// The payload of an encoding.
+    /// Makes the payload of an encoding.
     #[inline]
     pub fn bytes(bytes: &[u8]) -> Self {
         if bytes.len() <= INLINE {
@@ -55,49 +56,49 @@ impl<T> Payload<T> {
     }
 }
 
-/// What an append did.
+/// The outcome of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// It is one more.
+    /// The event was added.
     Waiting,
-    /// It is the first that waits.
+    /// The event was added, to an empty queue.
     First,
-    /// It makes a batch full.
+    /// The event was added and completes a batch.
     Full,
-    /// There was no room.
+    /// There was no room; the event was dropped.
     Dropped,
 }
 
-/// What has become of a queue's events.
+/// The outcomes of a queue's events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Acknowledged.
+    /// Events that were acknowledged.
     pub emitted: u64,
-    /// Refused.
+    /// Events that were refused.
     pub dropped: u64,
-    /// Waiting.
+    /// Events that wait.
     pub pending: u64,
 }
 
 type Segment<T> = Vec<(u64, Payload<T>)>;
 
-/// Events that have been acknowledged. To drop them takes as long as they are many.
+/// Acknowledged events. Dropping them takes time in proportion to their number.
 #[derive(Debug)]
-#[must_use = "what was acknowledged may take long to drop"]
+#[must_use = "dropping the acknowledged events may take long"]
 pub struct Spent<T>(Vec<Segment<T>>);
 
 impl<T> Spent<T> {
-    /// How many events there are, those included that are dropped with their segment.
+    /// Returns the number of events, counting every event of the segments that are dropped here.
     pub fn len(&self) -> usize {
         self.0.len() * SEGMENT
     }
 
-    /// Whether there is none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether any of them holds an object, which may take long to drop by itself.
+    /// Returns whether any event holds an object, which may take long to drop by itself.
     pub fn has_objects(&self) -> bool {
         let mut events = self.0.iter().flatten();
         events.any(|(_, payload)| matches!(payload, Payload::Object(_)))
@@ -107,7 +108,7 @@ impl<T> Spent<T> {
 #[derive(Debug)]
 struct Inner<T> {
     segments: VecDeque<Segment<T>>,
-    /// How many of the first segment have been acknowledged.
+    /// The number of acknowledged events in the first segment.
     gone: usize,
     totals: Totals,
 }
@@ -131,8 +132,8 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Appends an event of the time `at`, if fewer than `most` wait in all the queues that `waiting`
-    /// counts. `size` is that of a full batch.
+    /// Appends an event of the time `at`, if fewer than `most` events wait in all queues that share
+    /// `waiting`. A batch is full at `size` events.
     pub fn append(
         &self,
         at: u64,
@@ -163,7 +164,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Up to `most` events from the `offset`-th on, oldest first, and how many are behind them.
+    /// Returns up to `most` events from the `offset`-th on, oldest first, and how many follow them.
     pub fn peek(&self, offset: usize, most: usize) -> (Vec<(u64, Payload<T>)>, u64) {
         let inner = lock(&self.inner);
         let from = inner.gone + offset;
@@ -183,7 +184,7 @@ impl<T> Queue<T> {
         (events, behind)
     }
 
-    /// Takes the `count` oldest events out, as emitted: how many still wait, and what to drop.
+    /// Removes the `count` oldest events as emitted. Returns how many still wait, and what to drop.
     pub fn ack(&self, count: u64, waiting: &AtomicU64) -> (u64, Spent<T>) {
         let mut inner = lock(&self.inner);
         let count = count.min(inner.totals.pending);
@@ -205,12 +206,12 @@ impl<T> Queue<T> {
         (left, Spent(spent))
     }
 
-    /// What has become of the events.
+    /// Returns the outcomes of the events so far.
     pub fn totals(&self) -> Totals {
         lock(&self.inner).totals
     }
 
-    /// Forgets all events and counts.
+    /// Removes all events and resets the counts.
     pub fn clear(&self, waiting: &AtomicU64) {
         let old = std::mem::take(&mut *lock(&self.inner));
         waiting.fetch_sub(old.totals.pending, Ordering::Relaxed);
@@ -347,7 +348,8 @@ mod tests {
                         model.drain(..count as usize);
                         let (left, spent) = queue.ack(count, &waiting);
                         prop_assert_eq!(left, model.len() as u64);
-                        // Only what begins a segment that is not all spent stays with the queue.
+                        // The queue keeps acknowledged events only in a segment that also has
+                        // events that wait.
                         kept = kept + count as usize - spent.len().min(kept + count as usize);
                         prop_assert!(kept < SEGMENT);
                         if left == 0 {
@@ -367,8 +369,8 @@ mod models {
     use super::*;
     use loom::sync::Arc as LoomArc;
 
-    /// Two append while one drains: nothing is lost, doubled or out of its thread's order, and
-    /// the count of what waits is right at the end.
+    /// Two threads append while one drains: no event is lost, doubled or out of its thread's order,
+    /// and the count of waiting events is right at the end.
     #[test]
     fn loom_append_against_drain() {
         loom::model(|| {

@@ -1,8 +1,8 @@
-//! A concurrent table: keys with values that belong to nobody.
+//! A concurrent table: keys with values that have no owner.
 //!
-//! Each write gives its entry a version that no other write of this process ever has. So an entry
-//! that still has the version that was read has not been written since, removed and put again
-//! included, and [`ConcurrentTable::replace`] is a compare-and-swap on it.
+//! Each write gives its entry a version that no other write of this VM ever has. An entry with the
+//! version that a caller read has not changed since, not even by a removal and a new put. So
+//! [`ConcurrentTable::replace`] is a compare-and-swap on the version.
 
 use std::cell::Cell;
 
@@ -10,9 +10,9 @@ use crate::key::{Key, Opaque, Seed};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Visited, pin};
 
-/// A number that no other call has returned.
+/// Returns a number that no other call has returned.
 fn version() -> u64 {
-    // Threads take them by the block, so that writers do not contend for a counter.
+    // Each thread takes a block of numbers at a time, so that writers do not contend for a counter.
     const BLOCK: u64 = 1 << 12;
     static BLOCKS: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -26,13 +26,13 @@ fn version() -> u64 {
     next
 }
 
-/// A table from keys to values. An entry's owner is its version.
+/// A table from keys to values. The owner word of an entry holds its version.
 pub struct ConcurrentTable<F: Opaque, V: Object> {
     table: Table<F, V>,
 }
 
 impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
-    /// An empty table.
+    /// Makes an empty table.
     ///
     /// # Errors
     ///
@@ -42,26 +42,26 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
         Ok(ConcurrentTable { table })
     }
 
-    /// The entry of `key`.
+    /// Returns the entry of `key`.
     #[inline(always)]
     pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Entry<'g, V>> {
         self.table.get(key, self.table.hash(key), guard)
     }
 
-    /// Sets `key` to `value`, whether it was there or not.
+    /// Sets `key` to `value`, whether it is present or not.
     ///
     /// # Errors
     ///
-    /// When there is no memory for it; nothing has changed then.
+    /// When there is no memory for it; then nothing has changed.
     pub fn put(&self, key: &Key<'_, F::Probe>, value: Value<V>) -> Result<(), OutOfMemory> {
         self.insert(key, value, true).map(|_| ())
     }
 
-    /// Sets `key` to `value` unless it is there, and says whether it did.
+    /// Sets `key` to `value` if it is absent, and returns whether it did.
     ///
     /// # Errors
     ///
-    /// When there is no memory for it; nothing has changed then.
+    /// When there is no memory for it; then nothing has changed.
     pub fn put_new(&self, key: &Key<'_, F::Probe>, value: Value<V>) -> Result<bool, OutOfMemory> {
         self.insert(key, value, false)
     }
@@ -80,8 +80,7 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
         Ok(!matches!(inserted, Inserted::Taken(_)))
     }
 
-    /// Gives `key` another value if its entry is still the one of this version, and says whether
-    /// it was.
+    /// Gives `key` another value if its entry still has this version, and returns whether it did.
     pub fn replace(&self, key: &Key<'_, F::Probe>, expected: u64, value: Value<V>) -> bool {
         let (guard, hash) = (pin(), self.table.hash(key));
         let is_expected = |entry: &Entry<'_, V>| entry.owner == expected;
@@ -89,23 +88,23 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
             .replace_if(key, hash, is_expected, version(), value, &guard)
     }
 
-    /// Removes `key`, and says whether it was there.
+    /// Removes `key`, and returns whether it was present.
     pub fn remove(&self, key: &Key<'_, F::Probe>) -> bool {
         let (guard, hash) = (pin(), self.table.hash(key));
         self.table.remove(key, hash, |_| true, &guard)
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// The bytes of memory that the table holds.
+    /// Returns the bytes of memory that the table uses.
     pub fn memory(&self) -> usize {
         self.table.memory()
     }
@@ -121,8 +120,9 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
         self.table.walk(from, limit, guard, visit)
     }
 
-    /// Removes about `limit` entries, from the hash `from` on, and returns where to go on: `None`
-    /// at the end. What comes behind that place meanwhile stays.
+    /// Removes about `limit` entries, from the hash `from` on. Returns the hash at which to
+    /// continue, or `None` at the end. An entry that is inserted behind that point meanwhile
+    /// stays.
     pub fn clear(&self, from: u64, limit: usize) -> Option<u64> {
         let guard = pin();
         let mut hashes = Vec::with_capacity(limit);

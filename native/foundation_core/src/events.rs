@@ -1,7 +1,8 @@
-//! What is known of each event, by its name: settings, counts, strategy, batch.
+//! The state of each telemetry event, by its name: settings, counts, strategy, batch.
 //!
-//! Names come from a program's text, so there are few: an event stays for as long as the program
-//! runs, and is found without a lock. Past [`MOST`] names the rest share one.
+//! Event names come from a program's text, so there are few. An event stays for as long as the
+//! program runs, and a lookup takes no lock. Past [`MOST`] names, all further names share one
+//! event.
 
 use std::sync::OnceLock;
 
@@ -11,40 +12,40 @@ use crate::primitive::{AtomicU64, Ordering};
 use crate::sampler::Sampler;
 use crate::window::Opener;
 
-/// Names that are told apart.
+/// The most names that have an event of their own.
 pub const MOST: u64 = 10_000;
-/// Slots for them: more than names, so that a search ends soon.
+/// More slots than names, so a probe ends soon.
 const SLOTS: usize = 16_384;
-/// Counts that are written on many schedulers are kept in parts: one for each shard of the windows.
+/// Counts that many schedulers write are kept in parts, one for each shard of the windows.
 const PARTS: usize = crate::window::SHARDS;
-/// A setting that an event does not have of its own.
+/// Marks a setting that an event does not have.
 const UNSET: u64 = u64::MAX;
 
 /// One part of an event's counts, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Counts {
-    /// Decided to be emitted.
+    /// Occurrences that were emitted or put into a batch.
     pub emitted: AtomicU64,
     /// Repeats in a window.
     pub suppressed: AtomicU64,
-    /// Not chosen by the strategy.
+    /// Occurrences that the strategy did not choose.
     pub sampled_out: AtomicU64,
     /// Repeats that were counted under the lock of this part's shard.
     repeats: AtomicU64,
-    /// Windows that are open in this part's shard, and those that it closed early. Written under
-    /// its lock.
+    /// The open windows of this part's shard, and the windows that it closed early. Written under
+    /// the shard's lock.
     windows: AtomicU64,
     evicted: AtomicU64,
 }
 
-/// Adds where there is no other writer, so that it need not be one atomic step.
+/// Adds to a count that has one writer at a time, which needs no atomic read-modify-write.
 #[inline]
 fn add(count: &AtomicU64, n: u64) {
     count.store(count.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
 
-/// What has become of an event's occurrences.
+/// The outcomes of an event's occurrences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Emitted, alone or in a batch.
@@ -59,7 +60,7 @@ pub struct Totals {
     pub pending: u64,
 }
 
-/// A number that is set or not.
+/// A number that is set or unset.
 #[derive(Debug)]
 pub struct Setting(AtomicU64);
 
@@ -70,12 +71,12 @@ impl Default for Setting {
 }
 
 impl Setting {
-    /// Sets it; `None` unsets it.
+    /// Sets the number; `None` unsets it.
     pub fn set(&self, value: Option<u64>) {
         self.0.store(value.unwrap_or(UNSET), Ordering::Relaxed);
     }
 
-    /// Its value, or another where it is unset.
+    /// Returns the number, or `default` when it is unset.
     #[inline]
     pub fn get_or(&self, default: impl FnOnce() -> u64) -> u64 {
         match self.0.load(Ordering::Relaxed) {
@@ -85,7 +86,7 @@ impl Setting {
     }
 }
 
-/// An event. `N` is its name as its owner wants to see it, `T` what its batch keeps.
+/// An event. `N` is its name as the caller wants to see it, `T` the objects in its batch.
 #[derive(Debug)]
 pub struct Event<N, T> {
     key: Box<[u8]>,
@@ -93,20 +94,20 @@ pub struct Event<N, T> {
     /// The name.
     pub name: N,
     counts: [Counts; PARTS],
-    /// How long its windows last.
+    /// The duration of its windows.
     pub window: Setting,
-    /// How many events its batches hold.
+    /// The number of events in a full batch.
     pub batch_size: Setting,
-    /// How long its batches wait.
+    /// The longest time that an event waits in a batch.
     pub batch_timeout: Setting,
-    /// Its strategy.
+    /// Its sampling strategy.
     pub sampler: Sampler,
     /// Its batch.
     pub queue: Queue<T>,
 }
 
 impl<N, T> Event<N, T> {
-    /// An event that is in no table yet.
+    /// Makes an event that is in no table yet.
     pub fn new(key: &[u8], name: N) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Event {
@@ -122,13 +123,14 @@ impl<N, T> Event<N, T> {
         }
     }
 
-    /// The counts for whoever has this number: those with different numbers seldom contend.
+    /// Returns the counts for callers with this number. Callers with different numbers seldom
+    /// contend.
     #[inline]
     pub fn counts(&self, number: usize) -> &Counts {
         &self.counts[number % PARTS]
     }
 
-    /// What has become of its occurrences.
+    /// Returns the outcomes of its occurrences.
     pub fn totals(&self) -> Totals {
         let batch = self.queue.totals();
         let mut totals = Totals {
@@ -146,7 +148,7 @@ impl<N, T> Event<N, T> {
         totals
     }
 
-    /// How many windows it has open, and how many were closed early.
+    /// Returns how many windows it has open, and how many were closed early.
     pub fn windows(&self) -> (u64, u64) {
         let sum = |of: fn(&Counts) -> &AtomicU64| {
             let parts = self.counts.iter();
@@ -155,7 +157,7 @@ impl<N, T> Event<N, T> {
         (sum(|part| &part.windows), sum(|part| &part.evicted))
     }
 
-    /// Forgets everything but the name.
+    /// Resets everything but the name.
     pub fn clear(&self, waiting: &AtomicU64) {
         for counts in &self.counts {
             counts.emitted.store(0, Ordering::Relaxed);
@@ -192,7 +194,7 @@ impl<N, T> Opener for &Event<N, T> {
     #[inline]
     fn closed(self, shard: usize, early: bool) {
         let counts = self.counts(shard);
-        // A window that was being opened while everything was cleared has not been counted.
+        // A window that was opened while `clear` ran may not have been counted.
         let open = counts.windows.load(Ordering::Relaxed).saturating_sub(1);
         counts.windows.store(open, Ordering::Relaxed);
         if early {
@@ -228,7 +230,7 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
         (start..start + SLOTS).map(|at| &self.slots[at % SLOTS])
     }
 
-    /// The event of a name, by the bytes that identify it.
+    /// Returns the event of a name, given the bytes that identify the name.
     #[inline]
     pub fn get(&self, key: &[u8]) -> Option<&'static Event<N, T>> {
         self.probe(key)
@@ -237,8 +239,8 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
             .copied()
     }
 
-    /// The event of a name, which is made if it is not known and there is room; `name` is `None`
-    /// where it is none.
+    /// Returns the event of a name. An unknown name gets a new event if there is room. `name`
+    /// returns `None` when the bytes are not those of an event's name.
     pub fn get_or_insert(
         &self,
         key: &[u8],
@@ -250,7 +252,7 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
                     return None;
                 }
                 let fresh = name()?;
-                // Never freed: others may hold it for as long as the program runs.
+                // Never freed: callers may use it for as long as the program runs.
                 let mut fresh = Some(Event::new(key, fresh));
                 slot.get_or_init(|| {
                     self.count.fetch_add(1, Ordering::Relaxed);
@@ -265,12 +267,12 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
         None
     }
 
-    /// Whether there is room for another name.
+    /// Returns whether there is room for another name.
     pub fn has_room(&self) -> bool {
         self.count.load(Ordering::Relaxed) < MOST
     }
 
-    /// The events from a cursor on, which is 0 at first, and the next cursor.
+    /// Returns the events from a cursor on, and the next cursor. The first cursor is 0.
     pub fn walk(&self, cursor: usize, most: usize) -> (Vec<&'static Event<N, T>>, Option<usize>) {
         let mut found = Vec::new();
         for (at, slot) in self.slots.iter().enumerate().skip(cursor) {
@@ -342,7 +344,7 @@ mod tests {
             windows.admit(b, &Key::new(0, &[n]), 1, || 100);
         }
         assert_eq!((a.windows(), b.windows()), ((3, 3), (2, 0)));
-        // An expired one that is opened again is no other.
+        // An expired window that is opened again counts as the same one.
         windows.admit(a, &Key::new(0, &[5]), 10, || 10);
         windows.admit(a, &Key::new(0, &[5]), 11, || 10);
         assert_eq!(a.totals().suppressed, 1);

@@ -1,4 +1,5 @@
-//! An owner's handle in one table: whether it lives, and what it holds, under one lock.
+//! An owner's handle in one table: whether the owner is alive and which entries it has, under one
+//! lock.
 //!
 //! ```text
 //!   register                        death
@@ -10,8 +11,8 @@
 //!   unlock
 //! ```
 //!
-//! Whichever comes first, no entry of a dead owner stays: either the registration is refused, or
-//! its entry is among what the death takes.
+//! Whichever comes first, no entry of a dead owner stays. Either the registration is refused, or
+//! the death takes its entry along.
 
 use crate::held::HeldSet;
 use crate::primitive::{Mutex, lock};
@@ -22,30 +23,30 @@ pub struct Handle<T> {
     pub(crate) state: Mutex<State<T>>,
 }
 
-/// What is known of an owner.
+/// The state of an owner.
 #[derive(Debug)]
 pub(crate) enum State<T> {
-    /// It lives, and holds this.
+    /// The owner is alive and holds this.
     Live(HeldSet<T>),
-    /// It lives, and what it holds is noted elsewhere.
+    /// The owner is alive, and its holdings are recorded elsewhere.
     Left,
-    /// It is dead.
+    /// The owner is dead.
     Dead,
 }
 
-/// The owner is dead.
+/// The error of a registration for a dead owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dead;
 
 impl<T> Handle<T> {
-    /// The handle of an owner that holds this.
+    /// Makes the handle of an owner that holds `held`.
     pub(crate) fn new(held: HeldSet<T>) -> Self {
         Handle {
             state: Mutex::new(State::Live(held)),
         }
     }
 
-    /// Declares the owner dead, and gives what it held.
+    /// Marks the owner dead and returns what it held.
     pub(crate) fn mark_dead(&self) -> HeldSet<T> {
         match std::mem::replace(&mut *lock(&self.state), State::Dead) {
             State::Live(held) => held,

@@ -1,29 +1,29 @@
-//! What one owner holds in one table, for `unregister` in constant time and for its death.
+//! The holdings of one owner in one table. `unregister` finds an entry in constant time, and a
+//! death finds all of them.
 
 use std::num::NonZeroU64;
 
-/// Something that is held, found by a hash.
+/// A held thing, found by its hash.
 pub trait Held {
-    /// A hash whose bits from the ninth on are random.
+    /// Returns a hash that is random from the ninth bit on.
     fn hash(&self) -> u64;
 
-    /// Whether it has this hash; or `true` where that takes longer to say than what else it is
-    /// asked.
+    /// Returns whether it has this hash. It may return `true` without a look at the hash, where the
+    /// predicate that the caller tests next is cheaper.
     fn has(&self, hash: u64) -> bool {
         self.hash() == hash
     }
 }
 
-/// The hash of a key that is held. It is never 0, whatever the hash: so an `Option` of it is a
-/// word.
+/// The hash of a held key. It is never 0, so an `Option` of it fits in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hashed(NonZeroU64);
 
 impl Hashed {
-    /// The bits of a hash that do not count.
+    /// The bits of a hash that are ignored.
     const UNUSED: u64 = 0xFF;
 
-    /// Keeps a hash of which the last byte says nothing.
+    /// Keeps a hash without its last byte.
     pub fn new(hash: u64) -> Self {
         Hashed(NonZeroU64::MIN | (hash & !Self::UNUSED))
     }
@@ -35,32 +35,32 @@ impl Held for Hashed {
     }
 }
 
-/// A multiset of held things that never takes long for one change, however many there are.
+/// A multiset of held things. One change takes bounded time, however many things there are.
 #[derive(Debug, Default)]
 pub enum HeldSet<T> {
     /// Nothing.
     #[default]
     Empty,
-    /// One thing: what most owners hold.
+    /// One thing, as most owners have.
     Inline(T),
-    /// More.
+    /// Two or more.
     Spilled(Box<Buckets<T>>),
 }
 
-/// Linear hashing (Litwin, 1980): when there are many things for each bucket, one bucket is split,
-/// so that no change moves more than a bucket. A bucket is a list: it takes a few cache lines,
-/// which are looked through faster than a hash table of them is kept.
+/// Linear hashing (Litwin, 1980): when the buckets get full on average, one bucket is split, so no
+/// change moves more than a bucket. A bucket is a list of a few cache lines. Scanning it is faster
+/// than maintaining a hash table of its elements.
 #[derive(Debug)]
 pub struct Buckets<T> {
     buckets: Vec<Vec<T>>,
-    /// The bits of a hash that choose a bucket: as many as it takes to number all of them.
+    /// The bits of a hash that choose a bucket: just enough to number all buckets.
     mask: usize,
     len: usize,
     /// The bytes that the buckets have allocated.
     bytes: usize,
 }
 
-/// About how many things a bucket holds before there is another.
+/// The average length of a bucket at which another bucket is added.
 const BUCKET: usize = 32;
 
 impl<T> Default for Buckets<T> {
@@ -74,7 +74,7 @@ impl<T> Default for Buckets<T> {
     }
 }
 
-/// The bytes that a bucket has allocated.
+/// Returns the bytes that a bucket has allocated.
 fn size<T>(bucket: &Vec<T>) -> usize {
     bucket.capacity() * size_of::<T>()
 }
@@ -122,7 +122,7 @@ impl<T: Held> Buckets<T> {
         self.bytes -= size(&bucket);
         self.buckets.push(Vec::new());
         self.set_mask();
-        // More than half: that each gets so many is not certain, and more will come.
+        // More than half: the split is seldom even, and more things will come.
         let room = bucket.len() * 3 / 4;
         let (mut lower, mut upper) = (Vec::with_capacity(room), Vec::with_capacity(room));
         for held in bucket {
@@ -171,7 +171,7 @@ impl<T: Held> Buckets<T> {
         }
     }
 
-    /// The bucket and the place in it of a thing that has this hash and that `is` agrees to.
+    /// Finds a thing with this hash that `is` accepts, and returns its bucket and its place there.
     fn probe(&self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<(usize, usize)> {
         let index = self.index(hash);
         let bucket = &self.buckets[index];
@@ -186,7 +186,7 @@ impl<T: Held> Buckets<T> {
 }
 
 impl<T: Held> HeldSet<T> {
-    /// Adds something, once more if it is there already; returns where it is.
+    /// Adds a thing, even if an equal one is there, and returns a reference to it.
     pub fn insert(&mut self, held: T) -> &mut T {
         if let Some(first) = self.take_inline() {
             let mut buckets = Box::new(Buckets::default());
@@ -206,7 +206,7 @@ impl<T: Held> HeldSet<T> {
         }
     }
 
-    /// Takes out one thing that has this hash and that `is` agrees to.
+    /// Removes one thing with this hash that `is` accepts.
     pub fn remove(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<T> {
         match self {
             HeldSet::Empty => None,
@@ -237,7 +237,7 @@ impl<T: Held> HeldSet<T> {
         }
     }
 
-    /// The thing that has this hash and that `is` agrees to.
+    /// Finds a thing with this hash that `is` accepts.
     pub fn get_mut(&mut self, hash: u64, mut is: impl FnMut(&T) -> bool) -> Option<&mut T> {
         match self {
             HeldSet::Empty => None,
@@ -246,7 +246,7 @@ impl<T: Held> HeldSet<T> {
         }
     }
 
-    /// How many things there are.
+    /// Returns the number of things.
     pub fn len(&self) -> usize {
         match self {
             HeldSet::Empty => 0,
@@ -255,12 +255,12 @@ impl<T: Held> HeldSet<T> {
         }
     }
 
-    /// Whether there is nothing.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         matches!(self, HeldSet::Empty)
     }
 
-    /// All of them, in no order.
+    /// Visits all things, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let (inline, buckets) = match self {
             HeldSet::Empty => (None, None),
@@ -272,7 +272,7 @@ impl<T: Held> HeldSet<T> {
             .chain(buckets.into_iter().flatten().flatten())
     }
 
-    /// The bytes that it holds beside itself.
+    /// Returns the bytes of memory that the set has allocated, itself not included.
     pub fn size(&self) -> usize {
         match self {
             HeldSet::Empty | HeldSet::Inline(_) => 0,
@@ -285,7 +285,7 @@ impl<T: Held> HeldSet<T> {
     }
 }
 
-/// What [`HeldSet::into_iter`] goes through.
+/// The iterator of [`HeldSet::into_iter`].
 pub struct IntoIter<T>(std::iter::Chain<std::option::IntoIter<T>, Flat<T>>);
 
 type Flat<T> = std::iter::Flatten<std::vec::IntoIter<Vec<T>>>;

@@ -1,7 +1,7 @@
-//! The points between two steps of an algorithm where another thread may come in.
+//! The points between two steps of an algorithm at which another thread may intervene.
 //!
-//! In tests a thread can plan what happens when it reaches one: an interleaving that repetition
-//! would only hope for is then made on purpose. Elsewhere a point is nothing.
+//! In tests a thread can plan an action for a point. That forces an interleaving that repetition
+//! would hit only by chance. Outside tests a point does nothing.
 
 /// A point that a thread reaches.
 #[cfg_attr(loom, expect(dead_code, reason = "the models have no registries"))]
@@ -13,7 +13,7 @@ pub(crate) enum Point {
     SegmentChosen,
     /// A walk has found the segment that it is about to read.
     SegmentVisited,
-    /// A registration has found the entry or the bag that it is about to put another entry behind.
+    /// A registration has found the entry or the bag that it is about to append an entry to.
     EntryFound,
     /// A bag has been emptied, and is about to be removed.
     BagEmptied,
@@ -51,7 +51,7 @@ mod planned {
         }
     }
 
-    /// Runs `main`, and on another thread `action` when `main` first reaches `point`.
+    /// Runs `main`. When `main` first reaches `point`, runs `action` on another thread.
     pub(crate) fn during<R>(
         point: Point,
         action: impl FnOnce() + Send + 'static,

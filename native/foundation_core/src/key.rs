@@ -1,19 +1,19 @@
-//! Keys as the table sees them: two words, with what does not fit beside them.
+//! Keys in the form in which the table stores them: two words, and a pointer for what does not fit.
 //!
-//! A key is a *kind* and a byte string, or a *opaque* object whose equality only its owner can
-//! decide. The kind keeps apart byte strings that come from different sorts of things: the word 7
-//! and a string of the same eight bytes are two keys. Up to [`INLINE_MAX`] bytes live in the slot
-//! itself, so that a look-up of a short key follows no pointer.
+//! A key is either a byte string with a *kind*, or an *opaque* object that only its own type can
+//! compare. The kind separates byte strings of different origin: the word 7 and a string of the
+//! same eight bytes are two keys. Up to [`INLINE_MAX`] bytes are stored in the slot, so the lookup
+//! of a short key follows no pointer.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 
-/// The longest byte string that is kept inside a slot.
+/// The longest byte string that a slot can store.
 pub const INLINE_MAX: usize = 15;
 
-/// The number of kinds that a byte string may be of: 0 up to this, exclusive.
+/// The number of kinds: a kind is below this.
 pub const KINDS: u8 = 8;
 
 /// Marks a key whose bytes are in a [`Blob`](crate::table::Blob), in the top byte of the second
@@ -22,24 +22,24 @@ pub(crate) const LONG: u64 = 0x80;
 /// Marks a key that is an opaque object, in the top byte of the second word.
 pub(crate) const OPAQUE: u64 = 0xC0;
 
-/// A key whose equality is decided by whoever made it.
+/// A key that only its own type can compare.
 ///
-/// Two opaque keys that are equal must be given the same hash.
+/// Equal opaque keys must be given the same hash.
 pub trait Opaque: Send + Sync + 'static {
-    /// What a caller looks such a key up with, without owning one.
+    /// The borrowed form of such a key, for a lookup.
     type Probe: ?Sized;
 
-    /// The key to keep for `probe`, or `None` when there is no memory for it.
+    /// Makes the stored key for `probe`. Returns `None` when there is no memory for it.
     fn new(probe: &Self::Probe) -> Option<Box<Self>>;
 
-    /// Whether this is the key that `probe` asks for.
+    /// Returns whether this key equals `probe`.
     fn matches(&self, probe: &Self::Probe) -> bool;
 
-    /// The bytes of memory that this key holds, itself included.
+    /// Returns the bytes of memory that this key uses, itself included.
     fn size(&self) -> usize;
 }
 
-/// The opaque keys of a table that has none.
+/// The opaque key type of a table without opaque keys.
 #[derive(Debug)]
 pub enum NoOpaque {}
 
@@ -59,11 +59,11 @@ impl Opaque for NoOpaque {
     }
 }
 
-/// A key to look for: borrowed, and already in the form in which it is compared.
+/// A borrowed key for a lookup, already in the form that the table compares.
 #[derive(Debug)]
 pub enum Key<'a, P: ?Sized> {
-    /// A byte string of up to [`INLINE_MAX`] bytes, with its kind and length in the top byte of
-    /// the second word: what [`Key::new`] and [`Key::word`] make.
+    /// A byte string of up to [`INLINE_MAX`] bytes. The top byte of the second word has its kind
+    /// and length. [`Key::new`] and [`Key::word`] make this form.
     Inline(u64, u64),
     /// A longer byte string, of a kind below [`KINDS`].
     Long(u8, &'a [u8]),
@@ -80,7 +80,7 @@ impl<P: ?Sized> Clone for Key<'_, P> {
 impl<P: ?Sized> Copy for Key<'_, P> {}
 
 impl<'a, P: ?Sized> Key<'a, P> {
-    /// The key for a byte string of a kind.
+    /// Makes the key for a byte string of a kind.
     ///
     /// # Panics
     ///
@@ -90,7 +90,7 @@ impl<'a, P: ?Sized> Key<'a, P> {
         Self::short(kind, bytes).unwrap_or(Key::Long(kind, bytes))
     }
 
-    /// The key for a byte string that fits a slot.
+    /// Makes the key for a byte string that fits in a slot. Returns `None` for a longer one.
     ///
     /// # Panics
     ///
@@ -104,8 +104,8 @@ impl<'a, P: ?Sized> Key<'a, P> {
         Some(Key::packed(kind, pack(bytes), bytes.len()))
     }
 
-    /// The key for the first `len` bytes of a number, whose others are zero: the same as
-    /// [`Key::new`] of those bytes in little-endian order.
+    /// Makes the key for the first `len` bytes of a number whose other bytes are zero. The result
+    /// equals [`Key::new`] of those bytes in little-endian order.
     ///
     /// # Panics
     ///
@@ -118,7 +118,7 @@ impl<'a, P: ?Sized> Key<'a, P> {
         Key::Inline(bytes as u64, (bytes >> 64) as u64 | (meta << 56))
     }
 
-    /// The key for one word: the same as [`Key::new`] of its eight bytes.
+    /// Makes the key for one word. The result equals [`Key::new`] of its eight bytes.
     ///
     /// # Panics
     ///
@@ -130,9 +130,9 @@ impl<'a, P: ?Sized> Key<'a, P> {
     }
 }
 
-/// Up to 15 bytes as a little-endian number. The loads overlap instead of depending on the length
-/// byte by byte, and stay in registers: a key that went through memory would stall the look-up
-/// that reads it back. Of more bytes it is of no use.
+/// Packs up to 15 bytes into a little-endian number; longer input gives a useless result. The loads
+/// overlap, so the length is tested only a few times, and the result stays in registers. A key that
+/// went through memory would cause a store-to-load forwarding stall in the lookup.
 #[inline(always)]
 pub fn pack(bytes: &[u8]) -> u128 {
     let len = bytes.len();
@@ -154,16 +154,16 @@ pub fn pack(bytes: &[u8]) -> u128 {
     }
 }
 
-/// What an entry's key is, as a reader finds it.
+/// The key of an entry, as a reader gets it.
 #[derive(Debug)]
 pub enum KeyView<'g, F> {
     /// A byte string of up to [`INLINE_MAX`] bytes.
     Inline {
         /// Its kind.
         kind: u8,
-        /// The bytes, of which the first `len` count.
+        /// The bytes; only the first `len` count.
         bytes: [u8; 16],
-        /// How many there are.
+        /// The length in bytes.
         len: usize,
     },
     /// A longer byte string and its kind.
@@ -189,10 +189,10 @@ impl<F> KeyView<'_, F> {
 
 /// The keyed hash of one table.
 ///
-/// Keys may be chosen by strangers, so every table has random seeds of its own. The function is
-/// foldhash (Orson Peters), in the variant whose output bits are all usable: the table takes its
-/// directory index, group and tag from one hash. Of two words it is computed here and not by that
-/// crate, whose state keeps half of the seed behind a pointer: the look-up of a short key would
+/// Strangers may choose keys, so every table has random seeds of its own. The function is foldhash
+/// (Orson Peters), in the variant whose output bits are all usable: the table takes its directory
+/// index, group and tag from one hash. The hash of two words is computed here rather than by that
+/// crate. The crate keeps half of its seed behind a pointer, and the lookup of a short key would
 /// wait for one more load.
 #[derive(Clone, Debug)]
 pub struct Seed {
@@ -200,7 +200,8 @@ pub struct Seed {
     bytes: SeedableRandomState,
 }
 
-/// The product of two words, folded: its middle bits change the most with either.
+/// Multiplies two words and folds the product: the middle bits of a product vary most with either
+/// factor.
 #[inline(always)]
 const fn folded_multiply(x: u64, y: u64) -> u64 {
     let full = (x as u128).wrapping_mul(y as u128);
@@ -215,7 +216,7 @@ const ARBITRARY: [u64; 3] = [
 ];
 
 impl Seed {
-    /// A seed that no one can foresee.
+    /// Makes a seed that nobody can predict.
     pub fn random() -> Self {
         static SHARED: OnceLock<SharedSeed> = OnceLock::new();
         let shared = SHARED.get_or_init(|| SharedSeed::from_u64(entropy()));
@@ -225,7 +226,7 @@ impl Seed {
         }
     }
 
-    /// A seed that is the same in every run, for tests that compare runs.
+    /// Makes a seed that is the same in every run, for tests that compare runs.
     pub fn fixed(seed: u64) -> Self {
         let word = |number: u64| folded_multiply(seed ^ number, ARBITRARY[1]) ^ ARBITRARY[2];
         Seed {
@@ -234,7 +235,7 @@ impl Seed {
         }
     }
 
-    /// The hash of a key.
+    /// Returns the hash of a key.
     #[inline(always)]
     pub fn hash<P: ?Sized>(&self, key: &Key<'_, P>) -> u64 {
         match *key {
@@ -249,7 +250,7 @@ impl Seed {
         }
     }
 
-    /// The first eight bytes of keys that all have one hash, whatever else is in them.
+    /// Returns first eight bytes that give all keys one hash, whatever their other bytes are.
     #[cfg(test)]
     pub(crate) fn blind_spot(&self) -> [u8; 8] {
         self.words[0].to_le_bytes()
@@ -261,7 +262,7 @@ impl Seed {
         folded_multiply(folded, ARBITRARY[0])
     }
 
-    /// The same of three words.
+    /// Hashes three words in the same way.
     #[inline(always)]
     pub(crate) fn three(&self, w0: u64, w1: u64, w2: u64) -> u64 {
         let folded = folded_multiply(w0 ^ self.words[0], w1 ^ self.words[1]);
@@ -269,7 +270,7 @@ impl Seed {
     }
 }
 
-/// Eight bytes from the operating system, by way of `std`'s own hash seeds.
+/// Returns eight bytes from the operating system, taken from `std`'s own hash seeds.
 fn entropy() -> u64 {
     std::collections::hash_map::RandomState::new()
         .build_hasher()

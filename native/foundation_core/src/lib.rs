@@ -1,17 +1,17 @@
-//! Foundation's tables in plain Rust: no BEAM in here.
+//! Foundation's tables in plain Rust. A reader of this crate needs no knowledge of the BEAM.
 //!
-//! - [`table`]: the concurrent hash table that everything hot is kept in.
-//! - [`key`]: what a key is to a table.
-//! - [`handle`] and [`held`]: what an owner holds, and the protocol of its death.
+//! - [`table`]: the concurrent hash table behind everything hot.
+//! - [`key`]: the form in which a table stores and compares keys.
+//! - [`handle`] and [`held`]: the entries of one owner, and the protocol for its death.
 //! - [`registry`]: a table whose entries belong to owners, with unique or duplicate keys.
-//! - `concurrent_table`: a table whose entries belong to nobody.
-//! - `events`: what is known of each telemetry event; [`window`], [`batch`] and [`sampler`] decide
-//!   what becomes of it.
-//! - `span`: what each process is in the middle of.
+//! - `concurrent_table`: a table whose entries have no owner.
+//! - `events`: the settings and counts of each telemetry event. [`window`], [`batch`] and
+//!   [`sampler`] decide whether and when an event is emitted.
+//! - `span`: the open spans of each process.
 //! - [`random`]: random numbers.
 
-// Most of what uses the tables is left out of the models' build: what only that needs is no
-// mistake.
+// The build of the loom models leaves out most code that uses the tables. The helpers of that code
+// are then unused, which is no mistake.
 #![cfg_attr(loom, allow(dead_code))]
 #![deny(unsafe_code)]
 

@@ -1,7 +1,6 @@
-//! The synchronisation primitives that everything else is written against: those of `std`, or
-//! those of `loom` when the models run (`--cfg loom`). Nothing else names an atomic directly, but
-//! for tests and the barrier of `table::reclaim`, which no model has. In the crate's own tests
-//! they count what is written.
+//! The synchronisation primitives of this crate: those of `std`, or those of `loom` when the models
+//! run (`--cfg loom`). Nothing else names an atomic directly, except tests and the barrier of
+//! `table::reclaim`, which has no model. In the crate's own tests these types count writes.
 
 #[cfg(all(test, not(loom)))]
 mod counted;
@@ -31,10 +30,10 @@ pub(crate) use loom::{
     },
 };
 
-/// Locks `mutex`, also one that was poisoned.
+/// Locks `mutex`, even if it is poisoned.
 ///
-/// Every critical section of this crate leaves its data consistent at each point where it can
-/// panic (it allocates first and changes afterwards), so a poisoned lock protects sound data.
+/// Every critical section of this crate allocates first and changes data afterwards. So the data is
+/// consistent at each point that can panic, and a poisoned lock protects sound data.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     #[cfg(all(test, not(loom)))]
     counted::count(|writes| writes.locks += 1);
@@ -43,8 +42,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Waits for another thread that is in the middle of a few stores: spins, and gives the processor
-/// away when that thread seems to have lost its own.
+/// Waits for another thread that is in the middle of a few stores. It spins first. If the other
+/// thread seems to have lost its processor, it yields.
 pub(crate) struct Backoff(u32);
 
 impl Backoff {

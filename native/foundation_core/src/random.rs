@@ -1,4 +1,4 @@
-//! Random numbers for sampling and for ids: not for secrets.
+//! Random numbers for sampling and ids, not for secrets.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -13,7 +13,7 @@ impl Default for Random {
 }
 
 impl Random {
-    /// A generator whose numbers nobody can foresee.
+    /// Makes a generator whose numbers nobody can predict.
     pub fn new() -> Self {
         // `std` seeds its hashers from the operating system; four of them, with different input.
         let word = |salt: u64| {
@@ -21,17 +21,18 @@ impl Random {
             hasher.write_u64(salt);
             hasher.finish()
         };
-        // One word is never zero: the generator would stay there.
+        // At least one word must not be zero: a generator whose state is all zeros returns zero for
+        // good.
         Random([word(1), word(2), word(3), word(4) | 1])
     }
 
-    /// Another generator, whose numbers have nothing to do with this one's next.
+    /// Makes another generator whose numbers are independent of this one's.
     pub fn fork(&mut self) -> Self {
         let mut word = || self.next_u64();
         Random([word(), word(), word(), word() | 1])
     }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d] = &mut self.0;
         let result = a.wrapping_add(*d).rotate_left(23).wrapping_add(*a);
@@ -45,12 +46,12 @@ impl Random {
         result
     }
 
-    /// A number from 0 up to 1, exclusive.
+    /// Returns a number from 0 up to 1, exclusive.
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A number from 0 up to `bound`, exclusive, by the multiplication of Lemire. The bias is
+    /// Returns a number from 0 up to `bound`, exclusive, with Lemire's multiplication. The bias is
     /// below `bound` in 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64

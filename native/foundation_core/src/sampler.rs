@@ -1,17 +1,18 @@
 //! Sampling strategies: whether to keep one more event of a name.
 //!
-//! A decision is made under the strategy's lock, so any number of callers share one limit: it is
-//! as if they had come one after another.
+//! A decision is made under the strategy's lock. So any number of callers share one limit, as if
+//! they had called one after another.
 
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 use crate::random::Random;
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
-/// A rate limit counts in slices of this many nanoseconds.
+/// The length of a rate limit's slices, in nanoseconds.
 const SLICE: u64 = 4_000_000;
-/// How many slices a sample is held against the limit for: those of a second, and the one that
-/// has begun. So it counts for a second at least, and no second has more than its limit.
+/// The number of slices for which a sample counts against the limit: those of a second, and the
+/// slice that has just begun. So a sample counts for at least a second, and no second exceeds its
+/// limit.
 const SLICES: usize = (SECOND / SLICE) as usize + 1;
 
 /// How to choose among the events of a name.
@@ -21,17 +22,17 @@ pub enum Strategy {
     Always,
     /// Keep none.
     Never,
-    /// Keep each with this probability.
+    /// Keep each event with this probability.
     Random(f64),
-    /// Keep at most this many in any second.
+    /// Keep at most this many events in any second.
     RateLimited(u64),
-    /// Keep all below this many a second, and this many a second above.
+    /// Keep every event up to this rate per second, and this many per second beyond it.
     Adaptive(f64),
-    /// Keep the k-th with this many k-ths of probability.
+    /// Keep the first `n` events, and the k-th with probability `n / k` (reservoir sampling).
     Reservoir(u64),
 }
 
-/// What a strategy remembers of the past.
+/// What a strategy remembers of past events.
 #[derive(Debug)]
 enum Memory {
     Nothing,
@@ -72,7 +73,8 @@ impl Default for Slices {
 
 impl Slices {
     fn take(&mut self, limit: u64, now: u64) -> bool {
-        // Callers read the clock before they get the lock: an earlier time counts as the latest.
+        // Callers read the clock before they take the lock, so a caller may bring a time that is
+        // earlier than the newest slice. It counts in the newest slice.
         let slice = (now / SLICE).max(self.newest);
         let passed = (slice - self.newest).min(SLICES as u64);
         for back in 0..passed {
@@ -90,8 +92,8 @@ impl Slices {
     }
 }
 
-/// The bucket of the generic cell rate algorithm (ITU-T I.371): it drips `target` times a second
-/// and holds a second's worth.
+/// The leaky bucket of the generic cell rate algorithm (ITU-T I.371): it drips `target` times per
+/// second and holds a second's worth.
 fn drip(arrival: &mut u64, target: f64, now: u64) -> bool {
     if target <= 0.0 {
         return false;
@@ -108,7 +110,7 @@ fn drip(arrival: &mut u64, target: f64, now: u64) -> bool {
 #[derive(Debug)]
 struct State {
     strategy: Strategy,
-    /// The strategy as its owner wants to have it shown.
+    /// The strategy in the caller's own form, for display.
     shown: Box<[u8]>,
     memory: Memory,
     random: Random,
@@ -116,21 +118,21 @@ struct State {
     sampled_out: u64,
 }
 
-/// What a strategy has decided so far.
+/// The decisions of a strategy so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sampled {
     /// Events that were kept.
     pub sampled: u64,
-    /// Events that were not.
+    /// Events that were not kept.
     pub sampled_out: u64,
-    /// What was given to [`Sampler::configure`] to be shown.
+    /// The strategy in the form that was given to [`Sampler::configure`].
     pub shown: Box<[u8]>,
 }
 
 /// The strategy of one name, if it has one.
 #[derive(Debug)]
 pub struct Sampler {
-    /// 0 while there is no strategy: most names have none, and need no lock to know it.
+    /// 0 while there is no strategy. Most names have none, and this lets them skip the lock.
     configured: AtomicU64,
     state: Mutex<Option<State>>,
 }
@@ -145,7 +147,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Sets the strategy, with nothing remembered; counts go on.
+    /// Sets the strategy and empties its memory. The counts continue.
     pub fn configure(&self, strategy: Strategy, shown: &[u8]) {
         let mut state = lock(&self.state);
         let (sampled, sampled_out) = match &*state {
@@ -163,13 +165,13 @@ impl Sampler {
         self.configured.store(1, Ordering::Release);
     }
 
-    /// Takes the strategy away, and its counts.
+    /// Removes the strategy and its counts.
     pub fn clear(&self) {
         self.configured.store(0, Ordering::Release);
         *lock(&self.state) = None;
     }
 
-    /// Forgets what the strategy remembers, and its counts.
+    /// Empties the strategy's memory and resets its counts.
     pub fn reset(&self) {
         if let Some(state) = &mut *lock(&self.state) {
             state.memory = Memory::of(state.strategy);
@@ -178,7 +180,7 @@ impl Sampler {
         }
     }
 
-    /// Whether to keep an event, at a time in nanoseconds of a clock that does not go back.
+    /// Returns whether to keep an event. `now` is the time in nanoseconds of a monotonic clock.
     #[inline]
     pub fn decide(&self, now: impl FnOnce() -> u64) -> bool {
         self.configured.load(Ordering::Acquire) == 0 || self.decide_by_strategy(now())
@@ -209,7 +211,7 @@ impl Sampler {
         keep
     }
 
-    /// What the strategy has decided, `None` when there is none.
+    /// Returns the decisions of the strategy, or `None` when there is no strategy.
     pub fn sampled(&self) -> Option<Sampled> {
         lock(&self.state).as_ref().map(|state| Sampled {
             sampled: state.sampled,

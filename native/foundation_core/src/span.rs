@@ -1,11 +1,11 @@
 //! Open spans: a stack of frames for each process.
 //!
-//! Only the process itself works on its stack, until it dies; then its frames wait to be taken as
-//! abandoned. Processes are words here, and what a frame carries is its maker's business (`T`).
+//! Only the process itself uses its stack until it dies. Then its frames wait to be taken as
+//! abandoned. Processes are words here, and the caller defines what a frame carries (`T`).
 //!
-//! Stacks are found by their process in shards, each a hash table with a lock. A frame is filled in and read
-//! under that lock, where it is: moved out, its hundred bytes would be copied three times over, which
-//! cost more than the lock does.
+//! Stacks are in shards: hash tables by process, each with a lock. A frame is filled and read in
+//! place, under that lock. Moving it out would copy its hundred bytes three times, which costs more
+//! than the lock.
 
 use std::collections::VecDeque;
 
@@ -14,39 +14,39 @@ use hashbrown::HashTable;
 use crate::primitive::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use crate::random::Random;
 
-/// What a frame carries.
+/// The caller's data in a frame.
 pub trait Carried: Default {
-    /// Drops what it holds: it will be filled again.
+    /// Drops the contents, so the frame can be filled again.
     fn clear(&mut self);
 }
 
-/// A frame: an open span, or a context that came from elsewhere.
+/// A frame: an open span, or a context that came from another process or node.
 #[derive(Clone, Debug, Default)]
 pub struct Frame<T> {
     /// The span's id. Never 0.
     pub id: u64,
-    /// Its parent's, 0 for a root.
+    /// The id of its parent; 0 for a root.
     pub parent: u64,
     /// The id of its trace.
     pub trace: u128,
     /// The flags of its trace.
     pub flags: u8,
-    /// Whether it is a span: a context from elsewhere carries nothing.
+    /// Whether it is a span. The context of another process carries nothing.
     pub is_span: bool,
-    /// How many frames there are around it, and itself.
+    /// Its depth in the stack; the outermost frame has 1.
     depth: u32,
-    /// When it was started, in nanoseconds of a clock that does not go back.
+    /// When it was started, in nanoseconds of a monotonic clock.
     pub started: u64,
-    /// What a span carries.
+    /// The caller's data.
     pub body: T,
 }
 
-/// The ids of a span that was started.
+/// The ids of a started span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started {
     /// The span's id.
     pub id: u64,
-    /// Its parent's, 0 for a root.
+    /// The id of its parent; 0 for a root.
     pub parent: u64,
     /// The id of its trace.
     pub trace: u128,
@@ -55,28 +55,26 @@ pub struct Started {
 /// The open frames of a process, outermost first.
 #[derive(Debug)]
 struct Stack<T> {
-    /// Those that are open, and behind them those that have been: a frame is written and read where it
-    /// is, and not moved.
+    /// The open frames, followed by closed ones whose memory is reused. A frame is never moved.
     frames: Vec<Frame<T>>,
     open: usize,
-    /// Makes ids. The process's own, so that an id needs no lock but the stack's.
+    /// Makes the ids of this process, so an id needs no lock beyond the stack's.
     random: Random,
 }
 
-/// A span is to be closed elsewhere: reading it takes too long here.
+/// The span must be closed elsewhere, because reading it would take too long here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotReady;
 
-/// Spans that nobody can end any more.
+/// Spans of a dead process, which nobody can end.
 #[derive(Debug)]
 struct Abandoned<T> {
-    /// Outermost first: they are taken from the end.
+    /// Outermost first, since they are taken from the end.
     frames: Vec<Frame<T>>,
     at: u64,
 }
 
-/// A queue that grows by segments: whoever appends to it does not move what is there, however many
-/// have died before.
+/// A queue that grows by segments. An append never moves earlier elements, however many there are.
 #[derive(Debug)]
 struct Queue<T>(VecDeque<VecDeque<T>>);
 
@@ -114,7 +112,7 @@ impl<T> Queue<T> {
 /// The stacks of some processes, by process.
 type Stacks<T> = HashTable<(u64, Box<Stack<T>>)>;
 
-/// Stacks that share a lock, and no cache line with others.
+/// Stacks that share a lock. The alignment keeps two shards off one cache line.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard<T>(Mutex<Stacks<T>>);
@@ -125,19 +123,20 @@ pub struct Spans<T> {
     shards: Box<[Shard<T>]>,
     random: Mutex<Random>,
     abandoned: Mutex<Queue<Abandoned<T>>>,
-    /// Those that are being told of, with how long they lasted. A lock of its own: reading them may
-    /// take long, and those who die must not wait for that.
+    /// The abandoned spans that the reporter has read and not yet forgotten, with their durations.
+    /// They have a lock of their own: reading them may take long, and dying processes must not wait
+    /// for it.
     handed: Mutex<VecDeque<(Frame<T>, u64)>>,
     deepest: u32,
-    /// How many processes' deaths have not been told of.
+    /// The number of deaths since the reporter last looked.
     untold: AtomicU64,
 }
 
-/// Enough that callers on as many schedulers seldom contend.
+/// Enough that callers on different schedulers seldom contend.
 const SHARDS: usize = 64;
 
-/// Where the stack of a process is: processes are numbered, and not by strangers, so that one
-/// multiplication spreads them.
+/// Hashes a process. The VM numbers processes, so strangers cannot choose the input, and one
+/// multiplication spreads it well enough.
 #[inline]
 fn hash(process: u64) -> u64 {
     let product = u128::from(process) * 0x9E37_79B9_7F4A_7C15;
@@ -145,7 +144,7 @@ fn hash(process: u64) -> u64 {
 }
 
 impl<T: Carried> Spans<T> {
-    /// Stacks of at most `deepest` frames.
+    /// Makes an empty table whose stacks have at most `deepest` frames.
     pub fn new(deepest: u32) -> Self {
         Spans {
             shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
@@ -160,12 +159,12 @@ impl<T: Carried> Spans<T> {
     #[inline]
     fn shard(&self, process: u64) -> (u64, MutexGuard<'_, Stacks<T>>) {
         let hash = hash(process);
-        // The low bits choose in the shard's table, and the top seven tag its entries.
+        // The shard's table uses the low bits for its buckets and the top seven bits for its tags.
         let shard = &self.shards[(hash >> 48) as usize % SHARDS];
         (hash, lock(&shard.0))
     }
 
-    /// What `work` makes of the stack of `process`, if it has one.
+    /// Runs `work` on the stack of `process`, if it has one.
     #[inline]
     fn with<R>(&self, process: u64, work: impl FnOnce(&mut Stack<T>) -> R) -> Option<R> {
         let (hash, mut shard) = self.shard(process);
@@ -173,7 +172,8 @@ impl<T: Carried> Spans<T> {
         Some(work(stack))
     }
 
-    /// As [`Spans::with`], with a new stack if there is none and `watch` says that the process is alive.
+    /// Like [`Spans::with`], but makes a stack if there is none and `watch` says that the process
+    /// is alive.
     #[inline]
     fn with_new<R>(
         &self,
@@ -202,9 +202,9 @@ impl<T: Carried> Spans<T> {
         })
     }
 
-    /// Opens a span in the innermost frame of `process`, which `fill` gives what it carries. `watch` is called
-    /// for the first of a process and says whether that is alive: if not, and past the depth, the span has ids
-    /// and is not kept.
+    /// Opens a span as the innermost frame of `process`; `fill` sets its data. `watch` is called
+    /// for the first span of a process and returns whether the process is alive. If the process is
+    /// dead, or its stack has the greatest depth, the span gets ids but is not kept.
     #[inline]
     pub fn start(
         &self,
@@ -218,8 +218,8 @@ impl<T: Carried> Spans<T> {
             .unwrap_or_else(|| Started::new(&mut lock(&self.random), None))
     }
 
-    /// Closes the innermost span of `process`, or the one of an id: what `read` makes of it. What
-    /// makes nothing of it leaves it open.
+    /// Closes the innermost span of `process`, or the span with the given id, and returns the
+    /// result of `read`. When `read` fails the span stays open.
     #[inline]
     pub fn finish<R, E>(
         &self,
@@ -238,12 +238,12 @@ impl<T: Carried> Spans<T> {
         .unwrap_or(Ok(None))
     }
 
-    /// What `read` makes of the innermost frame of `process`.
+    /// Runs `read` on the innermost frame of `process`.
     pub fn innermost<R>(&self, process: u64, read: impl FnOnce(&mut Frame<T>) -> R) -> Option<R> {
         self.with(process, |stack| stack.innermost().map(read))?
     }
 
-    /// Enters a context: the mark to leave it by, `None` when the process is dead.
+    /// Enters a context. Returns the mark to leave it by, or `None` when the process is dead.
     pub fn enter(
         &self,
         process: u64,
@@ -260,12 +260,12 @@ impl<T: Carried> Spans<T> {
         })
     }
 
-    /// Leaves the context of a mark: up to `most` of the spans that are open in it, innermost first, and
-    /// whether that was all. It stops at one that is not `ready`.
+    /// Leaves the context of a mark. Returns up to `most` of the spans that are open in it,
+    /// innermost first, and whether that was all. It stops at a span that is not `ready`.
     ///
     /// # Errors
     ///
-    /// [`NotReady`] when that is the first.
+    /// [`NotReady`] when the first span is not ready.
     pub fn leave(
         &self,
         process: u64,
@@ -277,8 +277,8 @@ impl<T: Carried> Spans<T> {
             .unwrap_or(Ok((Vec::new(), true)))
     }
 
-    /// The process is dead: its spans are abandoned. Whether somebody is to be told, which is once
-    /// until [`Spans::told`].
+    /// Records that the process is dead: its spans are abandoned. Returns whether the reporter must
+    /// be notified, which is once until [`Spans::told`].
     pub fn died(&self, process: u64, at: u64) -> bool {
         let (hash, mut shard) = self.shard(process);
         let found = shard.find_entry(hash, |(of, _)| *of == process);
@@ -298,18 +298,18 @@ impl<T: Carried> Spans<T> {
         self.untold.fetch_add(1, Ordering::AcqRel) == 0
     }
 
-    /// Whoever is told looks now: a death from here on is to be told of again.
+    /// The reporter calls this before it looks: a later death notifies it again.
     pub fn told(&self) {
         self.untold.store(0, Ordering::Release);
     }
 
-    /// What `read` makes of up to `most` abandoned spans and how long they lasted, innermost first for
-    /// each process, and whether that is all. They stay until they are forgotten one by one, so
-    /// that none is lost with whoever asked. It stops at one that is not `ready`.
+    /// Runs `read` on up to `most` abandoned spans and their durations, innermost first for each
+    /// process. Also returns whether that was all. It stops at a span that is not `ready`. The
+    /// spans stay until they are forgotten one by one, so a reporter that dies loses none.
     ///
     /// # Errors
     ///
-    /// [`NotReady`] when that is the first.
+    /// [`NotReady`] when the first span is not ready.
     pub fn abandoned<R>(
         &self,
         most: usize,
@@ -333,7 +333,7 @@ impl<T: Carried> Spans<T> {
         }
     }
 
-    /// Fills `handed` up to `most`, and says whether nothing is left behind it.
+    /// Fills `handed` up to `most` spans, and returns whether no span is left behind.
     fn hand_out(&self, handed: &mut VecDeque<(Frame<T>, u64)>, most: usize) -> bool {
         let mut abandoned = lock(&self.abandoned);
         while let Some(process) = abandoned.front_mut() {
@@ -353,20 +353,20 @@ impl<T: Carried> Spans<T> {
         true
     }
 
-    /// The next abandoned span has been told of, if it is still the one of this id: it is taken out.
+    /// Removes the next abandoned span, which has been reported, if it still has this id.
     pub fn forget(&self, id: u64) -> Option<Frame<T>> {
         let mut handed = lock(&self.handed);
         handed.front().filter(|(frame, _)| frame.id == id)?;
         handed.pop_front().map(|(frame, _)| frame)
     }
 
-    /// How many processes have a stack.
+    /// Returns the number of processes with a stack.
     pub fn processes(&self) -> usize {
         let shards = self.shards.iter();
         shards.map(|shard| lock(&shard.0).len()).sum()
     }
 
-    /// Forgets all spans.
+    /// Removes all spans.
     pub fn clear(&self) {
         for shard in &self.shards {
             let stacks = std::mem::take(&mut *lock(&shard.0));
@@ -384,7 +384,7 @@ impl<T: Carried> Stack<T> {
         self.frames[..self.open].last_mut()
     }
 
-    /// Opens a frame, whose fields are yet to be set.
+    /// Opens a frame; the caller sets its fields.
     #[inline]
     fn open(&mut self) -> &mut Frame<T> {
         if self.open == self.frames.len() {
@@ -410,7 +410,7 @@ impl<T: Carried> Stack<T> {
         started
     }
 
-    /// Where the innermost span is, or the one of an id.
+    /// Returns the position of the innermost span, or of the span with this id.
     #[inline]
     fn position(&self, id: Option<u64>) -> Option<usize> {
         let frames = &self.frames[..self.open];
@@ -422,7 +422,7 @@ impl<T: Carried> Stack<T> {
         }
     }
 
-    /// Closes a frame, and drops what it carries.
+    /// Closes a frame and drops its data.
     #[inline]
     fn close(&mut self, at: usize) {
         self.frames[at].body.clear();

@@ -1,10 +1,10 @@
-//! Windows: whether an event is the first of its key for a while.
+//! Windows: whether an event is the first with its key for a while.
 //!
-//! The table is cut into shards, each with a lock of its own and short critical sections; whoever
-//! finds or opens a window under that lock has decided, so there is one winner a window.
+//! The table consists of shards, each with a lock of its own and short critical sections. A caller
+//! finds or opens a window under that lock, so each window has exactly one first event.
 //!
-//! The number of windows is bounded: whoever goes past the bound closes the oldest of all, which is
-//! the oldest of some shard, and each shard says how old that is.
+//! The number of windows is bounded. A caller that exceeds the bound closes the oldest window. That
+//! is the oldest of some shard, and each shard publishes the age of its oldest.
 
 mod shard;
 
@@ -12,31 +12,31 @@ use crate::key::{Key, LONG, NoOpaque, Seed};
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 use shard::{NONE, Open, Shard, Slot};
 
-/// Shards: enough that callers on as many schedulers seldom contend.
+/// The number of shards: enough that callers on different schedulers seldom contend.
 pub const SHARDS: usize = 16;
-/// How many expired windows whoever opens one closes.
+/// The number of expired windows that are closed whenever one is opened.
 const CLOSED_ON_THE_WAY: usize = 2;
 
-/// What became of an event.
+/// The decision about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It opened a window; the number of the shard that decided, and when.
+    /// It opened a window: the number of the shard that decided, and the time.
     First(usize, u64),
     /// It is a repeat.
     Repeat,
 }
 
-/// What tells the time, in nanoseconds, to a table of windows. Asking whether a time is still to
-/// come may be cheaper than asking for the time.
+/// A source of time for a table of windows, in nanoseconds. Whether a time has passed may be
+/// cheaper to answer than what the time is.
 pub trait Clock {
-    /// The time.
+    /// Returns the time.
     fn now(&self) -> u64;
 
-    /// Whether `time` is still to come.
+    /// Checks that `time` has not passed.
     ///
     /// # Errors
     ///
-    /// The time, when it is not.
+    /// The current time, when `time` has passed.
     #[inline]
     fn before(&self, time: u64) -> Result<(), u64> {
         match self.now() {
@@ -46,7 +46,7 @@ pub trait Clock {
     }
 }
 
-/// A clock that has stopped.
+/// A stopped clock, for tests.
 impl Clock for u64 {
     #[inline]
     fn now(&self) -> u64 {
@@ -54,41 +54,41 @@ impl Clock for u64 {
     }
 }
 
-/// The event of a window: a handle that keeps count of the event's windows, with the number of a
-/// shard, while that is locked. So for one number there is one writer.
+/// The event of a window: a handle that counts the event's windows. Each method gets the number of
+/// a shard and runs under that shard's lock, so the counts of one shard have one writer at a time.
 pub trait Opener: Copy {
-    /// What tells it from every other event.
+    /// Returns a number that no other event has.
     fn id(self) -> u32;
-    /// A window was opened.
+    /// Counts an opened window.
     fn opened(self, shard: usize);
-    /// An event was a repeat in a window.
+    /// Counts an event that was a repeat in a window.
     fn repeated(self, shard: usize);
-    /// A window was closed; whether that was early, at the bound.
+    /// Counts a closed window; `early` means that it was closed at the bound.
     fn closed(self, shard: usize, early: bool);
 }
 
-/// The memory of a shard that is empty. To free it takes as long as there have been many windows.
+/// The memory of an empty shard. Freeing it takes time in proportion to the windows it once had.
 #[derive(Debug)]
-#[must_use = "what a rush has taken may take long to free"]
+#[must_use = "freeing the memory of many windows may take long"]
 pub struct Idle<E>(#[expect(dead_code, reason = "it is only dropped")] Shard<E>);
 
 /// The windows of all events. `E` is an event.
 #[derive(Debug)]
 pub struct Windows<E> {
     shards: Box<[Mutex<Shard<E>>]>,
-    /// The `seq` of each shard's oldest window, as it last was. 0 is none.
+    /// The `seq` of each shard's oldest window, as last published; 0 for none.
     oldest: [AtomicU64; SHARDS],
     seed: Seed,
-    /// How often a window was opened: its `seq`.
+    /// The number of windows opened so far, which gives the next window's `seq`.
     opened: AtomicU64,
-    /// How often one was closed, or opened again.
+    /// The number of windows that were closed or opened again.
     closed: AtomicU64,
     evicted: AtomicU64,
     most: AtomicU64,
 }
 
 impl<E: Opener> Windows<E> {
-    /// A table of at most `most` windows.
+    /// Makes a table of at most `most` windows.
     pub fn new(most: u64) -> Self {
         Windows {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
@@ -101,13 +101,13 @@ impl<E: Opener> Windows<E> {
         }
     }
 
-    /// Sets the bound, which holds from the next window on.
+    /// Sets the bound. It applies from the next window on.
     pub fn bound(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Decides about an occurrence of `event` with this key. `window` says how many nanoseconds a
-    /// window lasts that is opened now.
+    /// Decides about an occurrence of `event` with this key. If this opens a window, `window`
+    /// returns its duration in nanoseconds.
     #[inline]
     pub fn admit(
         &self,
@@ -166,7 +166,7 @@ impl<E: Opener> Windows<E> {
         shard.used = now;
         for _ in 0..CLOSED_ON_THE_WAY {
             match shard.expired(now) {
-                // Not the one that was opened just now, whose window may be 0.
+                // Do not close the window that was just opened: its duration may be 0.
                 Some(at) if shard.slots.at(at).seq != seq => {
                     self.close(&mut shard, number, at, false);
                 }
@@ -197,7 +197,7 @@ impl<E: Opener> Windows<E> {
         }
     }
 
-    /// Closes the windows that were opened first, until the bound is kept.
+    /// Closes the oldest windows until their number is within the bound.
     #[cold]
     fn evict(&self, now: u64) {
         while self.len() > self.most.load(Ordering::Relaxed) {
@@ -207,7 +207,7 @@ impl<E: Opener> Windows<E> {
                 .min();
             let Some((_, number)) = oldest else { return };
             let mut shard = lock(&self.shards[number]);
-            // Others may have been here meanwhile: then there is less to do.
+            // Another caller may have evicted windows before this one got the lock.
             if self.len() <= self.most.load(Ordering::Relaxed) {
                 return;
             }
@@ -220,8 +220,8 @@ impl<E: Opener> Windows<E> {
         }
     }
 
-    /// Closes up to about `most` expired windows; whether there is more to do. `free` is given a
-    /// shard that has been empty for a while, if there is one.
+    /// Closes up to about `most` expired windows, and returns whether more may be left. `free` gets
+    /// the memory of a shard that has been empty for a while, if there is one.
     pub fn sweep(&self, now: u64, most: usize, free: impl FnOnce(Idle<E>)) -> bool {
         let mut closed = 0;
         for (number, shard) in self.shards.iter().enumerate() {
@@ -245,33 +245,33 @@ impl<E: Opener> Windows<E> {
         false
     }
 
-    /// How many windows there are.
+    /// Returns the number of windows.
     pub fn len(&self) -> u64 {
-        // In this order the answer misses only windows that were opened meanwhile, whose openers
-        // look themselves: so the last of them keeps the bound, and none closes more than it
-        // must.
+        // `opened` is read before `closed`, so the answer can only miss windows that were opened
+        // after the first read. Their openers check the bound themselves. So the last opener keeps
+        // the bound, and no opener closes more windows than it must.
         let opened = self.opened.load(Ordering::Acquire);
         opened.saturating_sub(self.closed.load(Ordering::Acquire))
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no windows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many windows were closed early, at the bound.
+    /// Returns how many windows were closed early, at the bound.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Closes all windows and forgets what was counted. Openers are not told.
+    /// Closes all windows and resets the counts. The events' own counts do not change.
     pub fn clear(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
             let old = std::mem::replace(&mut *shard, Shard::new());
             self.closed.fetch_add(old.count as u64, Ordering::Relaxed);
             self.note_oldest(number, &shard);
-            // Nobody waits until it is freed.
+            // Unlock before the old shard is freed, so that no caller waits for that.
             drop(shard);
         }
         self.evicted.store(0, Ordering::Relaxed);

@@ -1,16 +1,16 @@
-//! The atomics of `std` as the crate's own tests use them: they count what a thread writes, so
-//! that a test can say what a call must not do. An operation that is not here does not compile
-//! until it is, with its count.
+//! Versions of `std`'s atomics for the crate's own tests. They count what a thread writes, so a
+//! test can assert that a call does not write. They have only the operations that the crate uses:
+//! another one does not compile until it is added here, with its count.
 
 use std::cell::Cell;
 use std::sync::atomic::{self, Ordering};
 
-/// What a thread has written since it was last asked.
+/// The writes of a thread since the last [`take_writes`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Writes {
     /// Plain stores.
     pub(crate) stores: usize,
-    /// Operations that read and write at once, for which a processor takes a line to itself.
+    /// Read-modify-write operations, which need exclusive ownership of the cache line.
     pub(crate) exchanges: usize,
     /// Locks that were taken.
     pub(crate) locks: usize,
@@ -20,7 +20,7 @@ thread_local! {
     static WRITES: Cell<Writes> = const { Cell::new(Writes { stores: 0, exchanges: 0, locks: 0 }) };
 }
 
-/// Takes this thread's count.
+/// Returns this thread's counts and resets them.
 pub(crate) fn take_writes() -> Writes {
     WRITES.take()
 }

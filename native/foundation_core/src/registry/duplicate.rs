@@ -1,4 +1,4 @@
-//! A registry in which a key has any number of entries, in the order of their registration.
+//! A registry in which a key may have any number of entries, in the order of registration.
 
 use super::owned_key::{OwnedKey, Put, note};
 use super::owners::Owners;
@@ -13,24 +13,24 @@ use crate::table::{
     Table, Value, Visited, pin,
 };
 
-/// A key of a registry and its entries, as a walk shows them.
+/// A key and its entries, as a walk visits them.
 #[derive(Debug)]
 pub struct Keyed<'g, F, V: Object> {
     /// The key.
     pub key: KeyView<'g, F>,
-    /// Its hash, in whose order the walk goes.
+    /// Its hash. A walk visits keys in the order of their hashes.
     pub hash: u64,
-    /// What tells keys of one hash apart, for as long as they are there.
+    /// A number that distinguishes keys with equal hashes while both are present.
     pub place: u64,
-    /// Its entries, also those whose owners are dead.
+    /// Its entries, including those of dead owners.
     pub members: Members<'g, V>,
 }
 
-/// A registry in which a key has any number of entries.
+/// A registry in which a key may have any number of entries.
 pub struct Duplicate<F: Opaque, V: Object> {
     table: Table<F, Stored<V>>,
     owners: Owners<OwnedKey>,
-    /// How many entries there are beside the first of each key.
+    /// The number of entries, not counting the first of each key.
     others: Counter,
     next_bag: AtomicU64,
     capacity: Capacity,
@@ -46,7 +46,7 @@ fn bag<'g, V: Object>(entry: &Entry<'g, Stored<V>>) -> Option<&'g Bag<Stored<V>>
 }
 
 impl<F: Opaque, V: Object> Duplicate<F, V> {
-    /// An empty registry that takes up to `limit` entries.
+    /// Makes an empty registry for up to `limit` entries.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         })
     }
 
-    /// The entries of `key`, also those whose owners are dead.
+    /// Returns the entries of `key`, including those of dead owners.
     #[inline]
     pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Members<'g, V>> {
         self.get_with_hash(key, self.table.hash(key), guard)
@@ -77,11 +77,11 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         self.table.get(key, hash, guard).as_ref().map(members)
     }
 
-    /// Registers another entry of `key`, for `owner`.
+    /// Registers another entry of `key` for `owner`.
     ///
     /// # Errors
     ///
-    /// See [`Refused`]; nothing has changed then.
+    /// See [`Refused`]; then nothing has changed.
     pub fn register(
         &self,
         owner: u64,
@@ -93,7 +93,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         let hash = self.table.hash(key);
         let watch = || liveness.watch(owner);
         self.owners.hold(owner, watch, |held| {
-            // Of an owner that lives: whoever finds no place left finds that many entries.
+            // Reserve only after the owner is known to be alive: a dead owner must not take the
+            // last place from a caller that could register.
             let Some(reservation) = self.capacity.reserve() else {
                 self.tally.drop_one();
                 return Err(Refused::Full);
@@ -105,7 +106,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         })?
     }
 
-    /// Puts an entry into the slot of `key`, or behind those that are there.
+    /// Puts an entry into the slot of `key`, or appends it to the key's other entries.
     fn put(
         &self,
         key: &Key<'_, F::Probe>,
@@ -146,7 +147,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                     }
                     Err(NotAdded::OutOfMemory) => return Err(OutOfMemory),
                     Err(NotAdded::Closed(given)) => {
-                        // Whoever emptied the bag is about to remove it: help.
+                        // Another thread emptied this bag and is about to remove it. Help it, then
+                        // try again.
                         self.remove_bag(hash, bag.id(), guard);
                         value = Some(given);
                     }
@@ -176,7 +178,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         );
     }
 
-    /// Removes one entry from a bag, and the bag with its last entry.
+    /// Removes one entry from a bag. Removes the bag with its last entry.
     fn remove_from(
         &self,
         bag: &Bag<Stored<V>>,
@@ -199,7 +201,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         true
     }
 
-    /// Removes `owner`'s entry of `key` if it is in the slot.
+    /// Removes `owner`'s entry of `key` if the slot itself holds it.
     fn remove_single(&self, key: &Key<'_, F::Probe>, hash: u64, owner: u64, guard: &Guard) -> bool {
         let is_own = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
         let removed = self.table.remove(key, hash, is_own, guard);
@@ -209,14 +211,15 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         removed
     }
 
-    /// Removes `owner`'s entries of `key`, and says how many there were. `None`, and nothing is
-    /// removed, if there are more than `limit`.
+    /// Removes `owner`'s entries of `key`, and returns their number. If there are more than `limit`
+    /// it removes none and returns `None`.
     pub fn unregister(&self, owner: u64, key: &Key<'_, F::Probe>, limit: usize) -> Option<usize> {
         let guard = pin();
         let hash = self.table.hash(key);
         self.owners
             .with(owner, |held| {
-                // What was in the slot may be in a bag at the next look, but not the other way.
+                // Look at the slot before the bag: an entry can move from the slot into a bag
+                // between two looks, but never back.
                 if self.remove_single(key, hash, owner, &guard) {
                     held.remove(hash, OwnedKey::is_first);
                     return Some(1);
@@ -246,8 +249,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
             .unwrap_or(Some(0))
     }
 
-    /// Removes those of `owner`'s entries of `key` that have one of these numbers, and says how
-    /// many there were.
+    /// Removes `owner`'s entries of `key` that have one of these numbers, and returns how many it
+    /// removed.
     pub fn remove(&self, owner: u64, key: &Key<'_, F::Probe>, numbers: &[u64]) -> usize {
         let guard = pin();
         let hash = self.table.hash(key);
@@ -279,7 +282,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
             .unwrap_or(0)
     }
 
-    /// How many entries of `key` `owner` has.
+    /// Returns the number of entries that `owner` has for `key`.
     pub fn count_of(&self, owner: u64, key: &Key<'_, F::Probe>) -> usize {
         let (guard, hash) = (pin(), self.table.hash(key));
         let Some(members) = self.get_with_hash(key, hash, &guard) else {
@@ -295,7 +298,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
             .unwrap_or(0)
     }
 
-    /// Visits `owner`'s entries of `key`, in the order of their registration.
+    /// Visits `owner`'s entries of `key`, in the order of registration.
     pub fn entries<'g>(
         &self,
         owner: u64,
@@ -313,7 +316,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         }
     }
 
-    /// The entries of `key`, and the numbers of those that are `owner`'s.
+    /// Returns the entries of `key` and the numbers of `owner`'s entries among them.
     fn numbers_of<'g>(
         &self,
         owner: u64,
@@ -335,7 +338,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         Some((members, numbers))
     }
 
-    /// Visits the keys that `owner` holds, each as often as it has entries of it.
+    /// Visits the keys that `owner` holds, each as often as the owner has entries for it.
     pub fn keys<'g>(
         &self,
         owner: u64,
@@ -368,7 +371,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                     visit(&found.key, 1);
                 }
             } else {
-                // Keys that collide: an opaque key's hash has no more than 32 bits.
+                // Several keys have this hash, since an opaque key's hash has at most 32 bits.
+                // Visit them all.
                 self.table.walk(hash, 1, guard, |visited| {
                     if visited.hash == hash && is_own(&visited.entry) {
                         visit(&visited.key, 1);
@@ -378,8 +382,8 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         }
     }
 
-    /// How many keys `owner` holds entries of; one of which it has the first and others counts
-    /// twice.
+    /// Returns for how many keys `owner` has entries. A key counts twice if the owner has its first
+    /// entry and others.
     pub fn held_by(&self, owner: u64) -> usize {
         self.owners.with(owner, |held| held.len()).unwrap_or(0)
     }
@@ -408,7 +412,7 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         })
     }
 
-    /// Declares `owner` dead. Its entries are then [removed](Duplicate::remove_dead) in steps.
+    /// Marks `owner` dead. [`Duplicate::remove_dead`] then removes its entries in steps.
     pub fn mark_dead(&self, owner: u64) -> PendingCleanup {
         let held = self.owners.mark_dead(owner);
         let keys = held.len();
@@ -465,8 +469,9 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
         done
     }
 
-    /// Removes an entry of `owner` that was the first of a key with this hash, wherever it is by
-    /// now: of several such keys' any one, since there is a call for each.
+    /// Removes an entry of `owner` that was the first of a key with this hash, whether it is in a
+    /// slot or in a bag by now. Of several such entries it removes any one: each has a call of its
+    /// own.
     fn remove_first(&self, owner: u64, hash: u64, guard: &Guard) -> bool {
         let is_single = |entry: &Entry<'_, Stored<V>>| entry.owner == owner;
         if self.table.remove_by_hash(hash, is_single, guard) {
@@ -480,22 +485,22 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
             .is_some_and(|bag| self.remove_from(bag, hash, 0, owner, guard))
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.table.len() + self.others.sum()
     }
 
-    /// Whether there is none.
+    /// Returns whether the registry is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes the count of dead owners' entries that were removed since the last call.
+    /// Returns the number of dead owners' entries removed since the last call.
     pub fn take_cleaned(&self) -> u64 {
         self.tally.cleaned.swap(0, Ordering::Relaxed)
     }
 
-    /// The registry's figures.
+    /// Returns the registry's figures.
     pub fn figures(&self) -> Figures {
         Figures {
             entries: self.len(),

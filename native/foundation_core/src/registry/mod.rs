@@ -1,8 +1,8 @@
-//! A registry: entries that belong to owners, and go when their owner dies.
+//! A registry: entries that belong to owners, and that are removed when their owner dies.
 //!
-//! An owner is a word that means something to the user, who says which owners are alive. Of each
-//! owner the registry keeps a [`Handle`](crate::handle::Handle), so that its death costs what it
-//! held, and it is watched once, however many entries it has.
+//! An owner is a word. The caller gives it its meaning, and says which owners are alive. The
+//! registry records what each owner holds (see [`Handle`](crate::handle::Handle)). So a death costs
+//! time in proportion to its own entries, and an owner is watched only once.
 
 mod duplicate;
 mod numbers;
@@ -21,16 +21,16 @@ use crate::held::{Hashed, IntoIter};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::OutOfMemory;
 
-/// Why an entry was not registered.
+/// The reason why an entry was not registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The key belongs to this owner, who is alive.
     Taken(u64),
-    /// The one who was to own it is dead.
+    /// The owner of the new entry is dead.
     Dead,
-    /// The registry has as many entries as it may have.
+    /// The registry is full.
     Full,
-    /// There was no memory for it.
+    /// There was no memory for the entry.
     OutOfMemory,
 }
 
@@ -48,42 +48,44 @@ impl From<OutOfMemory> for Refused {
 
 /// Tells a registry which owners are alive.
 pub trait Liveness {
-    /// Whether an owner is alive.
+    /// Returns whether an owner is alive.
     fn is_alive(&self, owner: u64) -> bool;
 
-    /// Arranges that the registry hears of an owner's death; `false` if it is dead already.
+    /// Arranges that the registry is told of the owner's death. Returns `false` if the owner is
+    /// already dead.
     fn watch(&self, owner: u64) -> bool;
 }
 
 /// The entries of a dead owner that are still to be removed.
 ///
-/// One call must not take long, so a death that leaves many entries is cleaned up in steps.
+/// One call must not take long, so a death with many entries is cleaned up in steps.
 pub struct PendingCleanup {
     owner: u64,
     keys: usize,
     rest: Rest,
 }
 
-/// The part that is left, by the kind of registry.
+/// The part that is left, for each kind of registry.
 enum Rest {
     Unique(IntoIter<Hashed>),
-    /// The second is the key whose entries are being removed.
+    /// The second field is the key whose entries are being removed.
     Duplicate(IntoIter<OwnedKey>, Option<OwnedKey>),
 }
 
 impl PendingCleanup {
-    /// How many keys the owner held when it died. See [`Duplicate::held_by`] for what counts twice.
+    /// Returns how many keys the owner held when it died; [`Duplicate::held_by`] says which count
+    /// twice.
     pub fn keys(&self) -> usize {
         self.keys
     }
 }
 
-/// What a registry has refused and cleaned up.
+/// Counts of refused registrations and removed entries.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Registrations refused because the registry was full.
     drops: AtomicU64,
-    /// Entries of dead owners that were removed, and have not been reported.
+    /// Removed entries of dead owners that have not been reported.
     cleaned: AtomicU64,
 }
 
@@ -97,12 +99,12 @@ impl Tally {
     }
 }
 
-/// How many entries a registry may have, and how many places of these are taken.
+/// The limit of a registry's entries, and how many places are taken.
 ///
-/// A place is taken when it is certain that its entry comes, before that is there, and given back
-/// after it is gone: so there are never more entries than places, however many callers register at
-/// once, and nobody is refused for the sake of one that does not come. Without a limit nobody
-/// counts.
+/// A place is reserved before its entry is inserted and released after the entry is removed. So
+/// there are never more entries than places, however many callers register at once. A registration
+/// reserves only when nothing else can refuse it, so none is refused because of a reservation that
+/// comes to nothing. Without a limit there is no count.
 #[derive(Debug)]
 pub(crate) struct Capacity {
     limit: usize,
@@ -117,7 +119,7 @@ impl Capacity {
         }
     }
 
-    /// Takes a place for an entry that may come, unless there is none.
+    /// Reserves a place, if there is one.
     fn reserve(&self) -> Option<Reservation<'_>> {
         if self.limit != usize::MAX {
             let more = |taken| (taken < self.limit as u64).then_some(taken + 1);
@@ -127,7 +129,7 @@ impl Capacity {
         Some(Reservation(self))
     }
 
-    /// Gives back the places of entries that are gone.
+    /// Releases the places of removed entries.
     fn release(&self, entries: usize) {
         if self.limit != usize::MAX {
             self.taken.fetch_sub(entries as u64, Ordering::Relaxed);
@@ -135,11 +137,11 @@ impl Capacity {
     }
 }
 
-/// A place that is given back unless an entry comes.
+/// A reserved place. Dropping it releases the place; `commit` keeps it.
 struct Reservation<'a>(&'a Capacity);
 
 impl Reservation<'_> {
-    /// The entry has come: whoever removes it gives the place back.
+    /// The entry was inserted. Its removal will release the place.
     fn commit(self) {
         std::mem::forget(self);
     }

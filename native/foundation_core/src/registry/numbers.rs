@@ -1,9 +1,9 @@
 //! The numbers of one owner's entries of one key.
 //!
-//! They come in order and are kept in order, in chunks: whatever is added or taken out, no more
-//! than a chunk is moved, and a list of the chunks, which is five hundred times shorter than they.
+//! They arrive in ascending order and are stored sorted, in chunks. A change moves at most a chunk,
+//! plus the list of chunks, which is five hundred times shorter than the numbers.
 
-/// How many numbers a chunk has at most.
+/// The most numbers in a chunk.
 const CHUNK: usize = 512;
 
 /// A set of numbers that grows at its end.
@@ -14,7 +14,7 @@ pub(super) enum Numbers {
     Spilled(Box<Chunks>),
 }
 
-/// More than one chunk, none of which is empty.
+/// Two or more chunks, none of them empty.
 #[derive(Debug)]
 pub(super) struct Chunks {
     chunks: Vec<Vec<u64>>,
@@ -33,7 +33,7 @@ impl Numbers {
         }
     }
 
-    /// All of them, in their order.
+    /// Visits all numbers in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         self.chunks().iter().flatten().copied()
     }
@@ -49,7 +49,7 @@ impl Numbers {
         self.len() == 0
     }
 
-    /// Adds a number that is larger than all that are there.
+    /// Adds a number that is larger than all others.
     pub(super) fn push(&mut self, number: u64) {
         match self {
             Numbers::Inline(chunk) if chunk.len() < CHUNK => chunk.push(number),
@@ -62,14 +62,14 @@ impl Numbers {
         }
     }
 
-    /// Takes out the largest.
+    /// Removes the largest number.
     pub(super) fn pop(&mut self) -> Option<u64> {
         let last = *self.chunks().last()?.last()?;
         self.remove(last);
         Some(last)
     }
 
-    /// Takes out a number, if it is there.
+    /// Removes a number, if it is present.
     pub(super) fn remove(&mut self, number: u64) {
         match self {
             Numbers::Inline(chunk) => take(chunk, number),
@@ -83,7 +83,8 @@ impl Numbers {
     }
 }
 
-/// Takes a number out of a chunk, which does not keep more than four times the room that it needs.
+/// Removes a number from a chunk, and shrinks the chunk's allocation once three quarters are
+/// unused.
 fn take(chunk: &mut Vec<u64>, number: u64) {
     if let Ok(place) = chunk.binary_search(&number) {
         chunk.remove(place);
@@ -126,8 +127,8 @@ impl Chunks {
         }
     }
 
-    /// Makes one of a chunk and the next where that is half a chunk: so few chunks are nearly
-    /// empty.
+    /// Merges a chunk with the next one if both together fill at most half a chunk. So few chunks
+    /// are nearly empty.
     fn join(&mut self, index: usize) {
         if let Some([one, next]) = self.chunks.get_mut(index..index + 2)
             && one.len() + next.len() <= CHUNK / 2
@@ -157,7 +158,7 @@ mod tests {
             .sum()
     }
 
-    /// What a push or a removal may have to move is one allocation.
+    /// Returns the largest allocation: the most that a push or a removal may have to move.
     fn largest(numbers: &Numbers) -> usize {
         let chunks = numbers.chunks().iter();
         chunks.map(|chunk| chunk.capacity()).max().unwrap_or(0)
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(size_of::<Numbers>(), size_of::<Vec<u64>>());
         let mut numbers = up_to(100_000);
         let full = memory(&numbers);
-        // In an order that empties all chunks at the same time.
+        // Empty all chunks at the same pace.
         for step in 1..100 {
             for number in (step..100_000).step_by(100) {
                 numbers.remove(number);
@@ -203,13 +204,13 @@ mod tests {
         ) {
             let (mut numbers, mut model) = (Numbers::one(0), vec![0]);
             let mut next = 1;
-            // Phases of growth and of shrinkage.
+            // Phases of growth alternate with phases of shrinking.
             for (step, (dice, index)) in changes.into_iter().enumerate() {
                 let growing = step / 1_500 % 2 == 0;
                 if (dice < 8) == growing {
                     numbers.push(next);
                     model.push(next);
-                    // Others of the key have numbers in between.
+                    // Leave gaps for the numbers of other owners' entries.
                     next += 1 + u64::from(dice);
                 } else if dice % 3 == 0 {
                     prop_assert_eq!(numbers.pop(), model.pop());

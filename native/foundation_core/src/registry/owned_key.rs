@@ -1,19 +1,20 @@
-//! What an owner holds of a key that may have any number of entries.
+//! One owner's entries of one key, in a registry with duplicate keys.
 
 use super::numbers::Numbers;
 use crate::held::{Hashed, Held, HeldSet};
 
-/// What one owner holds of one key: its first entry ever, or others.
+/// One owner's entries of one key: either the key's first entry, or others.
 ///
-/// The first was in the key's slot, without a bag, and another registrant may have made a bag of it
-/// since. So of that one nothing is noted but the hash, also where its owner has others as well.
+/// The first entry starts in the key's slot, without a bag. A later registration by another owner
+/// may move it into a bag at any time. So only the hash is recorded for the first entry, even if
+/// its owner also has other entries of the key.
 #[derive(Debug)]
 pub struct OwnedKey {
     hash: Hashed,
     pub(super) in_bag: Option<Box<InBag>>,
 }
 
-/// Entries by their numbers in a bag.
+/// Entries in a bag, by their numbers.
 #[derive(Debug)]
 pub(super) struct InBag {
     pub(super) bag: u64,
@@ -27,7 +28,7 @@ impl Held for OwnedKey {
 }
 
 impl OwnedKey {
-    /// The first entry of a key with this hash.
+    /// Makes the record of the first entry of a key with this hash.
     fn first(hash: u64) -> Self {
         OwnedKey {
             hash: Hashed::new(hash),
@@ -43,19 +44,19 @@ impl OwnedKey {
         self.in_bag.as_ref().is_some_and(|in_bag| in_bag.bag == bag)
     }
 
-    /// The numbers of others than the first.
+    /// Visits the numbers of the entries other than the first.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
         self.in_bag.iter().flat_map(|in_bag| in_bag.numbers.iter())
     }
 
-    /// How many those are.
+    /// Returns the number of entries other than the first.
     pub(super) fn count(&self) -> usize {
         self.in_bag
             .as_ref()
             .map_or(0, |in_bag| in_bag.numbers.len())
     }
 
-    /// Takes out the numbers that are `gone`, and says whether any is left.
+    /// Removes the numbers in `gone`, and returns whether any number is left.
     pub(super) fn remove(&mut self, gone: &[u64]) -> bool {
         self.in_bag.as_mut().is_some_and(|in_bag| {
             gone.iter()
@@ -65,15 +66,15 @@ impl OwnedKey {
     }
 }
 
-/// Where an entry has been put.
+/// Where an entry was put.
 pub(super) enum Put {
-    /// It is its key's first.
+    /// In the slot: it is the first of its key.
     First,
     /// In a bag, with this number.
     Bag { id: u64, number: u64 },
 }
 
-/// Notes an entry as held.
+/// Records an entry as held.
 pub(super) fn note(held: &mut HeldSet<OwnedKey>, hash: u64, put: Put) {
     let Put::Bag { id, number } = put else {
         held.insert(OwnedKey::first(hash));

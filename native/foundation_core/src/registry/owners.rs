@@ -6,11 +6,11 @@
 //!     spilled  owner ─► a handle with a lock and a set of its own     where it holds more
 //! ```
 //!
-//! Most owners of most registries hold one thing: a process registers itself. Two words are all
-//! that it costs then, and the shard's lock is the one under which it registers. With its second
-//! thing an owner gets a [`Handle`], so that nobody waits for what is done to a large set; with its
-//! last it is inline again. An owner that holds nothing stays until its death, so
-//! that it is watched once.
+//! Most owners hold one thing, because a process usually registers only itself. Such an owner costs
+//! two words, and registers under the shard's lock. With its second thing an owner gets a
+//! [`Handle`], so that a change to a large set does not block the shard. When it holds nothing, it
+//! is inline again. An owner that holds nothing stays until its death, so that it is watched only
+//! once.
 
 use std::sync::Arc;
 
@@ -20,21 +20,21 @@ use crate::interleave::{Point, reach};
 use crate::primitive::{Mutex, lock};
 use crate::table::counter::Counter;
 
-/// How many locks there are.
+/// The number of shards, each with a lock.
 const SHARDS: usize = 64;
 
 pub(super) struct Owners<T> {
     shards: [Mutex<Shard<T>>; SHARDS],
-    /// The bytes of what is held by those with a handle.
+    /// The bytes of memory of the sets behind handles.
     held: Counter,
 }
 
-/// On a cache line of its own, so that one lock is no other's neighbour.
+/// Aligned, so that two locks never share a cache line.
 #[repr(align(64))]
 struct Shard<T> {
     inline: HeldSet<InlineOwner<T>>,
     spilled: HeldSet<SpilledOwner<T>>,
-    /// How many inline owners hold something.
+    /// The number of inline owners that hold something.
     holding: usize,
 }
 
@@ -48,7 +48,7 @@ struct SpilledOwner<T> {
     handle: Arc<Handle<T>>,
 }
 
-/// An owner's hash. Nobody chooses its owners to collide, as keys may be chosen: it is no secret.
+/// Hashes an owner. Unlike keys, owners cannot be chosen to collide, so the hash needs no secret.
 fn spread(owner: u64) -> u64 {
     let product = u128::from(owner) * 0x9E37_79B9_7F4A_7C15;
     (product >> 64) as u64 ^ product as u64
@@ -84,7 +84,8 @@ impl<T> Default for Shard<T> {
     }
 }
 
-/// What an inline owner holds while it is changed: dropping it puts it back, after a panic too.
+/// An inline owner's set, taken out for a change. Dropping it puts the set back, even after a
+/// panic.
 struct Borrowed<'a, T: Held> {
     place: &'a mut Option<T>,
     held: HeldSet<T>,
@@ -96,11 +97,11 @@ impl<T: Held> Drop for Borrowed<'_, T> {
     }
 }
 
-/// What a change did to an inline owner.
+/// The outcome of a change to an inline owner.
 struct Changed<T> {
     held_before: bool,
     holds: bool,
-    /// All that it holds, if that is more than one thing now.
+    /// The whole set, if the owner now holds more than one thing.
     spilled: Option<HeldSet<T>>,
 }
 
@@ -132,7 +133,7 @@ impl<T: Held> Shard<T> {
         Some(spilled.handle.clone())
     }
 
-    /// The memory of what is in it, but for what handles hold.
+    /// Returns the memory of the shard, without the sets behind handles.
     fn memory(&self) -> usize {
         let handle = size_of::<Handle<T>>() + 2 * size_of::<usize>();
         self.inline.size() + self.spilled.size() + self.spilled.len() * handle
@@ -151,8 +152,8 @@ impl<T: Held> Owners<T> {
         &self.shards[(spread(owner) >> 58) as usize % SHARDS]
     }
 
-    /// Changes what an owner holds. An owner that is new here is watched first: `watch` arranges
-    /// that [`Owners::mark_dead`] is called when it dies, and says whether it is alive.
+    /// Changes what an owner holds. A new owner is watched first: `watch` arranges that
+    /// [`Owners::mark_dead`] is called when the owner dies, and returns whether it is alive.
     pub(super) fn hold<R>(
         &self,
         owner: u64,
@@ -183,7 +184,7 @@ impl<T: Held> Owners<T> {
         }
     }
 
-    /// Changes what an owner holds, if it was seen here.
+    /// Changes what an owner holds, if the owner is known.
     pub(super) fn with<R>(
         &self,
         owner: u64,
@@ -222,7 +223,8 @@ impl<T: Held> Owners<T> {
         Ok(result)
     }
 
-    /// An owner with a handle holds nothing any more. `false` if it is being marked dead.
+    /// Makes an owner whose handle holds nothing inline again. Returns `false` if a concurrent
+    /// [`Owners::mark_dead`] has already removed the handle.
     fn back_to_inline(&self, owner: u64, handle: &Arc<Handle<T>>) -> bool {
         let mut shard = lock(self.shard(owner));
         let is = |spilled: &SpilledOwner<T>| Arc::ptr_eq(&spilled.handle, handle);
@@ -239,7 +241,7 @@ impl<T: Held> Owners<T> {
         }
     }
 
-    /// Declares an owner dead, and gives what it held.
+    /// Marks an owner dead, and returns what it held.
     pub(super) fn mark_dead(&self, owner: u64) -> HeldSet<T> {
         let hash = spread(owner);
         let mut shard = lock(self.shard(owner));
@@ -257,7 +259,7 @@ impl<T: Held> Owners<T> {
         held
     }
 
-    /// How many owners hold something.
+    /// Returns the number of owners that hold something.
     pub(super) fn holding(&self) -> usize {
         self.sum(|shard| shard.holding + shard.spilled.len())
     }

@@ -18,7 +18,7 @@ pub struct Unique<F: Opaque, V: Object> {
 }
 
 impl<F: Opaque, V: Object> Unique<F, V> {
-    /// An empty registry that takes up to `limit` entries.
+    /// Makes an empty registry for up to `limit` entries.
     ///
     /// # Errors
     ///
@@ -32,19 +32,19 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         })
     }
 
-    /// The entry of `key`, also one whose owner is dead.
+    /// Returns the entry of `key`, even if its owner is dead.
     #[inline(always)]
     pub fn get<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Option<Entry<'g, V>> {
         self.table.get(key, self.table.hash(key), guard)
     }
 
-    /// Begins to look for `key`; see [`Prefetched`].
+    /// Starts a lookup of `key`; see [`Prefetched`].
     #[inline]
     pub fn prefetch<'g>(&self, key: &Key<'_, F::Probe>, guard: &'g Guard) -> Prefetched<'g> {
         self.table.prefetch(self.table.hash(key), guard)
     }
 
-    /// As [`Unique::get`], of the key that was prefetched.
+    /// Like [`Unique::get`], for a key that was prefetched.
     #[inline]
     pub fn get_prefetched<'g>(
         &self,
@@ -54,11 +54,11 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         self.table.get_prefetched(key, prefetched)
     }
 
-    /// Registers `key` for `owner`, in place of an owner that is dead.
+    /// Registers `key` for `owner`. An entry of a dead owner is replaced.
     ///
     /// # Errors
     ///
-    /// See [`Refused`]; nothing has changed then.
+    /// See [`Refused`]; then nothing has changed.
     pub fn register(
         &self,
         owner: u64,
@@ -85,8 +85,8 @@ impl<F: Opaque, V: Object> Unique<F, V> {
                     return Err(Refused::Full);
                 }
                 Some(Inserted::Taken(entry)) => return Err(Refused::Taken(entry.owner)),
-                // The dead owner's death finds this entry no more, so it is counted here; its place
-                // is the new one's.
+                // The clean-up of the dead owner will not find this entry, so the entry is counted
+                // as cleaned here. The new entry takes over its place.
                 Some(Inserted::Replaced(_)) => self.tally.add_cleaned(1),
                 Some(Inserted::New) => reservation.into_iter().for_each(Reservation::commit),
             }
@@ -95,7 +95,7 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         })?
     }
 
-    /// Removes `owner`'s entry of `key`, and says whether there was one.
+    /// Removes `owner`'s entry of `key`, and returns whether there was one.
     pub fn unregister(&self, owner: u64, key: &Key<'_, F::Probe>) -> bool {
         let guard = pin();
         let hash = self.table.hash(key);
@@ -112,7 +112,7 @@ impl<F: Opaque, V: Object> Unique<F, V> {
             .unwrap_or(false)
     }
 
-    /// Gives the entry of `key` another value if it is still exactly `expected`.
+    /// Gives the entry of `key` another value if it is still the very entry `expected`.
     pub fn replace(
         &self,
         key: &Key<'_, F::Probe>,
@@ -147,7 +147,8 @@ impl<F: Opaque, V: Object> Unique<F, V> {
                     visit(found.key);
                 }
             } else {
-                // Keys that collide: an opaque key's hash has no more than 32 bits.
+                // Several keys have this hash, since an opaque key's hash has at most 32 bits.
+                // Visit them all.
                 self.table.walk(hash, 1, guard, |visited| {
                     if visited.hash == hash && visited.entry.owner == owner {
                         visit(visited.key);
@@ -157,7 +158,7 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         }
     }
 
-    /// How many keys `owner` holds.
+    /// Returns the number of keys that `owner` holds.
     pub fn held_by(&self, owner: u64) -> usize {
         self.owners.with(owner, |held| held.len()).unwrap_or(0)
     }
@@ -173,7 +174,7 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         self.table.walk(from, limit, guard, visit)
     }
 
-    /// Declares `owner` dead. Its entries are then [removed](Unique::remove_dead) in steps.
+    /// Marks `owner` dead. [`Unique::remove_dead`] then removes its entries in steps.
     pub fn mark_dead(&self, owner: u64) -> PendingCleanup {
         let held = self.owners.mark_dead(owner);
         let keys = held.len();
@@ -206,22 +207,22 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         done
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the registry is empty.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Takes the count of dead owners' entries that were removed since the last call.
+    /// Returns the number of dead owners' entries removed since the last call.
     pub fn take_cleaned(&self) -> u64 {
         self.tally.cleaned.swap(0, Ordering::Relaxed)
     }
 
-    /// The registry's figures.
+    /// Returns the registry's figures.
     pub fn figures(&self) -> Figures {
         let entries = self.table.len();
         Figures {

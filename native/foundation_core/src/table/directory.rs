@@ -1,8 +1,9 @@
-//! The directory: from the first bits of a hash to the segment that holds its entries.
+//! The directory: it maps the first bits of a hash to the segment with the entries of that hash.
 //!
-//! Readers follow two pointers, both replaced as a whole and freed when nobody can see them any
-//! more. Whoever changes the structure holds one lock, and takes the locks of segments inside it;
-//! a writer who finds its segment full lets go of that segment first.
+//! Readers follow two pointers. Both are replaced as a whole, and what they led to is freed when no
+//! reader can still see it. A thread that changes the structure holds the structure lock, and takes
+//! the locks of segments inside it. A writer that finds its segment full unlocks the segment before
+//! it takes the structure lock.
 
 use std::marker::PhantomData;
 
@@ -14,19 +15,19 @@ use super::group::Words;
 use super::reclaim::Guard;
 use super::segment::{MIN_GROUPS_LOG2, SPLIT_GROUPS_LOG2, Segment, State, capacity};
 
-/// More bits than this are not used to tell segments apart.
+/// The most bits of a hash that distinguish segments.
 const MAX_BITS: u32 = 32;
 
-/// A segment is split if each half gets at least one in so many of its entries. Else it is full
-/// because hashes collide, and is doubled instead: to split it would give it one more bit, and
-/// double the directory, for each time that half of the few others leave it.
+/// A full segment is split if each half gets at least one in this many of its entries. Otherwise it
+/// is full because hashes collide, and it is doubled instead. A split would leave most entries
+/// together, so the segment would soon be full again, and each such split may double the directory.
 const MIN_SHARE: usize = 8;
 
-/// One generation of the directory, for as long as `'g`: a guard's life for readers. A segment
-/// that shares fewer than `bits` bits of its entries' hashes stands in several slots.
+/// One generation of the directory. It lives for `'g`: for readers, the lifetime of their guard. A
+/// segment whose hashes share fewer than `bits` bits occupies several slots.
 ///
-/// What leads to it is a pointer whose low bits say how many `bits` there are, so that a reader
-/// follows no other to the slot that it looks for.
+/// The low bits of the pointer to the slots hold `bits`, so a reader needs no other load to find
+/// its slot.
 #[derive(Clone, Copy)]
 struct Slots<'g> {
     first: *mut AtomicPtr<()>,
@@ -34,7 +35,7 @@ struct Slots<'g> {
     life: PhantomData<&'g AtomicPtr<()>>,
 }
 
-/// Slots are allocated by the line, which leaves the low bits of their address free.
+/// Slots are allocated by the cache line, which leaves the low bits of their address free.
 #[repr(C, align(64))]
 struct Line([AtomicPtr<()>; LINE]);
 
@@ -50,7 +51,7 @@ pub(super) struct Directory {
 }
 
 impl<'g> Slots<'g> {
-    /// Slots with these segments, of which there is a power of two.
+    /// Makes slots for these segments. Their number is a power of two.
     fn new(segments: impl ExactSizeIterator<Item = *mut ()>) -> Self {
         let count = segments.len();
         debug_assert!(count.is_power_of_two());
@@ -92,9 +93,9 @@ impl<'g> Slots<'g> {
 
     /// # Safety
     ///
-    /// As [`Slots::from_raw`], and nobody uses them any more.
+    /// As [`Slots::from_raw`], and no thread uses the slots again.
     unsafe fn free(raw: *mut ()) {
-        // SAFETY: asked of the caller; `new` made a box of as many lines.
+        // SAFETY: the caller promises it; `new` made a box of this many lines.
         unsafe {
             let slots = Self::from_raw(raw);
             let lines = std::ptr::slice_from_raw_parts_mut(
@@ -106,7 +107,7 @@ impl<'g> Slots<'g> {
     }
 
     fn all(self) -> &'g [AtomicPtr<()>] {
-        // SAFETY: there are so many slots, which live for `'g`.
+        // SAFETY: there are `1 << bits` slots, and they live for `'g`.
         unsafe { std::slice::from_raw_parts(self.first, 1 << self.bits) }
     }
 
@@ -115,14 +116,14 @@ impl<'g> Slots<'g> {
         ((hash >> 32) >> (32 - self.bits)) as usize
     }
 
-    /// The slot of the segment for `hash`.
+    /// Returns the slot of the segment for `hash`.
     #[inline]
     fn slot(self, hash: u64) -> &'g AtomicPtr<()> {
-        // SAFETY: the index has `bits` bits, and there are as many slots as have those.
+        // SAFETY: the index has `bits` bits, and there are `1 << bits` slots.
         unsafe { &*self.first.add(self.index(hash)) }
     }
 
-    /// The slots of the segments whose hashes share their first `depth` bits with `hash`.
+    /// Returns the slots of the segments whose hashes share their first `depth` bits with `hash`.
     fn range(self, hash: u64, depth: u32) -> std::ops::Range<usize> {
         let run = 1 << (self.bits - depth);
         let start = self.index(hash) & !(run - 1);
@@ -152,24 +153,25 @@ impl Directory {
 
     #[inline]
     fn slots<'g>(&self, _guard: &'g Guard) -> Slots<'g> {
-        // SAFETY: they are retired only after they were replaced, so that the guard keeps them.
+        // SAFETY: slots are retired only after they were replaced, so the guard keeps these alive.
         unsafe { Slots::from_raw(self.slots.load(Ordering::Acquire)) }
     }
 
-    /// The segment for `hash`, which may be replaced at any moment, but is then left as it was.
+    /// Returns the segment for `hash`. It may be replaced at any moment, and then stays unchanged.
     ///
-    /// What it holds was in the table at one moment since the guard began, also when it is replaced
-    /// already: it was in its slot when the slot was read, or when the slots were, and both
-    /// were read under the guard.
+    /// Even a replaced segment shows entries that were in the table at one moment since the guard
+    /// began. Either the segment was in its slot when the reader loaded the slot. Or a writer
+    /// replaced the slots in between, and the segment was current when the reader loaded the slots.
+    /// The reader loads both under the guard.
     #[inline]
     pub(super) fn segment<'g>(&self, hash: u64, guard: &'g Guard) -> Segment<'g> {
         let raw = self.slots(guard).slot(hash).load(Ordering::Acquire);
-        // SAFETY: the directory holds segments' pointers only, and a segment is retired after it
-        // was replaced, so that the guard keeps it.
+        // SAFETY: the directory holds only pointers to segments. A segment is retired only after it
+        // was replaced, so the guard keeps it alive.
         unsafe { Segment::from_raw(raw) }
     }
 
-    /// The segment for `hash` and the first hash after it that belongs to another.
+    /// Returns the segment for `hash` and the first hash that belongs to the next segment.
     pub(super) fn segment_and_end<'g>(
         &self,
         hash: u64,
@@ -194,7 +196,7 @@ impl Directory {
         }
     }
 
-    /// Visits each segment once. For who has the table alone.
+    /// Visits each segment once. The caller must have the table to itself.
     pub(super) fn for_each_segment(&self, guard: &Guard, mut visit: impl FnMut(Segment<'_>)) {
         let mut from = Some(0);
         while let Some(hash) = from {
@@ -237,7 +239,7 @@ impl Directory {
         }
     }
 
-    /// Doubles or splits the segment for `hash` if it is full.
+    /// Splits or doubles the segment for `hash` if it is full.
     #[cold]
     fn grow(
         &self,
@@ -280,8 +282,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Merges the segment for `hash` with its buddy, or makes it smaller, if it is sparse. Where
-    /// there is no memory for that, nothing changes.
+    /// Merges a sparse segment for `hash` with its buddy, or makes it smaller. Without memory for
+    /// that, nothing changes.
     #[cold]
     pub(super) fn shrink(&self, hash: u64, guard: &Guard, hash_of: impl Fn(&Words) -> u64) {
         let _structure = lock(&self.structure);
@@ -337,12 +339,13 @@ impl Directory {
         }
     }
 
-    /// Gives up a segment that no slot leads to any more.
+    /// Marks a segment that is in no slot as replaced, and retires it.
     fn replace(&self, segment: Segment<'_>, state: &mut State, guard: &Guard) {
         state.replaced = true;
         self.size
             .fetch_sub(segment.size() as i64, Ordering::Relaxed);
-        // SAFETY: the segment has been replaced in every slot, which its lock lets us do once.
+        // SAFETY: the segment has been replaced in every slot. Its lock is held, so this happens
+        // once.
         unsafe { guard.retire_with(segment.into_raw(), Segment::free, segment.size()) }
     }
 
@@ -353,7 +356,7 @@ impl Directory {
         self.set_slots(Slots::new((0..2 << old.bits).map(segment)), guard);
     }
 
-    /// Halves the directory as long as it holds every segment twice.
+    /// Halves the directory while every segment occupies at least two slots.
     fn halve(&self, guard: &Guard) {
         loop {
             let old = self.slots(guard);
@@ -372,8 +375,8 @@ impl Directory {
         let grown = new.size() as i64 - size as i64;
         self.size.fetch_add(grown, Ordering::Relaxed);
         let old = self.slots.swap(new.into_raw(), Ordering::AcqRel);
-        // SAFETY: nobody but the holder of the structure's lock replaces the slots, so that
-        // these are retired once, and no later reader finds them.
+        // SAFETY: only the holder of the structure lock replaces slots, so these slots are retired
+        // once, and no later reader finds them.
         unsafe { guard.retire_with(old, Slots::free, size) }
     }
 }
@@ -387,12 +390,13 @@ impl Drop for Directory {
         });
         let size = self.slots(&guard).size();
         let slots = self.slots.load(Ordering::Relaxed);
-        // SAFETY: nobody else has the directory any more.
+        // SAFETY: no other thread has the directory.
         unsafe { guard.retire_with(slots, Slots::free, size) }
     }
 }
 
-/// The smallest segment in which `live` entries fill no more than half of what it takes.
+/// Returns the size of the smallest segment that `live` entries fill at most half way to its
+/// capacity.
 fn groups_for(live: usize) -> u32 {
     let mut groups_log2 = MIN_GROUPS_LOG2;
     while capacity(groups_log2) < 2 * live {
@@ -401,14 +405,14 @@ fn groups_for(live: usize) -> u32 {
     groups_log2
 }
 
-/// The two halves of a segment while they are being filled; freed if they are not used.
+/// The two halves of a segment while they are being filled. Unused halves are freed on drop.
 struct Halves([Option<Segment<'static>>; 2]);
 
 impl Halves {
     fn new(depth: u32, counts: [usize; 2]) -> Option<Self> {
         let mut halves = Halves([None, None]);
         for (half, count) in halves.0.iter_mut().zip(counts) {
-            // A segment that was doubled may hold more than one of the usual size takes.
+            // The old segment may have been doubled, so its half may need more than the usual size.
             let groups_log2 = groups_for(count / 2 + 1).max(SPLIT_GROUPS_LOG2);
             let segment = Segment::new(groups_log2, depth)?;
             segment.lock().live = count;
@@ -417,7 +421,7 @@ impl Halves {
         Some(halves)
     }
 
-    /// Puts one of the entries that were counted into its half.
+    /// Puts an entry into its half; the entry is already in the half's count.
     fn insert(&mut self, half: usize, hash: u64, words: Words) {
         if let Some(segment) = self.0[half] {
             segment.place(hash, words);
@@ -432,7 +436,7 @@ impl Halves {
 impl Drop for Halves {
     fn drop(&mut self) {
         for segment in self.0.iter().flatten() {
-            // SAFETY: a half that was not taken has been seen by nobody.
+            // SAFETY: no other thread has seen a half that was not taken.
             unsafe { Segment::free(segment.into_raw()) }
         }
     }

@@ -1,17 +1,18 @@
-//! A group of a segment: eight slots, their tags, and what keeps readers and a writer apart.
+//! A group of a segment: eight slots, their tags, and the version that readers check.
 //!
-//! Writers hold the segment's lock. Readers hold nothing: a group's version is odd while a writer
-//! is in it, and who sees it change reads again (a sequence lock whose data are atomics, as in
-//! Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+//! A writer holds the segment's lock. Readers hold no lock: a group's version is odd while a writer
+//! changes the group, and a reader that sees the version change reads again. This is a sequence
+//! lock whose data are atomics, as in Boehm, "Can seqlocks get along with programming language
+//! memory models?", 2012.
 
 use crate::primitive::{AtomicU64, Ordering, fence};
 
-/// Slots in a group: as many as tags fit a word.
+/// Slots per group: as many as there are tags in a word.
 pub(super) const GROUP: usize = 8;
 
-/// The half of a group's `meta` that is its version.
+/// The half of `meta` that holds a group's version.
 pub(super) const VERSION_MASK: u64 = 0xFFFF_FFFF;
-/// One entry more in a group's overflow counter.
+/// One unit of a group's overflow counter.
 pub(super) const OVERFLOW_ONE: u64 = 1 << 32;
 
 /// The state of eight slots.
@@ -19,7 +20,7 @@ pub(super) struct Group {
     /// The version in the low half, odd while a writer changes the group or its slots; the
     /// overflow counter in the high half.
     pub(super) meta: AtomicU64,
-    /// A byte a slot: 0 when it is free, else the top bit and seven bits of the hash.
+    /// One byte per slot: 0 for a free slot, else the top bit and seven bits of the hash.
     pub(super) tags: AtomicU64,
 }
 
@@ -38,13 +39,13 @@ pub(super) struct Words {
     pub(super) value: u64,
 }
 
-/// Where a hash belongs in a segment: its tag.
+/// Returns the tag of a hash: the top bit and seven bits of the hash.
 #[inline]
 pub(super) fn tag(hash: u64) -> u64 {
     (hash >> 24) & 0x7F | 0x80
 }
 
-/// The position that an entry takes in its group if it is free.
+/// Returns the position that an entry takes in its group if that position is free.
 #[inline]
 pub(super) fn preferred(hash: u64) -> usize {
     (hash >> 31) as usize % GROUP
@@ -52,22 +53,22 @@ pub(super) fn preferred(hash: u64) -> usize {
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// The top bit of each byte of `tags` that equals `tag`. A byte above an equal one may be claimed
-/// wrongly, and then the words tell; but only one whose top bit is set, never that of a free slot,
-/// whose words may lead to what has been freed.
+/// Returns the top bit of each byte of `tags` that equals `tag`. The byte above a match can be a
+/// false positive; the key comparison rejects it. A false positive always has its top bit set, so
+/// it is never a free slot, whose words may point to freed memory.
 #[inline]
 pub(super) fn matching(tags: u64, tag: u64) -> u64 {
     let difference = tags ^ (tag * ONES);
     difference.wrapping_sub(ONES) & !difference & (ONES << 7)
 }
 
-/// The top bit of each byte of `tags` whose slot is taken.
+/// Returns the top bit of each byte of `tags` whose slot is taken.
 #[inline]
 pub(super) fn taken(tags: u64) -> u64 {
     tags & (ONES << 7)
 }
 
-/// A hint to the processor, where it takes one.
+/// Prefetches a cache line, where the processor supports it.
 #[inline]
 pub(crate) fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
@@ -80,7 +81,7 @@ pub(crate) fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
-/// A free position: the preferred one, else the other one of its cache line, else any.
+/// Returns a free position: the preferred one, else the other one of its cache line, else any.
 pub(super) fn free(tags: u64, preferred: usize) -> Option<usize> {
     let is_free = |position: &usize| tags >> (8 * position) & 0x80 == 0;
     [preferred, preferred ^ 1]
@@ -89,7 +90,7 @@ pub(super) fn free(tags: u64, preferred: usize) -> Option<usize> {
         .find(is_free)
 }
 
-/// The slots that a mask of top bits stands for, lowest first.
+/// Returns the positions in a mask of top bits, lowest first.
 #[inline]
 pub(super) fn positions(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -103,18 +104,18 @@ pub(super) fn positions(mut mask: u64) -> impl Iterator<Item = usize> {
 }
 
 impl Group {
-    /// Whether no writer has been here since `meta` was read.
+    /// Returns whether no writer has changed the group since `meta` was read.
     #[inline]
     pub(super) fn unchanged(&self, meta: u64) -> bool {
         fence(Ordering::Acquire);
         self.meta.load(Ordering::Relaxed) == meta
     }
 
-    /// Makes a change that readers see whole or not at all.
+    /// Makes a change that readers see as a whole or not at all.
     pub(super) fn change(&self, change: impl FnOnce()) {
         let meta = self.meta.load(Ordering::Relaxed);
         self.meta.store(meta | 1, Ordering::Relaxed);
-        // The stores of the change come after that of the odd version.
+        // The stores of the change come after the store of the odd version.
         fence(Ordering::Release);
         change();
         let version = (meta + 2) & VERSION_MASK;

@@ -1,26 +1,26 @@
-//! Where something in a table ends, and where it is read before: nothing but in the models, which
-//! fail when an end does not come after each of the reads.
+//! Marks where an object of the table is freed, and where a reader reads it. The models fail when
+//! the end of an object is not ordered after each read. Outside the models it does nothing.
 
-/// Stands in what is freed while other threads may have read it.
+/// A field of an object that is freed while other threads may have read it.
 #[derive(Default)]
 pub(super) struct Life {
     #[cfg(loom)]
     state: crate::primitive::UnsafeCell<()>,
 }
 
-// SAFETY: there is nothing in it, and that it is used out of order is what the models look for.
+// SAFETY: the cell is empty. The models exist to find accesses to it that are out of order.
 #[cfg(loom)]
 unsafe impl Sync for Life {}
 
 impl Life {
-    /// What it stands for is read.
+    /// Records a read of the object.
     #[inline(always)]
     pub(super) fn read(&self) {
         #[cfg(loom)]
         self.state.with(|_| ());
     }
 
-    /// What it stands for is about to be freed.
+    /// Records that the object is about to be freed.
     #[inline(always)]
     pub(super) fn end(&self) {
         #[cfg(loom)]

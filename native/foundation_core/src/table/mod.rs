@@ -1,19 +1,19 @@
-//! A concurrent hash table whose readers take no lock and write nothing that they share.
+//! A concurrent hash table whose readers take no lock and write nothing shared.
 //!
-//! It is extendible hashing (Fagin et al., 1979), as CCEH (Nam et al., 2019) and Dash (Lu et al.,
-//! 2020) have it: a directory, indexed with the first bits of a key's hash, leads to segments of
-//! bounded size. A full segment is split in two, so that growing never takes longer than a
-//! segment does, whatever the table's size, and never stops a reader: the old segment stays as it
-//! was until nobody can see it. See [`segment`] for what is inside one, and [`reclaim`] for when
-//! memory is freed.
+//! It uses extendible hashing (Fagin et al., 1979), as CCEH (Nam et al., 2019) and Dash (Lu et al.,
+//! 2020) do: a directory, indexed by the first bits of a key's hash, leads to segments of bounded
+//! size. A full segment is split in two. So growth costs at most a segment's work per step,
+//! whatever the table's size. It never blocks a reader, because the old segment stays unchanged
+//! until no reader can see it. See [`segment`] for the inside of a segment, and [`reclaim`] for the
+//! freeing of memory.
 //!
 //! # Consistency
 //!
-//! Each call that concerns one key takes effect at one moment between its start and its end.
-//! [`Table::walk`] visits an entry that was there throughout exactly once, and one that came or
-//! went meanwhile at most once.
+//! Each call on one key is linearizable: it takes effect at one moment between its start and its
+//! end. [`Table::walk`] visits an entry that stays in the table exactly once. It visits an entry
+//! that is inserted or removed meanwhile at most once.
 //!
-//! All the crate's `unsafe` is in this module.
+//! All `unsafe` code of the crate is in this module.
 
 pub(crate) mod bag;
 mod blob;
@@ -53,7 +53,7 @@ pub(crate) use group::prefetch;
 use segment::{Position, Segment};
 use value::ValueWord;
 
-/// There was no memory for an entry.
+/// The error of an insertion that there was no memory for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
@@ -67,17 +67,17 @@ impl std::error::Error for OutOfMemory {}
 
 /// A concurrent table from keys to an owner and a value.
 ///
-/// An owner is a word that means something to the user alone.
+/// An owner is a word whose meaning only the caller knows.
 pub struct Table<F: Opaque, V: Object> {
     directory: Directory,
     seed: Seed,
     entries: Counter,
-    /// Bytes that keys and values hold beside their slots.
+    /// The bytes of keys and values outside their slots.
     heap: Counter,
     contents: std::marker::PhantomData<(Box<F>, Box<V>)>,
 }
 
-/// An entry as a reader finds it.
+/// An entry, as a reader gets it.
 #[derive(Debug)]
 pub struct Entry<'g, V> {
     /// The owner's word.
@@ -96,53 +96,53 @@ impl<V> Clone for Entry<'_, V> {
 impl<V> Copy for Entry<'_, V> {}
 
 impl<V> Entry<'_, V> {
-    /// Whether both are the same stored value: not equal ones, but the very same.
+    /// Returns whether both are the very same stored value, not merely equal ones.
     pub fn same(&self, other: &Self) -> bool {
         self.owner == other.owner && self.word == other.word
     }
 }
 
-/// What became of an insertion.
+/// The outcome of an insertion.
 #[derive(Debug)]
 pub enum Inserted<'g, V> {
     /// The key was free.
     New,
-    /// The key was taken by this owner, who was replaced.
+    /// The entry of this owner was replaced.
     Replaced(u64),
-    /// The key is taken, by this entry.
+    /// The key is taken by this entry.
     Taken(Entry<'g, V>),
 }
 
-/// An entry as [`Table::walk`] shows it.
+/// An entry, as [`Table::walk`] visits it.
 #[derive(Debug)]
 pub struct Visited<'g, F, V> {
     /// Its key.
     pub key: KeyView<'g, F>,
-    /// Its key's hash, in whose order the walk goes.
+    /// Its key's hash. A walk visits entries in the order of their hashes.
     pub hash: u64,
-    /// What tells keys of one hash apart, for as long as they are there.
+    /// A number that distinguishes keys with equal hashes while both are present.
     pub place: u64,
     /// Its owner and value.
     pub entry: Entry<'g, V>,
 }
 
-/// A key that is being looked for, so that the memory of many can be waited for at once: the lines
-/// of each are asked for, and then each is read.
+/// A lookup in progress. A caller with many keys prefetches the cache lines of each key first and
+/// reads each entry afterwards, so the cache misses overlap.
 ///
-/// What is read was in the table at one moment since [`Table::prefetch`]: a segment that is replaced
-/// meanwhile is left as it was.
+/// The answer was in the table at one moment since [`Table::prefetch`]: a segment that is replaced
+/// meanwhile stays unchanged.
 #[derive(Clone, Copy)]
 pub struct Prefetched<'g> {
     segment: Segment<'g>,
     hash: u64,
 }
 
-/// The bits of a hash that are used. The others give way to the marks of long and opaque keys,
-/// whose second word holds their hash.
+/// The bits of a hash that are used. A long or opaque key stores its hash in its second word, where
+/// the other bits give way to the key's mark.
 const HASH: u64 = !0xFF;
 
 impl<F: Opaque, V: Object> Table<F, V> {
-    /// An empty table.
+    /// Makes an empty table.
     ///
     /// # Errors
     ///
@@ -157,59 +157,59 @@ impl<F: Opaque, V: Object> Table<F, V> {
         })
     }
 
-    /// The hash of a key in this table, which every other call wants.
+    /// Returns the hash of a key in this table. Most other calls need it.
     #[inline(always)]
     pub fn hash(&self, key: &Key<'_, F::Probe>) -> u64 {
         self.seed.hash(key) & HASH
     }
 
-    /// How many entries there are. It touches 16 cache lines at most.
+    /// Returns the number of entries. It reads at most 16 cache lines.
     pub fn len(&self) -> usize {
         self.entries.sum()
     }
 
-    /// Whether there is none.
+    /// Returns whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of memory that the table holds.
+    /// Returns the bytes of memory that the table uses.
     pub fn memory(&self) -> usize {
         size_of::<Self>() + self.directory.size() + self.heap.sum()
     }
 
-    /// Counts bytes that an object of this table has come to hold, or to hold no more.
+    /// Adds to the count of bytes that objects of this table use.
     #[cfg(not(loom))]
     pub(crate) fn add_heap(&self, hash: u64, bytes: i64) {
         self.heap.add(hash, bytes);
     }
 
-    /// Whether the entry with these words is the one of `key`.
+    /// Returns whether the entry with these words has this key.
     ///
     /// # Safety
     ///
-    /// The words were in a segment of this table at one moment since the current guard was made,
-    /// or the segment's lock has been held since they were read.
+    /// The words were in a segment of this table at one moment since the current guard was made, or
+    /// the segment's lock has been held since they were read.
     #[inline(always)]
     unsafe fn matches(words: &Words, key: &Key<'_, F::Probe>, hash: u64) -> bool {
         match *key {
             Key::Inline(k0, k1) => words.has_key(k0, k1),
             Key::Long(kind, bytes) => {
                 words.k1 == long_word(kind, hash)
-                    // SAFETY: the second word says that the first is a blob's pointer: `insert`
-                    // refuses inline keys whose second word would. It was in the table under the
-                    // guard, so it is retired after the guard began at the earliest.
+                    // SAFETY: the mark in the second word says that the first is a blob's pointer;
+                    // `insert` refuses inline keys with such a mark. The entry was in the table
+                    // under the guard, so the blob is retired under that guard at the earliest.
                     && unsafe { Blob::bytes_of(pointer(words.k0)) } == bytes
             }
             Key::Opaque(_, probe) => {
                 words.k1 == opaque_word(hash)
-                    // SAFETY: the same for the pointer of a `Box<F>`.
+                    // SAFETY: as above, for the pointer of a `Box<F>`.
                     && unsafe { &*pointer::<F>(words.k0) }.matches(probe)
             }
         }
     }
 
-    /// The hash of an entry that is in the table.
+    /// Returns the hash of an entry that is in the table.
     #[inline]
     fn hash_of(&self, words: &Words) -> u64 {
         if words.k1 >> 56 >= LONG {
@@ -227,14 +227,13 @@ impl<F: Opaque, V: Object> Table<F, V> {
         let word = ValueWord(words.value);
         Entry {
             owner: words.owner,
-            // SAFETY: asked of the caller: the value was in the table under this guard.
+            // SAFETY: the caller promises that the value was in the table under this guard.
             value: unsafe { word.view() },
             word,
         }
     }
 
-    /// Begins to look for a key with this hash, and does not wait for the memory that this takes:
-    /// see [`Prefetched`].
+    /// Starts a lookup of a key with this hash without waiting for memory: see [`Prefetched`].
     #[inline]
     pub fn prefetch<'g>(&self, hash: u64, guard: &'g Guard) -> Prefetched<'g> {
         let segment = self.directory.segment(hash, guard);
@@ -242,7 +241,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         Prefetched { segment, hash }
     }
 
-    /// The entry of the key that was prefetched, as it was at one moment since [`Table::prefetch`].
+    /// Returns the entry of a prefetched key, as it was at one moment since [`Table::prefetch`].
     #[inline]
     pub fn get_prefetched<'g>(
         &self,
@@ -254,7 +253,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         unsafe { Self::get_in(prefetched.segment, key, prefetched.hash) }
     }
 
-    /// The entry of `key`.
+    /// Returns the entry of `key`.
     #[inline(always)]
     pub fn get<'g>(
         &self,
@@ -279,14 +278,14 @@ impl<F: Opaque, V: Object> Table<F, V> {
     ) -> Option<Entry<'g, V>> {
         let found = match *key {
             Key::Inline(k0, k1) => segment.probe(hash, k0, k1),
-            // SAFETY: `probe_with` shows words that were in the table together under the guard.
+            // SAFETY: `probe_with` passes words that were in the table together under the guard.
             _ => segment.probe_with(hash, |words| unsafe { Self::matches(words, key, hash) }),
         };
         // SAFETY: as above.
         found.map(|words| unsafe { Self::entry(&words) })
     }
 
-    /// The key of an entry with this hash that `condition` agrees to.
+    /// Returns the key of an entry with this hash that `condition` accepts.
     pub fn get_by_hash<'g>(
         &self,
         hash: u64,
@@ -296,23 +295,24 @@ impl<F: Opaque, V: Object> Table<F, V> {
         self.directory
             .segment(hash, guard)
             .probe_with(hash, |words| {
-                // SAFETY: `probe_with` shows words that were in the table together under this guard.
+                // SAFETY: `probe_with` passes words that were in the table together under this
+                // guard.
                 self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
             })
             // SAFETY: as above.
             .map(|words| unsafe { Self::visited(hash, &words) })
     }
 
-    /// Adds an entry, with the value that `make` makes. When the key is taken, `replace_if` is asked
-    /// whether its owner may be replaced, and `make` is not called unless it agrees.
+    /// Inserts an entry with the value that `make` returns. If the key is taken, `replace_if`
+    /// decides whether its entry may be replaced. `make` is called only when the entry is stored.
     ///
     /// # Errors
     ///
-    /// When there is no memory for the key or for a larger segment: nothing has changed then.
+    /// When there is no memory for the key or for a larger segment; then nothing has changed.
     ///
     /// # Panics
     ///
-    /// When the key is none that [`Key::new`] makes.
+    /// When the key has a form that [`Key::new`] never makes.
     #[inline]
     pub fn insert<'g>(
         &self,
@@ -327,8 +327,8 @@ impl<F: Opaque, V: Object> Table<F, V> {
         Ok(inserted.unwrap_or_else(|| unreachable!("every key is admitted")))
     }
 
-    /// As [`Table::insert`], but for a key that is free `admit` is asked whether it may come, while
-    /// nobody else can take it. `None` where it may not.
+    /// Like [`Table::insert`], but for a free key `admit` decides whether to insert. No other
+    /// thread can take the key meanwhile. Returns `None` when `admit` declines.
     #[expect(
         clippy::too_many_arguments,
         reason = "an entry, and what there is to say of it"
@@ -343,8 +343,8 @@ impl<F: Opaque, V: Object> Table<F, V> {
         replace_if: impl FnOnce(&Entry<'g, V>) -> bool,
         guard: &'g Guard,
     ) -> Result<Option<Inserted<'g, V>>, OutOfMemory> {
-        // What a reader believes of an entry's words is what is checked here: their marks say which
-        // of them are pointers.
+        // Readers rely on the marks of an entry's words: the marks say which words are pointers. So
+        // a key with a false mark must never enter the table.
         assert!(
             match *key {
                 Key::Inline(_, k1) => k1 >> 56 < LONG,
@@ -361,7 +361,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         let (segment, mut state) = self
             .directory
             .lock_for_insert(hash, guard, |words| self.hash_of(words))?;
-        // SAFETY: the segment's lock is held, and the guard.
+        // SAFETY: the segment's lock and the guard are held.
         let found = segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) });
         if let Some(position) = found {
             // SAFETY: as above.
@@ -406,11 +406,11 @@ impl<F: Opaque, V: Object> Table<F, V> {
         Ok(Some(Inserted::New))
     }
 
-    /// Puts another owner and value into an entry, under the segment's lock.
+    /// Stores another owner and value in an entry. The segment's lock is held.
     fn set(&self, position: &Position<'_>, hash: u64, owner: u64, value: Value<V>, guard: &Guard) {
         let old = ValueWord(position.words.value);
         let new = ValueWord::new(value);
-        // SAFETY: the old value is in the table, the new one is ours.
+        // SAFETY: the old value is in the table, and the new one is still ours.
         let grown = unsafe { new.size::<V>() as i64 - old.size::<V>() as i64 };
         position.replace(owner, new.0);
         if grown != 0 {
@@ -420,7 +420,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         unsafe { old.retire::<V>(guard) }
     }
 
-    /// Gives the entry of `key` another value, if it is still exactly `expected`.
+    /// Gives the entry of `key` another value if it is still the very entry `expected`.
     pub fn replace(
         &self,
         key: &Key<'_, F::Probe>,
@@ -433,8 +433,8 @@ impl<F: Opaque, V: Object> Table<F, V> {
         self.replace_if(key, hash, is_expected, expected.owner, value, guard)
     }
 
-    /// Gives the entry of `key` another owner and value, if it is there and `condition` agrees, and
-    /// says whether it did.
+    /// Gives the entry of `key` another owner and value if it is present and `condition` accepts
+    /// it. Returns whether it did.
     pub fn replace_if(
         &self,
         key: &Key<'_, F::Probe>,
@@ -445,7 +445,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         guard: &Guard,
     ) -> bool {
         let (segment, _state) = self.directory.lock(hash, guard);
-        // SAFETY: the segment's lock is held, and the guard.
+        // SAFETY: the segment's lock and the guard are held.
         match segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) }) {
             // SAFETY: as above.
             Some(position) if condition(&unsafe { Self::entry(&position.words) }) => {
@@ -456,7 +456,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         }
     }
 
-    /// Removes the entry of `key` if `condition` agrees, and says whether it did.
+    /// Removes the entry of `key` if `condition` accepts it, and returns whether it did.
     pub fn remove(
         &self,
         key: &Key<'_, F::Probe>,
@@ -465,13 +465,13 @@ impl<F: Opaque, V: Object> Table<F, V> {
         guard: &Guard,
     ) -> bool {
         self.remove_where(hash, guard, |words| {
-            // SAFETY: `remove_where` shows words under the segment's lock and the guard.
+            // SAFETY: `remove_where` passes words under the segment's lock and the guard.
             unsafe { Self::matches(words, key, hash) && condition(&Self::entry(words)) }
         })
     }
 
-    /// Removes one entry with this hash that `condition` agrees to, and says whether there was
-    /// one: for who has kept a key's hash and not the key.
+    /// Removes one entry with this hash that `condition` accepts, and returns whether there was
+    /// one. It is for callers that kept only the hash of a key.
     pub fn remove_by_hash(
         &self,
         hash: u64,
@@ -494,7 +494,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
         let sparse = segment.is_sparse(&state);
         drop(state);
         self.entries.add(hash, -1);
-        // SAFETY: the entry has just been taken out of the table by us, under the lock.
+        // SAFETY: this call has just taken the entry out of the table, under the lock.
         let size = unsafe { Self::retire(&words, guard) };
         if size != 0 {
             self.heap.add(hash, -(size as i64));
@@ -506,14 +506,15 @@ impl<F: Opaque, V: Object> Table<F, V> {
         true
     }
 
-    /// Frees what an entry's words lead to once no reader sees it; returns its bytes.
+    /// Frees the memory behind an entry's words once no reader can see it. Returns its size in
+    /// bytes.
     ///
     /// # Safety
     ///
-    /// The entry has been taken out of the table, and this is called once for it.
+    /// The entry has been taken out of the table, and this is called only once for it.
     unsafe fn retire(words: &Words, guard: &Guard) -> usize {
         let value = ValueWord(words.value);
-        // SAFETY: the words' marks say what the pointers are, and the caller is their only user.
+        // SAFETY: the marks say which words are pointers, and the caller is their only user.
         unsafe {
             let value_size = value.size::<V>();
             value.retire::<V>(guard);
@@ -535,11 +536,11 @@ impl<F: Opaque, V: Object> Table<F, V> {
         }
     }
 
-    /// Visits entries in the order of their hashes, from the hash `from` on, and returns where to
-    /// go on: `None` at the end.
+    /// Visits entries in the order of their hashes, from the hash `from` on. Returns the hash at
+    /// which to continue, or `None` at the end.
     ///
-    /// It stops after `limit` entries, or a few more: entries with the same hash stay together,
-    /// so that a walk that goes on later visits none twice. Between calls it holds nothing.
+    /// It stops after `limit` entries or a few more: it never separates entries with equal hashes,
+    /// so the next call visits no entry again. Between calls it holds no resources.
     pub fn walk<'g>(
         &self,
         from: u64,
@@ -583,7 +584,7 @@ impl<F: Opaque, V: Object> Table<F, V> {
     ///
     /// As [`Table::matches`], with a guard that lives as long as `'g`.
     unsafe fn visited<'g>(hash: u64, words: &Words) -> Visited<'g, F, V> {
-        // SAFETY: the words' marks say what the pointers are, and the guard keeps them alive.
+        // SAFETY: the marks say which words are pointers, and the guard keeps their objects alive.
         unsafe {
             let key = match words.k1 >> 56 {
                 OPAQUE => KeyView::Opaque(&*pointer::<F>(words.k0)),
@@ -606,11 +607,12 @@ impl<F: Opaque, V: Object> Drop for Table<F, V> {
     fn drop(&mut self) {
         let mut from = Some(0);
         while let Some(hash) = from {
-            // A guard for each segment: what one guard has seen retired waits for its end, and the
-            // entries of a large table would all wait together.
+            // Take a guard for each segment. Garbage that is retired under a guard waits for the
+            // end of that guard, so a single guard would keep all entries of a large table in
+            // memory.
             let guard = pin();
             let (segment, end) = self.directory.segment_and_end(hash, &guard);
-            // SAFETY: nobody else has the table any more, so this is the only call for each entry.
+            // SAFETY: no other thread has the table, so each entry is retired only once.
             segment.for_each(|words| unsafe {
                 Self::retire(&words, &guard);
             });

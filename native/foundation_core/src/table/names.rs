@@ -1,4 +1,5 @@
-//! From a name, one word, to its holder: few entries, rarely changed, read all the time.
+//! A map from names to their holders. A name is one word. The map has few entries, changes rarely
+//! and is read all the time.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -8,8 +9,8 @@ use crate::primitive::{AtomicPtr, AtomicU64, Mutex, Ordering, lock};
 
 use super::reclaim::{Guard, pin};
 
-/// A small open-addressed table that is replaced as a whole when it changes, so that a reader
-/// follows one pointer to a word that it compares and to what it looks for.
+/// A small open-addressed table. A change replaces it as a whole, so a reader follows one pointer
+/// to the slot with the name and its holder.
 pub struct Names<T: Send + Sync + 'static> {
     /// See [`Snapshot::into_raw`].
     snapshot: AtomicPtr<()>,
@@ -21,22 +22,22 @@ pub struct Names<T: Send + Sync + 'static> {
 /// A name and its holder.
 pub type Named<T> = (u64, Arc<T>);
 
-/// A name and its holder, whose count of references is one for all snapshots that it is in: a
-/// change copies words, and touches nothing that belongs to the others.
+/// A name and its holder. All snapshots with this slot share one reference count of the holder, so
+/// a change copies words and touches no other holder.
 struct Slot<T> {
     name: u64,
     holder: Option<ManuallyDrop<Arc<T>>>,
 }
 
-/// Slots are allocated by the line, which leaves the low bits of their address to say how many
-/// there are.
+/// Slots are allocated by the cache line. That leaves the low bits of their address for the number
+/// of slots.
 #[repr(C, align(64))]
 struct Line<T>([Slot<T>; SLOTS]);
 
 const SLOTS: usize = 4;
 const _: () = assert!(size_of::<Line<()>>() == SLOTS * size_of::<Slot<()>>());
 
-/// All slots, for as long as `'g`: a guard's life for readers.
+/// One generation of the slots. It lives for `'g`: for readers, the lifetime of their guard.
 struct Snapshot<'g, T> {
     slots: *mut Slot<T>,
     slots_log2: u32,
@@ -44,7 +45,7 @@ struct Snapshot<'g, T> {
 }
 
 impl<'g, T> Snapshot<'g, T> {
-    /// Room for `len` names, and as much again.
+    /// Makes slots for `len` names; at least half of them stay free.
     fn new(len: usize) -> Self {
         let count = (2 * len + 1).next_power_of_two().max(SLOTS);
         let slot = || Slot {
@@ -83,9 +84,9 @@ impl<'g, T> Snapshot<'g, T> {
     ///
     /// # Safety
     ///
-    /// As [`Snapshot::from_raw`], and nobody uses it any more.
+    /// As [`Snapshot::from_raw`], and no thread uses the snapshot again.
     unsafe fn free(raw: *mut ()) {
-        // SAFETY: asked of the caller; `new` made a box of as many lines.
+        // SAFETY: the caller promises it; `new` made a box of this many lines.
         unsafe {
             let snapshot = Self::from_raw(raw);
             let lines = snapshot.slots.cast::<Line<T>>();
@@ -107,8 +108,8 @@ impl<'g, T> Snapshot<'g, T> {
 
     #[inline]
     fn slot(&self, index: usize) -> &'g Slot<T> {
-        // SAFETY: there are `mask() + 1` slots, which live for `'g` and are not changed once a
-        // reader can find them.
+        // SAFETY: there are `mask() + 1` slots. They live for `'g`, and do not change once a reader
+        // can find them.
         unsafe { &*self.slots.add(index & self.mask()) }
     }
 
@@ -117,7 +118,7 @@ impl<'g, T> Snapshot<'g, T> {
         let mut index = hash(name);
         loop {
             let slot = self.slot(index);
-            // At least one slot in two is free, so that the search ends.
+            // At least half of the slots are free, so the probe ends.
             let holder = slot.holder.as_ref()?;
             if slot.name == name {
                 return Some(holder);
@@ -126,14 +127,14 @@ impl<'g, T> Snapshot<'g, T> {
         }
     }
 
-    /// Adds a name that is not there.
+    /// Adds a name that is not present.
     fn insert(&mut self, name: u64, holder: ManuallyDrop<Arc<T>>) {
         let mut index = hash(name);
         while self.slot(index).holder.is_some() {
             index += 1;
         }
         let holder = Some(holder);
-        // SAFETY: as in `slot`; nobody else has a snapshot that is being filled.
+        // SAFETY: as in `slot`; no other thread has a snapshot that is being filled.
         unsafe { *self.slots.add(index & self.mask()) = Slot { name, holder } }
     }
 
@@ -145,7 +146,7 @@ impl<'g, T> Snapshot<'g, T> {
     }
 }
 
-/// Names are handed out one after another by the runtime: the low bits say only what they are.
+/// Hashes a name. The VM hands out names in order, and their low bits hold only a type tag.
 #[inline]
 fn hash(name: u64) -> usize {
     (name >> 6) as usize
@@ -162,41 +163,41 @@ impl<T: Send + Sync + 'static> Default for Names<T> {
     }
 }
 
-/// Drops a holder that was given up as what `Arc::into_raw` gave.
+/// Drops a holder that `Arc::into_raw` returned.
 ///
 /// # Safety
 ///
-/// It is called once for it.
+/// It is called only once for that reference.
 unsafe fn drop_holder<T>(holder: *mut ()) {
-    // SAFETY: asked of the caller.
+    // SAFETY: the caller promises it.
     drop(unsafe { Arc::from_raw(holder.cast_const().cast::<T>()) });
 }
 
 impl<T: Send + Sync + 'static> Names<T> {
     #[inline]
     fn snapshot<'g>(&self, _guard: &'g Guard) -> Snapshot<'g, T> {
-        // SAFETY: it is retired only after it was replaced, so that the guard keeps it.
+        // SAFETY: a snapshot is retired only after it was replaced, so the guard keeps it alive.
         unsafe { Snapshot::from_raw(self.snapshot.load(Ordering::Acquire)) }
     }
 
-    /// What bears `name`.
+    /// Returns the holder of `name`.
     #[inline]
     pub fn get<'g>(&self, name: u64, guard: &'g Guard) -> Option<&'g Arc<T>> {
-        // A holder is retired only after the snapshot was replaced by one without it.
+        // A holder is retired only after a snapshot without it has replaced this one.
         self.snapshot(guard).get(name)
     }
 
-    /// How many names are borne.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed) as usize
     }
 
-    /// Whether none is.
+    /// Returns whether there are no names.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All names and what bears them.
+    /// Returns all names and their holders.
     pub fn all(&self) -> Vec<Named<T>> {
         let guard = pin();
         let snapshot = self.snapshot(&guard);
@@ -206,8 +207,8 @@ impl<T: Send + Sync + 'static> Names<T> {
             .collect()
     }
 
-    /// Changes who bears `name`: `change` is told who does, and says who shall. No other change
-    /// happens meanwhile.
+    /// Changes the holder of `name`: `change` gets the present holder and returns the next one. No
+    /// other change happens meanwhile.
     pub fn change<R>(
         &self,
         name: u64,
@@ -226,8 +227,8 @@ impl<T: Send + Sync + 'static> Names<T> {
             let len = self.len() + usize::from(next.is_some()) - usize::from(holder.is_some());
             let mut new = Snapshot::new(len);
             for (other, holder) in old.entries().filter(|(other, _)| *other != name) {
-                // SAFETY: the copy is dropped no more than what it was copied from: both stand
-                // for the one reference that `change` was once given.
+                // SAFETY: neither the copy nor the original is dropped: together they stand for the
+                // one reference that `change` was given.
                 new.insert(other, ManuallyDrop::new(unsafe { std::ptr::read(holder) }));
             }
             if let Some(next) = next {
@@ -235,8 +236,9 @@ impl<T: Send + Sync + 'static> Names<T> {
             }
             self.len.store(len as u64, Ordering::Relaxed);
             let raw = self.snapshot.swap(new.into_raw(), Ordering::AcqRel);
-            // SAFETY: only the holder of the lock replaces the snapshot, once; and of one snapshot
-            // to the next it takes out one holder, which no later one has again.
+            // SAFETY: only the holder of the lock replaces the snapshot, so it is retired once. The
+            // next snapshot lacks one holder, which no later snapshot has again, so that is retired
+            // once too.
             unsafe {
                 guard.retire_with(raw, Snapshot::<T>::free, old.size());
                 if let Some(gone) = holder {
@@ -254,7 +256,7 @@ impl<T: Send + Sync + 'static> Drop for Names<T> {
         let guard = pin();
         let snapshot = self.snapshot(&guard);
         let raw = self.snapshot.load(Ordering::Relaxed);
-        // SAFETY: nobody else has the names any more, and each holder is in the snapshot once.
+        // SAFETY: no other thread has the names, and each holder is in the snapshot once.
         unsafe {
             for (_, holder) in snapshot.entries() {
                 let holder = Arc::into_raw(std::ptr::read(holder)).cast_mut().cast();

@@ -1,14 +1,16 @@
-//! When memory that readers may still see can be freed.
+//! Decides when memory that readers may still see can be freed.
 //!
-//! A reader writes nothing but a word of its own thread, which says how many guards the thread has
-//! ([`pin`]) and how often it has had none. A writer that has unlinked an object hands it to
-//! [`Guard::retire`]; when enough of them have come together it issues one process-wide barrier,
-//! notes which threads are inside a read, and frees the batch once each of those has left it. That
-//! is the grace period of read-copy-update (McKenney and Slingwine, 1998) with the asymmetric
-//! barrier of `membarrier(2)`: the reader's store and its next load are kept in order by the
-//! writer, who pays for it once a batch, and so the read path has no fence and no locked
-//! instruction. Where that system call is missing the reader issues a fence of its own. Where the
-//! kernel refuses it later, readers are told to issue fences, and batches wait until all have heard.
+//! A reader writes only one word of its own thread: how many guards the thread has ([`pin`]), and
+//! how many reads it has ended. A writer that has unlinked an object passes it to
+//! [`Guard::retire`]. When enough objects have been retired, the writer closes the batch: it issues
+//! a process-wide barrier and notes which threads are inside a read. It frees the batch once each
+//! of them has left that read.
+//!
+//! This is the grace period of read-copy-update (McKenney and Slingwine, 1998) with the asymmetric
+//! barrier of `membarrier(2)`. The writer's barrier orders the reader's store before its next load,
+//! at a cost of one system call per batch. So the read path has no fence and no locked instruction.
+//! Without that system call, each reader issues a fence. If the kernel refuses the call later,
+//! readers switch to fences, and batches wait until every reader has switched.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,20 +18,20 @@ use std::marker::PhantomData;
 
 use crate::primitive::{AtomicU64, Mutex, Ordering, lock};
 
-/// How many retired objects a thread collects before it looks for what can be freed.
+/// How many retired objects a thread collects before it closes the batch.
 const BATCH_LEN: usize = if cfg!(loom) { 1 } else { 128 };
 /// The same in bytes, so that a few large objects do not wait for many small ones.
 const BATCH_BYTES: usize = 256 * 1024;
-/// How many batches are freed by whoever closes one. One more than that, so that what a long read
-/// has kept is worked off, but not all by the one who comes after it.
+/// The most batches that a thread frees when it closes one. Two rather than one, so that a backlog
+/// behind a long read shrinks. No more, so that the next writer does not free all of it.
 const FREED_AT_ONCE: usize = 2;
 
-/// The end of a read, in [`Participant::reads`]. When the count of ended reads wraps, a collector
-/// may take a later read for the one it waits for: it frees later then, never too early. The count
-/// of guards has bits enough not to run over, also where guards are forgotten and not dropped.
+/// One ended read, in [`Participant::reads`]. When the count of ended reads wraps, a collector may
+/// mistake a later read for the one it waits for. Then it frees later, never too early. The count of
+/// guards has enough bits not to overflow, even if guards are forgotten instead of dropped.
 const READ: u64 = 1 << 48;
 
-/// Whether a thread whose word is `reads` is inside a read.
+/// Returns whether a thread whose word is `reads` is inside a read.
 fn is_reading(reads: u64) -> bool {
     reads & (READ - 1) != 0
 }
@@ -39,8 +41,8 @@ struct Garbage {
     free: unsafe fn(*mut ()),
 }
 
-// SAFETY: what is retired has no other user left once it is freed, and `Guard::retire` asks for
-// objects that may be freed on any thread.
+// SAFETY: garbage has no other user when it is freed, and `Guard::retire` demands objects that may
+// be freed on any thread.
 unsafe impl Send for Garbage {}
 
 #[derive(Default)]
@@ -49,29 +51,31 @@ struct Retired {
     bytes: usize,
 }
 
-/// What one thread shows to the others. Two cache lines, since processors fetch lines in pairs.
+/// A thread's state that other threads read. It takes two cache lines, since processors fetch lines
+/// in pairs.
 #[repr(align(128))]
 struct Participant {
-    /// In the low bits how many guards the thread has; above them how many reads it has ended,
-    /// from which a collector sees that a read it waits for is over.
+    /// The low bits count the thread's guards. The bits above count its ended reads, which tell a
+    /// collector that a read it waits for is over.
     reads: AtomicU64,
     retired: Mutex<Retired>,
-    /// Whether a living thread uses it: participants outlive threads and are used again.
+    /// Whether a live thread uses it. Participants outlive threads and are reused.
     taken: Mutex<bool>,
 }
 
 struct Batch {
     garbage: Vec<Garbage>,
-    /// The threads that were inside a read when the batch was closed, with their words then.
+    /// The threads that were inside a read when the batch was closed, with their words at that
+    /// time.
     readers: Vec<(&'static Participant, u64)>,
 }
 
 struct Collector {
     participants: Mutex<Vec<&'static Participant>>,
-    /// What was put back because [`barrier::heavy`] gave no barrier.
+    /// Garbage that was put back because [`barrier::heavy`] failed.
     unclosed: Mutex<Vec<Garbage>>,
-    /// Oldest first. A reader that keeps a batch was there before those behind it were closed, and
-    /// keeps them too: only the first is ever asked.
+    /// Oldest first. A reader that blocks a batch began before the later batches were closed, and
+    /// blocks them too. So only the first batch is checked.
     waiting: Mutex<VecDeque<Batch>>,
 }
 
@@ -117,10 +121,10 @@ impl Collector {
     fn collect(&self, retired: Retired, most: usize) {
         let mut garbage = retired.garbage;
         garbage.append(&mut lock(&self.unclosed));
-        // Everything in the batch was unlinked before this barrier. A thread that has no guard
-        // after it will, when it next starts a read, find nothing of the batch.
+        // Everything in the batch was unlinked before this barrier. A thread without a guard at the
+        // barrier cannot find any of it in a later read.
         if garbage.is_empty() {
-            // Nothing to close: what was closed before may be free by now.
+            // There is nothing to close, but earlier batches may be free by now.
         } else if barrier::heavy() {
             let readers = lock(&self.participants)
                 .iter()
@@ -134,14 +138,14 @@ impl Collector {
         for _ in 0..most {
             let Some(batch) = self.unseen() else { return };
             for Garbage { object, free } in batch.garbage {
-                // SAFETY: `retire` was promised that `free` may be called with `object` once no
-                // reader is left that could have found it, and that is now.
+                // SAFETY: the caller of `retire` promised that `free` may be called with `object`
+                // once no reader can have found it. That is the case now.
                 unsafe { free(object) }
             }
         }
     }
 
-    /// Takes out the oldest batch, if no reader can still see it.
+    /// Takes the oldest batch, if no reader can still see it.
     fn unseen(&self) -> Option<Batch> {
         let mut waiting = lock(&self.waiting);
         let first = waiting.front_mut()?;
@@ -154,7 +158,7 @@ impl Collector {
         waiting.pop_front()
     }
 
-    /// Takes what every thread has retired, also the idle ones, and collects it.
+    /// Takes the garbage of every thread, idle ones included, and collects it.
     fn flush(&self) {
         let participants = lock(&self.participants).clone();
         for participant in participants {
@@ -193,11 +197,11 @@ struct Membership(&'static Participant);
 impl Drop for Membership {
     fn drop(&mut self) {
         if is_reading(self.0.reads.load(Ordering::Relaxed)) {
-            // A guard was forgotten, or is in another thread-local that is destroyed after this
-            // one. No other thread may begin its reads inside this one.
+            // A guard was forgotten, or another thread-local holds it and is destroyed later. The
+            // participant stays taken: a thread that reused it would count this guard as its own.
             return;
         }
-        // A guard after this point, in the destructor of another thread-local, joins anew.
+        // The destructor of another thread-local may take a guard after this point; it joins again.
         PARTICIPANT.set(None);
         *lock(&self.0.taken) = false;
     }
@@ -205,8 +209,8 @@ impl Drop for Membership {
 
 #[cfg(not(loom))]
 thread_local! {
-    // Two variables, since one that needs no destructor is reached without asking whether that
-    // has been registered: the second is touched once a thread.
+    // There are two variables, since the access to one without a destructor need not check for its
+    // registration. The second is accessed once per thread.
     static PARTICIPANT: Cell<Option<&'static Participant>> = const { Cell::new(None) };
     static MEMBERSHIP: Cell<Option<Membership>> = const { Cell::new(None) };
 }
@@ -226,8 +230,8 @@ fn participant() -> &'static Participant {
 #[cold]
 fn join() -> &'static Participant {
     let participant = COLLECTOR.join();
-    // While the thread's variables are being destroyed there is nothing left to give the
-    // participant back, and it stays taken.
+    // When the thread's variables are already being destroyed, the participant can no longer be
+    // returned, and stays taken.
     if MEMBERSHIP
         .try_with(|membership| membership.set(Some(Membership(participant))))
         .is_ok()
@@ -248,13 +252,14 @@ fn participant() -> &'static Participant {
     })
 }
 
-/// A read in progress: nothing that was reachable while it lives is freed.
+/// A read in progress: nothing that it can reach is freed while it lives.
 ///
-/// A thread may have several guards, and drop them in any order. Holding one only delays the
+/// A thread may have several guards, and drop them in any order. Holding a guard only delays the
 /// freeing of memory.
 pub struct Guard {
     participant: &'static Participant,
-    /// The participant's word is written by the thread that made the guard alone.
+    /// Makes the type neither `Send` nor `Sync`: only the thread that made the guard writes the
+    /// participant's word.
     _thread: PhantomData<*mut ()>,
 }
 
@@ -263,8 +268,9 @@ pub struct Guard {
 pub fn pin() -> Guard {
     let participant = participant();
     let reads = participant.reads.load(Ordering::Relaxed);
-    // Release, though nothing is published here: a collector that sees this word and not the one
-    // before it must still come after the reads that ended with that one.
+    // Release, although nothing is published here. A collector may see this word without having
+    // seen the word before it. Release orders the collector after the reads that ended with that
+    // word.
     participant.reads.store(reads + 1, Ordering::Release);
     barrier::light();
     Guard {
@@ -285,26 +291,27 @@ impl Drop for Guard {
 }
 
 impl Guard {
-    /// Frees `object` once no reader can still see it. `bytes` is about what that gives back.
+    /// Frees `object` once no reader can still see it. `bytes` is about the size of the freed
+    /// memory.
     ///
     /// # Safety
     ///
-    /// `object` came from `Box::into_raw`, no reader that starts from now on can find it, and
-    /// nobody else retires or frees it.
+    /// `object` came from `Box::into_raw`, no reader that starts from now on can find it, and no
+    /// other code retires or frees it.
     pub(crate) unsafe fn retire<T: Send>(&self, object: *mut T, bytes: usize) {
         unsafe fn free<T>(object: *mut ()) {
             // SAFETY: the caller of `retire` gave a pointer that `Box::into_raw` had returned.
             drop(unsafe { Box::from_raw(object.cast::<T>()) });
         }
-        // SAFETY: `free` undoes `Box::into_raw`, and the rest is asked of our own caller.
+        // SAFETY: `free` undoes `Box::into_raw`; the caller promises the rest.
         unsafe { self.retire_with(object.cast(), free::<T>, bytes) }
     }
 
-    /// As [`Guard::retire`], for an object that `free` frees, on whichever thread.
+    /// Like [`Guard::retire`], for an object that `free` frees on any thread.
     ///
     /// # Safety
     ///
-    /// No reader that starts from now on can find `object`, nobody else retires or frees it, and
+    /// No reader that starts from now on can find `object`, no other code retires or frees it, and
     /// `free` may be called with it, once, on any thread.
     pub(crate) unsafe fn retire_with(
         &self,
@@ -328,15 +335,15 @@ impl Guard {
     }
 }
 
-/// Frees what can be freed of all that any thread has retired.
+/// Frees everything that any thread has retired and that can be freed now.
 ///
-/// For a background thread to call when work has been done and no more comes: without it the last
-/// few retired objects of an idle thread would stay.
+/// A background thread calls this after a burst of work. Otherwise the last retired objects of an
+/// idle thread would stay.
 pub fn flush() {
     COLLECTOR.flush();
 }
 
-/// How many retired objects have not been freed yet.
+/// Returns the number of retired objects that have not been freed.
 pub fn outstanding() -> usize {
     COLLECTOR.outstanding()
 }
@@ -349,13 +356,13 @@ mod barrier {
 
     use crate::primitive::{Mutex, lock};
 
-    /// Whether the kernel puts the readers' stores in order for us. Until a participant has
-    /// joined, which asks the kernel first, readers issue fences.
+    /// Whether `membarrier(2)` orders the readers' stores. It starts as `false`, so readers issue
+    /// fences until the first participant joins and asks the kernel.
     static ASYMMETRIC: AtomicBool = AtomicBool::new(false);
-    /// When readers were told to issue fences again, the kernel having refused.
+    /// When readers were told to issue fences again, because the kernel had refused the call.
     static FELL_BACK: Mutex<Option<Instant>> = Mutex::new(None);
 
-    /// How long a store may stay in a processor's buffer before others see it, by a wide margin.
+    /// The longest time that a store may stay in a processor's store buffer, by a wide margin.
     const SETTLED: Duration = Duration::from_secs(1);
 
     fn membarrier(command: libc::c_int) -> bool {
@@ -385,26 +392,27 @@ mod barrier {
         }
     }
 
-    /// Orders what this thread did before the reads that begin from now on; `false` while it
-    /// cannot, and then nothing may be freed for what this thread did.
+    /// Orders what this thread did before the reads that begin from now on. Returns `false` when it
+    /// cannot; then nothing may be freed that relies on this order.
     pub(super) fn heavy() -> bool {
         detect();
         fence(Ordering::SeqCst);
         if ASYMMETRIC.load(Ordering::Relaxed) {
-            // A process that is restored from a checkpoint is not registered any more.
+            // A process that was restored from a checkpoint is no longer registered.
             return order() || register() || fall_back();
         }
-        // A read that began without a fence has made its store visible by then: the store comes
-        // before the look at `ASYMMETRIC`, and no processor keeps one in its buffer for long.
+        // A reader may have read `ASYMMETRIC` before it changed, and then skipped its fence. Its
+        // store came before that read, and no processor keeps a store in its buffer for as long as
+        // `SETTLED`.
         lock(&FELL_BACK).is_none_or(|since| since.elapsed() >= SETTLED)
     }
 
-    /// The kernel refuses what it granted: a system call filter was set after the start. Readers
-    /// issue fences from now on.
+    /// The kernel refuses the call that it granted, because a system call filter was set after the
+    /// start. Readers issue fences from now on.
     #[cold]
     fn fall_back() -> bool {
         let mut since = lock(&FELL_BACK);
-        // The first thread to come here alone: the time runs from the last store of the flag.
+        // Only the first thread notes the time, which runs from the last store to the flag.
         if ASYMMETRIC.swap(false, Ordering::SeqCst) {
             *since = Some(Instant::now());
         }

@@ -6,13 +6,13 @@
 //!           version, overflow, 8 tags
 //! ```
 //!
-//! Groups of eight slots are probed linearly. A group's tags tell with one comparison which of its
-//! slots can hold a key, and its overflow counter how many entries that belong here were put
-//! further on, so that a search ends at a group that nothing went past and a removal leaves no
-//! tombstone (both as in F14, Bronson and Shi, 2019). The tags of all groups lie together: they
-//! stay in the cache when the slots no longer do, and then a look-up misses it once.
+//! Groups of eight slots are probed linearly. One comparison with a group's tags finds the slots
+//! that can hold a key. A group's overflow counter says how many entries of this group were put
+//! further on. A search ends at a group that no entry overflowed from, so a removal leaves no
+//! tombstone. Both ideas come from F14 (Bronson and Shi, 2019). The tags of all groups are
+//! adjacent. They stay cached when the slots no longer do, so a lookup then has one cache miss.
 //!
-//! Writers hold the segment's lock. Readers hold nothing: see [`group`](super::group).
+//! A writer holds the segment's lock. Readers hold no lock: see [`group`](super::group).
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::marker::PhantomData;
@@ -26,14 +26,14 @@ use super::group::{
 };
 use super::life::Life;
 
-/// The smallest segment, as a power of two of groups: what an empty table costs.
+/// The smallest segment, as a power of two of groups. It is the cost of an empty table.
 pub(super) const MIN_GROUPS_LOG2: u32 = if cfg!(loom) { 0 } else { 1 };
-/// The size from which a segment is split instead of doubled: 1,024 slots. It bounds the work of
-/// one call that grows the table: some ten microseconds, whatever the table's size.
+/// The size at which a segment is split instead of doubled: 1,024 slots. It bounds the work of one
+/// call that grows the table to about ten microseconds, whatever the table's size.
 pub(super) const SPLIT_GROUPS_LOG2: u32 = if cfg!(loom) { 0 } else { 7 };
 
-/// How many entries a segment takes before it grows: 13 of 16. The models' segments are split with
-/// their third entry.
+/// Returns how many entries a segment takes before it grows: 13 of 16 slots. In the models,
+/// segments split at their third entry.
 pub(super) const fn capacity(groups_log2: u32) -> usize {
     let slots = GROUP << groups_log2;
     if cfg!(loom) {
@@ -43,13 +43,13 @@ pub(super) const fn capacity(groups_log2: u32) -> usize {
     }
 }
 
-/// What the lock of a segment protects beside its groups.
+/// The data that a segment's lock protects, besides its groups.
 pub(super) struct State {
-    /// How many slots are taken.
+    /// The number of taken slots.
     pub(super) live: usize,
-    /// How many bits of the hash its entries share.
+    /// The number of leading hash bits that all its entries share.
     pub(super) depth: u32,
-    /// Whether it has been replaced: a writer that waited for the lock starts again.
+    /// Whether the segment has been replaced. A writer that waited for the lock then starts again.
     pub(super) replaced: bool,
 }
 
@@ -61,10 +61,10 @@ struct Header {
     layout: Layout,
 }
 
-/// A segment, for as long as `'g`: a guard's life for readers.
+/// A segment. It lives for `'g`: for readers, the lifetime of their guard.
 ///
-/// In the directory it is a pointer whose low bits say how many groups there are, so that finding
-/// a group takes no look at the header.
+/// The low bits of its pointer in the directory hold the number of groups, so a reader finds a
+/// group without a load of the header.
 #[derive(Clone, Copy)]
 pub(super) struct Segment<'g> {
     header: NonNull<Header>,
@@ -83,7 +83,7 @@ const fn geometry(groups_log2: u32) -> Geometry {
     let groups = size_of::<Header>();
     let slots = groups + count * size_of::<Group>();
     let size = slots + count * GROUP * size_of::<Slot>();
-    // The allocator of the virtual machine aligns to a word only: there is room to align by hand.
+    // The VM's allocator aligns only to a word, so leave room to align by hand.
     let padded = size + align_of::<Header>() - align_of::<u64>();
     match Layout::from_size_align(padded, align_of::<u64>()) {
         Ok(layout) => Geometry {
@@ -96,7 +96,7 @@ const fn geometry(groups_log2: u32) -> Geometry {
 }
 
 impl<'g> Segment<'g> {
-    /// An empty segment, or `None` when there is no memory for it.
+    /// Makes an empty segment, or returns `None` when there is no memory for it.
     pub(super) fn new(groups_log2: u32, depth: u32) -> Option<Segment<'static>> {
         let Geometry {
             layout,
@@ -107,10 +107,10 @@ impl<'g> Segment<'g> {
         let allocation = NonNull::new(unsafe { alloc(layout) })?.as_ptr();
         let padding = allocation.align_offset(align_of::<Header>());
         let count = 1 << groups_log2;
-        // SAFETY: the layout has room for the padding, the header, the groups and the slots, at
-        // the offsets that `geometry` computed for them; each is aligned, and nobody else has the
-        // allocation. Slots need no other value than zero, but must have one: readers may look at
-        // them while a writer fills them.
+        // SAFETY: the layout has room for the padding, the header, the groups and the slots, at the
+        // offsets that `geometry` computed. Each is aligned, and no other thread has the
+        // allocation. Slots are set to zero because readers may read a slot before a writer has
+        // filled it.
         unsafe {
             let start = allocation.add(padding);
             let header = start.cast::<Header>();
@@ -145,7 +145,7 @@ impl<'g> Segment<'g> {
         }
     }
 
-    /// The pointer for the directory.
+    /// Returns the pointer for the directory.
     pub(super) fn into_raw(self) -> *mut () {
         let groups_log2 = self.groups_log2 as usize;
         self.header
@@ -162,25 +162,25 @@ impl<'g> Segment<'g> {
         const MASK: usize = align_of::<Header>() - 1;
         let header = raw.cast::<Header>().map_addr(|address| address & !MASK);
         Segment {
-            // SAFETY: the caller gives the pointer of a segment.
+            // SAFETY: the caller passes the pointer of a segment, which is not null.
             header: unsafe { NonNull::new_unchecked(header) },
             groups_log2: (raw.addr() & MASK) as u32,
             life: PhantomData,
         }
     }
 
-    /// Frees the segment's memory, not what its words lead to.
+    /// Frees the segment's memory, not the objects behind its words.
     ///
     /// # Safety
     ///
-    /// As [`Segment::from_raw`], and nobody uses the segment any more.
+    /// As [`Segment::from_raw`], and no thread uses the segment again.
     pub(super) unsafe fn free(raw: *mut ()) {
-        // SAFETY: asked of the caller.
+        // SAFETY: the caller promises it.
         let segment = unsafe { Segment::from_raw(raw) };
         segment.life().end();
         let Geometry { groups, slots, .. } = geometry(segment.groups_log2);
         let count = 1 << segment.groups_log2;
-        // SAFETY: everything was written by `new` at these offsets, and is used by nobody.
+        // SAFETY: `new` wrote everything at these offsets, and no thread uses it.
         unsafe {
             let start = segment.header.as_ptr().cast::<u8>();
             for index in 0..count * GROUP {
@@ -204,17 +204,17 @@ impl<'g> Segment<'g> {
         GROUP << self.groups_log2
     }
 
-    /// How many entries it takes before it grows.
+    /// Returns how many entries it takes before it grows.
     pub(super) fn capacity(self) -> usize {
         capacity(self.groups_log2)
     }
 
-    /// Whether it is worth less memory: one entry in eight slots.
+    /// Returns whether it should shrink: fewer than one slot in eight is taken.
     pub(super) fn is_sparse(self, state: &State) -> bool {
         state.live < self.slots() / 8 && (state.depth > 0 || self.groups_log2 > MIN_GROUPS_LOG2)
     }
 
-    /// Its bytes.
+    /// Returns its size in bytes.
     pub(super) fn size(self) -> usize {
         geometry(self.groups_log2).layout.size()
     }
@@ -244,15 +244,15 @@ impl<'g> Segment<'g> {
     fn group(self, index: usize) -> &'g Group {
         debug_assert!(index <= self.mask());
         self.life().read();
-        // SAFETY: there are `mask() + 1` groups behind the header, in the same allocation, and
-        // every index is masked.
+        // SAFETY: `mask() + 1` groups follow the header in the same allocation, and every index is
+        // masked.
         unsafe { &*self.header.as_ptr().add(1).cast::<Group>().add(index) }
     }
 
     #[inline]
     fn slot(self, group: usize, position: usize) -> &'g Slot {
         debug_assert!(group <= self.mask() && position < GROUP);
-        // SAFETY: the slots lie behind the `mask() + 1` groups, eight for each.
+        // SAFETY: the slots follow the `mask() + 1` groups, eight for each group.
         unsafe {
             let groups = self.header.as_ptr().add(1).cast::<Group>();
             let slots = groups.add(self.mask() + 1).cast::<Slot>();
@@ -260,7 +260,7 @@ impl<'g> Segment<'g> {
         }
     }
 
-    /// Asks the processor for the lines that `probe` will most likely read.
+    /// Prefetches the cache lines that `probe` will most likely read.
     #[inline]
     pub(super) fn prefetch(self, hash: u64) {
         let index = self.home(hash);
@@ -268,13 +268,13 @@ impl<'g> Segment<'g> {
         prefetch(self.slot(index, preferred(hash)));
     }
 
-    /// Looks for the entry with these words of key, without a lock. What is found at once is found
-    /// in the code of the caller.
+    /// Looks for the entry with these key words, without a lock. The common case, a match in the
+    /// home group, is inlined into the caller.
     #[inline(always)]
     pub(super) fn probe(self, hash: u64, k0: u64, k1: u64) -> Option<Words> {
         let index = self.home(hash);
-        // The slot where the entry most likely is, asked for before the tags have said so: in a
-        // large table both are cache misses, which overlap this way.
+        // Prefetch the most likely slot before the tags are known. In a large table both are cache
+        // misses, which overlap this way.
         prefetch(self.slot(index, preferred(hash)));
         let group = self.group(index);
         let meta = group.meta.load(Ordering::Acquire);
@@ -293,8 +293,8 @@ impl<'g> Segment<'g> {
         self.probe_with(hash, |words| words.has_key(k0, k1))
     }
 
-    /// Looks for an entry without a lock. `matches` is asked about the words of an entry, read
-    /// together, whose tag is that of `hash`.
+    /// Looks for an entry without a lock. `matches` is called with the words of each entry that has
+    /// the tag of `hash`; the words were read together.
     pub(super) fn probe_with(
         self,
         hash: u64,
@@ -333,14 +333,14 @@ impl<'g> Segment<'g> {
         None
     }
 
-    /// How many groups a search for an entry looks at, if it is there.
+    /// Returns how many groups the search for a present entry looks at.
     #[cfg(test)]
     pub(super) fn probed(self, hash: u64, k0: u64, k1: u64) -> Option<usize> {
         let found = self.probe_locked(hash, |words| words.has_key(k0, k1))?;
         Some((found.group.wrapping_sub(self.home(hash)) & self.mask()) + 1)
     }
 
-    /// Calls `visit` with every entry, group by group, each group read at one moment.
+    /// Visits every entry, group by group. The entries of one group are read at one moment.
     pub(super) fn for_each(self, mut visit: impl FnMut(Words)) {
         for index in 0..=self.mask() {
             let group = self.group(index);
@@ -366,7 +366,7 @@ impl<'g> Segment<'g> {
         }
     }
 
-    /// Where the entry is that `probe` would find. For the holder of the lock.
+    /// Returns the position of the entry that `probe` would find. The caller holds the lock.
     pub(super) fn probe_locked(
         self,
         hash: u64,
@@ -396,14 +396,14 @@ impl<'g> Segment<'g> {
         None
     }
 
-    /// Puts an entry into a free slot. For the holder of the lock, who has seen that there is one
-    /// and that the key is not there.
+    /// Puts an entry into a free slot. The caller holds the lock, and has checked that there is a
+    /// free slot and that the key is absent.
     pub(super) fn insert(self, state: &mut State, hash: u64, words: Words) {
         self.place(hash, words);
         state.live += 1;
     }
 
-    /// As [`Segment::insert`], for who counts the entries.
+    /// Like [`Segment::insert`], for a caller that counts the entries itself.
     pub(super) fn place(self, hash: u64, words: Words) {
         let mut index = self.home(hash);
         loop {
@@ -423,7 +423,7 @@ impl<'g> Segment<'g> {
     }
 }
 
-/// An entry's place, found under the segment's lock.
+/// The place of an entry, found under the segment's lock.
 pub(super) struct Position<'g> {
     segment: Segment<'g>,
     group: usize,
@@ -444,7 +444,7 @@ impl Position<'_> {
         });
     }
 
-    /// Frees the slot.
+    /// Removes the entry and frees its slot.
     pub(super) fn remove(self, state: &mut State, hash: u64) {
         let group = self.segment.group(self.group);
         let tags = group.tags.load(Ordering::Relaxed) & !(0xFF << (8 * self.position));

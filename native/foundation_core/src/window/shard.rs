@@ -1,39 +1,40 @@
-//! A shard of windows: where each of them is, which of them is the oldest, and which have expired.
+//! A shard of windows: it finds a window by its key, the oldest window, and expired windows.
 //!
-//! A shard keeps its windows in lists, in the order in which they were opened: one list for each
-//! power of two of their duration. So the oldest window is the first of some list, and a list's
-//! first windows are those that expire first, up to a factor of two in time: finding either looks
-//! at the fronts of the lists and never at the table.
+//! A shard keeps its windows in lists, in the order in which they were opened. There is one list
+//! for each power of two of a duration. So the oldest window is at the front of some list. The
+//! windows at the front of a list also expire first, up to a factor of two in time. Both searches
+//! look only at the fronts of the lists.
 
 use crate::key::{LONG, Seed};
 use crate::table::prefetch;
 
-/// Slots that are made at a time: none is ever moved.
+/// The number of slots that are allocated at a time. A slot is never moved.
 const CHUNK: usize = 64;
-/// Buckets for each window: few windows share one.
+/// Buckets per window, so that few windows share one.
 const BUCKETS: usize = 2;
-/// Lists of a shard: durations of up to 2^40 ms.
+/// The number of lists in a shard: durations of up to 2^40 ms.
 const CLASSES: usize = 41;
-/// No slot.
+/// Marks the absence of a slot.
 pub const NONE: u32 = u32::MAX;
-/// For how many nanoseconds an empty shard keeps its memory.
+/// How long an empty shard keeps its memory, in nanoseconds.
 pub const IDLE: u64 = 1_000_000_000;
 
-/// The list for windows of so many nanoseconds.
+/// Returns the list for windows of this duration in nanoseconds.
 pub fn class(window: u64) -> u8 {
     let millis = window / 1_000_000;
     (u64::BITS - millis.leading_zeros()).min(CLASSES as u32 - 1) as u8
 }
 
-/// What a repeat needs to know of a window: half a cache line.
+/// The part of a window that a repeat reads: half a cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
 pub struct Open {
-    /// The key, if it is short; else its hash, with [`LONG`] in the top byte of the second word.
+    /// The key, if it is short. A long key has its hash here, with [`LONG`] in the top byte of the
+    /// second word.
     pub key: (u64, u64),
     pub expires: u64,
     pub event: u32,
-    /// Another in the same bucket.
+    /// The next window in the same bucket.
     pub next: u32,
 }
 
@@ -43,25 +44,24 @@ impl Open {
     }
 }
 
-/// The rest: a cache line.
+/// The other part of a window: a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Slot<E> {
-    /// The order in which windows were opened, over all shards.
+    /// The position among all windows of all shards in the order of opening.
     pub seq: u64,
-    /// Also in [`Open`]: so a search for what has expired reads this line alone, and a repeat
-    /// that one.
+    /// Also in [`Open`], so that a search for expired windows and a repeat each read a single line.
     pub expires: u64,
     pub event: E,
     pub hash: u64,
-    /// A key that is not short.
+    /// The key, if it is long.
     pub key: Option<Box<[u8]>>,
     pub older: u32,
     pub newer: u32,
     pub class: u8,
 }
 
-/// A vector that grows by pieces, so that nothing is moved.
+/// A vector that grows by pieces, so that no element is moved.
 #[derive(Debug)]
 pub struct Pieces<T>(Vec<Vec<T>>);
 
@@ -89,23 +89,23 @@ impl<T> Pieces<T> {
 
 /// A shard: windows in chains by their hash, and in lists by their duration.
 ///
-/// The chains are those of linear hashing (Litwin, 1980): each window that is one more splits the
-/// next few chains, so that none waits for a whole table to be rearranged.
+/// The chains use linear hashing (Litwin, 1980): each additional window splits the next few chains,
+/// so no caller waits while a whole table is rehashed.
 #[derive(Debug)]
 pub struct Shard<E> {
     /// The first window of each chain.
     buckets: Vec<u32>,
-    /// One less than the power of two from the number of buckets on.
+    /// A mask with just enough low bits to number all buckets.
     mask: usize,
     pub opens: Pieces<Open>,
     pub slots: Pieces<Slot<E>>,
-    /// How many windows there are.
+    /// The number of windows.
     pub count: usize,
-    /// A place that is not used, the `next` of which is another.
+    /// The first free slot; its `next` leads to another free slot.
     free: u32,
     oldest: [u32; CLASSES],
     newest: [u32; CLASSES],
-    /// The lists that are not empty, one bit each.
+    /// One bit for each list, set while the list is not empty.
     classes: u64,
     /// When a window was last opened.
     pub used: u64,
@@ -170,7 +170,8 @@ impl<E: Copy> Shard<E> {
                 self.free = place.next;
                 *place = open;
                 *self.slots.at_mut(at) = slot;
-                // Long not used, it is in no cache; it will be when the next window is opened here.
+                // The next free slot has not been used for long and is in no cache. Prefetch it, so
+                // that it is there when the next window is opened.
                 if self.free != NONE {
                     prefetch(self.opens.at(self.free));
                     prefetch(self.slots.at(self.free));
@@ -182,7 +183,8 @@ impl<E: Copy> Shard<E> {
         self.link(at);
     }
 
-    /// Makes one more bucket, which takes from another the windows that have one more bit.
+    /// Adds a bucket and moves windows to it: those of the bucket it splits off from that have the
+    /// next bit of the hash set.
     fn split(&mut self, seed: &Seed) {
         let new = self.buckets.len();
         self.buckets.push(NONE);
@@ -198,7 +200,7 @@ impl<E: Copy> Shard<E> {
         }
     }
 
-    /// Takes a window out of its chain.
+    /// Removes a window from its chain.
     fn unchain(&mut self, at: u32) {
         let next = self.opens.at(at).next;
         let bucket = self.bucket(self.slots.at(at).hash);
@@ -217,7 +219,7 @@ impl<E: Copy> Shard<E> {
         }
     }
 
-    /// Puts a slot at the end of its list.
+    /// Appends a slot to its list.
     fn link(&mut self, at: u32) {
         let class = usize::from(self.slots.at(at).class);
         let before = self.newest[class];
@@ -247,7 +249,7 @@ impl<E: Copy> Shard<E> {
         }
     }
 
-    /// Opens a window again that has expired.
+    /// Opens an expired window again.
     #[inline]
     pub fn renew(&mut self, at: u32, expires: u64, seq: u64, class: u8) {
         self.opens.at_mut(at).expires = expires;
@@ -266,15 +268,15 @@ impl<E: Copy> Shard<E> {
         self.count -= 1;
     }
 
-    /// Gives out what a rush has taken, when nothing is left of it and no more has come for a
-    /// while: what comes and goes all the time is not to grow the shard anew each time.
+    /// Takes out the memory of a shard that has been empty for a while, as after a burst. A short
+    /// empty moment does not count: a shard under steady load would grow anew each time.
     pub fn rest(&mut self, now: u64) -> Option<Self> {
         let is_unused = self.classes == 0 && now.saturating_sub(self.used) >= IDLE;
         let is_idle = is_unused && self.holds_memory();
         is_idle.then(|| std::mem::replace(self, Shard::new()))
     }
 
-    /// Whether there are places for windows.
+    /// Returns whether the shard has memory for windows.
     pub fn holds_memory(&self) -> bool {
         !self.slots.0.is_empty()
     }
@@ -290,12 +292,12 @@ impl<E: Copy> Shard<E> {
         })
     }
 
-    /// The window that was opened first.
+    /// Returns the oldest window.
     pub fn first(&self) -> Option<u32> {
         self.fronts().min_by_key(|at| self.slots.at(*at).seq)
     }
 
-    /// A window that has expired, of those that are first in their lists.
+    /// Returns an expired window among those at the fronts of the lists, if there is one.
     pub fn expired(&self, now: u64) -> Option<u32> {
         self.fronts().find(|at| self.slots.at(*at).expires <= now)
     }
