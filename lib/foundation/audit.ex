@@ -20,6 +20,10 @@ defmodule Foundation.Audit do
     * written `Elixir.Process` or `:"Elixir.Process"`;
     * through `apply/3` (also `Kernel.apply` and `:erlang.apply`), `Function.capture/3` and
       `:erlang.make_fun`, where module and function are literals;
+    * as module, function and arguments of a call that runs them elsewhere or later: `spawn/3`,
+      `Task.async/3`, `:rpc.call/4`, `:timer.apply_after/4` and their siblings in `Kernel`, `Node`,
+      `Process`, `Task`, `Task.Supervisor`, `Agent`, `:erlang`, `:proc_lib`, `:rpc`, `:erpc` and
+      `:timer`;
     * as a capture (`&Process.put/2`), in a pipe, inside `quote`, by `defdelegate`.
 
   The audit ignores a module of your own called `Process`, by `alias My.Process` or nested in the
@@ -28,10 +32,18 @@ defmodule Foundation.Audit do
 
   ## What is not found
 
-  The audit cannot see a module or function that is known only at run time. Examples are
-  `module.put(:key, 1)` with a variable or a module attribute, and a `{Process, :put, args}` tuple
-  that is applied later. It also cannot see the code that macros of another module (`use Other`)
-  bring into a file.
+  The audit cannot see these:
+
+    * a module or function that is known only at run time: `module.put(:key, 1)` with a variable or
+      a module attribute, `apply(module, function, arguments)`;
+    * module, function and arguments as data: in a tuple `{Process, :put, args}`, in a list, or given
+      to a function that is not named above, such as one of your own;
+    * what the macros of another module (`use Other`) bring into a file, code in a string
+      (`Code.eval_string/1`), and templates;
+    * Erlang source, and reads of another process (`Process.info(pid, :dictionary)`).
+
+  A directory that cannot be listed, and a pipe or a device in place of a file, is a problem in the
+  result.
   """
 
   alias Foundation.Audit.{AllowList, Calls, Files, Source, Walker}

@@ -143,6 +143,36 @@ defmodule Foundation.AuditTest do
       assert %{file: ^other, message: "expected a directory, an .ex or an .exs file"} = second
     end
 
+    test "a directory that may not be listed", %{tmp_dir: dir} do
+      good = write(dir, "a.ex")
+      closed = Path.join(dir, "closed")
+      File.mkdir_p!(closed)
+      File.chmod!(closed, 0)
+      on_exit(fn -> File.chmod!(closed, 0o700) end)
+
+      # Root lists every directory.
+      if match?({:error, :eacces}, File.ls(closed)) do
+        for path <- [dir, closed] do
+          assert %{problems: [%{file: ^closed, message: "permission denied"}]} = Audit.run([path])
+        end
+
+        assert %{findings: [%{file: ^good}]} = Audit.run([dir])
+      end
+    end
+
+    test "a pipe and a device, which are not waited for", %{tmp_dir: dir} do
+      pipe = Path.join(dir, "pipe.ex")
+      device = Path.join(dir, "zero.exs")
+      {_, 0} = System.cmd("mkfifo", [pipe])
+      File.ln_s!("/dev/zero", device)
+
+      for paths <- [[dir], [pipe, device]] do
+        assert %{findings: [], problems: [first, second]} = Audit.run(paths)
+        assert first == %{file: pipe, line: nil, message: "is no regular file"}
+        assert second == %{file: device, line: nil, message: "is no regular file"}
+      end
+    end
+
     test "a link to nothing", %{tmp_dir: dir} do
       link = Path.join(dir, "a.ex")
       File.ln_s!("nothing", link)

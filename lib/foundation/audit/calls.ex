@@ -33,12 +33,40 @@ defmodule Foundation.Audit.Calls do
       {"apply", 3},
       {"make_fun", 3}
     ],
-    "Elixir.Kernel" => [{"apply", 2}, {"apply", 3}],
+    "Elixir.Kernel" => [
+      {"apply", 2},
+      {"apply", 3},
+      {"spawn", 3},
+      {"spawn_link", 3},
+      {"spawn_monitor", 3}
+    ],
     "Elixir.Function" => [{"capture", 3}]
   }
 
   @applies [{"Elixir.Kernel", "apply"}, {"erlang", "apply"}]
   @captures [{"Elixir.Function", "capture"}, {"erlang", "make_fun"}]
+
+  # Functions that apply a module, a function and arguments, which stand beside each other somewhere
+  # among their own arguments.
+  @appliers %{
+    "Elixir.Kernel" => ~w(spawn spawn_link spawn_monitor),
+    "Elixir.Node" => ~w(spawn spawn_link spawn_monitor),
+    "Elixir.Process" => ~w(spawn),
+    "Elixir.Task" => ~w(async async_stream start start_link),
+    "Elixir.Task.Supervisor" =>
+      ~w(async async_nolink async_stream async_stream_nolink start_child),
+    "Elixir.Agent" => ~w(cast get get_and_update start start_link update),
+    "erlang" => ~w(hibernate spawn spawn_link spawn_monitor spawn_opt spawn_request),
+    "proc_lib" => ~w(hibernate spawn spawn_link spawn_monitor spawn_opt start start_link
+                     start_monitor),
+    "rpc" => ~w(async_call block_call call cast multicall pmap parallel_eval),
+    "erpc" => ~w(call cast multicall multicast send_request),
+    "timer" => ~w(apply_after apply_interval apply_once apply_repeatedly tc)
+  }
+
+  @doc "Whether that function applies a module, a function and arguments among its arguments."
+  @spec applies?(String.t() | nil, term) :: boolean
+  def applies?(module, function), do: function in Map.get(@appliers, module, [])
 
   @doc "Whether a function of that module, in any arity, works on the process dictionary."
   @spec dictionary?(String.t() | nil, term) :: boolean

@@ -11,30 +11,32 @@ defmodule Foundation.Audit.Files do
   def find(paths) do
     {files, problems} =
       Enum.reduce(paths, {[], []}, fn path, {files, problems} ->
-        case named(path) do
-          {:ok, found} -> {[found | files], problems}
-          {:error, problem} -> {files, [problem | problems]}
-        end
+        {unread, found} = Enum.split_with(named(path), &is_map/1)
+        {[found | files], [unread | problems]}
       end)
 
     files = files |> Enum.reverse() |> Enum.concat() |> Enum.uniq_by(&Path.expand/1)
-    {files, Enum.reverse(problems)}
+    {files, problems |> Enum.reverse() |> Enum.concat()}
   end
 
+  # The paths, and the problems among them.
   defp named(path) do
     case File.stat(path) do
-      {:ok, %{type: :directory}} -> {:ok, below(path, [])}
+      {:ok, %{type: :directory}} -> below(path, [])
       {:ok, _stat} -> file(path)
-      {:error, reason} -> Source.problem(path, nil, Source.posix(reason))
+      {:error, reason} -> [problem(path, Source.posix(reason))]
     end
   end
 
   defp file(path) do
-    if source?(path) do
-      {:ok, [path]}
-    else
-      Source.problem(path, nil, "expected a directory, an .ex or an .exs file")
-    end
+    if source?(path),
+      do: [path],
+      else: [problem(path, "expected a directory, an .ex or an .exs file")]
+  end
+
+  defp problem(path, message) do
+    {:error, problem} = Source.problem(path, nil, message)
+    problem
   end
 
   # Links are followed; `ancestors` are the directories above, so that a link to one of them ends.
@@ -56,7 +58,8 @@ defmodule Foundation.Audit.Files do
         end
       end)
     else
-      _ -> []
+      true -> []
+      {:error, reason} -> [problem(directory, Source.posix(reason))]
     end
   end
 

@@ -8,10 +8,12 @@ defmodule Foundation.Audit.Source do
 
   @spec read(Path.t()) :: {:ok, binary} | {:error, Foundation.Audit.problem()}
   def read(file) do
-    with {:ok, %{size: size}} when size <= @max_bytes <- File.stat(file),
+    # Reading a pipe or a device may never end, and would occupy the VM's file server.
+    with {:ok, %{type: :regular, size: size}} when size <= @max_bytes <- File.stat(file),
          {:ok, source} <- File.read(file) do
       {:ok, source}
     else
+      {:ok, %{type: type}} when type != :regular -> problem(file, nil, "is no regular file")
       {:ok, %{size: size}} -> problem(file, nil, "#{size} bytes are more than #{@max_bytes}")
       {:error, reason} -> problem(file, nil, posix(reason))
     end

@@ -139,10 +139,25 @@ defmodule Foundation.Audit.Walker do
       kind = Calls.indirect(module, function) ->
         indirect(kind, arguments, meta, scope, found)
 
+      Calls.applies?(module, function) ->
+        applied(arguments, meta, scope, found)
+
       true ->
         found
     end
   end
+
+  # `Process, :put, [:a, 1]` somewhere among the arguments.
+  defp applied([target, function, third | rest], meta, scope, found) do
+    module = Scope.resolve(scope, target)
+    name = literal(function)
+
+    if Calls.dictionary?(module, name),
+      do: [found(meta, module, name, arity(third)) | found],
+      else: applied([function, third | rest], meta, scope, found)
+  end
+
+  defp applied(_arguments, _meta, _scope, found), do: found
 
   defp indirect(kind, [target, function, third], meta, scope, found) do
     module = Scope.resolve(scope, target)

@@ -5,6 +5,41 @@ defmodule Foundation.Audit.FormsTest do
   # before a call is its line.
 
   found = [
+    {"a module, a function and arguments in calls that apply them",
+     """
+     spawn(Process, :put, [:a, 1])
+     spawn_link(Process, :put, args)
+     spawn_monitor(:erlang, :put, [:a, 1])
+     Node.spawn(node, Process, :put, [:a, 1])
+     Task.async(Process, :put, [:a, 1])
+     Task.start(Process, :get, [])
+     Task.async_stream(keys, Process, :get, [])
+     Task.Supervisor.start_child(supervisor, Process, :delete, [:a])
+     :rpc.call(node, Process, :put, [:a, 1])
+     :rpc.multicall([node], Process, :get_keys, [])
+     :erpc.call(node, Process, :put, args)
+     :timer.apply_after(10, Process, :put, [:a, 1])
+     :proc_lib.spawn(Process, :put, [:a, 1])
+     Agent.update(agent, Process, :put, [:a])
+     node |> :rpc.call(Process, :put, [:a, 1])
+     """,
+     [
+       "1 Process.put/2",
+       "2 Process.put",
+       "3 :erlang.put/2",
+       "4 Process.put/2",
+       "5 Process.put/2",
+       "6 Process.get/0",
+       "7 Process.get/0",
+       "8 Process.delete/1",
+       "9 Process.put/2",
+       "10 Process.get_keys/0",
+       "11 Process.put",
+       "12 Process.put/2",
+       "13 Process.put/2",
+       "14 Process.put/1",
+       "15 Process.put/2"
+     ]},
     {"a call with the module's name", "Process.put(:a, 1)", ["1 Process.put/2"]},
     {"every function of Process",
      """
@@ -327,6 +362,9 @@ defmodule Foundation.Audit.FormsTest do
      "defmodule A do\n  def f, do: My.apply(Process, :put, [:a, 1])\nend"},
     {"what is known only at run time",
      "module.put(:a, 1)\napply(module, :put, [:a])\napply(Process, f, [])"},
+    {"calls that apply something else",
+     "spawn(Process, :alive?, [pid])\nTask.async(My.Process, :put, [:a])\n" <>
+       "My.spawn(Process, :put, [:a, 1])\n:rpc.call(Process, :put)"},
     {"data that names a call", "{Process, :put, [:a, 1]}"},
     {"a delegate to another module", "defmodule A do\n  defdelegate put(a, b, c), to: Map\nend"},
     {"a captured argument beside a division", "&(&1 / 2)"},
