@@ -4,7 +4,7 @@ defmodule Telemetry.MixProject do
   def project do
     [
       app: :telemetry,
-      version: "1.3.0",
+      version: "1.4.1",
       language: :erlang,
       description: "The public API of telemetry, for builds that cannot reach Hex",
       deps: []

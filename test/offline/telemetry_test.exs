@@ -1,9 +1,14 @@
 defmodule TelemetryTest do
   # What Foundation uses of telemetry, and what its documentation promises. Passes on the
   # package as on the stand-in for builds that cannot reach Hex.
-  use ExUnit.Case, async: true
+  # Not async: one test changes what Logger lets through.
+  use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
+
+  defmodule Reports do
+    def log(event, %{config: test}), do: send(test, {:report, event})
+  end
 
   # Handlers are everybody's: every test has names of its own.
   setup context do
@@ -34,6 +39,36 @@ defmodule TelemetryTest do
 
     :telemetry.execute(event, 5)
     assert_received {^event, %{value: 5}, _metadata}
+  end
+
+  test "telemetry_test sends each event to a process, until it is detached", %{event: event} do
+    ref = :telemetry_test.attach_event_handlers(self(), [event, event ++ [:other]])
+    :telemetry.execute(event, %{a: 1}, %{b: 2})
+    assert_received {^event, ^ref, %{a: 1}, %{b: 2}}
+    assert :telemetry.detach(ref) == :ok
+    :telemetry.execute(event, %{a: 1}, %{b: 2})
+    refute_received {^event, ^ref, _measurements, _metadata}
+  end
+
+  test "a local function as a handler is told of in a report", %{id: id, event: event} do
+    handler = :telemetry_report_test
+    %{level: level} = :logger.get_primary_config()
+    :ok = :logger.add_handler(handler, __MODULE__.Reports, %{config: self()})
+    :ok = :logger.set_module_level(:telemetry, :info)
+    :ok = :logger.set_primary_config(:level, :info)
+
+    on_exit(fn ->
+      :logger.set_primary_config(:level, level)
+      :logger.unset_module_level(:telemetry)
+      :logger.remove_handler(handler)
+    end)
+
+    function = fn _event, _measurements, _metadata, _config -> :ok end
+    capture_log(fn -> attach(id, [event], function) end)
+    assert_receive {:report, %{msg: {:report, %{handler_id: ^id} = report}, meta: meta}}
+    assert %{event_names: [^event], function: ^function, config: _, type: :local} = report
+    assert {format, [^id]} = meta.report_cb.(report)
+    assert is_list(format) or is_binary(format)
   end
 
   test "an event without handlers is nobody's", %{event: event} do
@@ -164,5 +199,27 @@ defmodule TelemetryTest do
         assert [_ | _] = metadata.stacktrace
       end
     end
+  end
+
+  test "persist/0 keeps the handlers, and later ones are attached and detached" do
+    # In a VM of its own: it cannot be taken back.
+    peer = Foundation.Peer.start_alone()
+    call = fn function, arguments -> :peer.call(peer, :telemetry, function, arguments) end
+    {:ok, _apps} = :peer.call(peer, :application, :ensure_all_started, [:telemetry])
+    handler = Function.capture(:telemetry_test, :handle_event, 4)
+    config = {:peer.call(peer, :erlang, :whereis, [:init]), make_ref()}
+
+    assert call.(:attach, [:before, [:a], handler, config]) == :ok
+    assert call.(:persist, []) == :ok
+    assert call.(:persist, []) == :ok
+    assert call.(:attach, [:before, [:a], handler, config]) == {:error, :already_exists}
+    assert call.(:attach, [:later, [:a], handler, config]) == :ok
+    assert for(%{id: id} <- call.(:list_handlers, [[]]), do: id) == [:before, :later]
+    assert call.(:detach, [:before]) == :ok
+    assert call.(:detach, [:before]) == {:error, :not_found}
+    assert call.(:execute, [[:a], %{}, %{}]) == :ok
+    assert for(%{id: id} <- call.(:list_handlers, [[:a]]), do: id) == [:later]
+    assert call.(:detach, [:later]) == :ok
+    assert call.(:list_handlers, [[]]) == []
   end
 end

@@ -2,11 +2,11 @@
 %% Owns the table of handlers. Changes go through this process, one after another; reads
 %% are done by whoever executes an event: one lookup gives all the handlers of an event. The
 %% table has no name and is found by a persistent term, as the package has it: an event costs here
-%% what it costs there.
+%% what it costs there. After persist/0 the persistent term is itself the map of all handlers.
 
 -behaviour(gen_server).
 
--export([start_link/0, insert/4, delete/1, of_event/1, with_prefix/1]).
+-export([start_link/0, insert/4, delete/1, persist/0, of_event/1, with_prefix/1]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -23,28 +23,42 @@ insert(Id, Events, Function, Config) ->
 delete(Id) ->
     gen_server:call(?MODULE, {delete, Id}).
 
+-spec persist() -> ok.
+persist() ->
+    gen_server:call(?MODULE, persist).
+
 %% In the order in which they were attached.
 of_event(Event) ->
-    try ets:lookup(table(), Event) of
-        [{_Event, Handlers}] -> Handlers;
-        [] -> []
-    catch
-        error:badarg ->
-            %% No table: an event must not bring down whoever emits it.
-            ?LOG_WARNING("Cannot look up telemetry handlers: is the telemetry application started?"),
-            []
+    case handlers() of
+        Handlers when is_map(Handlers) ->
+            maps:get(Event, Handlers, []);
+        Table ->
+            try ets:lookup(Table, Event) of
+                [{_Event, Handlers}] -> Handlers;
+                [] -> []
+            catch
+                error:badarg ->
+                    %% No table: an event must not bring down whoever emits it.
+                    ?LOG_WARNING(
+                        "Cannot look up telemetry handlers: is the telemetry application started?"
+                    ),
+                    []
+            end
     end.
 
 with_prefix(Prefix) ->
     [
         {Event, Handler}
-     || {Event, Handlers} <- ets:tab2list(table()),
+     || {Event, Handlers} <- all(handlers()),
         lists:prefix(Prefix, Event),
         Handler <- Handlers
     ].
 
-table() ->
-    persistent_term:get(?MODULE).
+all(Handlers) when is_map(Handlers) -> maps:to_list(Handlers);
+all(Table) -> ets:tab2list(Table).
+
+handlers() ->
+    persistent_term:get(?MODULE, undefined).
 
 init([]) ->
     persistent_term:put(?MODULE, ets:new(?MODULE, [protected, {read_concurrency, true}])),
@@ -53,8 +67,12 @@ init([]) ->
 handle_call({insert, Id, _Events, _Function, _Config}, _From, Ids) when is_map_key(Id, Ids) ->
     {reply, {error, already_exists}, Ids};
 handle_call({insert, Id, Events, Function, Config}, _From, Ids) ->
-    [ets:insert(table(), {E, of_event(E) ++ [{Id, Function, Config}]}) || E <- Events],
+    [store(E, of_event(E) ++ [{Id, Function, Config}]) || E <- Events],
     {reply, ok, Ids#{Id => Events}};
+handle_call(persist, _From, Ids) ->
+    %% The table stays, for who has just found it.
+    persistent_term:put(?MODULE, maps:from_list(all(handlers()))),
+    {reply, ok, Ids};
 handle_call({delete, Id}, _From, Ids) ->
     case maps:take(Id, Ids) of
         {Events, Rest} ->
@@ -68,7 +86,13 @@ handle_cast(_Message, Ids) ->
     {noreply, Ids}.
 
 remove(Event, Id) ->
-    case lists:keydelete(Id, 1, of_event(Event)) of
-        [] -> ets:delete(table(), Event);
-        Handlers -> ets:insert(table(), {Event, Handlers})
-    end.
+    store(Event, lists:keydelete(Id, 1, of_event(Event))).
+
+store(Event, Handlers) ->
+    store(handlers(), Event, Handlers).
+
+store(Map, Event, []) when is_map(Map) -> persistent_term:put(?MODULE, maps:remove(Event, Map));
+store(Map, Event, Handlers) when is_map(Map) ->
+    persistent_term:put(?MODULE, Map#{Event => Handlers});
+store(Table, Event, []) -> ets:delete(Table, Event);
+store(Table, Event, Handlers) -> ets:insert(Table, {Event, Handlers}).
