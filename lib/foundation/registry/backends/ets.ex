@@ -162,10 +162,13 @@ defmodule Foundation.Registry.Backends.ETS do
 
   @impl true
   def update_value(name, key, callback) do
-    case on(name, &read_own(&1, key)) do
+    table = get!(name)
+
+    case Table.guarded(table, &read_own(&1, key)) do
       {:ok, old, version} ->
         new = callback.(old)
-        if on(name, &Table.write_own(&1, key, version, new)), do: {new, old}, else: :error
+        written? = Table.guarded(table, &Table.write_own(&1, key, version, new))
+        if written?, do: {new, old}, else: :error
 
       none ->
         none

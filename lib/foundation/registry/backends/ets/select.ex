@@ -40,8 +40,14 @@ defmodule Foundation.Registry.Backends.ETS.Select do
   @doc "Returns for how many entries of processes that are alive `spec` returns `true`."
   @spec count(Table.t(), [term]) :: {:ok, non_neg_integer} | :error
   def count(table, spec) do
-    with {:ok, spec} <- rewrite_all(table, spec),
-         do: attempt(fn -> count_true(select(table, spec), 0) end)
+    with {:ok, rewritten} <- rewrite_all(table, spec) do
+      if Enum.all?(spec, &match?({_head, _guards, [true]}, &1)) do
+        pids = for {head, guards, [{{pid, true}}]} <- rewritten, do: {head, guards, [pid]}
+        attempt(fn -> count_living(select(table, pids), 0) end)
+      else
+        attempt(fn -> count_true(select(table, rewritten), 0) end)
+      end
+    end
   end
 
   defp select(table, spec), do: :ets.select(table.entries, spec)
@@ -52,16 +58,25 @@ defmodule Foundation.Registry.Backends.ETS.Select do
     ArgumentError -> :error
   end
 
-  defp living([{pid, result} | rest]),
-    do: if(alive?(pid), do: [result | living(rest)], else: living(rest))
+  defp living([{pid, result} | rest]) do
+    if alive?(pid), do: [result | living(rest)], else: living(rest)
+  end
 
   defp living([]), do: []
 
-  defp count_true([{pid, true} | rest], count),
-    do: count_true(rest, if(alive?(pid), do: count + 1, else: count))
+  defp count_true([{pid, true} | rest], count) do
+    if alive?(pid), do: count_true(rest, count + 1), else: count_true(rest, count)
+  end
 
-  defp count_true([{_pid, _other} | rest], count), do: count_true(rest, count)
+  defp count_true([_false | rest], count), do: count_true(rest, count)
   defp count_true([], count), do: count
+
+  # Each part says `true` of all that it matches.
+  defp count_living([pid | rest], count) do
+    if alive?(pid), do: count_living(rest, count + 1), else: count_living(rest, count)
+  end
+
+  defp count_living([], count), do: count
 
   ## Rewriting
 
@@ -78,14 +93,17 @@ defmodule Foundation.Registry.Backends.ETS.Select do
     with true <- Table.plain?(key) or not bound?(key),
          used when is_list(used) <- variables([head, guards, body], []),
          {pid, result} <- process(pid, used) do
-      {before, [last]} = Enum.split(body, -1)
-      {:ok, {Table.row(table, key, pid, value, :_), guards, before ++ [{{result, last}}]}}
+      {:ok, {Table.row(table, key, pid, value, :_), guards, with_process(body, result)}}
     else
       _elsewhere -> :error
     end
   end
 
   defp rewrite(_table, _malformed), do: :error
+
+  # The last expression of a body is its result.
+  defp with_process([last], process), do: [{{process, last}}]
+  defp with_process([first | rest], process), do: [first | with_process(rest, process)]
 
   # The pattern for the process, and the expression that returns it.
   defp process(:_, used) do
