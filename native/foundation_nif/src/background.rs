@@ -1,4 +1,4 @@
-//! The one background thread: what would take too long in a process's own time.
+//! The background thread: it does work that would take too long in a process's own time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Weak};
@@ -13,29 +13,29 @@ use crate::faults;
 use crate::registry::deaths;
 use crate::registry::instance::Registry;
 
-/// An instance that has an owner process, and outlives it for a while.
+/// An instance with an owner process, which outlives that process for a while.
 pub trait Owned: Send + Sync {
-    /// Ends the instance, if it has not been adopted since it lost this owner.
+    /// Ends the instance, unless it was adopted after it lost this owner.
     fn abandon(self: Arc<Self>, owner: u64);
 }
 
-/// Something to do.
+/// A piece of work.
 pub enum Job {
-    /// Removes the entries of a dead process that its own clean-up left.
+    /// Removes the entries that a dead process's own clean-up left.
     CleanUp(Arc<Registry>, Box<PendingCleanup>),
-    /// Abandons what has lost this owner, unless it is adopted in time.
+    /// Abandons an instance that lost this owner, unless it is adopted in time.
     Ownerless(Weak<dyn Owned>, u64, Instant),
-    /// Frees a registry that has been destroyed, once nobody uses it any more.
+    /// Frees a destroyed registry once no other thread uses it.
     Drop(Arc<Registry>),
-    /// Removes the entries of a concurrent table that is gone.
+    /// Removes the entries of a concurrent table whose process has ended.
     Clear(Arc<Entries>),
     /// Drops something large.
     Free(Box<dyn Send>),
 }
 
-/// How often memory that threads have retired and then left is looked at.
+/// How often the thread collects retired memory that idle threads have left.
 const TICK: Duration = Duration::from_secs(1);
-/// The same while a registry waits to be freed.
+/// The shorter interval while a registry waits to be freed.
 const SHORT_TICK: Duration = Duration::from_millis(10);
 
 static QUEUE: LazyLock<Sender<Job>> = LazyLock::new(|| {
@@ -47,13 +47,13 @@ static QUEUE: LazyLock<Sender<Job>> = LazyLock::new(|| {
     sender
 });
 
-/// Starts the thread, when the library is loaded.
+/// Starts the thread. Called when the library is loaded.
 pub fn start() {
     LazyLock::force(&QUEUE);
 }
 
 pub fn send(job: Job) {
-    // The thread never ends, so that the channel always has its receiver.
+    // The thread never ends, so the channel always has its receiver.
     let _ = QUEUE.send(job);
 }
 
@@ -82,13 +82,13 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            // A panic here is a defect; it has been reported on standard error, and must not stop
-            // the clean-up of everything else.
+            // A panic here is a defect. It has been reported on standard error, and must not stop
+            // the other clean-ups.
             let _ = catch_unwind(AssertUnwindSafe(|| self.step(job)));
         }
     }
 
-    /// When there is something to do even if no job comes.
+    /// Returns when the next work is due even if no job arrives.
     fn next(&self) -> Instant {
         let next = self.ownerless.iter().map(|(.., deadline)| *deadline).min();
         next.map_or(self.next_flush(), |next| next.min(self.next_flush()))
@@ -124,19 +124,20 @@ impl Worker {
             }
             false
         });
-        // By the clock and not when there is nothing else to do: jobs may never stop coming.
+        // Flush by the clock, not when the queue is empty: under load it may never be empty.
         if now >= self.next_flush() {
             self.flushed = now;
             reclaim::flush();
             self.drop_unused();
-            // What they held has been retired by this thread.
+            // Dropping the registries has retired their entries.
             reclaim::flush();
         }
     }
 
-    /// Frees the registries that nobody uses any more. Names that are still being read keep one,
-    /// and a death that is under way does: the last of its users is this thread, which has the
-    /// time, since none can come between the look and the taking.
+    /// Frees the destroyed registries that no other thread uses. A reader of the names or a death
+    /// in progress may still hold a reference. `Arc::try_unwrap` then fails, and this thread tries
+    /// again later. So the last reference is always dropped here, where a long drop blocks no
+    /// process.
     fn drop_unused(&mut self) {
         let drops = std::mem::take(&mut self.drops).into_iter();
         self.drops = drops

@@ -1,7 +1,8 @@
-//! The NIFs of concurrent tables: a resource each, which belongs to the process that made it.
+//! The NIFs of concurrent tables. Each table is a resource that belongs to the process that made
+//! it.
 //!
-//! When that process ends the table is gone, and every call says that its argument is a wrong one.
-//! Its entries are then removed by the background thread: readers may be among them.
+//! When that process ends the table is gone, and every call raises `ArgumentError`. The background
+//! thread then removes the entries, since readers may still be among them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -33,16 +34,16 @@ nifs! {
 
 atoms! { ok, error, system_limit, done }
 
-/// How many entries a walk shows in a call: some hundred microseconds' worth.
+/// The most entries that one call of a walk returns: about a hundred microseconds of work.
 const VISITED_MAX: usize = 500;
-/// How many entries are removed under one guard.
+/// The most entries that are removed under one guard.
 const CLEARED_AT_ONCE: usize = 1_000;
 
-/// A table's entries, for as long as somebody uses them.
+/// The entries of a table. They stay while a call uses them.
 pub struct Entries(ConcurrentTable<OwnedTerm, OwnedTerm>);
 
 impl Entries {
-    /// Removes all of them.
+    /// Removes all entries.
     pub fn clear(&self) {
         let mut from = Some(0);
         while let Some(hash) = from {
@@ -57,19 +58,19 @@ impl Drop for Entries {
     }
 }
 
-/// How many tables there are, also such as are being freed.
+/// The number of tables, including those that are being freed.
 pub static LIVE: AtomicI64 = AtomicI64::new(0);
 
-/// A table, as Erlang's terms refer to it.
+/// A table, as Erlang terms refer to it.
 pub struct Handle {
     entries: Arc<Entries>,
-    /// Whether its process has ended. A write that has just not seen that leaves its entry until
-    /// nobody refers to the table any more.
+    /// Whether its process has ended. A concurrent write that reads `false` just before leaves its
+    /// entry in the table until the last reference to the table is gone.
     gone: AtomicBool,
 }
 
 impl Handle {
-    /// The table's process has ended, and the table with it.
+    /// Ends the table, because its process has ended.
     pub fn owner_ended(&self) {
         faults::reach(c"table's owner down");
         let _measured = Call::begin(c"concurrent_table_down".as_ptr());
@@ -79,28 +80,28 @@ impl Handle {
 }
 
 impl Drop for Handle {
-    /// Runs where the last term that refers to it is collected: in any process.
+    /// Runs in the process that collects the last term that refers to the table.
     fn drop(&mut self) {
         background::send(Job::Clear(self.entries.clone()));
     }
 }
 
-/// The table that a term refers to.
+/// Returns the table that a term refers to.
 ///
 /// # Errors
 ///
-/// When it refers to none, or its process has ended.
+/// When it refers to no table, or the table's process has ended.
 #[inline]
 fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentTable<OwnedTerm, OwnedTerm>, Failure> {
-    // Not an arc of its own: the term keeps the table for as long as the call takes, and all
-    // processes would count their arcs in one place.
+    // Borrow the table instead of cloning its `Arc`. The term keeps the table alive during the
+    // call, and the reference count would be a cache line that all processes contend for.
     match table_handle::get(term) {
         Some(handle) if !handle.gone.load(Ordering::Relaxed) => Ok(&handle.entries.0),
         _ => Err(Failure::BadArgument),
     }
 }
 
-/// What a write says that had the memory for it, or had not.
+/// Encodes the result of a write, which may have failed for lack of memory.
 fn written<'a, T: Encoder>(env: Env<'a>, result: Result<T, OutOfMemory>) -> NifResult<'a> {
     Ok(match result {
         Ok(answer) => answer.encode(env),
@@ -145,7 +146,7 @@ fn concurrent_table_put_new<'a>(
     written(env, value.and_then(|value| table.put_new(&key, value)))
 }
 
-/// The value of an entry, unless copying it takes too long here.
+/// Returns the value of an entry, unless copying it would take too long here.
 #[inline]
 fn stored<'a>(env: Env<'a>, entry: &Entry<'_, OwnedTerm>) -> NifResult<'a> {
     if Budget::default().spend(entry.value) {
@@ -168,7 +169,7 @@ fn concurrent_table_get<'a>(
     }
 }
 
-/// `{version, value}`, or `:error`.
+/// Returns `{version, value}`, or `:error`.
 fn concurrent_table_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
     let (table, guard) = (table(name)?, pin());
     let (mut buffer, mut probe) = (Buffer::new(), None);
@@ -202,14 +203,15 @@ fn concurrent_table_size<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'
     Ok(table(name)?.len().encode(env))
 }
 
-/// `{[{key, value}], cursor | :done}`; the first cursor is 0.
+/// Returns `{[{key, value}], cursor | :done}`. The first cursor is 0.
 fn concurrent_table_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
     let (table, guard) = (table(name)?, pin());
     let from = from.decode().map_err(|_| Failure::BadArgument)?;
     let mut budget = Budget::default();
     let (mut found, mut in_time) = (Vec::new(), true);
     let next = table.walk(from, VISITED_MAX, &guard, |visited| {
-        // A segment's entries are one answer, which a dirty scheduler has the time for.
+        // The entries of a segment must be returned together; a dirty scheduler has the time for
+        // it.
         let spent = budget.spend_entry(&visited.key, visited.entry.value);
         in_time = in_time && (spent || may_take_long());
         if in_time {

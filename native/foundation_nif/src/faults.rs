@@ -1,17 +1,17 @@
-//! Panics on order, for the test that none of them brings down the VM.
+//! Panics on request, for the test that no panic stops the VM.
 //!
-//! Only a library that is built for that test has them (`--features faults`): elsewhere a point is
-//! nothing. The test writes a point's name into a file; whoever reaches that point first empties
-//! the file and panics.
+//! Only a library built for that test has them (`--features faults`). Elsewhere a point does
+//! nothing. The test writes the name of a point into a file. The first call that reaches the point
+//! empties the file and panics.
 
 use std::ffi::CStr;
 
-/// A point where the library can be made to panic; a NIF's has its name.
+/// A point where the library can be made to panic. A NIF's point has the NIF's name.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn reach(_point: &CStr) {}
 
-/// See above.
+/// Empties the file and panics if the file names this point.
 #[cfg(feature = "faults")]
 pub fn reach(point: &CStr) {
     let Some(file) = std::env::var_os("FOUNDATION_FAULTS") else {

@@ -1,6 +1,6 @@
-//! Foundation's NIFs: terms in, terms out, resources, scheduling.
+//! Foundation's NIFs: they convert terms, own resources and choose schedulers.
 
-// A term is a word, and words are 64 bits wherever one is kept.
+// The library stores terms as words of 64 bits.
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the native library is for 64 bits; elsewhere: config :foundation, native: false");
 
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::{Encoder, Env, Term};
 
-// What the tables allocate is the VM's memory, and `:erlang.memory/0` counts it.
+// The tables allocate through the VM, so `:erlang.memory/0` counts them.
 #[global_allocator]
 static ALLOCATOR: rustler::EnifAllocator = rustler::EnifAllocator;
 
@@ -31,13 +31,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 rustler::init!("Elixir.Foundation.Native", load = load);
 
-/// The number that this library was given when it was loaded first; 0 before.
+/// The number that this library got when it was first loaded; 0 before.
 static INSTANCE: AtomicU64 = AtomicU64::new(0);
 
-/// Refuses to be the library of another version: one that was left behind by an upgrade
-/// would have other functions under the same names. And refuses to be taken for a library that is
-/// in memory already, with tables that this one would not have: the same file, built anew or
-/// copied.
+/// Refuses to load in two cases. A library of another version, left behind by an upgrade, would
+/// have other functions under the same names. A rebuilt or copied file, loaded beside a library
+/// that is in memory already, would have empty tables of its own.
 fn load(env: Env, argument: Term) -> bool {
     let Ok((version, instance, again, magic)) = argument.decode::<(&str, u64, bool, Term)>() else {
         return false;
@@ -53,17 +52,18 @@ fn load(env: Env, argument: Term) -> bool {
     table_handle::open(env)
 }
 
-/// A panic is a defect of this library. Its caller gets an exception; where it was is said here.
+/// Reports a panic, which is a defect of this library, on standard error. The caller gets an
+/// exception.
 fn report_panic(panic: &std::panic::PanicHookInfo) {
-    // Not `eprintln!`, which panics where nobody reads standard error any more: a panic in here
-    // would abort the VM.
+    // Not `eprintln!`: it panics when standard error is closed, and a panic in a panic hook aborts
+    // the VM.
     let _ = writeln!(
         std::io::stderr(),
         "foundation: the native library failed, and a call raises :nif_panicked: {panic}"
     );
 }
 
-/// The version of this library; also how a caller knows that one is loaded.
+/// Returns the version of this library. A caller also learns from it that a library is loaded.
 fn library_version<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> raw::NifResult<'a> {
     Ok(VERSION.encode(env))
 }

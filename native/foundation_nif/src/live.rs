@@ -1,4 +1,4 @@
-//! What is alive of each sort of thing that the library makes, for tests that look for leaks.
+//! Counts the live objects of each kind that the library makes, for tests that look for leaks.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ nifs! { live_counts / 0 }
 
 atoms! { registries, tables, terms, binaries, retired, watches, remotes, event_logs, spans }
 
-/// On a dirty scheduler: it frees all that can be freed.
+/// Runs on a dirty scheduler, because it first frees everything that can be freed.
 fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !may_take_long() {
         return Err(Failure::TakesLong);

@@ -1,5 +1,5 @@
-//! How long calls keep a normal scheduler: only with the feature `measure`, which the benchmark
-//! `scheduler` builds a library of its own with. Without it a [`Call`] is nothing.
+//! Measures how long calls keep a normal scheduler. Only the feature `measure` has it, which the
+//! benchmark `scheduler` builds its own library with. Without the feature a [`Call`] does nothing.
 
 #[cfg(not(feature = "measure"))]
 pub use off::Call;
@@ -33,11 +33,11 @@ mod on {
 
     use crate::raw::{NifResult, may_take_long, nifs};
 
-    /// What was seen of one function.
+    /// The measurements of one function.
     #[derive(Default)]
     struct Seen {
         calls: u64,
-        /// By the clock, and by what the thread ran.
+        /// The longest call by wall-clock time, and the time that the thread ran in it.
         longest: Duration,
         ran: Duration,
     }
@@ -48,10 +48,10 @@ mod on {
         SEEN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call from its begin to its end, when this is dropped.
+    /// A call from `begin` to its drop.
     ///
-    /// Its time is that on the clock, so that waiting for a lock counts, unless the system put
-    /// another thread in this one's place meanwhile: then it is the time that the thread ran.
+    /// Its time is wall-clock time, so waiting for a lock counts. If the system preempted the
+    /// thread meanwhile, its time is the thread's CPU time.
     pub struct Call {
         name: &'static CStr,
         interruptions: i64,
@@ -62,7 +62,7 @@ mod on {
     impl Call {
         pub fn begin(name: *const c_char) -> Self {
             Call {
-                // SAFETY: names are literals that end with a zero.
+                // SAFETY: names are literals that end with a zero byte.
                 name: unsafe { CStr::from_ptr(name) },
                 interruptions: interruptions(),
                 ran: ran(),
@@ -91,22 +91,22 @@ mod on {
         }
     }
 
-    /// How often the system has taken the processor from this thread.
+    /// Returns how often the system has preempted this thread.
     #[cfg(target_os = "linux")]
     fn interruptions() -> i64 {
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the structure is this function's own, and zeros are a value of it.
+        // SAFETY: the structure is a local variable, and all zeros is a valid value of it.
         unsafe {
             libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
             usage.assume_init().ru_nivcsw
         }
     }
 
-    /// How long this thread has run.
+    /// Returns the CPU time of this thread.
     #[cfg(target_os = "linux")]
     fn ran() -> Duration {
         let mut time = MaybeUninit::<libc::timespec>::zeroed();
-        // SAFETY: the structure is this function's own, and zeros are a value of it.
+        // SAFETY: the structure is a local variable, and all zeros is a valid value of it.
         let time = unsafe {
             libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr());
             time.assume_init()
@@ -114,7 +114,7 @@ mod on {
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
 
-    /// Not known: every call counts by the clock.
+    /// Unknown here, so every call counts with its wall-clock time.
     #[cfg(not(target_os = "linux"))]
     fn interruptions() -> i64 {
         0
@@ -125,9 +125,9 @@ mod on {
         Duration::ZERO
     }
 
-    /// Every function that was called on a normal scheduler since this was last asked: its name,
-    /// how often, and the nanoseconds of its longest call, by the clock and by what the thread
-    /// ran.
+    /// Returns each function that was called on a normal scheduler since the last call of this one:
+    /// its name, the number of calls, and the longest call in nanoseconds, by wall clock and by CPU
+    /// time.
     fn library_calls<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         let seen = std::mem::take(&mut *seen());
         let calls: Vec<_> = seen

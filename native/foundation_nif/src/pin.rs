@@ -1,10 +1,10 @@
 //! Keeps this library in memory for as long as the VM runs.
 //!
-//! The VM unloads a library when it purges the module that holds it, which is part of
-//! every code reload. The tables are statics of this library and threads run in it, so
-//! it must not go: it stays, and the module's next instance loads the same one again.
+//! The VM unloads a library when it purges the library's module, which every code reload does. But
+//! the tables are statics of this library, and threads run its code. So the library stays in
+//! memory, and the module's next instance loads the same library again.
 
-/// Pins the library. `false` when the system refuses.
+/// Pins the library. Returns `false` when the system refuses.
 #[cfg(unix)]
 pub fn pin() -> bool {
     use std::ffi::c_void;
@@ -21,13 +21,13 @@ pub fn pin() -> bool {
     // SAFETY: `dladdr` succeeded, so it has filled `info`.
     let file = unsafe { info.assume_init() }.dli_fname;
 
-    // SAFETY: `file` is the path, ended by a zero, under which this library is loaded, so
-    // this runs no initializer; the handle is never closed.
+    // SAFETY: `file` is the zero-terminated path of this library, which is loaded already, so no
+    // initializer runs. The handle is never closed.
     let handle = unsafe { libc::dlopen(file, libc::RTLD_NOW | libc::RTLD_NODELETE) };
     !handle.is_null()
 }
 
-/// Elsewhere the library goes with its module, as it does for every other NIF.
+/// On other systems the library is unloaded with its module, as every other NIF is.
 #[cfg(not(unix))]
 pub fn pin() -> bool {
     true

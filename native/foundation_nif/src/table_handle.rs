@@ -1,9 +1,9 @@
-//! How Erlang's terms refer to concurrent tables, also to those from before a reload.
+//! Lets Erlang terms refer to concurrent tables, even terms from before a code reload.
 //!
-//! When the VM purges the module that holds this library, it forgets the library's resource types,
-//! and a library that is loaded again opens new ones. Terms keep the type that they were made with.
-//! So this module keeps every type that a table still has, and looks a term up in all of them.
-//! Rustler knows only the last type of a name, which is why this is not a `rustler::Resource`.
+//! When the VM purges the module of this library, it forgets the library's resource types. A
+//! library that is loaded again opens new types, but existing terms keep the type that they were
+//! made with. So this module keeps every type that a table still has, and looks a term up in all of
+//! them. Rustler knows only the latest type of a name, so this is not a `rustler::Resource`.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -22,45 +22,45 @@ use rustler::{Env, LocalPid, Term};
 
 use crate::concurrent_table::Handle;
 
-/// What a resource holds. The one without a table keeps its type in memory.
+/// The content of a resource. A resource without a table only keeps its type in memory.
 type Content = Option<(Handle, Arc<Generation>)>;
 
 /// The resource type of one load of this library.
 struct Generation {
     kind: NonNull<ErlNifResourceType>,
-    /// A resource of the type: the VM frees a type that has none, and could then give its address
-    /// to the type of another library. It is made with the first table, for none may be made
-    /// while the library is being loaded.
+    /// A resource of the type. The VM frees a type without resources, and could then give its
+    /// address to the type of another library. The resource is made with the first table, because
+    /// the VM allows none while the library is being loaded.
     pin: OnceLock<Resource>,
 }
 
-// SAFETY: the VM's functions that take the type may be called by any thread, and nothing else is
-// done with it.
+// SAFETY: the VM's functions that take the type may be called on any thread, and the type is used
+// for nothing else.
 unsafe impl Send for Generation {}
 // SAFETY: as above.
 unsafe impl Sync for Generation {}
 
-/// A reference to a resource.
+/// A counted reference to a resource.
 struct Resource(NonNull<c_void>);
 
-// SAFETY: resources are counted atomically, and may be released by any thread.
+// SAFETY: the VM counts references atomically, and any thread may release one.
 unsafe impl Send for Resource {}
 // SAFETY: as above.
 unsafe impl Sync for Resource {}
 
 impl Drop for Resource {
     fn drop(&mut self) {
-        // SAFETY: this reference is the one that `enif_alloc_resource` gave.
+        // SAFETY: this is the reference that `enif_alloc_resource` returned.
         unsafe { enif_release_resource(self.0.as_ptr()) }
     }
 }
 
-/// The type of the library as it is loaded now, for the look that nearly always succeeds.
+/// The type of the current load. Nearly every lookup succeeds with it.
 static CURRENT: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(ptr::null_mut());
 /// All types that tables have, the current one last.
 static GENERATIONS: RwLock<Vec<Arc<Generation>>> = RwLock::new(Vec::new());
 
-// Nothing panics under this lock in a way that leaves the list half changed.
+// A poisoned lock is fine: no panic under it leaves the list half changed.
 fn generations() -> RwLockReadGuard<'static, Vec<Arc<Generation>>> {
     GENERATIONS.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -69,8 +69,8 @@ fn generations_mut() -> RwLockWriteGuard<'static, Vec<Arc<Generation>>> {
     GENERATIONS.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens the type of this load; `false` when the VM refuses. Only for the library's load, as the
-/// last thing that can fail there: the VM frees the types of a load that fails.
+/// Opens the type of this load. Returns `false` when the VM refuses. Call it last while the library
+/// is loaded: the VM frees the types of a load that fails.
 pub fn open(env: Env) -> bool {
     let callbacks = ErlNifResourceTypeInit {
         dtor: destroy as *const ErlNifResourceDtor,
@@ -78,8 +78,8 @@ pub fn open(env: Env) -> bool {
         down: down as *const ErlNifResourceDown,
     };
     let mut tried = MaybeUninit::<ErlNifResourceFlags>::uninit();
-    // SAFETY: the environment is that of the library's load, the name ends with a zero, and the
-    // callbacks are functions of this library, which stays in memory (`pin`).
+    // SAFETY: the environment is that of the library's load, the name ends with a zero byte, and
+    // the callbacks are functions of this library, which stays in memory (`pin`).
     let kind = unsafe {
         enif_open_resource_type_x(
             env.as_c_arg(),
@@ -93,7 +93,7 @@ pub fn open(env: Env) -> bool {
         return false;
     };
     let mut generations = generations_mut();
-    // Of the earlier types only those stay that a table has.
+    // Keep only those earlier types that a table still has.
     generations.retain(|generation| Arc::strong_count(generation) > 1);
     generations.push(Arc::new(Generation {
         kind,
@@ -106,24 +106,25 @@ pub fn open(env: Env) -> bool {
 impl Generation {
     fn make(&self, content: Content) -> Resource {
         const { assert!(align_of::<Content>() <= align_of::<u64>()) };
-        // SAFETY: the type is open: it is current, or was so and has a resource.
+        // SAFETY: the type is open: it is the current one, or an earlier one that still has a
+        // resource.
         let place = unsafe { enif_alloc_resource(self.kind.as_ptr(), size_of::<Content>()) };
-        // The VM ends itself rather than return null.
+        // The VM aborts rather than return null.
         let place = NonNull::new(place).expect("the VM allocates a resource or ends");
-        // SAFETY: the VM aligns the memory of a resource to a word, it has this size, and nobody
-        // else knows of it yet.
+        // SAFETY: the VM aligns the memory of a resource to a word, the memory has this size, and
+        // no other code knows of it yet.
         unsafe { place.cast::<Content>().write(content) };
         Resource(place)
     }
 }
 
-/// A term that refers to a new table, which hears of the end of `owner`.
+/// Makes a term that refers to a new table, and monitors `owner` for it.
 pub fn make<'a>(env: Env<'a>, handle: Handle, owner: LocalPid) -> Option<Term<'a>> {
     let generation = generations().last()?.clone();
     generation.pin.get_or_init(|| generation.make(None));
     let resource = generation.make(Some((handle, generation.clone())));
     let mut monitor = MaybeUninit::<ErlNifMonitor>::uninit();
-    // SAFETY: the environment is that of this call, and the resource's type has a `down`.
+    // SAFETY: the environment is that of this call, and the resource's type has a `down` callback.
     let monitored = unsafe {
         enif_monitor_process(
             env.as_c_arg(),
@@ -132,7 +133,7 @@ pub fn make<'a>(env: Env<'a>, handle: Handle, owner: LocalPid) -> Option<Term<'a
             monitor.as_mut_ptr(),
         )
     } == 0;
-    // SAFETY: the environment is that of this call, and the reference is held until after it.
+    // SAFETY: the environment is that of this call, and the reference is held until after the call.
     let term = unsafe {
         let term = enif_make_resource(env.as_c_arg(), resource.0.as_ptr());
         Term::new(env, term)
@@ -143,7 +144,7 @@ pub fn make<'a>(env: Env<'a>, handle: Handle, owner: LocalPid) -> Option<Term<'a
     Some(term)
 }
 
-/// The table that a term refers to, if it refers to one.
+/// Returns the table that a term refers to, if it refers to one.
 #[inline]
 pub fn get(term: Term<'_>) -> Option<&Handle> {
     get_of(term, CURRENT.load(Ordering::Acquire)).or_else(|| get_earlier(term))
@@ -164,15 +165,15 @@ fn get_of(term: Term<'_>, kind: *const ErlNifResourceType) -> Option<&Handle> {
     if found == 0 {
         return None;
     }
-    // SAFETY: the VM has found a resource of a type of this module, whose resources hold a
-    // `Content`. The term keeps it for as long as the term's environment lasts.
+    // SAFETY: the VM has found a resource of a type of this module, so it holds a `Content`. The
+    // term keeps the resource alive for as long as the term's environment lasts.
     let content = unsafe { &*place.assume_init().cast::<Content>() };
     content.as_ref().map(|(handle, _)| handle)
 }
 
 #[cold]
 fn get_earlier(term: Term<'_>) -> Option<&Handle> {
-    // Under the lock none of these types is freed, since a resource of each is held.
+    // The lock keeps these types alive, since each has a resource that is held here.
     let generations = generations();
     generations
         .iter()
@@ -182,17 +183,17 @@ fn get_earlier(term: Term<'_>) -> Option<&Handle> {
 
 /// # Safety
 ///
-/// The VM calls this once, when nothing refers to the resource any more.
+/// The VM calls this once, after the last reference to the resource is gone.
 unsafe extern "C" fn destroy(_env: *mut ErlNifEnv, place: *mut c_void) {
     let _ = catch_unwind(|| {
-        // SAFETY: `Generation::make` has written it, and it is not used after this.
+        // SAFETY: `Generation::make` has written it, and nothing uses it after this.
         drop(unsafe { place.cast::<Content>().read() });
     });
 }
 
 /// # Safety
 ///
-/// The VM calls this with a resource whose process has ended.
+/// The VM calls this with a resource whose monitored process has ended.
 unsafe extern "C" fn down(
     _env: *mut ErlNifEnv,
     place: *mut c_void,
@@ -200,7 +201,7 @@ unsafe extern "C" fn down(
     _monitor: *const ErlNifMonitor,
 ) {
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `Generation::make` has written it, and the VM keeps it during this call.
+        // SAFETY: `Generation::make` has written it, and the VM keeps it alive during this call.
         if let Some((handle, _)) = unsafe { &*place.cast::<Content>() } {
             handle.owner_ended();
         }

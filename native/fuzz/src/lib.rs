@@ -1,4 +1,4 @@
-//! What the fuzz targets share: keys and values that say what they should be.
+//! Shared by the fuzz targets: keys and values with known expected contents.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,13 +7,13 @@ use arbitrary::{Arbitrary, Unstructured};
 use foundation_core::key::{KINDS, Key, KeyView, Opaque};
 use foundation_core::table::{Entry, Object, Value, ValueView, reclaim};
 
-/// How many opaque keys and objects there are.
+/// The number of live opaque keys and objects.
 pub type Live = Arc<AtomicI64>;
 
-/// Opaque keys from here on have one hash.
+/// All opaque keys from this number on share one hash.
 pub const ALIKE: u16 = 1024;
 
-/// A key as the fuzzer chooses it: mostly one of a few, so that they collide.
+/// A key that the fuzzer chose, mostly one of a few, so that keys repeat.
 #[derive(Clone, Copy, Debug)]
 pub enum Chosen {
     /// One word.
@@ -25,20 +25,20 @@ pub enum Chosen {
     },
     /// A byte string: the same byte many times, and another at its end.
     Bytes {
-        /// Its kind, taken modulo their number.
+        /// Its kind, modulo the number of kinds.
         kind: u8,
-        /// How long it is, taken modulo 40: inline or long.
+        /// Its length, modulo 40: some are inline, others long.
         len: u8,
-        /// What it is made of.
+        /// The byte that it repeats.
         byte: u8,
         /// Its last byte.
         last: u8,
     },
-    /// An opaque key. Four of them have one hash, and all from 1,024 on have another one.
+    /// An opaque key. Below 1,024, groups of four share a hash; from 1,024 on, all share one.
     Opaque(u16),
 }
 
-/// What a key is, for the model: equal if and only if the table may not tell them apart.
+/// A key in the model. Two are equal if and only if the table must treat them as one key.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Name {
     /// A kind and its bytes.
@@ -56,7 +56,7 @@ impl<'a> Arbitrary<'a> for Chosen {
                     kind: 1,
                     number: number.into(),
                 },
-                // From 12 to 19 bytes: about half of them fit a slot.
+                // 12 to 19 bytes: about half of them fit in a slot.
                 1 => Chosen::Bytes {
                     kind: 2,
                     len: 12 + number,
@@ -81,7 +81,7 @@ impl<'a> Arbitrary<'a> for Chosen {
 }
 
 impl Chosen {
-    /// What the key is.
+    /// Returns the key's name in the model.
     pub fn name(&self) -> Name {
         match *self {
             Chosen::Word { kind, number } => {
@@ -103,8 +103,8 @@ impl Chosen {
         }
     }
 
-    /// Runs `run` with the key. A word is made as one here, and as bytes by [`Name::with`]: the
-    /// table must not tell which.
+    /// Runs `run` with the key. A word is built with [`Key::word`] here and from bytes in
+    /// [`Name::with`]; the table must not distinguish the two.
     pub fn with<R>(&self, live: &Live, run: impl FnOnce(&Key<'_, Probe>) -> R) -> R {
         match *self {
             Chosen::Word { kind, number } => run(&Key::word(kind % KINDS, number.into())),
@@ -126,7 +126,7 @@ impl Name {
         }
     }
 
-    /// What a walk shows of a key.
+    /// Returns the name of a key that a walk visits.
     pub fn of(view: &KeyView<'_, Text>) -> Name {
         match view {
             KeyView::Inline { kind, bytes, len } => Name::Bytes(*kind, bytes[..*len].into()),
@@ -142,7 +142,7 @@ pub struct Text {
     live: Live,
 }
 
-/// What a [`Text`] is looked up with.
+/// The borrowed form of a [`Text`], for a lookup.
 pub struct Probe(u16, Live);
 
 impl Opaque for Text {
@@ -189,7 +189,7 @@ impl Drop for Counted {
     }
 }
 
-/// The value of a number: which of the three sorts it is follows from the number.
+/// Returns the value for a number. The number decides which of the three forms of a value it has.
 pub fn value(number: u16, live: &Live) -> Value<Counted> {
     match number % 3 {
         0 => Value::Word(u64::from(number) << 1 | 1),
@@ -207,7 +207,7 @@ pub fn value(number: u16, live: &Live) -> Value<Counted> {
     }
 }
 
-/// The number of a value, which is whole.
+/// Returns the number of a value, and checks that the value is intact.
 pub fn number(view: ValueView<'_, Counted>) -> u16 {
     match view {
         ValueView::Word(word) => (word >> 1) as u16,
@@ -225,12 +225,12 @@ pub fn number(view: ValueView<'_, Counted>) -> u16 {
     }
 }
 
-/// An entry's owner and the number of its value.
+/// Returns an entry's owner and the number of its value.
 pub fn seen(entry: &Entry<'_, Counted>) -> (u64, u16) {
     (entry.owner, number(entry.value))
 }
 
-/// Checks that nothing is left of keys and objects, once what was retired is freed.
+/// Checks that no key or object is left after all garbage has been freed.
 pub fn check_none_left(live: &Live) {
     reclaim::flush();
     assert_eq!(live.load(Ordering::Relaxed), 0, "keys or objects leaked");

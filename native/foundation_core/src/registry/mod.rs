@@ -103,8 +103,8 @@ impl Tally {
 ///
 /// A place is reserved before its entry is inserted and released after the entry is removed. So
 /// there are never more entries than places, however many callers register at once. A registration
-/// reserves only when nothing else can refuse it, so none is refused because of a reservation that
-/// comes to nothing. Without a limit there is no count.
+/// reserves a place only once its owner and its key allow the entry. So no registration is refused
+/// because of another that was going to fail. Without a limit there is no count.
 #[derive(Debug)]
 pub(crate) struct Capacity {
     limit: usize,

@@ -1,4 +1,4 @@
-//! Registering and changing entries, and those that a process has of a key.
+//! Registers and changes entries, and reads the entries that one process has under a key.
 
 use std::sync::Arc;
 
@@ -32,10 +32,11 @@ nifs! {
 
 atoms! { ok, error, notify, already_registered, not_alive, system_limit, duplicate, stale }
 
-/// How many entries a call on a normal scheduler handles: some hundred microseconds.
+/// The most entries that a call on a normal scheduler handles: about a hundred microseconds of
+/// work.
 pub const ENTRIES_MAX: usize = 1_000;
 
-/// Refuses, on a normal scheduler, what takes long.
+/// Refuses work that takes long, on a normal scheduler.
 fn unless_long(takes_long: bool) -> Result<(), Failure> {
     if takes_long && !may_take_long() {
         return Err(Failure::TakesLong);
@@ -64,8 +65,9 @@ fn registry_register_for<'a>(
         if !process::is_remote(owner) || process::is_alive(env, owner) {
             return Ok(registered);
         }
-        // Declared dead meanwhile, perhaps before the entry was there to be found. What it is
-        // called from now on, if it is there after all, is not that.
+        // The process was declared dead during this call, perhaps before its entry could be found.
+        // So this call cleans up. Then it tries again: if the process is alive after all, `intern`
+        // gives it another number.
         registry.mark_dead(Some(env), owner);
     }
 }
@@ -103,7 +105,7 @@ fn register_key<'a>(
             Ok(()) => return Ok(registered_term(env, registry)),
             Err(Refused::Taken(holder)) => match live_pid(env, holder) {
                 Some(pid) => (already_registered(), pid).encode(env),
-                // It has died since it was asked, so that the key is free now.
+                // The holder has died since the registration was refused, so the key is free now.
                 None => continue,
             },
             Err(Refused::Dead) => not_alive().encode(env),
@@ -184,7 +186,8 @@ fn registry_entries<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifRes
     })
 }
 
-/// A list of one process's entries of a key, each as `form` makes it of its number and value.
+/// Returns a list of one process's entries under a key; `form` makes each element from the entry's
+/// number and value.
 fn own<'a>(
     env: Env<'a>,
     [name, key_term, pid]: [Term<'a>; 3],
@@ -228,7 +231,7 @@ fn own<'a>(
     }
 }
 
-/// Whether a list has more than `most` elements.
+/// Returns whether a list has more than `most` elements.
 fn is_longer(list: Term, most: usize) -> bool {
     let mut rest = list;
     for _ in 0..most {
@@ -248,7 +251,7 @@ fn registry_remove<'a>(
     let registry = registry!(env, name, &guard);
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
-    // Before they are read, which takes as long as they are many.
+    // Check before the numbers are read, which takes time in proportion to their count.
     unless_long(is_longer(numbers, ENTRIES_MAX))?;
     let numbers = elements(numbers, |number| number.decode().ok())?;
     let removed = match (&registry.entries, known(pid)?) {
@@ -260,7 +263,7 @@ fn registry_remove<'a>(
     Ok(removed.encode(env))
 }
 
-/// `registry_fetch(name, key)`: `{:ok, value}` of the caller's unique entry.
+/// `registry_fetch(name, key)` returns `{:ok, value}` for the caller's unique entry.
 fn registry_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
@@ -277,7 +280,7 @@ fn registry_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResul
     }
 }
 
-/// `registry_set(name, key, value)`: sets the value of the caller's unique entry.
+/// `registry_set(name, key, value)` sets the value of the caller's unique entry.
 fn registry_set<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);

@@ -1,4 +1,4 @@
-//! A registry as the VM knows it: by its name, with an owner, and watching its registrants.
+//! A registry in the VM: it has a name and an owner, and monitors its registrants.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -16,18 +16,18 @@ use crate::measure::Call;
 use crate::process;
 use crate::term::OwnedTerm;
 
-/// How many entries of a dead process are removed in its own time; the others are left to the
-/// background thread.
+/// The most entries of a dead process that are removed in its own time. The background thread
+/// removes the rest.
 const REMOVED_AT_ONCE: usize = 1_000;
 
-/// How many resources share the monitors of a registry's processes. Each keeps its monitors in a
-/// tree under a lock of its own.
+/// The number of resources that share the monitors of a registry's processes. Each keeps its
+/// monitors in a tree with a lock of its own, so one resource would be a point of contention.
 const WATCHES: usize = 32;
 
 /// All registries of this VM, by the words of their names.
 pub static NAMES: LazyLock<Names<Registry>> = LazyLock::new(Names::default);
 
-/// Whether keys are unique, and what Elixir's `Registry` would partition duplicate ones by.
+/// Whether keys are unique, and by what Elixir's `Registry` would partition duplicate ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Unique,
@@ -44,13 +44,14 @@ pub enum Entries {
     Duplicate(Duplicate<OwnedTerm, OwnedTerm>),
 }
 
-/// What can change about a registry.
+/// The settings of a registry that an adoption can change.
 #[derive(Default)]
 pub struct Config {
     pub partitions: u64,
     /// The words of the listeners' names.
     pub listeners: Vec<u64>,
-    /// How long it waits for another owner when it has lost one; `None` for ever.
+    /// How long the registry waits for a new owner after it has lost one; `None` means without
+    /// limit.
     pub adopt_timeout: Option<Duration>,
 }
 
@@ -60,23 +61,23 @@ pub struct Registry {
     pub entries: Entries,
     pub meta: Table<OwnedTerm, OwnedTerm>,
     config: Mutex<Config>,
-    /// The owner's word; of the last one while there is none.
+    /// The owner's word. While there is no owner, the word of the last one.
     owner: AtomicU64,
     has_listeners: AtomicBool,
     watches: [OnceLock<ResourceArc<Watch>>; WATCHES],
     owner_watch: Mutex<Option<ResourceArc<OwnerWatch>>>,
 }
 
-/// Holds the monitors of a part of a registry's registrants.
+/// Holds the monitors of some of a registry's registrants.
 pub struct Watch(Weak<Registry>, Live);
 
 /// Holds the monitor of a registry's owner.
 pub struct OwnerWatch(Weak<Registry>, Live);
 
-/// How many resources hold monitors of registrants and owners.
+/// The number of resources that hold monitors of registrants and owners.
 pub static LIVE_WATCHES: AtomicI64 = AtomicI64::new(0);
 
-/// Counts one of them for as long as it is there.
+/// Counts one such resource while it lives.
 struct Live;
 
 impl Live {
@@ -96,7 +97,7 @@ impl Drop for Live {
 impl Resource for Watch {
     const IMPLEMENTS_DOWN: bool = true;
 
-    /// Runs in the exiting process: what a death costs is spread over the schedulers.
+    /// Runs in the exiting process, which spreads the cost of deaths over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let _measured = Call::begin(c"registry_down".as_ptr());
         faults::reach(c"registrant down");
@@ -119,7 +120,7 @@ impl Resource for OwnerWatch {
     }
 }
 
-/// Which processes are alive, and who is told of their deaths, during a call.
+/// The core's view of processes during a call: it asks the VM who is alive, and sets up monitors.
 pub struct Processes<'e, 'r> {
     env: Env<'e>,
     registry: &'r Arc<Registry>,
@@ -138,14 +139,14 @@ impl Liveness for Processes<'_, '_> {
                 let watch = self.registry.watch(owner);
                 self.env.monitor(watch, &pid).is_some()
             }
-            // An Elixir process has monitored it before.
+            // An Elixir process has monitored the remote process before this call.
             None => process::enter(owner, self.registry.name),
         }
     }
 }
 
 impl Registry {
-    /// A registry that has no owner yet.
+    /// Makes a registry that has no owner yet.
     pub fn new(name: u64, kind: Kind, limit: usize) -> Result<Arc<Self>, OutOfMemory> {
         let seed = Seed::random();
         let entries = match kind {
@@ -169,7 +170,7 @@ impl Registry {
         }))
     }
 
-    /// The registry of this name.
+    /// Returns the registry with this name.
     #[inline]
     pub fn get(name: u64, guard: &Guard) -> Option<&Arc<Registry>> {
         NAMES.get(name, guard)
@@ -201,13 +202,13 @@ impl Registry {
             .get_or_init(|| ResourceArc::new(Watch(Arc::downgrade(self), Live::new())))
     }
 
-    /// Makes the caller the owner: the first one, or another after that one died.
+    /// Makes the caller the owner: the first one, or a new one after the last one died.
     ///
-    /// `false` if the caller cannot be monitored, which says that it is exiting.
+    /// Returns `false` if the caller cannot be monitored, which means that it is exiting.
     pub fn adopt(self: &Arc<Self>, env: Env, owner: u64, config: Config) -> bool {
         let watch = ResourceArc::new(OwnerWatch(Arc::downgrade(self), Live::new()));
-        // Held until the owner is known: a caller on a dirty scheduler may die meanwhile, and its
-        // death waits for this lock.
+        // Hold the lock until the new owner is stored. A caller on a dirty scheduler may die
+        // meanwhile, and `lose_owner` must wait for this lock to see that owner.
         let mut current = self.config();
         if env.monitor(&watch, &process::local(owner)).is_none() {
             return false;
@@ -223,8 +224,8 @@ impl Registry {
         true
     }
 
-    /// The owner has died without an order to destroy the registry: it is kept for a while, for
-    /// another to adopt it.
+    /// The owner has died without an order to destroy the registry. Keeps the registry for a while,
+    /// so that another process can adopt it.
     fn lose_owner(self: &Arc<Self>, owner: u64) {
         let timeout = self.config().adopt_timeout;
         if self.owner() == owner
@@ -236,7 +237,7 @@ impl Registry {
     }
 
     /// Declares a process dead and removes its first entries at once; the background thread removes
-    /// the others. Returns how many keys it had.
+    /// the rest. Returns how many keys the process had.
     pub fn mark_dead(self: &Arc<Self>, env: Option<Env>, owner: u64) -> usize {
         let mut pending = match &self.entries {
             Entries::Unique(entries) => entries.mark_dead(owner),
@@ -262,7 +263,7 @@ impl Registry {
         }
     }
 
-    /// How many entries of dead processes have been removed since this was last asked.
+    /// Returns the number of dead processes' entries removed since the last call.
     pub fn take_cleaned(&self) -> u64 {
         match &self.entries {
             Entries::Unique(entries) => entries.take_cleaned(),
@@ -270,7 +271,7 @@ impl Registry {
         }
     }
 
-    /// How many keys a process holds.
+    /// Returns how many keys a process holds.
     pub fn held_by(&self, owner: u64) -> usize {
         match &self.entries {
             Entries::Unique(entries) => entries.held_by(owner),
@@ -301,5 +302,5 @@ impl Drop for Registry {
     }
 }
 
-/// How many registries there are, also such as are being destroyed.
+/// The number of registries, including those that are being destroyed.
 pub static LIVE: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! Starting and stopping registries, and their figures.
+//! Starts and stops registries, and returns their figures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ nifs! {
     registry_take_cleaned / 1,
 }
 
-/// How many registries are started and stopped beside, counted or named on a normal scheduler.
+/// The most registries for which a start, stop, count or list runs on a normal scheduler.
 pub const REGISTRIES_MAX: usize = 1_000;
 
 atoms! {
@@ -50,7 +50,7 @@ impl Kind {
     }
 }
 
-/// A natural number, or `None` for `:infinity`.
+/// Decodes a natural number, or `None` for `:infinity`.
 fn bound(term: Term) -> Result<Option<u64>, Failure> {
     if term == infinity().encode(term.get_env()) {
         return Ok(None);
@@ -58,7 +58,7 @@ fn bound(term: Term) -> Result<Option<u64>, Failure> {
     term.decode().map(Some).map_err(|_| Failure::BadArgument)
 }
 
-/// Refuses, on a normal scheduler, what takes as long as there are registries.
+/// Refuses, on a normal scheduler, work that takes time in proportion to the number of registries.
 pub fn unless_many() -> Result<(), Failure> {
     if NAMES.len() > REGISTRIES_MAX && !may_take_long() {
         return Err(Failure::TakesLong);
@@ -74,7 +74,7 @@ enum Started {
     Failed,
 }
 
-/// Stores metadata where there is none; `None` when there is no memory for it.
+/// Stores metadata under keys that have none. Returns `None` when there is no memory for it.
 fn put_all(registry: &Registry, pairs: &[(Term, Term)], guard: &Guard) -> Option<()> {
     pairs.iter().try_for_each(|(key, value)| {
         let put = meta::put(registry, *key, *value, false, guard);
@@ -106,7 +106,8 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
         adopt_timeout: bound(adopt_timeout)?.map(Duration::from_millis),
     });
     let pairs = elements(pairs, |pair| pair.decode::<(Term, Term)>().ok())?;
-    // Before anything changes: nothing below moves to a dirty scheduler and begins anew.
+    // Check these before anything changes: after a change the call must not start again on a dirty
+    // scheduler.
     for (meta_key, value) in &pairs {
         key(*meta_key, &mut Buffer::new(), &mut None)?;
         measure(*value)?;
@@ -121,7 +122,8 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
             .unwrap_or_else(|| unreachable!("this is called once"));
         let create = |config| {
             let created = Registry::new(word(name), kind, limit).ok()?;
-            // Whoever finds the registry finds its metadata.
+            // Store the metadata first, so that a process that finds the registry also finds its
+            // metadata.
             put_all(&created, &pairs, &guard)?;
             created.adopt(env, owner, config).then_some(created)
         };
@@ -146,7 +148,7 @@ fn registry_start<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
         }
     });
     if let Started::Adopted(registry) = &started {
-        // What there is no memory for is missing, as it would be after `put_meta/3`.
+        // Without memory the metadata is missing, as it would be after `put_meta/3`.
         let _ = put_all(registry, &pairs, &guard);
     }
     Ok(match started {
@@ -183,7 +185,7 @@ fn registry_config<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok((kind, config.partitions, listeners, owner).encode(env))
 }
 
-/// The names of the listeners.
+/// Returns the names of the listeners.
 pub fn listeners<'a>(env: Env<'a>, config: &Config) -> Vec<Term<'a>> {
     let names = config.listeners.iter();
     names.map(|name| word_term(env, *name)).collect()
@@ -234,7 +236,7 @@ fn registry_watch<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a>
 }
 
 fn registry_take_cleaned<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
-    // Also where there is no registry yet: the watcher is there before the one that it watches.
+    // Arm even if there is no registry yet: the watcher may start before its registry.
     deaths::arm();
     let guard = pin();
     let registry = registry!(env, name, &guard);

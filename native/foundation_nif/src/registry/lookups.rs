@@ -1,4 +1,4 @@
-//! Looking up entries by their key.
+//! Looks up entries by key.
 
 use foundation_core::key::Key;
 use foundation_core::registry::Unique;
@@ -57,7 +57,7 @@ fn lookup<'a>(
     }
 }
 
-/// `[{pid, value}, …]` of a key's entries whose owners are alive.
+/// Returns `[{pid, value}, …]` of a key's entries whose owners are alive.
 fn entries_list<'a>(
     env: Env<'a>,
     members: Option<Members<'_, OwnedTerm>>,
@@ -67,7 +67,7 @@ fn entries_list<'a>(
     let mut found = Vec::new();
     let rest = members.and_then(|members| {
         members.walk(0, guard, |member| {
-            // All of a key's entries are one answer, which a dirty scheduler has the time for.
+            // A key's entries must be returned together; a dirty scheduler has the time for it.
             let in_time = budget.spend(member.value) || may_take_long();
             if in_time && let Some(pid) = live_pid(env, member.owner) {
                 found.push(pair(env, pid, value_term(env, member.value)).as_c_arg());
@@ -82,7 +82,7 @@ fn entries_list<'a>(
     }
 }
 
-/// `[{pid, value}]` of an entry, or `[]` if there is none or its owner is dead.
+/// Returns `[{pid, value}]` for an entry, or `[]` if there is none or its owner is dead.
 #[inline(always)]
 fn entry_list<'a>(
     env: Env<'a>,
@@ -99,7 +99,7 @@ fn entry_list<'a>(
     Ok(single(env, pair(env, pid, value)))
 }
 
-/// A stored value's term, unless copying it takes too long here.
+/// Returns a stored value as a term, unless copying it would take too long here.
 #[inline]
 pub fn stored<'a>(
     env: Env<'a>,
@@ -113,21 +113,21 @@ pub fn stored<'a>(
     }
 }
 
-/// How many keys of `registry_lookup_many` are fetched from memory side by side. All are asked for
-/// before the first is read: where each was read after another had been asked for, a table of a
-/// million took half as long again.
+/// How many keys `registry_lookup_many` prefetches together. It prefetches all of them before it
+/// reads the first. Reading each key one step after its prefetch took half as long again, in a
+/// table of a million entries.
 const ABREAST: usize = 16;
 
-/// A key of `registry_lookup_many` that is under way.
+/// A key of `registry_lookup_many` whose lookup is in progress.
 #[derive(Clone, Copy)]
 struct UnderWay<'a, 'g> {
     key: Term<'a>,
-    /// The keys after it.
+    /// The list of keys after it.
     next: Term<'a>,
     prefetched: Option<(Key<'static, Probe>, Prefetched<'g>)>,
 }
 
-/// `registry_lookup_many(name, keys) -> {results, rest}`: of as many keys as there is time for.
+/// `registry_lookup_many(name, keys) -> {results, rest}` handles as many keys as there is time for.
 fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
@@ -170,7 +170,7 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
             };
             match result {
                 Ok(result) => results.push(result.as_c_arg()),
-                // The next call starts with this key.
+                // Stop here; the next call starts with this key.
                 Err(Failure::TakesLong) if !results.is_empty() => break 'all,
                 Err(failure) => return Err(failure),
             }
@@ -186,7 +186,7 @@ fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifRes
     Ok(pair(env, results, rest))
 }
 
-/// Begins to look for a short unique key.
+/// Prefetches a short unique key.
 #[inline(always)]
 fn prefetch<'g>(
     registry: &Registry,

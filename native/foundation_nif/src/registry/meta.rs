@@ -1,4 +1,4 @@
-//! Metadata of a registry.
+//! The metadata of a registry.
 
 use foundation_core::table::{Guard, pin};
 use rustler::{Encoder, Env, Term, atoms};
@@ -16,7 +16,7 @@ nifs! {
 
 atoms! { ok, error, system_limit }
 
-/// Metadata belongs to the registry.
+/// The owner word of metadata, which no process owns.
 const NOBODY: u64 = 1;
 
 fn registry_meta<'a>(env: Env<'a>, [name, meta_key]: [Term<'a>; 2]) -> NifResult<'a> {
@@ -32,8 +32,8 @@ fn registry_meta<'a>(env: Env<'a>, [name, meta_key]: [Term<'a>; 2]) -> NifResult
     })
 }
 
-/// Stores metadata, in place of what is there if `overwrite` says so; `false` when there is no
-/// memory for it.
+/// Stores metadata, and replaces a present value only if `overwrite` is set. Returns `false` when
+/// there is no memory for it.
 pub fn put(
     registry: &Registry,
     meta_key: Term,

@@ -1,7 +1,7 @@
 //! The NIFs of the registry.
 //!
-//! Each takes the registry's name first, and says `nil` when there is none of that name: then the
-//! ETS engine may know it.
+//! Each takes the registry's name as its first argument. It returns `nil` when there is no registry
+//! with that name here; the ETS engine may have one.
 
 pub mod deaths;
 mod entries;
@@ -20,7 +20,7 @@ use crate::raw::{Failure, NifResult};
 use crate::term::word;
 use instance::Registry;
 
-/// The registry of this name; `None` when there is none.
+/// Returns the registry with this name, or `None`.
 ///
 /// # Errors
 ///
@@ -33,12 +33,12 @@ fn named<'g>(name: Term, guard: &'g Guard) -> Result<Option<&'g Arc<Registry>>, 
     }
 }
 
-/// What a NIF says when it knows no registry of that name.
+/// The answer of a NIF that knows no registry with the name.
 fn unknown(env: Env<'_>) -> NifResult<'_> {
     Ok(rustler::types::atom::nil().to_term(env))
 }
 
-/// The registry of a name in the NIF that this is used in, which says `nil` if there is none.
+/// Evaluates to the registry with a name. Without one, the NIF that uses this returns `nil`.
 macro_rules! registry {
     ($env:expr, $name:expr, $guard:expr) => {
         match $crate::registry::named($name, $guard)? {

@@ -1,4 +1,4 @@
-//! Walks over a table, over a key's entries and over a process's keys, a bounded part a call.
+//! Walks over a table, over a key's entries and over a process's keys, in bounded parts.
 
 use foundation_core::key::KeyView;
 use foundation_core::table::{ValueView, pin};
@@ -25,15 +25,15 @@ nifs! {
 
 atoms! { done }
 
-/// How many keys of a table a walk looks at before it looks at their entries.
+/// The most keys that a walk collects before it reads their entries.
 const KEYS_MAX: usize = 64;
 
-/// `registry_keys(name, pid, cursor)`: all at once, since a process's keys must be seen at one
-/// moment; many are taken on a dirty scheduler.
+/// `registry_keys(name, pid, cursor)` returns all keys at once, since they must be seen at one
+/// moment. For many keys it runs on a dirty scheduler.
 fn registry_keys<'a>(env: Env<'a>, [name, pid, from]: [Term<'a>; 3]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    // No other cursor was ever given out.
+    // 0 is the only cursor that callers ever have.
     if !matches!(from.decode::<u64>(), Ok(0)) {
         return Err(Failure::BadArgument);
     }
@@ -62,8 +62,8 @@ fn registry_keys<'a>(env: Env<'a>, [name, pid, from]: [Term<'a>; 3]) -> NifResul
     Ok((keys, done()).encode(env))
 }
 
-/// Where a walk goes on: at a hash, and for duplicate keys at one of those with that
-/// hash and at the number of one of its entries.
+/// The point at which a walk continues: a hash and, for duplicate keys, the place of one of the
+/// keys with that hash and the number of one of its entries.
 type Cursor = (u64, u64, u64);
 
 fn cursor(term: Term) -> Result<Cursor, Failure> {
@@ -90,7 +90,8 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
         Entries::Unique(entries) => {
             let mut in_time = true;
             let next = entries.walk(from.0, ENTRIES_MAX / 2, &guard, |visited| {
-                // A segment's entries are one answer, which a dirty scheduler has the time for.
+                // The entries of a segment must be returned together; a dirty scheduler has the
+                // time for it.
                 let spent = budget.spend_entry(&visited.key, visited.entry.value);
                 in_time = in_time && (spent || may_take_long());
                 if in_time && let Some(pid) = live_pid(env, visited.entry.owner) {
@@ -106,7 +107,7 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
         Entries::Duplicate(entries) => {
             let mut keys = Vec::new();
             let next = entries.walk(from.0, KEYS_MAX, &guard, |keyed| keys.push(keyed));
-            // Keys with one hash, in an order that the next call finds again.
+            // Sort keys with equal hashes, so that the next call finds them in the same order.
             keys.sort_unstable_by_key(|keyed| (keyed.hash, keyed.place));
             let stopped = keys
                 .iter()
@@ -171,8 +172,8 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
     Ok(pair(env, found.encode(env), next))
 }
 
-/// `registry_broadcast(name, key, message, cursor) -> {sent, remote pids, cursor | :done}`: the
-/// VM lets a NIF send to local processes only.
+/// `registry_broadcast(name, key, message, cursor) -> {sent, remote pids, cursor | :done}`. It
+/// returns remote pids because the VM lets a NIF send only to local processes.
 fn registry_broadcast<'a>(
     env: Env<'a>,
     [name, key_term, message, from]: [Term<'a>; 4],
@@ -216,8 +217,8 @@ fn registry_broadcast<'a>(
     Ok((sent, remotes, next).encode(env))
 }
 
-/// A remote process is dead: all its entries go, in this registry and in all others, which hide
-/// them from the same moment on. Says how many keys it had here.
+/// Declares a remote process dead. Every registry hides its entries from that moment on, and
+/// removes them. Returns how many keys it had in this registry.
 fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a> {
     let is_local = known(pid)?.is_some_and(|owner| !process::is_remote(owner));
     if !name.is_atom() || is_local {
@@ -243,7 +244,7 @@ fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResu
     Ok(held.encode(env))
 }
 
-/// The remote processes that have entries in a registry.
+/// Returns the remote processes that have entries in a registry.
 fn registry_remotes<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);

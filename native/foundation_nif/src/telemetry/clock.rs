@@ -1,23 +1,25 @@
-//! The time that windows, rates and spans are measured in.
+//! The clocks for windows, rates and spans.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use foundation_core::window::Clock;
 use rustler::sys::{ErlNifTimeUnit, enif_monotonic_time, enif_time_offset};
 
-/// Nanoseconds of the system's monotonic clock, or of what [`ticks`] makes of it. The VM's own costs three
-/// times as much to ask, as it corrects what it gets; differences of either are the same.
+/// Returns the time of the system's monotonic clock in nanoseconds, read by way of [`ticks`] where
+/// that is possible. The VM's clock takes three times as long, since it corrects the system's.
+/// Differences between two times are the same on both.
 #[inline]
 pub fn now() -> u64 {
     System.now()
 }
 
-/// Erlang's system time at a time of [`now`] that has just been read, in nanoseconds.
+/// Returns Erlang's system time in nanoseconds, for a time that [`now`] has just returned.
 ///
-/// To ask the VM costs three times what [`now`] does. So it is asked every tenth of a millisecond, for how far
-/// its time is ahead of that clock, and in between that is added. It finds that too large by the time it
-/// takes to ask, some 40 ns; and the VM, which corrects its clock by up to 500 parts in a million, is up to 50 ns
-/// further by the end of the interval: whoever asks before and after finds this in between.
+/// Reading the VM's clock takes three times as long as [`now`]. So the difference between both
+/// clocks is measured once every 100 µs, and added to `now` meanwhile. The measured difference is
+/// too large by the time that the measurement takes, about 40 ns. The VM corrects its clock by up
+/// to 500 parts per million, so it drifts by up to 50 ns within the interval. So this time lies
+/// between two readings of Erlang's system time, one before and one after.
 #[inline]
 pub fn system_time(now: u64) -> i64 {
     if now
@@ -32,16 +34,17 @@ pub fn system_time(now: u64) -> i64 {
 }
 
 const COMPARE_EVERY: u64 = 100_000;
-/// The clocks are read within this time, unless the thread is stopped in between.
+/// The longest time between two clock readings, in nanoseconds, if the thread was not preempted.
 const STOPPED: u64 = 500;
-/// How far Erlang's system time is ahead of the system's monotonic clock, and when that was found out.
+/// How far Erlang's system time is ahead of the system's monotonic clock, and when that was
+/// measured.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 static COMPARED: AtomicU64 = AtomicU64::new(0);
 
 #[cold]
 fn compare() -> i64 {
     let before = now();
-    // SAFETY: both may be called on any thread that is a scheduler's.
+    // SAFETY: both may be called on any scheduler thread.
     let erlang = unsafe {
         enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC)
             + enif_time_offset(ErlNifTimeUnit::ERL_NIF_NSEC)
@@ -90,8 +93,8 @@ impl Clock for System {
         START.elapsed().as_nanos() as u64
     }
 
-    /// The clock of the last tick costs a third. It is behind by one tick, 10 ms at most: so a
-    /// time that is further away than this many nanoseconds from there is still to come.
+    /// Reads the coarse clock, which costs a third. It lags by at most one tick, 10 ms. So a time
+    /// that is more than `BEHIND` nanoseconds ahead of it has not passed.
     #[cfg(target_os = "linux")]
     #[inline]
     fn before(&self, time: u64) -> Result<(), u64> {

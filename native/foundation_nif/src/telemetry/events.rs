@@ -1,4 +1,4 @@
-//! Windows, counts and batches.
+//! The NIFs for windows, counts and batches.
 
 use std::sync::atomic::Ordering;
 
@@ -33,15 +33,15 @@ nifs! {
 
 atoms! { ok, emit, first, full, done, emitted, suppressed, sampled_out }
 
-/// Events of a walk, windows of a sweep and events of a batch that are handled in one call: some
-/// hundred microseconds' worth at most.
+/// The most events of a walk, windows of a sweep and events of a batch per call: about a hundred
+/// microseconds of work.
 const VISITED_MAX: usize = 200;
 const SWEPT: usize = 1_000;
 const PEEKED: usize = 128;
-/// Events of a batch that are dropped in the call that acknowledges them.
+/// The most events of a batch that the acknowledging call drops itself.
 const DROPPED: usize = 1_024;
 
-/// A number that may be missing.
+/// Decodes a number or `nil`.
 fn optional(term: Term) -> Result<Option<u64>, Failure> {
     if is_nil(term) {
         Ok(None)
@@ -50,7 +50,7 @@ fn optional(term: Term) -> Result<Option<u64>, Failure> {
     }
 }
 
-/// Cost: the encoding of the key (one that is large goes to a dirty scheduler), and O(1).
+/// Cost: the encoding of the key, plus O(1). A large key goes to a dirty scheduler.
 fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifResult<'a> {
     let mut buffer = Buffer::new();
     if !is_hot() || !identify_name(&mut buffer, name) {
@@ -86,7 +86,7 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
     Ok(answer.to_term(env))
 }
 
-/// The key of a window that is not [`short_key`]'s, in a buffer that has the name.
+/// Makes the key of a window for which [`short_key`] has none, in a buffer that holds the name.
 #[inline(never)]
 fn window_key<'k>(
     buffer: &'k mut Buffer,
@@ -102,12 +102,12 @@ fn window_key<'k>(
     Ok(Key::new(IDENTIFIED, buffer.bytes()))
 }
 
-/// The kinds of keys that [`window_key`] makes, beside those of [`short_key`].
+/// The kinds of keys that [`window_key`] makes, besides those of [`short_key`].
 const IDENTIFIED: u8 = 2;
-/// Of the event that many names share: with the name before it.
+/// A key of the event that many names share; it starts with the name.
 const IN_SHARED: u8 = 3;
 
-/// Cost: the encoding of the maps (ones that are large go to a dirty scheduler), and O(1).
+/// Cost: the encoding of the maps, plus O(1). Large maps go to a dirty scheduler.
 fn telemetry_append<'a>(
     env: Env<'a>,
     [name, measurements, metadata]: [Term<'a>; 3],
@@ -143,7 +143,8 @@ fn telemetry_append<'a>(
     Ok(answer.to_term(env))
 }
 
-/// The event of a name, which is made if need be; `None` when that is no name.
+/// Returns the event of a name, which is made if it is unknown, or `None` for a term that is no
+/// name.
 #[inline]
 fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
     let mut buffer = Buffer::new();
@@ -152,7 +153,7 @@ fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
         .flatten()
 }
 
-/// The event of a name in the NIF that this is used in, which says `nil` if there is none.
+/// Evaluates to the event of a name. Without one, the NIF that uses this returns `nil`.
 macro_rules! event {
     ($env:expr, $name:expr) => {
         match is_there().then(|| find($env, $name)).flatten() {
@@ -185,7 +186,7 @@ fn telemetry_configure<'a>(
         optional(batch_timeout)?,
     );
     let event = event!(env, name);
-    // What is not given stays.
+    // A setting that is not given keeps its value.
     if let Some(window) = window {
         event.window.set(Some(window.saturating_mul(NANOSECONDS)));
     }
@@ -228,7 +229,7 @@ fn telemetry_totals<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(totals_term(env, event.totals()))
 }
 
-/// Walks in chunks. The event that names past the bound share comes last.
+/// Returns the events in chunks. The event that names past the bound share comes last.
 fn telemetry_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     let cursor = number(cursor)? as usize;
     if !is_there() {
@@ -265,7 +266,7 @@ fn telemetry_own_windows<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'
     Ok(event.windows().encode(env))
 }
 
-/// Closes a bounded number of windows a call.
+/// Closes a bounded number of windows per call.
 fn telemetry_sweep<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
@@ -275,13 +276,14 @@ fn telemetry_sweep<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok(more.encode(env))
 }
 
-/// Reads a bounded number of events a call, large ones on a dirty scheduler.
+/// Reads a bounded number of events per call. Large events are read on a dirty scheduler.
 fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> NifResult<'a> {
     let (offset, limit) = (number(offset)? as usize, number(limit)? as usize);
     let event = event!(env, name);
     let (mut events, mut behind) = event.queue.peek(offset, limit.min(PEEKED));
     if !may_take_long() {
-        // As many as can be read here, and one in any case: if that takes long it is refused.
+        // Return as many events as can be read here, but at least one. If that one takes long, the
+        // call moves to a dirty scheduler.
         let mut spent = 0;
         let fit = events.iter().take_while(|(_, payload)| {
             spent += stored::cost(payload);
@@ -301,7 +303,7 @@ fn telemetry_peek<'a>(env: Env<'a>, [name, offset, limit]: [Term<'a>; 3]) -> Nif
     Ok((list, behind).encode(env))
 }
 
-/// Counts a batch at once, and leaves it to the background thread to drop one that is large or holds terms.
+/// Counts a batch as emitted. The background thread drops a batch that is large or holds terms.
 fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a> {
     let count = number(count)?;
     let event = event!(env, name);
@@ -312,7 +314,7 @@ fn telemetry_ack<'a>(env: Env<'a>, [name, count]: [Term<'a>; 2]) -> NifResult<'a
     Ok(left.encode(env))
 }
 
-/// Forgets all windows, counts, settings and batches.
+/// Removes all windows, counts, settings and batches.
 pub fn clear() {
     TABLES.windows.clear();
     let mut cursor = Some(0);

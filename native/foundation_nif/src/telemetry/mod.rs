@@ -1,7 +1,7 @@
 //! The NIFs of the telemetry area: one set of tables for the application.
 //!
-//! Each says `nil` while the tables are closed, and the hot ones also while they are diverted: then the
-//! caller looks for another backend.
+//! Each returns `nil` while the tables are closed. The hot ones also do while the tables are
+//! diverted. Then the caller uses another backend.
 
 mod clock;
 mod events;
@@ -35,11 +35,11 @@ atoms! { ok, created, adopted }
 
 type OneEvent = Event<Stored, OwnedTerm>;
 
-/// The tables of events. Spans have theirs in [`spans`].
+/// The tables of events. Those of spans are in [`spans`].
 struct Tables {
     events: Events<Stored, OwnedTerm>,
     windows: Windows<&'static OneEvent>,
-    /// Events that wait in all batches.
+    /// The number of events that wait in all batches.
     pending: AtomicU64,
     max_pending: AtomicU64,
     /// In nanoseconds.
@@ -62,18 +62,18 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
 const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 const DIVERTED: u8 = 2;
-/// Nothing goes in any more, and what is in is still to be read.
+/// Refuses new events, while the waiting ones can still be read.
 const SEALED: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(CLOSED);
-/// Whether an open table is to be diverted.
+/// The state of open tables: `OPEN`, or `DIVERTED`.
 static DIVERT: AtomicU8 = AtomicU8::new(OPEN);
 
 fn is_open() -> bool {
     matches!(STATE.load(Ordering::Acquire), OPEN | DIVERTED)
 }
 
-/// Whether there are tables to read from: also while they are sealed.
+/// Returns whether there are tables to read from, which sealed tables allow too.
 fn is_there() -> bool {
     STATE.load(Ordering::Acquire) != CLOSED
 }
@@ -97,11 +97,12 @@ fn number(term: Term) -> Result<u64, Failure> {
 
 const NANOSECONDS: u64 = 1_000_000;
 
-/// How many elements of a name are told apart: their words must fit into a buffer, with a digest.
+/// The most elements of a name that are distinguished. Their words and a digest must fit in a
+/// buffer.
 const NAME_MAX: usize = 32;
 
-/// Adds the words of an event's name to `buffer`; `false` when it cannot be one. Whether they are
-/// atoms is asked when the event is interned.
+/// Adds the words of an event's name to `buffer`. Returns `false` for a term that cannot be a name.
+/// Only interning the event checks that the elements are atoms.
 #[inline]
 fn identify_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
     let mut rest = name;
@@ -121,7 +122,7 @@ fn is_name(name: Term) -> bool {
     atoms.all(|atom| atom.is_atom())
 }
 
-/// The event of a name, known by its words.
+/// Returns the event of a name, given the name's words.
 #[inline]
 fn event<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEvent> {
     let events = &TABLES.events;
@@ -144,7 +145,7 @@ fn intern<'a>(env: Env<'a>, key: &[u8], name: Term<'a>) -> Option<&'static OneEv
 
 static OTHERS: OnceLock<&'static OneEvent> = OnceLock::new();
 
-/// The event that all names past the bound share.
+/// Returns the event that all names past the bound share.
 fn others(env: Env<'_>) -> &'static OneEvent {
     atoms! { foundation, other_events }
     OTHERS.get_or_init(|| {
@@ -154,7 +155,7 @@ fn others(env: Env<'_>) -> &'static OneEvent {
     })
 }
 
-/// Whether an event is the one of [`others`].
+/// Returns whether an event is the one of [`others`].
 #[inline]
 fn is_shared(event: &'static OneEvent) -> bool {
     let others = OTHERS.get().copied();
@@ -166,7 +167,7 @@ fn telemetry_start<'a>(
     [max_windows, max_pending, window, batch_size, batch_timeout]: [Term<'a>; 5],
 ) -> NifResult<'a> {
     let tables = &*TABLES;
-    // All are read before one is set.
+    // Decode all numbers before any is stored.
     let max_windows = number(max_windows)?;
     let settings = [
         (&tables.max_pending, number(max_pending)?),
@@ -193,7 +194,7 @@ fn telemetry_seal<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok(ok().encode(env))
 }
 
-/// On a dirty scheduler: it frees whatever is in the tables.
+/// Runs on a dirty scheduler, because it frees all content of the tables.
 fn telemetry_stop<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     STATE.store(CLOSED, Ordering::Release);
     if !may_take_long() {
@@ -215,7 +216,7 @@ fn telemetry_divert<'a>(env: Env<'a>, [on]: [Term<'a>; 1]) -> NifResult<'a> {
         Err(_) => return Err(Failure::BadArgument),
     };
     DIVERT.store(state, Ordering::Release);
-    // Closed and sealed tables stay so.
+    // Closed and sealed tables stay as they are.
     let _ = STATE.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
         matches!(old, OPEN | DIVERTED).then_some(state)
     });

@@ -1,4 +1,4 @@
-//! Strategies. A name is any term here.
+//! The NIFs for sampling strategies. Here a name may be any term.
 
 use foundation_core::sampler::Strategy;
 use rustler::types::tuple::get_tuple;
@@ -19,10 +19,10 @@ nifs! {
 atoms! { ok, done, always, never, random, rate_limited, adaptive, reservoir, system_limit, error }
 
 const VISITED_MAX: usize = 200;
-/// What the identity of a name that is no event's begins with: no atom's word does.
+/// The prefix of a name that is not an event's. No atom's word is zero.
 const OTHER: [u8; 8] = [0; 8];
 
-/// The event of a name, if it is known.
+/// Returns the event of a name, if it is known.
 fn find(name: Term) -> Result<Option<&'static OneEvent>, Failure> {
     let mut buffer = Buffer::new();
     if !(identify_name(&mut buffer, name) && is_name(name)) {
@@ -81,7 +81,7 @@ fn sampler_configure<'a>(env: Env<'a>, [name, term]: [Term<'a>; 2]) -> NifResult
         let kept = || stored::store(env, [name]).ok();
         TABLES.events.get_or_insert(key.bytes(), kept)
     };
-    // A strategy for all names past the bound is not what anybody asks for.
+    // The shared event must not get a strategy: it would apply to every name past the bound.
     match event {
         Some(event) if !std::ptr::eq(event, super::others(env)) => {
             event.sampler.configure(strategy, shown.bytes());
@@ -113,7 +113,7 @@ fn sampler_stats<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(stats.unwrap_or_else(|| (0, 0, always()).encode(env)))
 }
 
-/// Walks in chunks; with names that take long to copy, on a dirty scheduler.
+/// Returns the events in chunks. Names that take long to copy are read on a dirty scheduler.
 fn sampler_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     let cursor = number(cursor)? as usize;
     if !is_open() {
@@ -138,7 +138,7 @@ fn sampler_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok((list, next).encode(env))
 }
 
-/// Of all names in one call, on a dirty scheduler: that many short locks, 10,000 at most.
+/// Resets all names in one call, on a dirty scheduler: up to 10,000 short locks.
 fn sampler_reset<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);

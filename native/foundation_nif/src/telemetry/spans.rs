@@ -1,4 +1,4 @@
-//! Spans.
+//! The NIFs for spans.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,15 +33,15 @@ nifs! {
 
 atoms! { ok, error, none, remote, span, foundation_spans, abandoned }
 
-/// Recursion that opens a span a level must not take all memory.
+/// The greatest depth. Recursion that opens a span at each level must not take all memory.
 const DEEPEST: u32 = 10_000;
-/// As many as the limits of the OpenTelemetry specification.
+/// The limits of the OpenTelemetry specification.
 const EVENTS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
 /// Spans that are read in one call.
 const TAKEN: usize = 32;
 
-/// What a span carries.
+/// The data of a span.
 #[derive(Clone, Default)]
 struct Body {
     /// Name and attributes.
@@ -53,17 +53,17 @@ impl Carried for Body {
     #[inline]
     fn clear(&mut self) {
         self.extra = None;
-        // What is inline holds nothing.
+        // An inline payload owns no memory.
         if !matches!(self.head, Payload::Inline(..)) {
             self.head = Stored::default();
         }
     }
 }
 
-/// What only some spans have.
+/// Data that only some spans have.
 #[derive(Clone, Default)]
 struct Extra {
-    /// Newer attributes than the head's.
+    /// Attributes that are newer than those in `head`.
     attributes: Option<Stored>,
     events: Vec<Stored>,
     links: Vec<Stored>,
@@ -71,23 +71,24 @@ struct Extra {
 
 static SPANS: LazyLock<Spans<Body>> = LazyLock::new(|| Spans::new(DEEPEST));
 
-/// Each keeps its monitors in a tree with a lock: so there are some.
+/// The number of resources that hold monitors. Each has a tree of monitors with a lock, so one
+/// resource would be a point of contention.
 const WATCHES: usize = 64;
 static WATCHED: LazyLock<Vec<ResourceArc<SpanWatch>>> =
     LazyLock::new(|| (0..WATCHES).map(|_| ResourceArc::new(SpanWatch)).collect());
 
-/// Holds the monitors of a part of the processes that have had a span.
+/// Holds the monitors of some of the processes that have had a span.
 struct SpanWatch;
 
 #[rustler::resource_impl]
 impl Resource for SpanWatch {
     const IMPLEMENTS_DOWN: bool = true;
 
-    /// Runs in the exiting process: what a death costs is spread over the schedulers.
+    /// Runs in the exiting process, which spreads the cost of deaths over the schedulers.
     fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let _measured = Call::begin(c"span_down".as_ptr());
         faults::reach(c"process with spans down");
-        // SAFETY: the VM's structure is one word, which for a local process is what callers are.
+        // SAFETY: the VM's structure is one word, and a local process's word identifies its stack.
         let process =
             unsafe { std::mem::transmute::<rustler::sys::ErlNifPid, u64>(*pid.as_c_arg()) };
         if SPANS.died(process, clock::now()) {
@@ -98,7 +99,7 @@ impl Resource for SpanWatch {
 
 static WATCHER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
-/// Tells the process that watches. While there is none, the next one looks when it begins.
+/// Notifies the watcher. Without a watcher the next one looks when it starts.
 fn tell(env: Env) {
     let watcher = *WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(watcher) = watcher {
@@ -106,16 +107,16 @@ fn tell(env: Env) {
     }
 }
 
-/// Whether the process is alive, and monitored from here on.
+/// Monitors a process. Returns whether it is alive.
 fn monitor(env: Env, process: u64) -> bool {
     faults::reach(c"watch a process with spans");
-    // The low bits of a process's word are the same for all.
+    // The low bits are equal for all processes.
     let watch = &WATCHED[(process >> 4) as usize % WATCHES];
     env.monitor(watch, &crate::process::local(process))
         .is_some()
 }
 
-/// Eight lower-case hex digits, computed side by side in one word.
+/// Returns eight lower-case hex digits, computed side by side in one word.
 fn digits(number: u32) -> [u8; 8] {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let mut nibbles = u64::from(number);
@@ -144,7 +145,7 @@ fn trace_id(env: Env<'_>, id: u128) -> Term<'_> {
     crate::term::binary_term(env, quarters.as_flattened())
 }
 
-/// The number that a binary of hex digits is; `None` for anything else.
+/// Decodes a binary of hex digits; returns `None` for any other term.
 fn number_of(term: Term) -> Option<u128> {
     let digits = crate::term::binary(term)?;
     (1..=32).contains(&digits.len()).then_some(())?;
@@ -152,10 +153,10 @@ fn number_of(term: Term) -> Option<u128> {
     Some(u128::from(number_of_digits(high)?) << 64 | u128::from(number_of_digits(low)?))
 }
 
-/// Digits of a span's id.
+/// The number of hex digits in a span id.
 const SPAN_DIGITS: usize = 16;
 
-/// What hex digits are worth, [`NO_DIGIT`] for every other byte.
+/// The value of each hex digit, or [`NO_DIGIT`] for any other byte.
 static WORTH: [u8; 256] = {
     let mut worth = [NO_DIGIT; 256];
     let mut digit = 0;
@@ -167,7 +168,7 @@ static WORTH: [u8; 256] = {
 };
 const NO_DIGIT: u8 = 0x80;
 
-/// The same of 16 digits at most.
+/// Like [`number_of`], for at most 16 digits.
 #[inline]
 fn number_of_digits(digits: &[u8]) -> Option<u64> {
     let (mut number, mut seen) = (0, 0);
@@ -179,8 +180,9 @@ fn number_of_digits(digits: &[u8]) -> Option<u64> {
     (seen < NO_DIGIT).then_some(number)
 }
 
-/// Whether the caller's spans are kept here. Also while they are diverted, as long as it has some here:
-/// so it goes elsewhere between two spans, and not in one.
+/// Returns whether these tables keep the caller's spans. While the tables are diverted, a process
+/// with open spans here stays here. So it switches to the other backend between two root spans,
+/// never inside one.
 #[inline]
 fn answers(env: Env<'_>) -> bool {
     is_hot() || (is_open() && SPANS.innermost(caller(env), |_| ()).is_some())
@@ -194,7 +196,8 @@ fn require_map(term: Term) -> Result<(), Failure> {
     }
 }
 
-/// `{span_id, parent_id, trace_id, system_time}`. Cost: the encoding of the terms, and O(1).
+/// Returns `{span_id, parent_id, trace_id, system_time}`. Cost: the encoding of the terms, plus
+/// O(1).
 fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
     require_map(attributes)?;
     if !answers(env) {
@@ -219,7 +222,7 @@ impl From<NotReady> for Failure {
     }
 }
 
-/// Whether everything that a span carries is such.
+/// Returns whether all data of a span meets a condition.
 fn all_of(body: &Body, such: impl Fn(&Stored) -> bool) -> bool {
     such(&body.head)
         && body.extra.as_ref().is_none_or(|extra| {
@@ -229,7 +232,7 @@ fn all_of(body: &Body, such: impl Fn(&Stored) -> bool) -> bool {
         })
 }
 
-/// What reading a span costs: see [`stored::cost`].
+/// Returns the cost of reading a span: see [`stored::cost`].
 fn cost(frame: &Frame<Body>) -> usize {
     let cost = Cell::new(0);
     all_of(&frame.body, |stored| {
@@ -239,12 +242,13 @@ fn cost(frame: &Frame<Body>) -> usize {
     cost.get()
 }
 
-/// Whether a span can be read here: one that takes long is not taken out on a normal scheduler.
+/// Returns whether a span can be read here. A span that takes long is not read on a normal
+/// scheduler.
 fn is_ready(frame: &Frame<Body>) -> bool {
     may_take_long() || cost(frame) <= NODES_MAX
 }
 
-/// The same of one span after the other, all in one call.
+/// Like [`is_ready`], for several spans that share the budget of one call.
 fn are_ready() -> impl Fn(&Frame<Body>) -> bool {
     let spent = Cell::new(0);
     move |frame| {
@@ -253,7 +257,7 @@ fn are_ready() -> impl Fn(&Frame<Body>) -> bool {
     }
 }
 
-/// Whether a span is read so fast that others may wait for it.
+/// Returns whether reading a span is fast enough to do under its lock.
 fn is_short(frame: &Frame<Body>) -> bool {
     all_of(&frame.body, |stored| !matches!(stored, Payload::Object(_)))
 }
@@ -291,13 +295,14 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, id: Term<'a>, duration: u64)
     Ok(tuple(env, parts))
 }
 
-/// A span that is read where it is, or that was taken from there because that takes a while.
+/// A finished span. A short one is read under the lock. A long one is taken out and read
+/// afterwards.
 enum Finished<'a> {
     Read(Term<'a>),
     Taken(Box<Frame<Body>>),
 }
 
-/// Cost: what the span carries is decoded, and the search for an outer one, 10,000 at most.
+/// Cost: the decoding of the span's data, and the search for an outer span among at most 10,000.
 fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
@@ -306,7 +311,7 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
         None
     } else if let Some(digits) = crate::term::binary(id) {
         let is_id = digits.len() == SPAN_DIGITS;
-        // What is no id is one that no span has.
+        // A binary that is no id never matches a span.
         Some(
             is_id
                 .then(|| number_of_digits(digits))
@@ -343,7 +348,7 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
     }
-    // Copied, and read when nobody waits for it.
+    // Copy the frame, and read the copy after the lock is released.
     let Some(frame) = SPANS.innermost(caller(env), |frame| frame.clone()) else {
         return Ok(none().to_term(env));
     };
@@ -358,7 +363,7 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     })
 }
 
-/// Changes what the innermost frame carries beside its name, if it is a span.
+/// Changes the data of the innermost frame, except its name, if the frame is a span.
 fn change<'a>(env: Env<'a>, change: impl FnOnce(&mut Extra)) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
@@ -401,7 +406,7 @@ fn span_add_link<'a>(env: Env<'a>, [link]: [Term<'a>; 1]) -> NifResult<'a> {
     })
 }
 
-/// Answers the mark to leave the context by.
+/// Returns the mark by which to leave the context.
 fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
@@ -429,7 +434,7 @@ fn taken<'a>(env: Env<'a>, frames: Vec<(Frame<Body>, u64)>, all: bool) -> NifRes
     Ok((list, all).encode(env))
 }
 
-/// `{spans, all?}`: a bounded number a call.
+/// Returns `{spans, all?}`, a bounded number per call.
 fn span_leave<'a>(env: Env<'a>, [mark]: [Term<'a>; 1]) -> NifResult<'a> {
     let mark = number(mark)?;
     if !answers(env) {
@@ -450,17 +455,17 @@ fn span_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
     }
     let pid: LocalPid = pid.decode().map_err(|_| Failure::BadArgument)?;
     *WATCHER.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
-    // It may have missed a message that was for its predecessor.
+    // Notify the new watcher: its predecessor may have died with a message unread.
     tell(env);
     Ok(ok().to_term(env))
 }
 
-/// `{spans, all?}`: a bounded number a call. They stay until they are forgotten.
+/// Returns `{spans, all?}`, a bounded number per call. The spans stay until they are forgotten.
 fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
-    // Before the look: a death that comes after it sends another message.
+    // Rearm before the look, so that a later death sends another message.
     SPANS.told();
     let read = |frame: &Frame<Body>, lasted| span_term(env, frame, span_id(env, frame.id), lasted);
     let (spans, all) = SPANS.abandoned(TAKEN, are_ready(), read)?;
@@ -468,25 +473,25 @@ fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     Ok((spans, all).encode(env))
 }
 
-/// Forgets the abandoned span that is the next, if it has this id.
+/// Forgets the next abandoned span, if it has this id.
 fn span_forget<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     let id = number_of(id).and_then(|id| u64::try_from(id).ok());
     let id = id.ok_or(Failure::BadArgument)?;
     let forgotten = SPANS.forget(id);
     let is_next = forgotten.is_some();
-    // Giving back what it carries takes about as long as reading it.
+    // Freeing its data takes about as long as reading it.
     if let Some(frame) = forgotten.filter(|frame| !is_ready(frame)) {
         background::send(Job::Free(Box::new(frame)));
     }
     Ok(is_next.encode(env))
 }
 
-/// How many processes have spans, or had some and have not died yet.
+/// Returns how many live processes have spans or have had some.
 pub fn processes_with_spans() -> usize {
     SPANS.processes()
 }
 
-/// Forgets all spans.
+/// Removes all spans.
 pub fn clear() {
     SPANS.clear();
 }

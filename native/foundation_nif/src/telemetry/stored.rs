@@ -1,4 +1,5 @@
-//! Terms as the telemetry tables keep them: encoded where that is short, else in an environment.
+//! Terms as the telemetry tables store them: short ones encoded, others in an environment of their
+//! own.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -13,21 +14,21 @@ use crate::term::{
     raw_word, small_map, word, word_term,
 };
 
-/// Some terms, kept.
+/// Some stored terms.
 pub type Stored = Payload<OwnedTerm>;
 
-/// Terms that are ready to be kept.
+/// Terms that are ready to be stored.
 pub enum Prepared<'a, const N: usize> {
-    /// As their words: see [`pack`].
+    /// Stored as the terms' own words: see [`pack`].
     Words([Term<'a>; N]),
     Stored(Stored),
 }
 
-/// Prepares terms to be kept, and to be read by [`terms`] of as many.
+/// Prepares `N` terms for storage. [`terms`] with the same `N` reads them.
 ///
 /// # Errors
 ///
-/// When it would take long and this is a normal scheduler, or there is no memory.
+/// When it would take long and this is a normal scheduler, or when there is no memory.
 #[inline(always)]
 pub fn prepare<'a, const N: usize>(
     env: Env<'a>,
@@ -40,8 +41,8 @@ pub fn prepare<'a, const N: usize>(
 }
 
 impl<const N: usize> Prepared<'_, N> {
-    /// Keeps them in `place`, where words are written as they are to stay: bytes that are written one
-    /// after another and then moved in larger pieces make the processor wait.
+    /// Stores the terms in `place`. Words are written straight to their final place. Writing bytes
+    /// and then moving them in larger pieces would cause store-to-load forwarding stalls.
     #[inline(always)]
     pub fn keep(self, place: &mut Stored) {
         match self {
@@ -58,7 +59,7 @@ impl<const N: usize> Prepared<'_, N> {
     }
 }
 
-/// Keeps terms.
+/// Stores terms.
 ///
 /// # Errors
 ///
@@ -84,7 +85,7 @@ fn encode<'a, const N: usize>(env: Env<'a>, terms: [Term<'a>; N]) -> Result<Stor
     }
 }
 
-/// The terms that were kept by [`store`].
+/// Returns the terms that [`store`] stored.
 ///
 /// # Errors
 ///
@@ -102,7 +103,7 @@ pub fn terms<'a, const N: usize>(env: Env<'a>, stored: &Stored) -> Result<[Term<
     }
 }
 
-/// What reading what was kept by [`store`] costs, about: a subterm is one.
+/// Returns about what it costs to read stored terms; a subterm counts as one.
 pub fn cost(stored: &Stored) -> usize {
     match stored {
         Payload::Inline(len, _) => 4 + usize::from(*len) / 16,
@@ -111,16 +112,16 @@ pub fn cost(stored: &Stored) -> usize {
     }
 }
 
-/// What a byte says of a packed term: that it is a map of so many entries, or, with all bits set, an immediate.
-/// No encoding begins so.
+/// The kind of a packed term, in a byte: a map with so many entries, or, with all bits set, an
+/// immediate. No encoding starts with such a byte.
 const PACKED: u8 = 0x80;
 const IMMEDIATE: u8 = 0xFF;
 const WORD: usize = size_of::<u64>();
-/// Words that there is room for.
+/// The number of words that fit.
 const WORDS: usize = INLINE / WORD;
 
-/// Whether terms are immediates, and maps of a few of them, and there is room for their words. It is what most
-/// events are made of.
+/// Returns whether all terms are immediates or small maps of immediates, and their words fit. Most
+/// events are such terms.
 #[inline]
 fn are_words<const N: usize>(terms: &[Term<'_>; N]) -> bool {
     let mut words = 0;
@@ -138,8 +139,8 @@ fn are_words<const N: usize>(terms: &[Term<'_>; N]) -> bool {
     all_immediate && N + words * WORD <= INLINE
 }
 
-/// Keeps terms that [`are_words`]: a byte for each, then the words. That is half the work of encoding
-/// them. Answers how many bytes there are.
+/// Stores terms for which [`are_words`] holds: a byte for the kind of each, then the words. This
+/// takes half the time of an encoding. Returns the number of bytes.
 #[inline]
 fn pack<const N: usize>(terms: &[Term<'_>; N], bytes: &mut [u8; INLINE]) -> usize {
     let mut end = N;
@@ -165,7 +166,7 @@ fn pack<const N: usize>(terms: &[Term<'_>; N], bytes: &mut [u8; INLINE]) -> usiz
     end
 }
 
-/// The terms of [`pack`].
+/// Returns the terms that [`pack`] stored.
 #[inline]
 fn unpack<'a, const N: usize>(env: Env<'a>, bytes: &[u8; INLINE]) -> [Term<'a>; N] {
     let mut words = bytes[N..].chunks_exact(WORD).map(|chunk| {
@@ -175,7 +176,7 @@ fn unpack<'a, const N: usize>(env: Env<'a>, bytes: &[u8; INLINE]) -> [Term<'a>; 
     });
     let mut next = || words.next().unwrap_or_default();
     std::array::from_fn(|kind| match bytes[kind] {
-        // SAFETY: an immediate belongs to every environment.
+        // SAFETY: an immediate is valid in every environment.
         IMMEDIATE => unsafe { Term::new(env, next()) },
         map => {
             let count = usize::from(map - PACKED).min(WORDS / 2);
@@ -190,14 +191,15 @@ fn unpack<'a, const N: usize>(env: Env<'a>, bytes: &[u8; INLINE]) -> [Term<'a>; 
     })
 }
 
-/// The longest encoding that identifies a term as it is: past it, its digest does.
+/// The longest encoding that serves as a term's identity. A digest identifies longer ones.
 const EXACT_MAX: usize = 256;
-/// What a digest begins with: no encoding begins so.
+/// The first bytes of digests. No encoding starts with them.
 const OF_ENCODING: u8 = 0xFE;
 const OF_EXTERNAL: u8 = 0xFF;
 
-/// Adds to `buffer` what identifies a term: equal terms are alike, and others are not, but for a
-/// chance of one in 2^128 for the long ones, which nobody outside can improve.
+/// Adds the identity of a term to `buffer`. Equal terms have equal identities, and different terms
+/// have different ones. Two long terms collide with a probability of 2^-128, and the secret keys
+/// prevent an attacker from finding a collision.
 ///
 /// # Errors
 ///
@@ -214,7 +216,7 @@ pub fn identify(buffer: &mut Buffer, term: Term) -> Result<(), Failure> {
         return Ok(());
     }
     measure_whole(term)?;
-    // Maps that are too large to be sorted have an order that depends on their keys alone.
+    // The order of a map that is too large to be sorted here depends only on its keys.
     let digest = digest(term.to_binary().as_slice());
     replace(buffer, start, OF_EXTERNAL, digest);
     Ok(())
@@ -222,13 +224,13 @@ pub fn identify(buffer: &mut Buffer, term: Term) -> Result<(), Failure> {
 
 fn replace(buffer: &mut Buffer, start: usize, tag: u8, digest: [u64; 2]) {
     buffer.truncate(start);
-    // The names before it are bounded so that a digest always fits.
+    // The length of names is bounded so that a digest always fits.
     let _ = buffer.push(&[tag]);
     let _ = buffer.push(&digest[0].to_le_bytes());
     let _ = buffer.push(&digest[1].to_le_bytes());
 }
 
-/// 128 bits of SipHash with two secret keys.
+/// Returns 128 bits of SipHash with two secret keys.
 fn digest(bytes: &[u8]) -> [u64; 2] {
     static KEYS: LazyLock<[RandomState; 2]> =
         LazyLock::new(|| [RandomState::new(), RandomState::new()]);

@@ -1,31 +1,32 @@
-//! The system's monotonic clock, read between its ticks from the processor's counter.
+//! The system's monotonic clock, extrapolated with the processor's time stamp counter.
 //!
-//! Linux makes that clock of the counter, if it trusts it, and reads it in such a way that no instruction before is
-//! still under way: that costs 27 ns, and the counter alone 11. So each thread remembers a pair of both,
-//! and for a millisecond from there on adds what the counter has counted since. Where Linux has found the counter
-//! not to be trusted, it is not used; and should it jump, the time is a millisecond off at most, for a millisecond
-//! at most. Times of one thread, and of two, may be in the wrong order by some nanoseconds.
+//! Linux derives that clock from the counter, if it trusts the counter, but waits for earlier
+//! instructions before it reads it. So a clock reading takes 27 ns, and a counter reading only 11
+//! ns. Each thread therefore remembers one reading of both, and for a millisecond adds what the
+//! counter has counted since. Where Linux does not trust the counter, it is not used. Should the
+//! counter jump, the time is wrong by at most a millisecond, for at most a millisecond. Two
+//! readings, of one thread or of two, can be out of order by a few nanoseconds.
 
 use std::arch::x86_64::_rdtsc;
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a pair of both clocks is used for, in nanoseconds.
+/// How long a reading of both clocks is used, in nanoseconds.
 const USED_FOR: u64 = 1_000_000;
-/// How far apart two pairs are that the length of a count is taken from.
+/// The distance between two readings from which the length of a count is computed, in nanoseconds.
 const MEASURED_OVER: std::ops::Range<u64> = 20_000_000..10_000_000_000;
-/// Reading a pair takes fewer counts than this, unless the thread is stopped in between.
+/// A reading of both clocks takes fewer counts than this, if the thread was not preempted.
 const STOPPED: u64 = 2_000;
 
-/// Both clocks at one time.
+/// A reading of both clocks at the same time.
 #[derive(Clone, Copy)]
 struct Pair {
     count: u64,
     time: u64,
-    /// Nanoseconds of a count, in parts of 2^32.
+    /// Nanoseconds per count, as a fraction of 2^32.
     length: u64,
-    /// For how many counts it is good.
+    /// The number of counts for which the reading is used.
     good_for: u64,
 }
 
@@ -41,7 +42,7 @@ fn count() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// The time, which `clock` tells exactly.
+/// Returns the time. `clock` reads the exact one.
 #[inline]
 pub fn now(clock: impl Fn() -> u64) -> u64 {
     PAIR.with(|pair| {
@@ -81,13 +82,13 @@ fn again(pair: &Cell<Pair>, clock: impl Fn() -> u64) -> u64 {
     time
 }
 
-/// How long a count is, 0 while that is not known. It is measured again and again, since the clock may be made
-/// slower or faster, by one part in two thousand at most.
+/// Returns the length of a count, or 0 while it is unknown. It is measured repeatedly, because the
+/// system may speed the clock up or slow it down by up to one part in two thousand.
 fn length(count: u64, time: u64) -> u64 {
     static LENGTH: AtomicU64 = AtomicU64::new(0);
     static SINCE: std::sync::Mutex<Option<(u64, u64)>> = std::sync::Mutex::new(None);
 
-    // Whoever comes while another measures takes what there is.
+    // If another thread is measuring, use the last value.
     if let Ok(mut since) = SINCE.try_lock() {
         let (from, started) = *since.get_or_insert((count, time));
         let passed = time.saturating_sub(started);
@@ -97,7 +98,7 @@ fn length(count: u64, time: u64) -> u64 {
         if MEASURED_OVER.contains(&passed) {
             let counted = count.wrapping_sub(from).max(1);
             let measured = (u128::from(passed) << 32) / u128::from(counted);
-            // Anything else is a counter that has jumped.
+            // Any other length means that the counter has jumped.
             let possible = 1 << 29..1 << 33;
             let length = u64::try_from(measured).ok();
             let length = length.filter(|length| possible.contains(length));
@@ -107,7 +108,7 @@ fn length(count: u64, time: u64) -> u64 {
     LENGTH.load(Ordering::Relaxed)
 }
 
-/// Whether Linux makes its clock of the counter.
+/// Returns whether Linux derives its clock from the counter.
 fn is_trusted() -> bool {
     static TRUSTED: OnceLock<bool> = OnceLock::new();
     *TRUSTED.get_or_init(|| {

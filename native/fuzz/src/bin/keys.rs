@@ -1,5 +1,5 @@
-//! Two byte strings and their kinds as keys: one key if and only if they are equal, and the same
-//! again when a table shows them.
+//! Two byte strings and their kinds as keys: the keys are equal if and only if strings and kinds
+//! are, and a table returns them unchanged.
 
 #![no_main]
 
@@ -24,7 +24,8 @@ struct Bytes {
     bytes: Vec<u8>,
 }
 
-/// Random strings are hardly ever nearly equal.
+/// The second byte string is derived from the first, because random strings are seldom nearly
+/// equal.
 #[derive(Arbitrary, Debug)]
 enum Other {
     Same,
@@ -64,7 +65,7 @@ impl Bytes {
     }
 }
 
-/// What a key is compared by.
+/// Returns the parts of a key that comparisons use.
 fn words(key: &Key<'_, Probe>) -> (u64, u64, Vec<u8>) {
     match *key {
         Key::Inline(low, high) => (low, high, Vec::new()),

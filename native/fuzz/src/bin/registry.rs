@@ -1,4 +1,4 @@
-//! Registrations, deaths and their clean-up in steps, against maps: with unique keys and with
+//! Registrations, deaths and their clean-up in steps, compared with maps: with unique keys and with
 //! duplicate ones.
 
 #![no_main]
@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 struct Input {
     seed: u64,
     unique: bool,
-    /// How many entries there may be, when it is not 0.
+    /// The most entries, unless it is 0.
     limit: u8,
     changes: Vec<Change>,
 }
@@ -29,7 +29,7 @@ enum Change {
         key: Chosen,
         number: u16,
     },
-    /// Many entries of one owner: under a key, or each under its own.
+    /// Registers many entries of one owner: all under one key, or each under its own.
     Fill {
         owner: u8,
         key: Option<Chosen>,
@@ -39,7 +39,7 @@ enum Change {
         owner: u8,
         key: Chosen,
     },
-    /// Some of the owner's entries of a key, where there may be several; the bits say which.
+    /// Removes some of the owner's entries of a key, if it has several; the bits select them.
     RemoveSome {
         owner: u8,
         key: Chosen,
@@ -49,11 +49,11 @@ enum Change {
         key: Chosen,
         number: u16,
     },
-    /// An owner dies, and the registry is not told yet.
+    /// An owner dies. The registry does not know yet.
     Die(u8),
-    /// The registry is told: what it held is to be removed.
+    /// The registry is told of the death. The owner's entries are pending removal.
     MarkDead(u8),
-    /// Some entries of an owner that was marked dead are removed.
+    /// Removes some entries of an owner that was marked dead.
     Clean {
         which: u8,
         most: u8,
@@ -63,10 +63,10 @@ enum Change {
 
 const CHANGES: usize = 300;
 const OWNERS: u8 = 4;
-/// Many are registered this often at most, so that there are many inputs.
+/// The most fills per input, which keeps inputs fast.
 const FILLS: usize = 2;
 
-/// Owners live until they die, and are then followed by another with a new number.
+/// The owners. When one dies, another with a new number takes its place.
 #[derive(Default)]
 struct FakeLiveness {
     dead: RefCell<HashSet<u64>>,
@@ -97,7 +97,7 @@ impl FakeLiveness {
     }
 }
 
-/// What both kinds of registries do.
+/// The operations of both kinds of registries.
 trait Subject: Sized {
     fn new(seed: u64, limit: usize) -> Self;
     fn register(&mut self, liveness: &FakeLiveness, owner: u64, key: &Chosen, number: u16);
@@ -105,11 +105,11 @@ trait Subject: Sized {
     fn remove_some(&mut self, owner: u64, key: &Name, which: u32);
     fn replace(&mut self, key: &Name, number: u16);
     fn mark_dead(&mut self, owner: u64) -> PendingCleanup;
-    /// Removes up to `most` entries, and says whether that was all.
+    /// Removes up to `most` entries, and returns whether none is left.
     fn clean(&mut self, owner: u64, pending: &mut PendingCleanup, most: usize) -> bool;
-    /// Compares all that is known of a key.
+    /// Compares everything about one key with the model.
     fn check(&self, liveness: &FakeLiveness, key: &Name);
-    /// Compares everything, when no dead owner has anything left.
+    /// Compares everything with the model. No dead owner has entries left.
     fn check_all(&self, liveness: &FakeLiveness);
     fn live(&self) -> Live;
 }
@@ -119,7 +119,8 @@ struct Common {
     limit: usize,
 }
 
-/// With unique keys. Entries of the dead stay in the model as they stay in the registry.
+/// A registry with unique keys. Entries of dead owners stay in the model while they are in the
+/// registry.
 struct UniqueKeys {
     registry: Unique<Text, Counted>,
     model: BTreeMap<Name, (u64, u16)>,
@@ -143,7 +144,7 @@ impl Subject for UniqueKeys {
         let holder = self.model.get(&name).map(|(holder, _)| *holder);
         let expected = match holder {
             Some(holder) if liveness.is_alive(holder) => Err(Refused::Taken(holder)),
-            // A dead one's place, which a full registry has too.
+            // It replaces an entry of a dead owner, which a full registry allows too.
             Some(_) => Ok(()),
             None if self.model.len() >= self.common.limit => Err(Refused::Full),
             None => Ok(()),
@@ -190,7 +191,7 @@ impl Subject for UniqueKeys {
     fn mark_dead(&mut self, owner: u64) -> PendingCleanup {
         let held = self.model.values().filter(|entry| entry.0 == owner).count();
         let pending = self.registry.mark_dead(owner);
-        // It may have held what another has taken over since it died.
+        // It may still record a key that another owner has taken over since it died.
         assert!(pending.keys() >= held);
         pending
     }
@@ -244,8 +245,8 @@ impl Subject for UniqueKeys {
     }
 }
 
-/// With duplicate keys. Entries of an owner that was marked dead are not in the model, which counts them apart:
-/// in which order they go is the registry's affair.
+/// A registry with duplicate keys. The model counts the entries of an owner that was marked dead
+/// separately, because their order of removal is unspecified.
 struct DuplicateKeys {
     registry: Duplicate<Text, Counted>,
     model: BTreeMap<Name, Vec<(u64, u16)>>,
@@ -337,7 +338,7 @@ impl Subject for DuplicateKeys {
                 }
                 place += 1;
             });
-            // In any order, and with what is not there.
+            // In any order, and with a number that is not present.
             numbers.reverse();
             numbers.push(u64::MAX);
             let done = self.registry.remove(owner, key, &numbers);
@@ -355,14 +356,14 @@ impl Subject for DuplicateKeys {
         }
     }
 
-    // Its values are not replaced, but removed and added.
+    // A registry with duplicate keys has no replacement: values are removed and added.
     fn replace(&mut self, _key: &Name, _number: u16) {}
 
     fn mark_dead(&mut self, owner: u64) -> PendingCleanup {
         let held = self.registry.held_by(owner);
         let has = |list: &&Vec<(u64, u16)>| list.iter().any(|entry| entry.0 == owner);
         let keys = self.model.values().filter(has).count();
-        // A key of which it has the first entry and others counts twice.
+        // A key counts twice if the owner has its first entry and others.
         assert!((keys..=2 * keys).contains(&held));
         let pending = self.registry.mark_dead(owner);
         assert_eq!(pending.keys(), held);
@@ -434,7 +435,7 @@ impl Subject for DuplicateKeys {
         for owner in (0..OWNERS).map(|owner| liveness.owner(owner)) {
             let mut keys = BTreeMap::new();
             self.registry.keys(owner, &guard, |key, count| {
-                // The first entry of a key may be told of apart from its others.
+                // The first entry of a key may be visited separately from its others.
                 *keys.entry(Name::of(key)).or_insert(0) += count;
             });
             let mut expected = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Operations on a table, one after the other, against a map.
+//! Operations on a table, in sequence, compared with a map.
 
 #![no_main]
 
@@ -24,7 +24,7 @@ enum Change {
         key: Chosen,
         number: u16,
     },
-    /// With an entry as it was before another change.
+    /// Replaces with an entry that was read before another change.
     ReplaceStale {
         key: Chosen,
         between: u16,
@@ -35,10 +35,10 @@ enum Change {
         key: Chosen,
         owner: u8,
     },
-    /// By its hash alone.
+    /// Removes by the hash alone.
     RemoveByHash(Chosen),
     Get(Chosen),
-    /// Many words, so that segments are split and merged.
+    /// Inserts many words, so that segments split and merge.
     Grow {
         from: u8,
         count: u8,
@@ -47,7 +47,7 @@ enum Change {
         from: u8,
         count: u8,
     },
-    /// So many keys of one hash.
+    /// Inserts this many keys that share one hash.
     GrowAlike(u8),
     ShrinkAlike(u8),
     Walk {
@@ -66,7 +66,7 @@ impl Change {
 }
 
 const CHANGES: usize = 300;
-/// What takes long is done this often at most, so that there are many inputs.
+/// The most slow changes per input, which keeps inputs fast.
 const CROWDS: usize = 4;
 
 struct Subject {
@@ -105,8 +105,8 @@ impl Subject {
         }
     }
 
-    /// Looks an entry up, lets `between` happen to the table, and gives it the value of `number` if
-    /// it is still the same.
+    /// Looks an entry up, lets `between` change the table, and gives the entry the value of
+    /// `number` if it is unchanged.
     fn replace(&mut self, chosen: &Chosen, between: Option<u16>, number: u16) {
         let before = self.model.get(&chosen.name()).copied();
         let replaced = self.with(chosen, |key, hash| {
@@ -121,8 +121,8 @@ impl Subject {
             let now = self.table.get(key, hash, &guard)?;
             let value = value(number, &self.live);
             let done = self.table.replace(key, hash, &entry, value, &guard);
-            // What was looked up before another replaced it is recognised, unless it is a word,
-            // which is the same as any equal one.
+            // A stale entry is detected, unless its value is a word: equal words cannot be
+            // distinguished.
             assert_eq!(done, now.same(&entry));
             assert_eq!(
                 done,
@@ -158,7 +158,7 @@ impl Subject {
         }
     }
 
-    /// By its hash, which others may have: which one went is what the table says.
+    /// Removes by hash. Several keys may have the hash; the table tells which one it removed.
     fn remove_by_hash(&mut self, chosen: &Chosen) {
         let alike: Vec<Name> = match chosen.name() {
             Name::Opaque(text) if text >= ALIKE => return,
@@ -201,7 +201,7 @@ impl Subject {
         })
     }
 
-    /// Walks in steps, and finds what there is, each entry once and in the order of hashes.
+    /// Walks in steps. Each entry must appear once, in the order of hashes.
     fn walk(&self, limit: usize) {
         let mut found = HashMap::new();
         let mut last = 0;
