@@ -519,7 +519,7 @@ defmodule Foundation.Registry do
       when is_atom(registry) and is_function(mfa_or_fun, 1)
       when is_atom(registry) and tuple_size(mfa_or_fun) == 3 do
     case lookup(registry, key) do
-      [] -> :ok
+      [] when opts == [] -> :ok
       entries -> Dispatch.run(entries, config(registry), mfa_or_fun, opts)
     end
   end

@@ -9,8 +9,6 @@ defmodule Foundation.Registry.Dispatch do
 
   @doc "Calls `dispatcher` once for each partition that has entries."
   @spec run([{pid, term}], tuple, dispatcher, keyword) :: :ok
-  def run([], _config, _dispatcher, _options), do: :ok
-
   def run(entries, {:duplicate_pid, partitions, _listeners, _owner}, dispatcher, options)
       when partitions > 1 do
     groups = Enum.group_by(entries, fn {pid, _value} -> :erlang.phash2(pid, partitions) end)
@@ -21,6 +19,8 @@ defmodule Foundation.Registry.Dispatch do
 
     :ok
   end
+
+  def run([], _config, _dispatcher, _options), do: :ok
 
   def run(entries, _config, dispatcher, _options) do
     apply_to(dispatcher, entries)

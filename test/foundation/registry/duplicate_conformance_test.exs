@@ -167,6 +167,20 @@ conformance "DuplicateKeys",
   end
 
   describe "dispatch/3,4" do
+    test "looks at its options where it groups by pid, with entries or without", context do
+      %{registry: registry} = context
+      {:ok, _owner} = Registry.register(registry, "key", 1)
+      by_pid? = @variant[:keys] == :duplicate and @variant[:partitions] == 4
+
+      for options <- [:parallel, %{parallel: true}, nil], key <- ["key", "absent"] do
+        dispatch = fn -> Registry.dispatch(registry, key, fn _entries -> :ok end, options) end
+
+        if by_pid?,
+          do: assert_raise(FunctionClauseError, dispatch),
+          else: assert(dispatch.() == :ok)
+      end
+    end
+
     test "hands over every entry once, in non-empty lists", %{registry: registry} do
       workers = start_workers(40)
 
