@@ -12,15 +12,22 @@ defmodule Foundation.Registry.MatchSpec do
   @doc "The `{pid, value}` pairs under `key` whose value matches."
   @spec match(module, atom, term, term, guards) :: [{pid, term}]
   def match(backend, name, key, pattern, guards) do
-    compiled = compile([{value_head(pattern), guards, [{:element, 2, :"$_"}]}])
-    Enum.flat_map(key_rows(backend, name, key), &:ets.match_spec_run(&1, compiled))
+    {chunks, compiled} =
+      if layout?(guards) do
+        spec = [{value_head(pattern), guards, [{:element, 2, :"$_"}]}]
+        {key_rows(backend, name, key), compile(spec)}
+      else
+        {backend.key_chunks(name, key), compile([{{:_, pattern}, guards, [:"$_"]}])}
+      end
+
+    Enum.flat_map(chunks, &:ets.match_spec_run(&1, compiled))
   end
 
   @doc "How many `match/5` gives."
   @spec count_match(module, atom, term, term, guards) :: non_neg_integer
   def count_match(backend, name, key, pattern, guards) do
-    compiled = compile([{value_head(pattern), guards, [true]}])
-    backend |> key_rows(name, key) |> count(compiled)
+    {chunks, compiled} = over_key(backend, name, key, {:_, pattern}, guards, [true])
+    count(chunks, compiled)
   end
 
   @doc "Of the caller's `[{id, value}]` under `key` the ids whose value matches."
@@ -71,6 +78,16 @@ defmodule Foundation.Registry.MatchSpec do
   # No part at all selects nothing; OTP compiles that as little as a wrong one.
   defp plan(_backend, _name, []), do: []
 
+  # Most specifications have one part, and do not show how an entry is laid out. That part runs over
+  # the entries as the engine returns them, and is compiled once.
+  defp plan(backend, name, [{{key, {pid, value} = pair}, guards, body}] = spec) do
+    cond do
+      bound?(key) -> [over_key(backend, name, key, pair, guards, body)]
+      layout?([guards, body]) -> [{table_rows(backend, name), compile(spec)}]
+      true -> [{backend.chunks(name), compile([{{key, pid, value}, guards, body}])}]
+    end
+  end
+
   defp plan(backend, name, spec) do
     # As a whole first, for the error that it may be.
     compiled = compile(spec)
@@ -80,6 +97,12 @@ defmodule Foundation.Registry.MatchSpec do
     else
       [{table_rows(backend, name), compiled}]
     end
+  end
+
+  defp over_key(backend, name, key, pair, guards, body) do
+    if layout?([guards, body]),
+      do: {key_rows(backend, name, key), compile([{{:_, pair}, guards, body}])},
+      else: {backend.key_chunks(name, key), compile([{pair, guards, body}])}
   end
 
   defp by_key(spec) do
@@ -114,7 +137,15 @@ defmodule Foundation.Registry.MatchSpec do
     for_chunks(backend.chunks(name), fn {key, pid, value} -> {key, {pid, value}} end)
   end
 
+  defp for_chunks([chunk], fun), do: [Enum.map(chunk, fun)]
   defp for_chunks(chunks, fun), do: Stream.map(chunks, &Enum.map(&1, fun))
+
+  # Whether an expression contains the variables for the whole entry.
+  defp layout?(atom) when is_atom(atom), do: atom in [:"$_", :"$$"]
+  defp layout?([head | tail]), do: layout?(head) or layout?(tail)
+  defp layout?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> layout?()
+  defp layout?(map) when is_map(map), do: map |> :maps.to_list() |> layout?()
+  defp layout?(_other), do: false
 
   @doc "Returns whether `term`, as the key in a pattern, means itself: no atom in it is a variable."
   @spec bound?(term) :: boolean

@@ -111,14 +111,22 @@ defmodule Foundation.Registry.Backends.Native do
   end
 
   @impl true
-  def chunks(name), do: stream(&known!(Native.registry_walk(name, &1), name))
+  def chunks(name), do: stream(0, &known!(Native.registry_walk(name, &1), name))
 
   @impl true
-  def key_chunks(name, key), do: stream(&known!(Native.registry_walk_key(name, key, &1), name))
+  def key_chunks(name, key) do
+    next = &known!(Native.registry_walk_key(name, key, &1), name)
+
+    case next.(0) do
+      # Few keys have more entries than a chunk.
+      {entries, :done} -> [entries]
+      {entries, cursor} -> Stream.concat([entries], stream(cursor, next))
+    end
+  end
 
   # The chunks that `next` returns for a cursor, from the first to the one that says `:done`.
-  defp stream(next) do
-    Stream.unfold(0, fn
+  defp stream(cursor, next) do
+    Stream.unfold(cursor, fn
       :done -> nil
       cursor -> next.(cursor)
     end)
