@@ -56,6 +56,7 @@ fn chunks(bag: &Bag<Counted>) -> usize {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn entries_keep_the_order_in_which_they_came() {
     let bag = bag(5_000);
     assert_eq!(owners(&bag, 0), (1..=5_000).collect::<Vec<_>>());
@@ -71,6 +72,7 @@ fn entries_keep_the_order_in_which_they_came() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_walk_goes_on_from_any_number() {
     let bag = bag(2_000);
     let guard = pin();
@@ -146,6 +148,7 @@ fn a_bag_is_closed_by_its_last_removal() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn what_a_bag_says_it_grew_and_shrank_by_is_what_it_holds() {
     let live = Arc::default();
     let bag: Bag<Counted> = Bag::new(0, 1, counted(&live));
@@ -171,6 +174,7 @@ fn what_a_bag_says_it_grew_and_shrank_by_is_what_it_holds() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_bag_of_many_shrinks_when_they_go() {
     const MANY: u64 = 100_000;
     let bag = bag(MANY);
@@ -201,6 +205,7 @@ fn a_bag_of_many_shrinks_when_they_go() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_bag_used_as_a_queue_stays_small() {
     let bag = bag(10);
     let guard = pin();
@@ -214,6 +219,7 @@ fn a_bag_used_as_a_queue_stays_small() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn readers_see_every_entry_that_stays_once_and_in_order() {
     let bag = bag(1_000);
     std::thread::scope(|scope| {
@@ -262,6 +268,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn a_bag_is_a_vector(changes in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..1_500), from in 0u64..1_500) {
         let bag = bag(1);
         let mut model = vec![(0, 1)];

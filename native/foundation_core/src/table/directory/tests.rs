@@ -90,6 +90,7 @@ fn spread(number: u64) -> u64 {
 const FULL: u64 = 1_024 / 16 * 13;
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_small_segment_doubles_until_it_is_worth_splitting() {
     let subject = Subject::new();
     let guard = pin();
@@ -110,6 +111,7 @@ fn a_small_segment_doubles_until_it_is_worth_splitting() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn segments_of_different_depths_share_a_directory() {
     let subject = Subject::new();
     let guard = pin();
@@ -126,6 +128,7 @@ fn segments_of_different_depths_share_a_directory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn hashes_that_share_a_place_double_their_segment_and_leave_the_directory() {
     let subject = Subject::new();
     for number in 0..6_000 {
@@ -139,6 +142,7 @@ fn hashes_that_share_a_place_double_their_segment_and_leave_the_directory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_few_others_among_colliding_hashes_do_not_double_the_directory_for_each_bit() {
     let subject = Subject::new();
     for number in 0..100 {
@@ -152,6 +156,7 @@ fn a_few_others_among_colliding_hashes_do_not_double_the_directory_for_each_bit(
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn buddies_merge_and_the_directory_is_halved() {
     let subject = Subject::new();
     let guard = pin();
@@ -183,6 +188,7 @@ fn buddies_merge_and_the_directory_is_halved() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_segment_whose_buddy_is_deeper_becomes_smaller_alone() {
     let subject = Subject::new();
     let guard = pin();

@@ -129,6 +129,7 @@ fn no_thread_takes_over_a_participant_inside_a_read() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn participants_of_ended_threads_are_used_again() {
     for _ in 0..1_000 {
         std::thread::spawn(|| drop(pin())).join().expect("pins");

@@ -15,6 +15,7 @@ fn look_whole(table: &Plain, key: u64) -> Option<u64> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn readers_never_see_a_torn_entry_nor_miss_one_that_stays() {
     let table = plain();
     const STAY: u64 = 300;
@@ -81,6 +82,7 @@ fn contents(key: u64, round: u64) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn readers_never_see_freed_keys_and_values() {
     let live: Arc<AtomicI64> = Arc::default();
     let table: Table<Text, Counted> = Table::new(Seed::fixed(6)).expect("there is memory");
@@ -157,6 +159,7 @@ fn readers_never_see_freed_keys_and_values() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn one_of_many_that_want_a_key_gets_it() {
     let table = plain();
     const THREADS: u64 = 4;
@@ -184,6 +187,7 @@ fn one_of_many_that_want_a_key_gets_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn of_many_replacements_of_a_value_none_is_lost() {
     let table = plain();
     const EACH: u64 = 5_000;

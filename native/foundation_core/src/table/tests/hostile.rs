@@ -42,6 +42,7 @@ fn longest_probe(table: &Plain, keys: impl Iterator<Item = [u8; 15]>) -> usize {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn keys_that_collide_under_another_seed_are_as_good_as_any() {
     const COUNT: u64 = 100_000;
     let known = Seed::fixed(1);
@@ -68,6 +69,7 @@ fn keys_that_collide_under_another_seed_are_as_good_as_any() {
 const PROBE_MAX: usize = 32;
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn keys_that_collide_under_the_tables_own_seed_are_told_apart() {
     const COUNT: u64 = 4_000;
     let seed = Seed::fixed(1);

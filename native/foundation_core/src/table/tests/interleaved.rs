@@ -66,6 +66,7 @@ fn a_key_that_is_sought_before_its_segment_is_split_and_given_up_is_found() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_reader_may_see_what_has_been_removed_since_it_began_but_only_whole() {
     let table: Arc<Table<Text, Counted>> = Arc::new(plain_text());
     let live: Arc<AtomicI64> = Arc::default();

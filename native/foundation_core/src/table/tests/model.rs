@@ -141,6 +141,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
     fn a_table_is_a_map(seed: u64, changes in prop::collection::vec(change(), 0..150)) {
         let live: Arc<AtomicI64> = Arc::default();
         let subject = Subject {

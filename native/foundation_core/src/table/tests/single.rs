@@ -6,6 +6,7 @@ fn bytes(len: usize) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn keys_of_every_length_and_kind_are_told_apart() {
     let table = plain();
     let keys: Vec<Vec<u8>> = (0..=200).map(bytes).collect();
@@ -53,6 +54,7 @@ fn long_keys_that_differ_in_one_byte_are_two() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_million_entries_come_and_go_and_so_does_their_memory() {
     let table = plain();
     let base = table.memory();
@@ -76,6 +78,7 @@ fn a_million_entries_come_and_go_and_so_does_their_memory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn entries_removed_in_the_order_of_their_hashes_leave_no_memory() {
     let table = plain();
     let base = table.memory();
@@ -255,6 +258,7 @@ fn a_condition_decides_what_is_found_and_removed_by_hash() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn keys_that_all_collide_are_kept_apart_without_a_huge_directory() {
     const COUNT: usize = 5_000;
     let live: Arc<AtomicI64> = Arc::default();

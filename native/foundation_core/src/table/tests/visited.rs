@@ -13,6 +13,7 @@ pub(super) fn owners<F: Opaque, V: Object>(table: &Table<F, V>, limit: usize) ->
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_walk_visits_each_entry_once_whatever_its_steps() {
     let table = plain();
     for number in 0..5_000 {
@@ -77,6 +78,7 @@ fn entries_with_one_hash_are_visited_in_one_step() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_walk_of_sparse_segments_ends_after_bounded_work() {
     let table = plain();
     for number in 0..200_000 {
@@ -108,6 +110,7 @@ fn a_walk_of_sparse_segments_ends_after_bounded_work() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps for an interpreter")]
 fn a_walk_shows_what_stays_once_while_the_table_grows_and_shrinks() {
     let table = plain();
     const STAY: u64 = 2_000;
