@@ -1,14 +1,14 @@
-//! A bag: the entries of one key of a table with duplicate keys, in the order of their insertion.
+//! A bag: the entries of one key of a table with duplicate keys, in the order of insertion.
 //!
 //! ```text
 //!  list of chunks ──► chunk: 4 entries │ chunk: 8 │ … │ chunk: 512 │ chunk: 512 …
 //!                            owner, value, number
 //! ```
 //!
-//! Entries are only ever appended, and given numbers that only grow. A removal marks its entry as
-//! gone; a chunk in which few are left is replaced by a smaller copy, and one in which none is
-//! left goes, so that the order stays and no call copies more than one chunk. Writers hold a lock.
-//! Readers hold none: an entry is complete before it is counted, and then changes once, when its
+//! Entries are only appended, and their numbers only grow. A removal marks its entry as gone. A
+//! chunk with few live entries is replaced by a smaller copy, and a chunk with none is dropped. So
+//! the order stays, and no call copies more than one chunk. Writers hold a lock. Readers hold none:
+//! an entry is complete before the chunk's length counts it, and later changes only once, when its
 //! owner becomes [`GONE`].
 
 use crate::primitive::{AtomicPtr, AtomicU64, Mutex, MutexGuard, Ordering, lock};
@@ -29,9 +29,9 @@ struct Place {
 }
 
 struct Chunk {
-    /// How many places are filled. Places beyond it are not looked at.
+    /// The number of filled places. Readers ignore the places beyond it.
     len: AtomicU64,
-    /// How many of them are not gone. Changed under the bag's lock.
+    /// How many of them are not gone. Written under the bag's lock.
     live: AtomicU64,
     places: Box<[Place]>,
 }
@@ -39,7 +39,7 @@ struct Chunk {
 #[derive(Debug)]
 struct Chunks(Box<[*mut Chunk]>);
 
-// SAFETY: the pointers are those of boxes, and chunks are made of atomics.
+// SAFETY: the pointers come from boxes, and chunks consist of atomics.
 unsafe impl Send for Chunks {}
 // SAFETY: as above.
 unsafe impl Sync for Chunks {}
@@ -70,10 +70,10 @@ pub struct Member<'g, V> {
     pub value: ValueView<'g, V>,
 }
 
-/// Why an entry was not appended.
+/// The reason why an entry was not appended.
 #[derive(Debug)]
 pub(crate) enum NotAdded<V> {
-    /// The bag has been closed; with the value, for another one.
+    /// The bag is closed. It returns the value, for another bag.
     Closed(Value<V>),
     /// There is no memory for it.
     OutOfMemory,
@@ -85,16 +85,16 @@ impl<V> From<OutOfMemory> for NotAdded<V> {
     }
 }
 
-/// What a removal did.
+/// The outcome of a removal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// The bytes of memory that the bag gave back.
+    /// The bytes of memory that the bag freed.
     pub(crate) bytes: usize,
     /// Whether the bag is empty now, and closed for good.
     pub(crate) empty: bool,
 }
 
-/// A slice of `len` items, or an error where there is no memory for it.
+/// Makes a slice of `len` items, or fails without memory for it.
 fn boxed_slice<T>(len: usize, items: impl Iterator<Item = T>) -> Result<Box<[T]>, OutOfMemory> {
     let mut slice = Vec::new();
     slice.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
@@ -102,14 +102,14 @@ fn boxed_slice<T>(len: usize, items: impl Iterator<Item = T>) -> Result<Box<[T]>
     Ok(slice.into_boxed_slice())
 }
 
-/// A box, or an error where there is no memory for it.
+/// Makes a box, or fails without memory for it.
 pub(super) fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     const { assert!(size_of::<T>() > 0) };
     let mut one = Vec::new();
     one.try_reserve_exact(1).map_err(|_| OutOfMemory)?;
     one.push(value);
     let slice = Box::into_raw(one.into_boxed_slice());
-    // SAFETY: a boxed slice of one item is allocated as a box of that item is.
+    // SAFETY: a boxed slice of one item has the same allocation as a box of that item.
     Ok(unsafe { Box::from_raw(slice.cast::<T>()) })
 }
 
@@ -139,7 +139,7 @@ impl Chunk {
         self.filled().len() == self.places.len()
     }
 
-    /// Appends an entry. For the holder of the bag's lock, who has seen that there is room.
+    /// Appends an entry. The caller holds the bag's lock and has checked that there is room.
     fn push(&self, owner: u64, value: u64, number: u64) {
         let len = self.len.load(Ordering::Relaxed);
         let place = &self.places[len as usize];
@@ -157,18 +157,19 @@ impl Chunk {
 }
 
 impl<V: Object> Bag<V> {
-    /// A bag with its first entry, whose number is 0. No other bag of the table may be given the
+    /// Makes a bag with its first entry, whose number is 0. No other bag of the table may have the
     /// same `id`.
     ///
-    /// Not public, as what changes a bag is not: a reader's view of a member lives as long as its
-    /// guard, so a bag has to be in a table, where it is freed only after the guard is gone.
+    /// It is not public, and neither are the functions that change a bag. A reader's view of a
+    /// member lives as long as its guard, so a bag must be in a table, which frees it only after
+    /// the guard ends.
     #[cfg(test)]
     pub(crate) fn new(id: u64, owner: u64, value: Value<V>) -> Self {
         Self::with(id, [(owner, ValueWord::new(value))]).expect("there is memory")
     }
 
-    /// A bag with its first entries, numbered from 0: few enough for one chunk. Without memory for
-    /// it the values stay the caller's.
+    /// Makes a bag with its first entries, numbered from 0; they must fit in one chunk. If it fails
+    /// for lack of memory, the caller keeps the values.
     pub(super) fn with<const N: usize>(
         id: u64,
         entries: [(u64, ValueWord); N],
@@ -196,36 +197,36 @@ impl<V: Object> Bag<V> {
         })
     }
 
-    /// What tells this bag from the others, also from an earlier one of the same key.
+    /// Returns a number that no other bag has, not even an earlier one of the same key.
     pub fn id(&self) -> u64 {
         self.id
     }
 
     fn chunks<'g>(&self, _guard: &'g Guard) -> &'g [*mut Chunk] {
-        // SAFETY: the pointer came from `Box::into_raw`, and what it points to is retired only
-        // after it was replaced, so that the guard keeps it.
+        // SAFETY: the pointer came from `Box::into_raw`. Its target is retired only after it was
+        // replaced, so the guard keeps it alive.
         unsafe { &(*self.chunks.load(Ordering::Acquire)).0 }
     }
 
     fn chunk<'g>(&self, chunk: *mut Chunk, _guard: &'g Guard) -> &'g Chunk {
-        // SAFETY: the chunk was in the list under this guard, and is retired only after it has
-        // been taken out of it.
+        // SAFETY: the chunk was in the list under this guard, and is retired only after it has left
+        // the list.
         unsafe { &*chunk }
     }
 
     fn set_chunks(&self, chunks: Box<Chunks>, guard: &Guard) {
         let new = Box::into_raw(chunks);
         let old = self.chunks.swap(new, Ordering::AcqRel);
-        // SAFETY: only the holder of the bag's lock replaces the list, once. The chunks in it are
-        // not freed with it.
+        // SAFETY: only the holder of the bag's lock replaces the list, so it is retired once. Its
+        // chunks are not freed with it.
         unsafe { guard.retire(old, size_of::<Chunks>()) }
     }
 
-    /// Appends an entry and returns its number and the bytes that the bag has grown by.
+    /// Appends an entry. Returns its number and the bytes by which the bag has grown.
     ///
     /// # Errors
     ///
-    /// See [`NotAdded`]; nothing has changed then.
+    /// See [`NotAdded`]; then nothing has changed.
     pub(crate) fn push(
         &self,
         owner: u64,
@@ -255,7 +256,7 @@ impl<V: Object> Bag<V> {
                 let (len, more) = (chunks.len(), std::iter::once(std::ptr::null_mut()));
                 let longer = boxed_slice(len + 1, chunks.iter().copied().chain(more))?;
                 let mut longer = boxed(Chunks(longer))?;
-                // All memory is there: from here on nothing fails.
+                // All memory is allocated, so nothing fails from here on.
                 chunk.push(owner, word(value, &mut bytes), number);
                 bytes += chunk.size();
                 longer.0[len] = Box::into_raw(chunk);
@@ -267,10 +268,10 @@ impl<V: Object> Bag<V> {
         Ok((number, bytes))
     }
 
-    /// Removes the entry with this number if it is there and its owner's.
+    /// Removes the entry with this number if it is present and belongs to `owner`.
     pub(crate) fn remove(&self, number: u64, owner: u64, guard: &Guard) -> Option<Removed> {
         if owner == GONE {
-            // Nobody's entries are those that have been removed already.
+            // Removed entries have this owner and must not be removed again.
             return None;
         }
         let mut state = lock(&self.state);
@@ -303,9 +304,9 @@ impl<V: Object> Bag<V> {
         })
     }
 
-    /// Replaces or drops the chunk at `index` if few or none of its entries are left; returns the
-    /// bytes that gives back. The last chunk stays as long as there is room in it, and any chunk
-    /// where there is no memory for what would take its place.
+    /// Replaces the chunk at `index` if few of its entries are left, or drops it if none is.
+    /// Returns the bytes that this frees. The last chunk stays while it has room for new entries.
+    /// Without memory for a replacement, any chunk stays.
     fn tidy(&self, locked: &MutexGuard<'_, State>, index: usize, guard: &Guard) -> usize {
         self.try_tidy(locked, index, guard).unwrap_or(0)
     }
@@ -337,7 +338,7 @@ impl<V: Object> Bag<V> {
             .chain(gap)
             .chain(after.iter().copied());
         let mut list = boxed(Chunks(boxed_slice(places, others)?))?;
-        // All memory is there: from here on nothing fails.
+        // All memory is allocated, so nothing fails from here on.
         if let Some(smaller) = smaller {
             for place in chunk.filled() {
                 let owner = place.owner.load(Ordering::Relaxed);
@@ -351,13 +352,13 @@ impl<V: Object> Bag<V> {
         }
         let old = chunks[index];
         self.set_chunks(list, guard);
-        // SAFETY: the chunk is in no list any more, and only the holder of the lock takes it out.
+        // SAFETY: the chunk has left the list, and only the holder of the lock can take it out.
         unsafe { guard.retire(old, chunk.size()) };
         Ok(bytes)
     }
 
-    /// Visits the entries from the one numbered `from` on, in their order, until `visit` refuses
-    /// one by returning `false`: then it returns the number of that one, to go on from.
+    /// Visits the entries in order, from the number `from` on, until `visit` returns `false`. Then
+    /// it returns the number of that entry, to continue from.
     pub fn walk<'g>(
         &self,
         from: u64,
@@ -376,7 +377,7 @@ impl<V: Object> Bag<V> {
                     continue;
                 }
                 let word = ValueWord(place.value.load(Ordering::Relaxed));
-                // SAFETY: the entry was not gone under this guard.
+                // SAFETY: the entry was live under this guard.
                 let value = unsafe { word.view() };
                 let member = Member {
                     owner,
@@ -391,7 +392,7 @@ impl<V: Object> Bag<V> {
         None
     }
 
-    /// The entry with this number.
+    /// Returns the entry with this number.
     pub fn get<'g>(&self, number: u64, guard: &'g Guard) -> Option<Member<'g, V>> {
         let mut found = None;
         self.walk(number, guard, |member| {
@@ -403,12 +404,12 @@ impl<V: Object> Bag<V> {
         found
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         lock(&self.state).live
     }
 
-    /// Whether it has been closed.
+    /// Returns whether the bag is empty, and therefore closed.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -435,7 +436,7 @@ impl<V: Object> Object for Bag<V> {
 impl<V: Object> Drop for Bag<V> {
     fn drop(&mut self) {
         let chunks = self.chunks.load(Ordering::Relaxed);
-        // SAFETY: nobody else has the bag any more: what it leads to is freed here, once.
+        // SAFETY: no other thread has the bag, and everything behind it is freed here, once.
         unsafe {
             let chunks = Box::from_raw(chunks);
             for chunk in &chunks.0 {

@@ -1,9 +1,9 @@
-//! A byte string behind one thin pointer, for keys and values that do not fit a slot.
+//! A byte string behind one thin pointer, for keys and values that do not fit in a slot.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::{self, NonNull};
 
-/// The length comes first, the bytes right after it.
+/// The length, immediately followed by the bytes.
 #[derive(Debug)]
 pub struct Blob(NonNull<usize>);
 
@@ -19,13 +19,13 @@ fn layout(len: usize) -> Option<Layout> {
 }
 
 impl Blob {
-    /// A copy of `bytes`, or `None` when there is no memory for it.
+    /// Makes a copy of `bytes`, or returns `None` when there is no memory for it.
     pub fn new(bytes: &[u8]) -> Option<Blob> {
         let layout = layout(bytes.len())?;
         // SAFETY: the layout is not empty: it has the header.
         let blob = NonNull::new(unsafe { alloc(layout) }.cast::<usize>())?;
         // SAFETY: the allocation has room for a header and the bytes, and is aligned for the
-        // header. Nobody else has it.
+        // header. No other code has it.
         unsafe {
             blob.write(bytes.len());
             ptr::copy_nonoverlapping(bytes.as_ptr(), blob.add(1).cast().as_ptr(), bytes.len());
@@ -33,14 +33,14 @@ impl Blob {
         Some(Blob(blob))
     }
 
-    /// The bytes of words, which are aligned as words are: those of `first`, then those of `second`.
-    /// `None` when there is no memory for them.
+    /// Makes the bytes of `first` followed by those of `second`, aligned to words. Returns `None`
+    /// when there is no memory for them.
     pub fn words(first: &[u64], second: &[u64]) -> Option<Blob> {
         let len = size_of_val(first).checked_add(size_of_val(second))?;
         let layout = layout(len)?;
         // SAFETY: as in `new`.
         let blob = NonNull::new(unsafe { alloc(layout) }.cast::<usize>())?;
-        // SAFETY: as in `new`; the words are behind a word.
+        // SAFETY: as in `new`; the words follow a word.
         unsafe {
             blob.write(len);
             let words = blob.add(1).cast::<u64>().as_ptr();
@@ -50,16 +50,16 @@ impl Blob {
         Some(Blob(blob))
     }
 
-    /// Gives up the ownership, for [`Blob::from_raw`] to take it again.
+    /// Gives up ownership, which [`Blob::from_raw`] takes back.
     pub(super) fn into_raw(self) -> *mut () {
         std::mem::ManuallyDrop::new(self).0.as_ptr().cast()
     }
 
     /// # Safety
     ///
-    /// `raw` came from [`Blob::into_raw`], and is taken back once.
+    /// `raw` came from [`Blob::into_raw`], and is taken back only once.
     pub(super) unsafe fn from_raw(raw: *mut ()) -> Blob {
-        // SAFETY: asked of the caller; `into_raw` gives no null pointer.
+        // SAFETY: the caller promises it; `into_raw` returns no null pointer.
         Blob(unsafe { NonNull::new_unchecked(raw.cast()) })
     }
 
@@ -67,7 +67,7 @@ impl Blob {
     ///
     /// As [`Blob::from_raw`].
     pub(super) unsafe fn free(raw: *mut ()) {
-        // SAFETY: asked of the caller.
+        // SAFETY: the caller promises it.
         drop(unsafe { Blob::from_raw(raw) });
     }
 
@@ -80,15 +80,15 @@ impl Blob {
         unsafe { std::slice::from_raw_parts(raw.add(1).cast(), *raw) }
     }
 
-    /// What it takes of memory, itself and what an allocator adds and rounds up to included.
+    /// Returns the memory that it uses, including the header and the allocator's overhead.
     pub(super) fn size_of(bytes: &[u8]) -> usize {
         const ALLOCATION: usize = 2 * size_of::<usize>();
         ALLOCATION + HEADER + bytes.len()
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `self` keeps the allocation.
+        // SAFETY: `self` keeps the allocation alive.
         unsafe { Blob::bytes_of(self.0.as_ptr().cast()) }
     }
 }

@@ -1,8 +1,8 @@
-//! What a table with duplicate keys keeps of a key: its one entry, in the slot as in a table whose
-//! keys are unique, or a [`Bag`] of entries from the second on.
+//! The value of a slot in a table with duplicate keys. It is either the value of the key's only
+//! entry, or a [`Bag`] with all entries of a key that has had several.
 //!
-//! Most keys of most registries have one entry. In the slot it costs one cache line, and nothing
-//! beside it; a bag is four allocations.
+//! Most keys of most registries have one entry. In the slot it costs one cache line and no
+//! allocation. A bag is four allocations.
 
 use std::mem::MaybeUninit;
 
@@ -13,10 +13,10 @@ use super::reclaim::Guard;
 use super::value::{Object, Value, ValueView, ValueWord};
 use super::{Entry, Table};
 
-/// The owner of a slot that holds a bag, which belongs to nobody. No entry's owner is 0.
+/// The owner word of a slot with a bag. No entry has the owner 0.
 pub(crate) const NOBODY: u64 = 0;
 
-/// An object of a table with duplicate keys. Inside a bag there are no bags.
+/// An object of a table with duplicate keys. A bag contains no bags.
 #[derive(Debug)]
 pub enum Stored<V: Object> {
     /// The value of an entry.
@@ -26,7 +26,7 @@ pub enum Stored<V: Object> {
 }
 
 impl<V: Object> Stored<V> {
-    /// A value as it is stored.
+    /// Converts a value to the form in which it is stored.
     pub(crate) fn value(value: Value<V>) -> Value<Self> {
         match value {
             Value::Word(word) => Value::Word(word),
@@ -35,7 +35,7 @@ impl<V: Object> Stored<V> {
         }
     }
 
-    /// A stored value as it was given. `None` for a bag, which is no entry's value.
+    /// Converts a stored value back. Returns `None` for a bag, which is not an entry's value.
     fn view<'g>(view: ValueView<'g, Self>) -> Option<ValueView<'g, V>> {
         match view {
             ValueView::Word(word) => Some(ValueView::Word(word)),
@@ -60,7 +60,7 @@ impl<V: Object> Object for Stored<V> {
 pub struct Members<'g, V: Object>(pub(crate) Entry<'g, Stored<V>>);
 
 impl<'g, V: Object> Members<'g, V> {
-    /// The bag, where there is one.
+    /// Returns the bag, if there is one.
     pub(crate) fn bag(&self) -> Option<&'g Bag<Stored<V>>> {
         match self.0.value {
             ValueView::Object(Stored::Bag(bag)) => Some(bag),
@@ -68,7 +68,7 @@ impl<'g, V: Object> Members<'g, V> {
         }
     }
 
-    /// The entry with this number.
+    /// Returns the entry with this number.
     pub(crate) fn get(&self, number: u64, guard: &'g Guard) -> Option<Member<'g, V>> {
         let mut found = None;
         self.walk(number, guard, |member| {
@@ -78,13 +78,13 @@ impl<'g, V: Object> Members<'g, V> {
         found
     }
 
-    /// Whether the first entry ever is there and `owner`'s.
+    /// Returns whether the key's first entry is still present and belongs to `owner`.
     pub(crate) fn first_is_of(&self, owner: u64, guard: &'g Guard) -> bool {
         self.get(0, guard).is_some_and(|first| first.owner == owner)
     }
 
-    /// Visits the entries from the one numbered `from` on, in their order, until `visit` refuses
-    /// one by returning `false`: then it returns the number of that one, to go on from.
+    /// Visits the entries in order, from the number `from` on, until `visit` returns `false`. Then
+    /// it returns the number of that entry, to continue from.
     pub fn walk(
         &self,
         from: u64,
@@ -109,12 +109,12 @@ impl<'g, V: Object> Members<'g, V> {
 }
 
 impl<F: Opaque, V: Object> Table<F, Stored<V>> {
-    /// Makes a bag of the entry of `key`, with another one in it that it numbers 1.
+    /// Replaces the entry of `key` by a bag with that entry and a new one, whose number is 1.
     ///
     /// # Errors
     ///
-    /// With the value of that one if the entry is not exactly `expected` any more; or when there is
-    /// no memory. Nothing has changed then.
+    /// Returns the new value if the entry is no longer `expected`. Fails when there is no memory.
+    /// Then nothing has changed.
     #[expect(
         clippy::too_many_arguments,
         reason = "a key, two entries, and a bag's id"
@@ -129,10 +129,10 @@ impl<F: Opaque, V: Object> Table<F, Stored<V>> {
         value: Value<Stored<V>>,
         guard: &Guard,
     ) -> Result<(), NotAdded<Stored<V>>> {
-        // A bag that panicked half made would free the value that is still in the table.
+        // Assert before a bag exists: dropping a half-made bag would free the value in the table.
         assert_ne!(owner, NOBODY, "expected an owner that is not 0");
         let (segment, _state) = self.directory.lock(hash, guard);
-        // SAFETY: the segment's lock is held, and the guard.
+        // SAFETY: the segment's lock and the guard are held.
         let found = segment.probe_locked(hash, |words| unsafe { Self::matches(words, key, hash) });
         let is_expected = |owner, value| owner == expected.owner && value == expected.word.0;
         let Some(position) =
@@ -140,18 +140,18 @@ impl<F: Opaque, V: Object> Table<F, Stored<V>> {
         else {
             return Err(NotAdded::Closed(value));
         };
-        // The value moves as it is: readers may have found it in the slot, and from here on the bag
-        // retires it.
+        // The value keeps its word: readers may have found it in the slot. From here on the bag is
+        // responsible for retiring it.
         let first = ValueWord(position.words.value);
-        // SAFETY: the value is in the table, under the lock.
+        // SAFETY: the value is in the table, and its segment is locked.
         let before = unsafe { first.size::<Stored<V>>() };
         let second = ValueWord::new(value);
         let entries = [(position.words.owner, first), (owner, second)];
-        // The place first: a bag that is dropped frees the value that is still in the table.
+        // Allocate the place first: dropping a bag would free the value that is still in the table.
         let bag = boxed(MaybeUninit::<Stored<V>>::uninit())
             .and_then(|place| Bag::with(id, entries).map(|bag| (place, bag)));
         let Ok((mut place, bag)) = bag else {
-            // SAFETY: no bag has the value, which nobody else has seen.
+            // SAFETY: no bag has the value, and no other code has seen it.
             drop(unsafe { second.take::<Stored<V>>() });
             return Err(NotAdded::OutOfMemory);
         };

@@ -1,26 +1,26 @@
-//! Values: one word of the slot, which is the value itself or leads to it.
+//! Values: one word of the slot, which is the value itself or a pointer to it.
 
 use super::blob::Blob;
 use super::reclaim::Guard;
 
-/// What a table keeps for its user beside byte strings and words.
+/// An object that a table stores for its user, besides byte strings and words.
 pub trait Object: Send + Sync + 'static {
-    /// The bytes of memory that it holds, itself included.
+    /// Returns the bytes of memory that it uses, itself included.
     fn size(&self) -> usize;
 }
 
 /// A value to put into a table.
 #[derive(Debug)]
 pub enum Value<V> {
-    /// An odd word, kept in the slot.
+    /// An odd word, stored in the slot.
     Word(u64),
-    /// A byte string, kept beside the table.
+    /// A byte string, stored outside the slot.
     Blob(Blob),
-    /// An object, kept beside the table.
+    /// An object, stored outside the slot.
     Object(Box<V>),
 }
 
-/// A value as a reader sees it while its guard lives.
+/// A value as a reader sees it during its guard.
 #[derive(Debug)]
 pub enum ValueView<'g, V> {
     /// An odd word.
@@ -42,7 +42,7 @@ impl<V> Copy for ValueView<'_, V> {}
 const POINTER_TAG: usize = 3;
 const OBJECT: usize = 2;
 
-/// A value's word in a slot: odd for a word, else a pointer whose second bit is set for an object.
+/// The word of a value in a slot: odd for a word, else a pointer, whose second bit marks an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ValueWord(pub(super) u64);
 
@@ -71,17 +71,17 @@ impl ValueWord {
 
     /// # Safety
     ///
-    /// The word came from [`ValueWord::new`] of a `Value<V>`, and what it leads to is not freed
+    /// The word came from [`ValueWord::new`] of a `Value<V>`, and the memory behind it is not freed
     /// during `'g`.
     #[inline]
     pub(super) unsafe fn view<'g, V>(self) -> ValueView<'g, V> {
         if self.0 & 1 == 1 {
             ValueView::Word(self.0)
         } else if self.is_object() {
-            // SAFETY: the pointer is the one of a `Box<V>` that the caller keeps alive.
+            // SAFETY: the pointer is that of a `Box<V>` that the caller keeps alive.
             ValueView::Object(unsafe { &*self.pointer().cast::<V>() })
         } else {
-            // SAFETY: the pointer is the one of a blob that the caller keeps alive.
+            // SAFETY: the pointer is that of a blob that the caller keeps alive.
             ValueView::Bytes(unsafe { Blob::bytes_of(self.pointer()) })
         }
     }
@@ -90,7 +90,7 @@ impl ValueWord {
     ///
     /// # Safety
     ///
-    /// As [`ValueWord::view`], nobody else can reach the value, and it is taken once.
+    /// As [`ValueWord::view`]. No other code can reach the value, and it is taken only once.
     pub(super) unsafe fn take<V>(self) -> Value<V> {
         if self.0 & 1 == 1 {
             Value::Word(self.0)
@@ -98,18 +98,18 @@ impl ValueWord {
             // SAFETY: the pointer came from `Box::into_raw`, and the caller is its only user.
             Value::Object(unsafe { Box::from_raw(self.pointer().cast()) })
         } else {
-            // SAFETY: the same for a blob.
+            // SAFETY: as above, for a blob.
             Value::Blob(unsafe { Blob::from_raw(self.pointer()) })
         }
     }
 
-    /// The bytes that the value holds beside its slot.
+    /// Returns the bytes of memory that the value uses outside its slot.
     ///
     /// # Safety
     ///
     /// As [`ValueWord::view`].
     pub(super) unsafe fn size<V: Object>(self) -> usize {
-        // SAFETY: asked of the caller.
+        // SAFETY: the caller promises it.
         match unsafe { self.view::<V>() } {
             ValueView::Word(_) => 0,
             ValueView::Bytes(bytes) => Blob::size_of(bytes),
@@ -117,16 +117,17 @@ impl ValueWord {
         }
     }
 
-    /// Frees the value once no reader can see it any more.
+    /// Frees the value once no reader can see it.
     ///
     /// # Safety
     ///
-    /// As [`ValueWord::take`], but readers that started before may still see the value.
+    /// As [`ValueWord::take`], except that readers that started earlier may still see the value.
     pub(super) unsafe fn retire<V: Object>(self, guard: &Guard) {
         if self.0 & 1 == 1 {
             return;
         }
-        // SAFETY: the value is alive until it is retired, which the caller lets us do once.
+        // SAFETY: the value is alive until it is retired, and the caller promises to retire it
+        // once.
         unsafe {
             let size = self.size::<V>();
             if self.is_object() {
@@ -139,12 +140,12 @@ impl ValueWord {
 }
 
 impl<V> Value<V> {
-    /// The value for `bytes`, or `None` when there is no memory for them.
+    /// Makes the value for `bytes`, or returns `None` when there is no memory for them.
     pub fn bytes(bytes: &[u8]) -> Option<Self> {
         Blob::new(bytes).map(Value::Blob)
     }
 
-    /// The same of the bytes of words, those of two slices one behind the other.
+    /// Like [`Value::bytes`], for the words of two slices, one after the other.
     pub fn words(first: &[u64], second: &[u64]) -> Option<Self> {
         Blob::words(first, second).map(Value::Blob)
     }

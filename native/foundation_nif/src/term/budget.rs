@@ -1,5 +1,5 @@
-//! How much a call does before it says so: what is short is done where the caller runs, what is
-//! long on a dirty scheduler, and what is longer still in pieces.
+//! The limits on the work of a call. A call with little work runs on the caller's scheduler. A call
+//! with more moves to a dirty scheduler, and one with still more works in parts.
 
 use foundation_core::key::{Key, KeyView};
 use foundation_core::table::ValueView;
@@ -11,30 +11,30 @@ use super::owned::{OwnedTerm, Probe};
 use super::view::Size;
 use crate::raw::{Failure, may_take_long};
 
-/// How many subterms are read on a normal scheduler.
+/// The most subterms that are read on a normal scheduler.
 pub const NODES_MAX: usize = 4_000;
-/// How many on a dirty one.
+/// The most subterms that are read on a dirty scheduler.
 const DIRTY_NODES_MAX: usize = 100 * NODES_MAX;
-/// How many of one term are written: a call may have to measure, hash, compare and copy a key, and
-/// to measure and copy a value.
+/// The most subterms of a term that is written. A call may measure, hash, compare and copy a key,
+/// and measure and copy a value.
 const WRITTEN_MAX: usize = 2_000;
 /// The most bytes that are hashed, compared or copied on a normal scheduler.
 pub(super) const BYTES_MAX: usize = 256 * 1024;
 
-/// How many bytes are hashed and compared in the time of a subterm.
+/// The bytes that are hashed and compared in the time of one subterm.
 pub(super) const BYTES_A_NODE: usize = 256;
 
-/// How many bytes of an image are copied in that time: the heap that they are copied to is new memory.
+/// The bytes of an image that are copied in that time. The heap that they go to is new memory.
 pub(super) const IMAGE_BYTES_A_NODE: usize = 128;
 
-/// How many subterms a term has that is to be copied, unless that takes long and this is a normal
-/// scheduler. What does not tell what it holds, as functions, may take long.
+/// Returns the number of subterms of a term that will be copied. Fails on a normal scheduler if the
+/// copy would take long. Terms whose size the VM does not tell, such as functions, count as long.
 pub fn measure(term: Term) -> Result<usize, Failure> {
     Ok(measure_up_to(term, usize::MAX)?.nodes)
 }
 
-/// The same of a term that is to be hashed, compared or written out, and its binaries with it: of
-/// their bytes 256 count as a subterm.
+/// Like [`measure`], for a term that will be hashed, compared or written with its binaries. 256
+/// bytes count as a subterm.
 pub fn measure_whole(term: Term) -> Result<usize, Failure> {
     let size = measure_up_to(term, BYTES_MAX)?;
     Ok(size.nodes + size.bytes / BYTES_A_NODE)
@@ -50,8 +50,8 @@ fn measure_up_to(term: Term, bytes: usize) -> Result<Size, Failure> {
     }
 }
 
-/// What a call may copy: on a normal scheduler [`NODES_MAX`] subterms, some hundred microseconds'
-/// worth; on a dirty one many times that, and one entry of any size.
+/// The work that a call may do. On a normal scheduler it is [`NODES_MAX`] subterms, about a hundred
+/// microseconds. On a dirty one it is many times that, and one entry of any size.
 #[derive(Default)]
 pub struct Budget {
     spent: usize,
@@ -62,13 +62,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Takes what copying a stored value costs, and says whether to copy it in this call.
+    /// Spends the cost of copying a stored value. Returns whether to copy it in this call.
     #[inline]
     pub fn spend(&mut self, value: ValueView<'_, OwnedTerm>) -> bool {
         self.give(value_cost(value))
     }
 
-    /// As [`Budget::spend`], for an entry's key and value.
+    /// Like [`Budget::spend`], for an entry's key and value.
     #[inline]
     pub fn spend_entry(
         &mut self,
@@ -78,13 +78,13 @@ impl Budget {
         self.give(key_cost(key) + value_cost(value))
     }
 
-    /// As [`Budget::spend`], for a key that is given `count` times.
+    /// Like [`Budget::spend`], for a key that is returned `count` times.
     pub fn spend_keys(&mut self, key: &KeyView<'_, OwnedTerm>, count: usize) -> bool {
         self.give(key_cost(key) + 4 * count)
     }
 
-    /// Takes what looking for a key costs, and says whether to do that in this call: for the
-    /// first key always, since one that takes long has been refused before.
+    /// Spends the cost of searching for a key. Returns whether to search for it in this call. The
+    /// first key is always searched for, since a long one has been refused before.
     #[inline]
     pub fn spend_search(&mut self, key: &Key<'_, Probe>) -> bool {
         let cost = match key {
@@ -117,7 +117,7 @@ impl Budget {
         }
     }
 
-    /// Whether more than a normal scheduler's worth may be spent.
+    /// Returns whether more than a normal scheduler's share may be spent.
     #[cold]
     fn extend(&mut self, cost: usize) -> bool {
         let fits = self.spent + cost <= self.limit();
@@ -126,12 +126,13 @@ impl Budget {
         self.extended && (first || fits)
     }
 
-    /// Whether the first entry was refused: the call is to be made on a dirty scheduler.
+    /// Returns whether the first entry was refused, so that the call must move to a dirty
+    /// scheduler.
     pub fn takes_long(&self) -> bool {
         self.takes_long
     }
 
-    /// Has the VM count what was spent as the caller's work.
+    /// Tells the VM to count the work as the caller's.
     pub fn charge(&self, env: Env) {
         charge(env, self.spent * 50 / NODES_MAX);
     }
@@ -154,18 +155,18 @@ fn key_cost(key: &KeyView<'_, OwnedTerm>) -> usize {
     }
 }
 
-/// Has the VM count this share of a time slice, in percent, as the caller's work, so that a loop
-/// of calls that each take a good part of one gives way to other processes as any loop does.
+/// Tells the VM to count this share of a time slice, in percent, as the caller's work. So a loop of
+/// such calls yields to other processes as any other loop does.
 pub fn charge(env: Env, percent: usize) {
     let percent = percent.clamp(1, 100) as c_int;
     if !may_take_long() {
-        // SAFETY: the environment is that of the call, and the share is from 1 to 100.
+        // SAFETY: the environment is that of this call, and the share is from 1 to 100.
         unsafe { enif_consume_timeslice(env.as_c_arg(), percent) };
     }
 }
 
-/// How often a term can be copied in a few hundred microseconds, or on a dirty scheduler in some
-/// milliseconds: once at least.
+/// Returns how often a term can be copied in a few hundred microseconds, or on a dirty scheduler in
+/// a few milliseconds. The result is at least 1.
 ///
 /// # Errors
 ///

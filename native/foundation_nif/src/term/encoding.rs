@@ -1,9 +1,9 @@
-//! The bytes of a term that has a short form.
+//! The byte encoding of short terms.
 //!
-//! In the form of a key, terms are equal (`===`) if and only if their encodings are: immediates
-//! (atoms, small integers, local pids, ports, `[]`) are the VM's own words, binaries their bytes,
-//! and tuples, lists, floats and integers of 64 bits are built of those. In the form of a value
-//! maps have an encoding too.
+//! In the key form, terms are equal (`===`) if and only if their encodings are. Immediates (atoms,
+//! small integers, local pids, ports, `[]`) are the VM's own words, and binaries are their bytes.
+//! Tuples, lists, floats and integers of 64 bits are built from those. In the value form maps have
+//! an encoding too.
 
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
@@ -17,9 +17,9 @@ use super::layout::small_map;
 use super::view::{View, binary, entries, tuple};
 use super::{PRIMARY, binary_term, is_immediate, map_term, raw_word, word, word_term};
 
-/// The longest encoding; longer terms are kept as terms.
+/// The longest encoding. Longer terms are stored as terms.
 const ENCODED_MAX: usize = 512;
-/// How deep an encoded term nests; deeper ones are kept as terms.
+/// The deepest nesting of an encoded term. Deeper terms are stored as terms.
 const DEPTH_MAX: usize = 16;
 /// The longest binary that the VM copies instead of sharing it.
 const HEAP_BINARY_MAX: usize = 64;
@@ -33,23 +33,24 @@ const TAG_LIST: u8 = 0x06;
 const TAG_END: u8 = 0x07;
 const TAG_TAIL: u8 = 0x08;
 const TAG_MAP: u8 = 0x09;
-/// And how many bytes its word has, behind the tag.
+/// Tags from here on include the number of bytes of the immediate's word.
 const IMMEDIATE: u8 = 0x10;
 const SHORT_TUPLE: u8 = 0x20;
 const SHORT_TUPLES: usize = 0x20;
 const SHORT_BINARY: u8 = 0x40;
 const SHORT_BINARIES: usize = 0x40;
-/// And how many entries: only what [`short_map`] writes begins so.
+/// Tags from here on include the number of entries. Only [`short_map`] writes them.
 const SHORT_MAP: u8 = 0x80;
-/// What the words of atoms end with. Only those are keys of a [`short_map`], so that this part of them need not
-/// be written.
+/// The low bits of every atom's word. [`short_map`] has only atoms as keys, so it leaves these bits
+/// out.
 const ATOM: u64 = 0x0B;
 const ATOM_BITS: usize = 6;
 const ATOM_MASK: u64 = (1 << ATOM_BITS) - 1;
-/// How much of an atom's word [`short_map`] writes. Atoms above have no short form.
+/// How many bytes of an atom's word [`short_map`] writes. Atoms with larger words have no short
+/// form.
 const NAME_BYTES: usize = 3;
 
-/// Whether `0.0` and `-0.0` are one term here: they are two from OTP 27 on.
+/// Returns whether `0.0` and `-0.0` are equal terms in this VM. From OTP 27 on they differ.
 fn zeros_are_one() -> bool {
     static ONE: OnceLock<bool> = OnceLock::new();
     *ONE.get_or_init(|| {
@@ -64,27 +65,27 @@ fn zeros_are_one() -> bool {
     })
 }
 
-/// A buffer on the stack that an encoding goes into, as far as there is room.
+/// A buffer on the stack for an encoding, of limited size.
 pub struct Buffer {
     bytes: [MaybeUninit<u8>; ENCODED_MAX],
     len: usize,
 }
 
-/// What an encoding is for.
+/// The use of an encoding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// To be compared: only what has one encoding is encoded.
+    /// For comparison: encodes only terms that have exactly one encoding.
     Key,
-    /// As a key, and of a map that the VM keeps sorted too.
+    /// Like a key, but also encodes maps that the VM keeps sorted.
     Window,
-    /// To be turned into an equal term again.
+    /// For storage: decodes to an equal term.
     Value,
 }
 
-/// The most entries of a map that the VM keeps sorted by key, whatever the order they came in.
+/// The most entries of a map that the VM keeps sorted by key, whatever the order of insertion.
 const SORTED_MAP_MAX: usize = 32;
 
-/// A term has no encoding, or a longer one than is kept.
+/// A term has no encoding, or one that is too long.
 pub struct NotEncoded;
 
 impl Buffer {
@@ -96,13 +97,13 @@ impl Buffer {
         }
     }
 
-    /// What has been written.
+    /// Returns the bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the first `len` bytes have been written.
         unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.len) }
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes unchanged.
     #[inline]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotEncoded> {
         let end = self.len + bytes.len();
@@ -122,11 +123,11 @@ impl Buffer {
         self.push(&[number as u8])
     }
 
-    /// Writes as many bytes of a number as `len` says.
+    /// Writes the first `len` bytes of a number.
     #[inline]
     fn push_short(&mut self, number: u128, len: usize) -> Result<(), NotEncoded> {
         let bytes = number.to_le_bytes();
-        // All are written, which does not depend on their number, and of some it is forgotten.
+        // Write all bytes, which needs no branch on their number, and count only the first ones.
         match self.bytes.get_mut(self.len..self.len + bytes.len()) {
             Some(room) => {
                 for (place, byte) in room.iter_mut().zip(bytes) {
@@ -168,24 +169,24 @@ impl Buffer {
         }
     }
 
-    /// Takes back everything after the first `len` bytes.
+    /// Removes everything after the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// Writes a term such that [`decode_all`] gives it back.
+    /// Writes a term so that [`decode_all`] returns it.
     #[inline]
     pub fn encode_value(&mut self, term: Term) -> Result<(), NotEncoded> {
         self.encode(term, Form::Value, 0)
     }
 
-    /// Writes a term such that equal terms, and no others, are written alike.
+    /// Writes a term so that its bytes equal those of another if and only if the terms are equal.
     #[inline]
     pub fn encode_window(&mut self, term: Term) -> Result<(), NotEncoded> {
         self.encode(term, Form::Window, 0)
     }
 
-    /// Encodes a term. In the form of a key, terms are equal if and only if their encodings are.
+    /// Encodes a term. In the key form, terms are equal if and only if their encodings are.
     pub(super) fn encode(
         &mut self,
         term: Term,
@@ -215,7 +216,7 @@ impl Buffer {
             View::Tuple(elements) => {
                 self.push_header(elements.len(), (SHORT_TUPLE, SHORT_TUPLES), TAG_TUPLE)?;
                 for element in elements.iter() {
-                    // Most are one of these.
+                    // Most elements take one of these two branches.
                     let word = word(element);
                     if is_immediate(word) {
                         self.push_immediate(word)?;
@@ -228,8 +229,9 @@ impl Buffer {
                 Ok(())
             }
             View::Float(float) => {
-                // Where the VM says that the sign of a zero makes no difference, a key is left to
-                // it, since it comes back as it was; a window only has to be the same.
+                // Where this VM treats both zeros as equal, a key must still come back with its
+                // sign. So it is stored as a term, and the VM compares it. A window key is never
+                // read back.
                 let one = form != Form::Value && float == 0.0 && zeros_are_one();
                 if one && form == Form::Key {
                     return Err(NotEncoded);
@@ -261,7 +263,7 @@ impl Buffer {
     }
 }
 
-/// The encoding of an immediate, as a number and how many bytes of it count.
+/// Returns the encoding of an immediate as a number, and its length in bytes.
 #[inline(always)]
 fn short_immediate(word: u64) -> (u128, usize) {
     let word = word >> 2;
@@ -270,8 +272,8 @@ fn short_immediate(word: u64) -> (u128, usize) {
     (u128::from(word) << 8 | u128::from(tag), 1 + len as usize)
 }
 
-/// The encoding of a tuple of immediates and binaries as far as it fits into registers: the bytes that
-/// [`Buffer::encode`] would write, as a number. It is what most keys are that are neither numbers nor binaries.
+/// The encoding of a tuple of immediates and binaries that fits in registers. As a number, it has
+/// the bytes that [`Buffer::encode`] would write. Most compound keys have this form.
 struct Short {
     bytes: u128,
     len: usize,
@@ -280,7 +282,7 @@ struct Short {
 impl Short {
     const MAX: usize = INLINE_MAX;
 
-    /// A tuple of so many elements, before the first of them.
+    /// Starts the encoding of a tuple with this many elements.
     #[inline(always)]
     fn tuple(arity: usize) -> Option<Self> {
         (arity < Self::MAX).then(|| Short {
@@ -289,7 +291,7 @@ impl Short {
         })
     }
 
-    /// Appends an element, if it is one of those and there is room.
+    /// Appends an element, if it is an immediate or a binary and there is room.
     #[inline(always)]
     fn push(&mut self, element: Term) -> bool {
         let (number, len) = match word(element) {
@@ -311,7 +313,7 @@ impl Short {
     }
 }
 
-/// The encoding of a short tuple in registers: its bytes, and how many there are.
+/// Returns the encoding of a short tuple in registers, and its length in bytes.
 #[inline]
 pub(super) fn short_tuple(term: Term) -> Option<(u128, usize)> {
     let elements = tuple(term)?;
@@ -320,12 +322,12 @@ pub(super) fn short_tuple(term: Term) -> Option<(u128, usize)> {
     fits.then_some((short.bytes, short.len))
 }
 
-/// What stands in registers for a map of few entries whose keys are atoms and whose values are immediates
-/// and short binaries: its bytes, and how many there are. Of two such maps it is the same if and only if they
-/// are equal. Nothing is read back from it.
+/// Returns bytes in registers that identify a small map, and their length. The keys must be atoms,
+/// and the values immediates or short binaries. Two such maps are equal if and only if their bytes
+/// are. The bytes are never decoded.
 ///
-/// Behind the number of entries come the atoms, then four bits for each value, then the values: so a map of
-/// a number and an atom has room.
+/// The number of entries comes first, then the atoms, then four bits for each value, then the
+/// values. A map with a number and an atom as values fits.
 #[inline]
 pub(super) fn short_map(term: Term) -> Option<(u128, usize)> {
     let (keys, values) = small_map(term)?;
@@ -356,10 +358,11 @@ pub(super) fn short_map(term: Term) -> Option<(u128, usize)> {
     Some((bytes, end))
 }
 
-/// A value of a [`short_map`]: what it is and how long, its bytes as a number, and how many there are.
+/// Encodes a value of a [`short_map`]: its type and length, its bytes as a number, and their
+/// number.
 #[inline(always)]
 fn short_value(value: Term) -> Option<(u8, u128, usize)> {
-    // An immediate has up to eight bytes; seven of the sixteen kinds are left for binaries.
+    // An immediate has up to eight bytes, which leaves seven of the sixteen codes for binaries.
     const BINARY: u8 = 9;
     let word = word(value);
     if is_immediate(word) {
@@ -371,19 +374,19 @@ fn short_value(value: Term) -> Option<(u8, u128, usize)> {
     Some((kind, pack(bytes), bytes.len()))
 }
 
-/// The term of an encoding.
+/// Decodes one term.
 pub(super) fn decode<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut reader = Reader { env, bytes };
     reader.term()
 }
 
-/// The terms of so many encodings, one after the other.
+/// Decodes `N` terms, one after the other.
 pub fn decode_all<'a, const N: usize>(env: Env<'a>, bytes: &[u8]) -> [Term<'a>; N] {
     let mut reader = Reader { env, bytes };
     std::array::from_fn(|_| reader.term())
 }
 
-/// Reads what [`Buffer::encode`] has written: nothing else is ever given to it.
+/// Reads the output of [`Buffer::encode`]. It is never given other input.
 struct Reader<'a, 'b> {
     env: Env<'a>,
     bytes: &'b [u8],
@@ -425,7 +428,7 @@ impl<'a> Reader<'a, '_> {
         match tag {
             TAG_FLOAT => {
                 let float = f64::from_le_bytes(self.eight());
-                // SAFETY: the environment is the call's.
+                // SAFETY: the environment is that of this call.
                 unsafe { Term::new(self.env, enif_make_double(env, float)) }
             }
             TAG_INTEGER => {
@@ -510,12 +513,13 @@ impl<'a> Reader<'a, '_> {
             keys.push(self.term().as_c_arg());
             values.push(self.term().as_c_arg());
         }
-        // SAFETY: the keys and values were made in this environment. The keys are different, being a map's.
+        // SAFETY: the keys and values were made in this environment. The keys come from a map, so
+        // they are distinct.
         unsafe { map_term(self.env, keys.as_slice(), values.as_slice()) }
     }
 }
 
-/// A few terms' words, on the stack as long as they are few.
+/// The words of a few terms, on the stack while they are few.
 #[derive(Default)]
 struct Words {
     few: [ErlNifTerm; 8],

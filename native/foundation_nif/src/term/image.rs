@@ -12,20 +12,19 @@
 //!
 //! # Why this is sound
 //!
-//! It relies on the VM's layout of terms, which hardly ever changed. [`learn`] checks each kind when
-//! the library is loaded, on terms that the VM has made. A kind with another layout is never kept as
-//! words. It becomes a *part*, which the VM copies.
+//! It relies on the VM's layout of terms, which hardly ever changed. When the library is loaded,
+//! [`learn`] checks each kind of term on terms that the VM made. A kind with another layout is
+//! never stored as words. It becomes a *part*, which the VM copies.
 //!
-//! - **Room.** [`block`] has the VM make a tuple, which is contiguous words of the caller's heap that
-//!   nothing refers to yet, and writes over all of them. When it returns they are whole terms
-//!   without a gap, so that the collector may also go through them one by one. It runs only
-//!   between calls.
-//! - **An image holds** the kinds that the collector moves as plain words: tuples, lists, maps of
-//!   both kinds, floats, large integers, heap binaries and plain references. The VM links some other
-//!   kinds into lists of its own: shared binaries, terms of other nodes, functions and magic
-//!   references. Those are never written. They are parts.
-//! - **Constants.** Where the empty tuple is a literal of the VM, it is written as that.
-//! - **Hashes.** The nodes of a large map are placed by a hash that is one for the whole VM.
+//! - **Room.** [`block`] has the VM make a tuple, and overwrites it. The tuple is contiguous words
+//!   of the caller's heap that nothing refers to yet. When the call ends, the words are whole terms
+//!   without a gap, as the garbage collector requires. It runs only between calls.
+//! - **Kinds.** An image holds the kinds that the collector moves as plain words: tuples, lists,
+//!   maps of both kinds, floats, large integers, heap binaries and plain references. The VM links
+//!   some other kinds into lists of its own: shared binaries, terms of other nodes, functions and
+//!   magic references. An image never holds those. They are parts.
+//! - **Constants.** Where the empty tuple is a literal of the VM, an image holds that literal.
+//! - **Hashes.** The nodes of a large map are placed by a hash that is the same in the whole VM.
 
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
@@ -43,7 +42,7 @@ use super::{LIST, PRIMARY, binary_term, no_term, raw_word, word};
 
 /// The most words of an image, and of a [`block`]: a quarter of a megabyte.
 pub const WORDS_MAX: usize = 32 * 1024;
-/// How many words are looked after on the stack.
+/// Up to this many words are built on the stack.
 const SMALL: usize = 256;
 const BITS: usize = u64::BITS as usize;
 pub const WORD: usize = size_of::<u64>();
@@ -72,8 +71,8 @@ struct Layout {
 
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
 
-/// The words behind a map's header. The first of them is the map's size, which an inner node of a
-/// large map has not. The others are the node's children.
+/// Returns how many words a map's header is followed by: the size, which inner nodes of a large map
+/// lack, and the node's children.
 #[inline]
 fn map_words(header: u64) -> (usize, usize) {
     let size = (header >> 8) as usize & 0xFF;
@@ -82,7 +81,7 @@ fn map_words(header: u64) -> (usize, usize) {
 }
 
 impl Layout {
-    /// How many words of an object are no terms, from the one after its header on.
+    /// Returns how many words after an object's header are not terms.
     #[inline]
     fn raw_words(&self, header: u64) -> usize {
         match header & SUBTAG {
@@ -93,16 +92,16 @@ impl Layout {
     }
 }
 
-/// A term that the VM is to copy, and where it belongs.
+/// A term that the VM must copy, and the index of its word.
 pub type Part<'a> = (usize, Term<'a>);
 
 /// The image of a term.
 pub struct Built<'b, 'a> {
-    /// A bit for each word that is a pointer.
+    /// One bit per word, set for pointers.
     pub pointers: &'b [u64],
     /// The root, and the words of the heap.
     pub words: &'b [u64],
-    /// The terms that are not in the words.
+    /// The terms that the words do not contain.
     pub parts: Vec<Part<'a>>,
 }
 
@@ -115,12 +114,12 @@ struct Builder<'b, 'a> {
     parts: Vec<Part<'a>>,
 }
 
-/// There are more words than there is room for.
+/// The words do not fit in the buffer.
 struct Full;
 
 impl<'a> Builder<'_, 'a> {
-    /// Cheney's algorithm, as the collector copies: objects that words point to are appended, and the words
-    /// are gone through one after the other. Nothing recurses.
+    /// Cheney's algorithm, as the garbage collector uses it: it scans the words in order, and
+    /// appends the objects that they point to. So it needs no recursion.
     fn build(&mut self, term: Term<'a>) -> Result<(), Full> {
         self.push(word(term))?;
         let mut at = 0;
@@ -130,7 +129,7 @@ impl<'a> Builder<'_, 'a> {
             match word & PRIMARY {
                 LIST => self.list(at, word)?,
                 BOXED => self.boxed(at, word)?,
-                // A header: everything else that could look like one is passed over here.
+                // A header. Skip its raw words, which could be mistaken for terms.
                 0 => at += self.layout.raw_words(word),
                 _ => {}
             }
@@ -146,22 +145,22 @@ impl<'a> Builder<'_, 'a> {
         Ok(())
     }
 
-    /// Has the word at `at` point at the next words to be written.
+    /// Makes the word at `at` point to the next word to be written.
     #[inline]
     fn point(&mut self, at: usize, tag: u64) {
         self.words[at].write((self.end * WORD) as u64 | tag);
         mark(self.pointers, at);
     }
 
-    /// Appends words of the VM.
+    /// Appends words from the VM's memory.
     ///
     /// # Safety
     ///
-    /// There are as many at `from`.
+    /// `from` points to at least `count` words.
     #[inline]
     unsafe fn copy(&mut self, from: *const u64, count: usize) -> Result<(), Full> {
         let room = self.words[self.end..].get_mut(..count).ok_or(Full)?;
-        // SAFETY: asked of the caller.
+        // SAFETY: the caller promises it.
         let words = unsafe { std::slice::from_raw_parts(from.cast::<MaybeUninit<u64>>(), count) };
         room.copy_from_slice(words);
         self.end += count;
@@ -206,11 +205,11 @@ impl<'a> Builder<'_, 'a> {
             return self.other(at, word);
         };
         self.point(at, BOXED);
-        // SAFETY: the header says that there are as many words.
+        // SAFETY: the header says that the object has this many words.
         unsafe { self.copy(from, count) }
     }
 
-    /// A short binary is copied, wherever its bytes are; everything else is a part.
+    /// Copies a short binary, wherever its bytes are. Anything else becomes a part.
     fn other(&mut self, at: usize, word: u64) -> Result<(), Full> {
         let term = term_of(self.env, word);
         let (subtag, unit) = self.layout.binary;
@@ -241,13 +240,14 @@ fn raw_term(word: u64) -> ErlNifTerm {
     unsafe { std::mem::transmute::<usize, ErlNifTerm>(word as usize) }
 }
 
-/// The term of a word that was found in a term of the environment.
+/// Returns the term of a word, which comes from a term of the environment.
 fn term_of(env: Env<'_>, word: u64) -> Term<'_> {
-    // SAFETY: it is only used so.
+    // SAFETY: all callers pass such a word.
     unsafe { Term::new(env, raw_term(word)) }
 }
 
-/// Builds the image of a term in at most so many words, and what `then` makes of it; `None` where there are more.
+/// Builds the image of a term in at most `most` words, and calls `then` with it. Returns `None`
+/// when the image needs more words.
 #[inline]
 pub fn with<'a, R>(
     term: Term<'a>,
@@ -284,7 +284,7 @@ fn with_more<'a, R>(
     None
 }
 
-/// How many words were written, and what is not in them; `None` where there is too little room.
+/// Returns the number of words written and the parts, or `None` when there is too little room.
 fn build<'a>(
     term: Term<'a>,
     words: &mut [MaybeUninit<u64>],
@@ -315,7 +315,7 @@ impl<'b, 'a> Built<'b, 'a> {
     }
 }
 
-/// An image as it is kept: the bits of its pointers, and its words behind them.
+/// A stored image: the bits of its pointers, followed by its words.
 #[derive(Clone, Copy)]
 pub struct Image<'i> {
     pointers: &'i [u64],
@@ -327,40 +327,40 @@ impl<'i> Image<'i> {
         Image { pointers, words }
     }
 
-    /// The image in these words: those of [`Built`], one behind the other.
+    /// Splits the words of a stored image into the two parts of [`Built`].
     #[inline]
     pub fn joined(all: &'i [u64]) -> Self {
         let (pointers, words) = all.split_at(bits(all.len(), 1));
         Image { pointers, words }
     }
 
-    /// The address of its root, to which absolute pointers are relative.
+    /// Returns the address of its root, which absolute pointers are relative to.
     pub fn address(self) -> u64 {
         self.words.as_ptr() as u64
     }
 
-    /// Its root as a term that the VM can read, where the pointers are absolute.
+    /// Returns its root as a term that the VM can read, if the pointers are absolute.
     pub fn root(self) -> ErlNifTerm {
         raw_term(self.words[0])
     }
 
-    /// How many words of a heap it takes.
+    /// Returns how many words of a heap it needs.
     #[inline]
     pub fn heap_words(self) -> usize {
         self.words.len() - 1
     }
 
-    /// Writes the heap words to `place`, and returns the root. The pointers are relative to `base`:
-    /// 0, or the address of the root where they are absolute.
+    /// Writes the heap words to `place`, and returns the root. The stored pointers are relative to
+    /// `base`: 0, or the address of the root if they are absolute.
     ///
     /// # Safety
     ///
-    /// There is room for them.
+    /// `place` has room for them.
     #[inline]
     pub unsafe fn write(self, place: *mut u64, base: u64) -> u64 {
         let added = (place as u64).wrapping_sub(WORD as u64).wrapping_sub(base);
         let root = self.words[0];
-        // SAFETY: asked of the caller. A bit is set for words alone that there are.
+        // SAFETY: the caller promises it, and bits are set only for words that exist.
         unsafe {
             std::ptr::copy_nonoverlapping(self.words.as_ptr().add(1), place, self.words.len() - 1);
             let mut first = place.wrapping_sub(1);
@@ -387,7 +387,8 @@ impl<'i> Image<'i> {
     }
 }
 
-/// How many words a row of bits takes, of so many words in all that begin with so many rows.
+/// Returns the length in words of one row of bits, in a block of `all` words that starts with
+/// `rows` such rows.
 #[inline]
 pub fn bits(all: usize, rows: usize) -> usize {
     all.div_ceil(BITS + rows)
@@ -398,7 +399,7 @@ pub fn mark(row: &mut [u64], at: usize) {
     row[at / BITS] |= 1 << (at % BITS);
 }
 
-/// The bits of a row that are set.
+/// Returns the positions of the set bits of a row.
 pub fn marked(row: &[u64]) -> impl Iterator<Item = usize> {
     row.iter().enumerate().flat_map(|(index, bits)| {
         let mut bits = *bits;
@@ -410,7 +411,7 @@ pub fn marked(row: &[u64]) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Has the pointers of an image be absolute, for terms that stay where they are.
+/// Makes the pointers of an image absolute, for terms that stay in place.
 pub fn make_absolute(pointers: &[u64], words: &mut [u64]) {
     let address = words.as_ptr() as u64;
     for at in marked(pointers) {
@@ -418,28 +419,28 @@ pub fn make_absolute(pointers: &[u64], words: &mut [u64]) {
     }
 }
 
-/// Words to ask the VM for a tuple of: what they are makes no difference.
+/// The elements for the VM's tuple. Their values do not matter.
 static ZEROS: [u64; WORDS_MAX] = [0; WORDS_MAX];
 
-/// So many words of the caller's heap, two at least and [`WORDS_MAX`] at most, one behind the other.
+/// Returns `count` contiguous words of the caller's heap, from 1 to [`WORDS_MAX`].
 ///
 /// # Safety
 ///
-/// Before the call ends all of them are written, with whole objects and without a gap.
+/// Before the call ends, all words are written with whole objects, without a gap.
 #[inline]
 pub unsafe fn block(env: Env, count: usize) -> *mut u64 {
     assert!(
         (1..=WORDS_MAX).contains(&count),
         "expected room for a term, got: {count}"
     );
-    // SAFETY: there are as many words. The VM copies them and looks at none.
+    // SAFETY: there are as many zeros. The VM copies them without a look at them.
     let tuple = unsafe {
         enif_make_tuple_from_array(env.as_c_arg(), ZEROS.as_ptr().cast(), count as u32 - 1)
     };
     (raw_word(tuple) & !TAGS) as *mut u64
 }
 
-/// The term of an image whose pointers are relative to `base`.
+/// Makes the term of an image whose pointers are relative to `base`.
 #[inline]
 pub fn term<'a>(env: Env<'a>, image: Image<'_>, base: u64) -> Term<'a> {
     let count = image.heap_words();
@@ -450,7 +451,7 @@ pub fn term<'a>(env: Env<'a>, image: Image<'_>, base: u64) -> Term<'a> {
     unsafe { term_of(env, image.write(block(env, count), base)) }
 }
 
-/// As [`term`], with the terms that belong at some of the words.
+/// Like [`term`], for an image with parts.
 pub fn term_with_parts<'a>(
     env: Env<'a>,
     image: Image<'_>,
@@ -471,14 +472,14 @@ pub fn term_with_parts<'a>(
             root = word(part);
         } else {
             assert!(at <= count, "expected a word of the image, got: {at}");
-            // SAFETY: the word is one of the block, and is no header.
+            // SAFETY: the word is in the block, and it is not a header.
             unsafe { place.add(at - 1).write(word(part)) }
         }
     }
     term_of(env, root)
 }
 
-/// Whether a reference is of this node.
+/// Returns whether a reference belongs to this node.
 pub(super) fn is_own_reference(term: Term) -> bool {
     let Some(layout) = LAYOUT.get().filter(|layout| layout.reference != NONE) else {
         return true;
@@ -487,7 +488,8 @@ pub(super) fn is_own_reference(term: Term) -> bool {
     is_boxed(term) && unsafe { words_of::<1>(term) }[0] & SUBTAG == layout.reference & SUBTAG
 }
 
-/// Learns how this VM lays out terms, when the library is loaded, and says whether images can be written.
+/// Learns how this VM lays out terms, when the library is loaded. Returns whether images can be
+/// used.
 pub(super) fn learn(env: Env, small_map: u64, magic: Term) -> bool {
     let layout = Layout {
         float: float(env),
@@ -498,19 +500,19 @@ pub(super) fn learn(env: Env, small_map: u64, magic: Term) -> bool {
         reference: reference(env, magic),
         empty_tuple: empty_tuple(env),
     };
-    // It may be loaded again, into the same VM.
+    // The library may be loaded again into the same VM, where the layout is set already.
     let _ = LAYOUT.set(layout);
     samples(env).into_iter().all(|term| survives(env, term))
 }
 
-/// The header of a boxed term and the words behind it.
+/// Returns the header of a boxed term and the words after it.
 ///
 /// # Safety
 ///
-/// The term is boxed and has as many.
+/// The term is boxed and has at least `N` words.
 unsafe fn words_of<const N: usize>(term: Term) -> [u64; N] {
     let from = (word(term) & !TAGS) as *const u64;
-    // SAFETY: asked of the caller.
+    // SAFETY: the caller promises it.
     std::array::from_fn(|at| unsafe { *from.add(at) })
 }
 
@@ -519,9 +521,9 @@ fn is_boxed(term: Term) -> bool {
 }
 
 fn float(env: Env) -> u64 {
-    // SAFETY: the environment is the call's.
+    // SAFETY: the environment is that of this call.
     let term = unsafe { Term::new(env, enif_make_double(env.as_c_arg(), 1.5)) };
-    // SAFETY: a boxed float has its eight bytes behind the header.
+    // SAFETY: a boxed float has eight bytes after its header.
     match is_boxed(term).then(|| unsafe { words_of(term) }) {
         Some([header, bits]) if header >> 6 == 1 && bits == 1.5f64.to_bits() => header,
         _ => NONE,
@@ -529,7 +531,7 @@ fn float(env: Env) -> u64 {
 }
 
 fn integers(env: Env) -> [u64; 2] {
-    // SAFETY: the environment is the call's.
+    // SAFETY: the environment is that of this call.
     let terms = unsafe {
         [
             enif_make_uint64(env.as_c_arg(), u64::MAX - 7),
@@ -539,7 +541,7 @@ fn integers(env: Env) -> [u64; 2] {
     };
     let digits = [u64::MAX - 7, (i64::MIN + 7).unsigned_abs()];
     let learned = terms.into_iter().zip(digits).map(|(term, digit)| {
-        // SAFETY: a boxed integer has a digit at least behind the header.
+        // SAFETY: a boxed integer has at least one digit after its header.
         match is_boxed(term).then(|| unsafe { words_of(term) }) {
             Some([header, first]) if header >> 6 == 1 && first == digit => header & SUBTAG,
             _ => NONE,
@@ -553,12 +555,12 @@ fn integers(env: Env) -> [u64; 2] {
     subtags
 }
 
-/// The low bits of a heap binary's header, and whether it counts bytes or bits.
+/// Returns the low bits of a heap binary's header, and whether its size counts bytes or bits.
 fn heap_binary(env: Env) -> (u64, usize) {
     let sample = |len: usize| {
         let term = binary_term(env, &[0xA5; HEAP_BINARY_MAX][..len]);
         let mut inspected = MaybeUninit::uninit();
-        // SAFETY: the function fills in what it is given when it says so.
+        // SAFETY: the function fills in the structure when it returns nonzero.
         let data = unsafe {
             if enif_inspect_binary(env.as_c_arg(), term.as_c_arg(), inspected.as_mut_ptr()) == 0 {
                 return None;
@@ -568,7 +570,7 @@ fn heap_binary(env: Env) -> (u64, usize) {
         if !is_boxed(term) || data != (word(term) & !TAGS) + 2 * WORD as u64 {
             return None;
         }
-        // SAFETY: its bytes are behind two words.
+        // SAFETY: a heap binary has two words before its bytes.
         let [header, size] = unsafe { words_of(term) };
         (header >> 6 == 1 + len.div_ceil(WORD) as u64).then_some((header & SUBTAG, size as usize))
     };
@@ -585,7 +587,7 @@ fn heap_binary(env: Env) -> (u64, usize) {
     (NONE, 1)
 }
 
-/// The low bits of the headers of large maps' nodes, if going through them finds all there is.
+/// Returns the low bits of the headers of large maps' nodes, if a walk over them finds every entry.
 fn large_map(env: Env) -> u64 {
     let subtag = |size| {
         let map = map(env, size)?;
@@ -602,7 +604,7 @@ fn large_map(env: Env) -> u64 {
     }
 }
 
-/// How many entries there are below a node of a large map; `None` where it is none.
+/// Returns how many entries are below a node of a large map, or `None` if it is no such node.
 fn leaves(word: u64, subtag: u64, depth: usize) -> Option<u64> {
     const DEPTH_MAX: usize = 20;
     let from = (word & !TAGS) as *const u64;
@@ -631,9 +633,9 @@ fn map(env: Env<'_>, size: u64) -> Option<Term<'_>> {
     })
 }
 
-/// The header of a plain reference, if a magic one can be told from it.
+/// Returns the header of a plain reference, if it differs from a magic one.
 fn reference(env: Env, magic: Term) -> u64 {
-    // SAFETY: the environment is the call's.
+    // SAFETY: the environment is that of this call.
     let plain = unsafe { Term::new(env, enif_make_ref(env.as_c_arg())) };
     if !is_boxed(plain) || !is_boxed(magic) {
         return NONE;
@@ -646,7 +648,7 @@ fn reference(env: Env, magic: Term) -> u64 {
     if told { header } else { NONE }
 }
 
-/// The word of `{}`, if the VM makes it anew nowhere.
+/// Returns the word of `{}`, if the VM uses the same one everywhere.
 fn empty_tuple(env: Env) -> u64 {
     let make = || {
         let none = no_term();
@@ -657,10 +659,10 @@ fn empty_tuple(env: Env) -> u64 {
     if one == other { one } else { NONE }
 }
 
-/// A term of each kind that is kept in words, nested.
+/// Returns nested terms with each kind that an image holds.
 fn samples(env: Env<'_>) -> Vec<Term<'_>> {
     use rustler::Encoder;
-    // SAFETY: the environment is the call's.
+    // SAFETY: the environment is that of this call.
     let reference = unsafe { Term::new(env, enif_make_ref(env.as_c_arg())) };
     let short = binary_term(env, b"short");
     let longest = binary_term(env, &[7; HEAP_BINARY_MAX]);
@@ -679,7 +681,7 @@ fn samples(env: Env<'_>) -> Vec<Term<'_>> {
     samples
 }
 
-/// Whether a term is the same when it has been an image.
+/// Returns whether a term is unchanged after it has been an image.
 fn survives(env: Env, sample: Term) -> bool {
     let copy = with(sample, WORDS_MAX, |built| {
         let all = [built.pointers, built.words].concat();
@@ -691,7 +693,7 @@ fn survives(env: Env, sample: Term) -> bool {
     match copy.flatten() {
         // SAFETY: both terms are alive.
         Some(copy) => unsafe { enif_is_identical(sample.as_c_arg(), copy.as_c_arg()) == 1 },
-        // A kind that is not as assumed.
+        // A kind with another layout, which is stored as a part.
         None => true,
     }
 }

@@ -1,8 +1,9 @@
 //! A term as a key: an immediate as its word, a binary as its bytes, other terms as their encoding.
 //!
-//! What has no encoding in the form of a key (maps, functions, references, larger integers,
-//! bitstrings, remote pids, and until OTP 26 a float that is zero), and what has a long one, is kept as a term and compared by the VM.
-//! Which of them it is depends on the term alone.
+//! Terms without a key encoding are stored as terms, and the VM compares them. These are maps,
+//! functions, references, larger integers, bitstrings, remote pids, and before OTP 27 a float that
+//! is zero. Terms with a long encoding are stored the same way. The choice depends only on the
+//! term.
 
 use std::sync::OnceLock;
 
@@ -21,7 +22,7 @@ const BINARY: u8 = 0;
 const IMMEDIATE: u8 = 1;
 const COMPOUND: u8 = 2;
 
-/// The key of an immediate: of all keys the cheapest, which hot calls look for first so that it
+/// Returns the key of an immediate, the cheapest kind of key. Hot calls try it first, so that it
 /// stays in registers.
 #[inline(always)]
 fn immediate_key<P>(term: Term) -> Option<Key<'static, P>> {
@@ -29,27 +30,27 @@ fn immediate_key<P>(term: Term) -> Option<Key<'static, P>> {
     is_immediate(word).then(|| Key::word(IMMEDIATE, word))
 }
 
-/// The key of an immediate or of a short binary: one that borrows nothing.
+/// Returns the key of an immediate or of a short binary. It borrows nothing.
 #[inline(always)]
 pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
     immediate_key(term).or_else(|| Key::short(BINARY, binary(term)?))
 }
 
-/// The key of a short tuple of those.
+/// Returns the key of a short tuple of those.
 #[inline]
 pub fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
     let (bytes, len) = short_tuple(term)?;
     Some(Key::packed(COMPOUND, bytes, len))
 }
 
-/// The key of a short tuple or map of those, where it is never read back.
+/// Returns the key of a short tuple or map of those, for use where the key is never read back.
 #[inline]
 pub fn short_window_key<P>(term: Term) -> Option<Key<'static, P>> {
     let (bytes, len) = short_tuple(term).or_else(|| short_map(term))?;
     Some(Key::packed(COMPOUND, bytes, len))
 }
 
-/// The key of a term, which `buffer` and `probe` hold what it borrows of.
+/// Returns the key of a term. It may borrow from `buffer` and `probe`.
 ///
 /// # Errors
 ///
@@ -69,10 +70,11 @@ pub fn key<'k, 'a: 'k>(
     compound_key(term, buffer, probe)
 }
 
-/// What `then` makes of the key of a term.
+/// Calls `then` with the key of a term.
 ///
-/// A short key is put into memory once, as it is read: the answer of [`key`] is moved there, in larger
-/// pieces than it was written in, for which the processor waits.
+/// It writes a short key to memory only once, in the form in which it is read. [`key`] would move
+/// its result in larger pieces than it was written in, which causes a store-to-load forwarding
+/// stall.
 ///
 /// # Errors
 ///
@@ -113,7 +115,7 @@ fn compound_key<'k, 'a: 'k>(
     }
 }
 
-/// The key of a term that has no short one.
+/// Returns the key of a term that has no short key.
 #[inline(never)]
 fn encoded_key<'k, 'a: 'k>(
     term: Term<'a>,
@@ -124,13 +126,13 @@ fn encoded_key<'k, 'a: 'k>(
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }
     let nodes = measure_whole(term)?;
-    // SAFETY: the term is alive, and hashing it needs nothing else.
+    // SAFETY: the term is alive, and hashing needs nothing else.
     let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
     let probe = probe.insert(Probe::new(term, nodes));
     Ok(Key::Opaque(hash, probe))
 }
 
-/// The salt of the VM's own hash function: a secret of this run, as the tables' seeds are.
+/// Returns the salt for the VM's hash function. Like the tables' seeds, it is secret and random.
 fn salt() -> u64 {
     static SALT: OnceLock<u64> = OnceLock::new();
     *SALT.get_or_init(|| {
@@ -139,7 +141,7 @@ fn salt() -> u64 {
     })
 }
 
-/// The term of a stored key.
+/// Returns the term of a stored key.
 pub fn key_term<'a>(env: Env<'a>, key: &KeyView<'_, OwnedTerm>) -> Term<'a> {
     let of_kind = |kind: u8, bytes: &[u8]| match kind {
         BINARY => binary_term(env, bytes),

@@ -1,9 +1,9 @@
-//! Lists, tuples and small maps, read where the VM has them.
+//! Lists, tuples and small maps, read in the VM's memory.
 //!
-//! To ask the VM for the parts of a term costs 3 to 5 ns a question, and 19 for a map of one entry:
-//! more than to encode what it answers. They have been laid out in one way since before OTP had
-//! NIFs, and maps since there are maps. Whether it is so here is checked when the library is
-//! loaded, on terms that the VM itself has made.
+//! Asking the VM for the parts of a term costs 3 to 5 ns per question, and 19 ns for a map with one
+//! entry. That is more than the encoding of the parts. The layout of lists and tuples has not
+//! changed since before OTP had NIFs, and that of maps not since they exist. When the library is
+//! loaded, it checks the layout on terms that the VM has made.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,65 +14,66 @@ use rustler::{Encoder, Env, Term};
 
 use super::{LIST, PRIMARY, image, no_term, shared, word};
 
-/// What the low two bits of a pointer to a header and more are.
+/// The low two bits of a pointer to a boxed term: a header followed by more words.
 pub(super) const BOXED: u64 = 2;
-/// The bits of a word that are no part of a pointer.
+/// The bits of a word that are not part of a pointer.
 pub(super) const TAGS: u64 = 7;
-/// The bits of a header that say what it is the header of: all zero for a tuple. Its arity is above.
+/// The bits of a header that tell the kind of the term: all zero for a tuple. The arity is above
+/// them.
 pub(super) const SUBTAG: u64 = 0x3F;
 const ARITY: u32 = 6;
 
-/// The header of small maps; where they are not as assumed, what is no term's header.
+/// The header of small maps, or [`NO_HEADER`] where their layout is not as expected.
 static SMALL_MAP: AtomicU64 = AtomicU64::new(NO_HEADER);
-/// Headers end in two zeros. Zero itself is the empty tuple's.
+/// No term has this header: headers end in two zero bits.
 const NO_HEADER: u64 = 1;
 
-/// Where a list or a boxed term points.
+/// Returns the address that a list or a boxed term points to.
 #[inline(always)]
 fn pointer(term: Term) -> *const ErlNifTerm {
     (word(term) & !TAGS) as *const ErlNifTerm
 }
 
-/// The words of a list's cell or of a boxed term, as numbers.
+/// Returns a word of a list cell or of a boxed term, as a number.
 ///
 /// # Safety
 ///
-/// The term is alive, points somewhere, and there are as many words.
+/// The term is alive and a pointer, and has more than `at` words.
 #[inline(always)]
 unsafe fn number(term: Term, at: usize) -> u64 {
-    // SAFETY: asked of the caller.
+    // SAFETY: the caller promises it.
     unsafe { *pointer(term).add(at).cast::<u64>() }
 }
 
-/// The head and the tail of a list that is not empty.
+/// Returns the head and the tail of a nonempty list.
 #[inline(always)]
 pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
     if word(term) & PRIMARY != LIST {
         return None;
     }
     let (env, cell) = (term.get_env(), pointer(term));
-    // SAFETY: a list that is not empty points at its head and its tail, which are its environment's.
+    // SAFETY: a nonempty list points at its head and its tail, which belong to its environment.
     unsafe { Some((Term::new(env, *cell), Term::new(env, *cell.add(1)))) }
 }
 
-/// Whether it is worth to ask the VM for the bytes of a term.
+/// Returns whether a term may be a binary, so that it is worth asking the VM for its bytes.
 #[inline(always)]
 pub(super) fn may_be_binary(term: Term) -> bool {
     // SAFETY: a boxed term points at its header.
     word(term) & PRIMARY == BOXED && unsafe { number(term, 0) } & SUBTAG != 0
 }
 
-/// The keys and the values of a map that is small, in the order of its keys.
+/// The keys and the values of a small map, in the order of its keys.
 pub type Entries<'a> = (&'a [ErlNifTerm], &'a [ErlNifTerm]);
 
-/// The elements of a tuple; `None` for every other term.
+/// Returns the elements of a tuple, or `None` for any other term.
 #[inline(always)]
 pub(super) fn tuple_words(term: Term<'_>) -> Option<&[ErlNifTerm]> {
     if word(term) & PRIMARY != BOXED {
         return None;
     }
-    // SAFETY: a boxed term points at its header, and that of a tuple has the number of elements that
-    // are behind it.
+    // SAFETY: a boxed term points at its header, and a tuple's header has the number of elements
+    // after it.
     unsafe {
         let header = number(term, 0);
         let elements = pointer(term).wrapping_add(1);
@@ -81,14 +82,14 @@ pub(super) fn tuple_words(term: Term<'_>) -> Option<&[ErlNifTerm]> {
     }
 }
 
-/// What a boxed term is made of.
+/// The contents of a boxed term.
 pub(super) enum Boxed<'a> {
     Tuple(&'a [ErlNifTerm]),
     SmallMap(Entries<'a>),
     Other,
 }
 
-/// What a term that is neither an immediate nor a list is made of.
+/// Returns the contents of a term that is neither an immediate nor a list.
 #[inline(always)]
 pub(super) fn boxed(term: Term<'_>) -> Boxed<'_> {
     debug_assert_eq!(word(term) & PRIMARY, BOXED);
@@ -99,21 +100,21 @@ pub(super) fn boxed(term: Term<'_>) -> Boxed<'_> {
     }
 }
 
-/// How many words a boxed term says that it has behind its header. Of a large integer, that is what it is.
+/// Returns how many words follow the header of a boxed term. For a large integer this is exact.
 pub(super) fn boxed_words(term: Term) -> usize {
     debug_assert_eq!(word(term) & PRIMARY, BOXED);
     // SAFETY: a boxed term points at its header.
     (unsafe { number(term, 0) } >> ARITY) as usize
 }
 
-/// The entries of a small map; `None` for every other term.
+/// Returns the entries of a small map, or `None` for any other term.
 #[inline(always)]
 pub fn small_map(term: Term<'_>) -> Option<Entries<'_>> {
     if word(term) & PRIMARY != BOXED {
         return None;
     }
-    // SAFETY: a boxed term points at its header. Behind that of a small map are its size, a tuple
-    // of so many keys, and as many values.
+    // SAFETY: a boxed term points at its header. A small map's header is followed by its size, a
+    // tuple of that many keys, and that many values.
     unsafe {
         if number(term, 0) != SMALL_MAP.load(Ordering::Relaxed) {
             return None;
@@ -126,14 +127,15 @@ pub fn small_map(term: Term<'_>) -> Option<Entries<'_>> {
     }
 }
 
-/// Whether a term is a map.
+/// Returns whether a term is a map.
 #[inline]
 pub fn is_map(term: Term) -> bool {
     small_map(term).is_some() || term.is_map()
 }
 
-/// Checks, when the library is loaded, what is assumed here. A VM whose lists or tuples are made in
-/// another way does not get to use this library; where only maps are, the VM is asked for theirs.
+/// Checks the assumptions of this module, when the library is loaded. A VM with another layout of
+/// lists or tuples cannot use this library. With another layout of maps only, the library asks the
+/// VM for their entries.
 pub(super) fn is_as_assumed(env: Env, magic: Term) -> bool {
     let encode = |value: i64| value.encode(env);
     let list = Term::list_new_empty(env)
@@ -179,14 +181,14 @@ fn has_elements(tuple: Term, arity: usize) -> bool {
         );
         elements.assume_init()
     };
-    // SAFETY: a term that is no list and no immediate points at a word at least.
+    // SAFETY: a term that is neither a list nor an immediate points at at least one word.
     let header = unsafe { number(tuple, 0) };
     of_vm as usize == arity
         && header == (arity as u64) << ARITY
         && (arity == 0 || elements == pointer(tuple).wrapping_add(1))
 }
 
-/// Takes the header of small maps from one, if all of them look as assumed.
+/// Learns the header of small maps, if all of them have the expected layout.
 fn learn_maps(env: Env) {
     let map = |size: i64| {
         (0..size).try_fold(Term::map_new(env), |map, key| {
@@ -213,7 +215,7 @@ fn learn_maps(env: Env) {
 
 fn has_entries(map: Term, size: usize) -> bool {
     let env = map.get_env();
-    // SAFETY: small maps have two words at least behind their header, whatever they are.
+    // SAFETY: whatever they are, small maps have at least two words after their header.
     if unsafe { number(map, 1) } != size as u64 {
         return false;
     }

@@ -2,13 +2,13 @@
 //!
 //! - [`key`]: a term as a key. Equal terms (`===`) are equal keys.
 //! - [`value`]: a term as a value, and back.
-//! - [`budget`]: how much of that a call does.
-//! - [`encoding`]: the bytes of a term that has a short form.
-//! - [`layout`]: lists, tuples and small maps, where the VM has them.
-//! - [`view`]: what a term is, and how much of it there is.
+//! - [`budget`]: the limits on the work of a call.
+//! - [`encoding`]: the byte encoding of short terms.
+//! - [`layout`]: lists, tuples and small maps in the VM's memory.
+//! - [`view`]: the kind and the size of a term.
 //! - [`image`]: a compound term as flat words.
 //! - [`shared`]: binaries that the VM shares.
-//! - [`owned`]: a term that is more than words.
+//! - [`owned`]: a term that needs more than words.
 
 mod budget;
 mod encoding;
@@ -38,17 +38,17 @@ use rustler::sys::{
 };
 use rustler::{Env, Term};
 
-/// The low two bits of a word, which say what it is.
+/// The low two bits of a word, which tell the kind of the term.
 const PRIMARY: u64 = 3;
 const LIST: u64 = 1;
 
-/// A term's word.
+/// Returns a term's word.
 #[inline]
 pub fn word(term: Term) -> u64 {
     raw_word(term.as_c_arg())
 }
 
-/// The same of a raw term.
+/// Returns the word of a raw term.
 #[inline]
 pub fn raw_word(term: ErlNifTerm) -> u64 {
     // SAFETY: a raw term is a transparent word of the machine's size.
@@ -56,21 +56,21 @@ pub fn raw_word(term: ErlNifTerm) -> u64 {
     word as u64
 }
 
-/// A word that no term has.
+/// Returns a word that no term has.
 fn no_term() -> ErlNifTerm {
     ErlNifTerm::default()
 }
 
-/// Whether a term is its word alone.
+/// Returns whether the word alone is the whole term.
 #[inline]
 pub fn is_immediate(word: u64) -> bool {
     word & PRIMARY == PRIMARY
 }
 
-/// Checks, when the library is loaded, what it assumes about this VM's words: that it can tell
-/// immediates by their two low bits, and what is said in [`layout`]. It has been so since before OTP had NIFs; a VM where it is
-/// not so does not get to use this library. `magic` is a magic reference, which no library makes before
-/// it is loaded.
+/// Checks, when the library is loaded, the assumptions about this VM's words: their two low bits
+/// mark immediates, and the layout is that of [`layout`]. Both hold since before OTP had NIFs. A VM
+/// where they do not hold cannot use this library. `magic` is a magic reference, which a library
+/// cannot make while it is being loaded.
 pub fn words_are_as_assumed(env: Env, magic: Term) -> bool {
     let encode = |value: i64| rustler::Encoder::encode(&value, env);
     let list = Term::list_new_empty(env);
@@ -98,7 +98,7 @@ pub fn words_are_as_assumed(env: Env, magic: Term) -> bool {
         && layout::is_as_assumed(env, magic)
 }
 
-/// `{first, second}`.
+/// Makes `{first, second}`.
 #[inline]
 pub fn pair<'a>(env: Env<'a>, first: Term<'a>, second: Term<'a>) -> Term<'a> {
     let words = [first.as_c_arg(), second.as_c_arg()];
@@ -109,7 +109,8 @@ pub fn pair<'a>(env: Env<'a>, first: Term<'a>, second: Term<'a>) -> Term<'a> {
     }
 }
 
-/// A tuple. rustler's own allocates a vector for its elements, which costs more than the tuple.
+/// Makes a tuple. Rustler's own function allocates a vector for the elements, which costs more than
+/// the tuple.
 #[inline]
 pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<'a> {
     let words = elements.map(|element| element.as_c_arg());
@@ -120,7 +121,7 @@ pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<
     }
 }
 
-/// The map of some different keys and as many values.
+/// Makes the map of distinct keys and as many values.
 ///
 /// # Safety
 ///
@@ -129,8 +130,8 @@ pub fn tuple<'a, const N: usize>(env: Env<'a>, elements: [Term<'a>; N]) -> Term<
 pub unsafe fn map_term<'a>(env: Env<'a>, keys: &[ErlNifTerm], values: &[ErlNifTerm]) -> Term<'a> {
     let mut map = no_term();
     let count = keys.len().min(values.len());
-    // SAFETY: there are as many keys and values as is said, and the caller says whose they are. A term is
-    // made of the map only if the VM says that it has made one.
+    // SAFETY: there are `count` keys and values, and the caller promises that they belong to the
+    // environment. The map is used only if the VM says that it has made one.
     unsafe {
         let (env_arg, keys, values) = (env.as_c_arg(), keys.as_ptr(), values.as_ptr());
         let made = enif_make_map_from_arrays(env_arg, keys, values, count, &mut map);
@@ -139,13 +140,13 @@ pub unsafe fn map_term<'a>(env: Env<'a>, keys: &[ErlNifTerm], values: &[ErlNifTe
     }
 }
 
-/// `[term]`.
+/// Makes `[term]`.
 #[inline]
 pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
     prepend(env, term, empty_list(env))
 }
 
-/// `[head | tail]`.
+/// Makes `[head | tail]`.
 #[inline]
 pub fn prepend<'a>(env: Env<'a>, head: Term<'a>, tail: Term<'a>) -> Term<'a> {
     // SAFETY: both terms belong to this environment.
@@ -155,41 +156,41 @@ pub fn prepend<'a>(env: Env<'a>, head: Term<'a>, tail: Term<'a>) -> Term<'a> {
     }
 }
 
-/// The list of these terms.
+/// Makes the list of these terms.
 ///
 /// # Safety
 ///
 /// They belong to the environment.
 pub unsafe fn list<'a>(env: Env<'a>, terms: &[ErlNifTerm]) -> Term<'a> {
-    // SAFETY: asked of the caller; there are as many terms as is said.
+    // SAFETY: the caller promises it, and there are `terms.len()` terms.
     unsafe {
         let list = enif_make_list_from_array(env.as_c_arg(), terms.as_ptr(), terms.len() as u32);
         Term::new(env, list)
     }
 }
 
-/// The word of `[]`, which the VM has told when the library was loaded.
+/// The word of `[]`, which is taken from the VM when the library is loaded.
 static EMPTY_LIST: AtomicU64 = AtomicU64::new(0);
 
-/// `[]`.
+/// Returns `[]`.
 #[inline]
 pub fn empty_list(env: Env<'_>) -> Term<'_> {
     word_term(env, EMPTY_LIST.load(Ordering::Relaxed))
 }
 
-/// The term of an immediate's word.
+/// Returns the term of an immediate's word.
 #[inline]
 pub fn word_term(env: Env<'_>, word: u64) -> Term<'_> {
     debug_assert!(is_immediate(word));
-    // SAFETY: a raw term is a transparent word of the machine's size, and an immediate belongs to
+    // SAFETY: a raw term is a transparent word of the machine's size, and an immediate is valid in
     // every environment.
     unsafe { Term::new(env, std::mem::transmute::<usize, ErlNifTerm>(word as usize)) }
 }
 
-/// A new binary.
+/// Makes a new binary.
 pub fn binary_term<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut term = no_term();
-    // SAFETY: the VM gives room for as many bytes as are copied there.
+    // SAFETY: the VM provides room for as many bytes as are copied there.
     unsafe {
         let room = enif_make_new_binary(env.as_c_arg(), bytes.len(), &mut term);
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), room, bytes.len());

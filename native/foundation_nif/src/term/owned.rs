@@ -1,4 +1,4 @@
-//! A term that is more than words: kept as an image and its parts, or in an environment of its own.
+//! A term that needs more than words: stored as an image with its parts, or in an environment.
 
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -21,7 +21,7 @@ use crate::background::{self, Job};
 use crate::faults;
 use crate::raw::may_take_long;
 
-/// How many terms are kept with more than their words.
+/// The number of stored terms that need more than their words.
 pub static LIVE_TERMS: AtomicI64 = AtomicI64::new(0);
 
 /// An environment with one term in it, which the VM copies for each reader.
@@ -30,18 +30,18 @@ pub struct Environment {
     term: ErlNifTerm,
 }
 
-// SAFETY: the term is never changed, and reading or copying it may happen on any thread.
+// SAFETY: the term never changes, and any thread may read or copy it.
 unsafe impl Send for Environment {}
 // SAFETY: as above.
 unsafe impl Sync for Environment {}
 
 impl Environment {
-    /// About what one takes, with a heap that holds a few words.
+    /// The approximate size in bytes of an environment with a few words on its heap.
     pub const SIZE: usize = 2_600;
 
-    /// A copy of `term`, or `None` when there is no memory for it.
+    /// Makes a copy of `term`, or returns `None` when there is no memory for it.
     pub fn new(term: Term) -> Option<Environment> {
-        // SAFETY: the environment is new; the term is copied into it, and belongs to it.
+        // SAFETY: the environment is new, and the copied term belongs to it.
         unsafe {
             let env = enif_alloc_env();
             if env.is_null() {
@@ -53,19 +53,19 @@ impl Environment {
     }
 
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
-        // SAFETY: the copy is made in the environment that the term is given.
+        // SAFETY: the copy is made in the environment of the returned term.
         unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.term)) }
     }
 }
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        // SAFETY: nobody has the environment but this value.
+        // SAFETY: only this value has the environment.
         unsafe { enif_free_env(self.env) }
     }
 }
 
-/// A part of a term that is neither in its words nor a binary that they lead to.
+/// A part of a term that is neither in its words nor a binary that the words point to.
 enum Part {
     Lent(ResourceArc<Lent>),
     /// A process, port or reference of another node, in the external format.
@@ -74,7 +74,7 @@ enum Part {
 }
 
 impl Part {
-    /// A part that is no long binary. `None` when there is no memory for it.
+    /// Makes a part of a term that is not a long binary, or returns `None` without memory for it.
     fn new(term: Term) -> Option<Part> {
         match external(term) {
             Some(bytes) => Some(Part::External(bytes)),
@@ -93,7 +93,7 @@ impl Part {
         }
     }
 
-    /// The bytes of memory that it holds beside itself.
+    /// Returns the bytes of memory that it uses, itself not included.
     fn size(&self) -> usize {
         match self {
             Part::Lent(lent) => lent_size(lent),
@@ -103,15 +103,15 @@ impl Part {
     }
 }
 
-/// The external format of a term of another node, from which the same term comes back.
+/// Returns the external format of a term of another node. It decodes to the same term.
 fn external(term: Term) -> Option<Box<[u8]>> {
     let env = term.get_env();
-    // SAFETY: each function is asked about a term of its environment.
+    // SAFETY: each function gets a term of its environment.
     let may_be = unsafe {
         let (env, term) = (env.as_c_arg(), term.as_c_arg());
         enif_is_pid(env, term) == 1 || enif_is_port(env, term) == 1
     };
-    // A reference of this node may be a magic one, which lives only as long as something holds it.
+    // A reference of this node may be a magic one, which lives only while something holds it.
     let may_be = may_be || is_external_reference(term);
     if !may_be {
         return None;
@@ -122,19 +122,20 @@ fn external(term: Term) -> Option<Box<[u8]>> {
 }
 
 fn is_external_reference(term: Term) -> bool {
-    // SAFETY: asked about a term of its environment.
+    // SAFETY: the function gets a term of its environment.
     let is_reference = unsafe { enif_is_ref(term.get_env().as_c_arg(), term.as_c_arg()) == 1 };
     is_reference && !image::is_own_reference(term)
 }
 
-/// How many parts a term may have before the VM copies it as a whole. Each costs more than a word, and
-/// an environment of its own as much as hundreds.
+/// The most parts of a term. With more, the VM copies the term as a whole. A part costs more than a
+/// word, and an environment as much as hundreds of words.
 const PARTS_MAX: usize = 32;
 const ENVIRONMENTS_MAX: usize = 1;
 
 /// An image with absolute pointers, and its parts.
 ///
-/// In the words that are binaries, which the second row of bits tells, is a [`Counted`] binary's word.
+/// The second row of bits marks the words of binaries. Each of them is the word of a [`Counted`]
+/// binary.
 struct Whole {
     words: Box<[u64]>,
     #[expect(
@@ -145,7 +146,7 @@ struct Whole {
 }
 
 impl Whole {
-    /// `None` when there is no memory for it, or it has too many parts.
+    /// Returns `None` when there is no memory for it, or when it has too many parts.
     fn new(built: &Built<'_, '_>) -> Option<Whole> {
         if built.parts.len() > PARTS_MAX {
             return None;
@@ -156,7 +157,7 @@ impl Whole {
         words.extend_from_slice(built.pointers);
         words.resize(2 * bits, 0);
         words.extend_from_slice(built.words);
-        // From here on it gives back what it has been given.
+        // From here on, dropping it releases the binaries and parts that it has.
         let mut whole = Whole {
             words: words.into_boxed_slice(),
             parts: None,
@@ -185,7 +186,7 @@ impl Whole {
         Some(whole)
     }
 
-    /// The bits of pointers, those of binaries, and the words.
+    /// Returns the bits of pointers, the bits of binaries, and the words.
     fn rows(&self) -> (&[u64], &[u64], &[u64]) {
         let bits = image::bits(self.words.len(), 2);
         let (bits, words) = self.words.split_at(2 * bits);
@@ -198,7 +199,7 @@ impl Whole {
         Image::new(pointers, words)
     }
 
-    /// Where its binaries belong, and their words.
+    /// Returns the positions and the words of its binaries.
     fn binaries(&self) -> impl Iterator<Item = (usize, u64)> {
         let (_, binaries, words) = self.rows();
         image::marked(binaries).map(|at| (at, words[at]))
@@ -211,7 +212,7 @@ impl Whole {
     fn term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let image = self.image();
         let binaries = self.binaries().map(|(at, word)| {
-            // SAFETY: the word is one of these. Its reference stays with the image.
+            // SAFETY: it is the word of a counted binary, whose reference stays with the image.
             let binary = ManuallyDrop::new(unsafe { Counted::from_word(word) });
             (at, binary.term(env))
         });
@@ -233,7 +234,7 @@ impl Whole {
         allocated(size_of_val(&*self.words)) + binaries.sum::<usize>() + parts + beside
     }
 
-    /// As how many subterms reading it takes.
+    /// Returns the cost of reading it, in subterms.
     fn nodes(&self) -> usize {
         let (_, binaries, words) = self.rows();
         let binaries: u32 = binaries.iter().map(|bits| bits.count_ones()).sum();
@@ -245,13 +246,13 @@ impl Whole {
 impl Drop for Whole {
     fn drop(&mut self) {
         for (_, word) in self.binaries() {
-            // SAFETY: the word is one of these, and this is its last use.
+            // SAFETY: it is the word of a counted binary, and this is its last use.
             drop(unsafe { Counted::from_word(word) });
         }
     }
 }
 
-/// About what an allocation of so many bytes takes: the VM's allocator adds a word, and rounds up.
+/// Returns about the size of an allocation: the VM's allocator adds a word, and rounds up.
 fn allocated(bytes: usize) -> usize {
     bytes + 2 * WORD
 }
@@ -260,12 +261,12 @@ enum Form {
     Image(Whole),
     Counted(Counted),
     Part(Part),
-    /// A whole term, how many subterms it has, and how many bytes they take.
+    /// A whole term, the number of its subterms, and their size in bytes.
     Environment(Box<(Environment, usize, usize)>),
 }
 
 impl Form {
-    /// `None` when there is no memory for it.
+    /// Returns `None` when there is no memory for it.
     fn new(term: Term) -> Option<Form> {
         if let Some(bytes) = long_binary(term) {
             return Some(match SharedBinary::new(term, bytes)? {
@@ -279,7 +280,7 @@ impl Form {
         }
     }
 
-    /// An image whose parts are few; `None` otherwise.
+    /// Stores an image with few parts; returns `None` otherwise.
     fn of_image(built: &Built<'_, '_>) -> Option<Form> {
         match built.parts[..] {
             [(0, part)] => external(part).map(|bytes| Form::Part(Part::External(bytes))),
@@ -304,14 +305,14 @@ impl Form {
     }
 }
 
-/// About how many subterms were copied in a time. A thread that was stopped meanwhile makes it too
-/// many, and then the term is handled with more care than it needs.
+/// Returns about how many subterms are copied in a time. If the thread was preempted meanwhile the
+/// result is too large, and the term is handled more carefully than it needs.
 fn nodes_in(time: Duration) -> usize {
     const NANOSECONDS: u128 = 50;
     usize::try_from(time.as_nanos() / NANOSECONDS).unwrap_or(usize::MAX)
 }
 
-/// A term that is kept.
+/// A stored term.
 pub struct OwnedTerm(ManuallyDrop<Form>);
 
 impl OwnedTerm {
@@ -320,29 +321,29 @@ impl OwnedTerm {
         OwnedTerm(ManuallyDrop::new(form))
     }
 
-    /// A copy of `term`, or `None` when there is no memory for it.
+    /// Makes a copy of `term`, or returns `None` when there is no memory for it.
     pub fn new(term: Term) -> Option<OwnedTerm> {
         faults::reach(c"keep a term");
         Form::new(term).map(OwnedTerm::of)
     }
 
-    /// The term of an image that has parts.
+    /// Stores the term of an image that has parts.
     pub(super) fn of_image(built: &Built<'_, '_>) -> Option<OwnedTerm> {
         faults::reach(c"keep a term");
         Form::of_image(built).map(OwnedTerm::of)
     }
 
-    /// Whether copying it takes so long that a normal scheduler must not.
+    /// Returns whether copying it takes too long for a normal scheduler.
     pub fn is_heavy(&self) -> bool {
         self.nodes() > NODES_MAX
     }
 
-    /// Whether comparing it with another takes so long.
+    /// Returns whether comparing it takes too long for a normal scheduler.
     pub fn is_long(&self) -> bool {
         self.is_heavy() || Object::size(self) > BYTES_MAX
     }
 
-    /// How many subterms a copy of it has to make, or takes as long as.
+    /// Returns the cost of copying it, in subterms.
     pub fn nodes(&self) -> usize {
         match &*self.0 {
             Form::Image(whole) => whole.nodes(),
@@ -351,7 +352,7 @@ impl OwnedTerm {
         }
     }
 
-    /// A copy for the caller.
+    /// Makes a copy for the caller.
     #[inline(never)]
     pub fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
         match &*self.0 {
@@ -364,12 +365,12 @@ impl OwnedTerm {
 }
 
 impl Drop for OwnedTerm {
-    /// The background thread frees a large term: that takes as long as it has pages, and this may run
-    /// in a call.
+    /// The background thread frees a large term, because this may run in a call. Freeing takes time
+    /// in proportion to the term's pages.
     fn drop(&mut self) {
         LIVE_TERMS.fetch_sub(1, Ordering::Relaxed);
         let is_large = Object::size(self) > BYTES_MAX;
-        // SAFETY: it is taken once, here.
+        // SAFETY: it is taken only here, and only once.
         let form = unsafe { ManuallyDrop::take(&mut self.0) };
         if is_large && !may_take_long() {
             background::send(Job::Free(Box::new(form)));
@@ -389,12 +390,12 @@ impl Object for OwnedTerm {
     }
 }
 
-/// A term to look for. It is used only during the call whose environment it belongs to.
+/// A term to look for, valid only during the call that its environment belongs to.
 #[derive(Debug)]
 pub struct Probe {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
-    /// What hashing and comparing it costs, in subterms.
+    /// The cost of hashing and comparing it, in subterms.
     pub(super) nodes: usize,
 }
 
@@ -408,8 +409,8 @@ impl Probe {
     }
 }
 
-/// As a key a term is one that the VM can compare where it is: an image without parts, whose
-/// pointers are absolute, or in an environment.
+/// A key must be a term that the VM can compare in place. So it is an image without parts, with
+/// absolute pointers, or a term in an environment.
 impl Opaque for OwnedTerm {
     type Probe = Probe;
 
@@ -433,7 +434,7 @@ impl Opaque for OwnedTerm {
         let term = match &*self.0 {
             Form::Image(whole) => whole.image().root(),
             Form::Environment(kept) => kept.0.term,
-            // No key is one.
+            // No key has this form.
             Form::Counted(_) | Form::Part(_) => return false,
         };
         // SAFETY: both terms are alive.

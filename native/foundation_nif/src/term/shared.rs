@@ -1,19 +1,19 @@
 //! Binaries of more than 64 bytes, which the VM shares between processes.
 //!
-//! A reader may store what it has read, or a part of it, again. So nothing that is kept may hold on to
-//! what it was made of, or each time would add another layer around the bytes.
+//! A reader may store what it has read again, or a part of it. So a stored binary must not refer to
+//! the one that it was made from. Otherwise each such step would wrap the bytes in another layer.
 //!
-//! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary, which is the
-//!   VM's own. Readers share it as they share any other.
-//! - A longer one is not copied. It is [`Lent`] by a lender, an environment that holds the binary; if
-//!   the bytes are those of a lender that is there, that one lends them again.
+//! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary of the VM.
+//!   Readers share it like any other binary.
+//! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
+//!   it as a [`Lent`] resource. If the bytes already belong to a lender, that one lends them again.
 //!
 //! # Counting
 //!
-//! The VM shares a binary by adding 1 to its count of references. A NIF can ask for that only with an
-//! environment. [`learn`] finds the count when the library is loaded, by the changes that the VM makes
-//! to it. [`Counted::term`] adds 1 and hands the VM the new reference. Where the count is not found,
-//! all binaries are lent.
+//! The VM shares a binary by adding 1 to its reference count. A NIF can ask for that only with an
+//! environment. When the library is loaded, [`learn`] finds the count by the changes that the VM
+//! makes to it. [`Counted::term`] adds 1 and hands the VM the new reference. If the count is not
+//! found, all binaries are lent.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -35,32 +35,32 @@ use super::view::binary;
 use crate::background::{self, Job};
 use crate::raw::may_take_long;
 
-/// The longest binary that is copied. An environment is a third of a longer one's memory at
-/// most, and takes as long to make as so many bytes to copy.
+/// The longest binary that is copied. For a longer one, an environment adds at most a third of its
+/// memory, and takes no longer to make than the copy.
 const COPIED_MAX: usize = 8 * 1024;
-/// How many lenders are asked whether they have some bytes: those that begin closest before them.
-/// More come into question only where as many overlapping parts of one binary were stored before.
+/// The most lenders that are asked for some bytes: those that begin nearest before them. More could
+/// have the bytes only if as many overlapping parts of one binary had been stored.
 const ASKED_MAX: usize = 64;
 
-/// How many binaries are kept; those that are lent count as long as a reader has them.
+/// The number of stored binaries. A lent one counts while a reader has it.
 pub static LIVE_BINARIES: AtomicI64 = AtomicI64::new(0);
 
-/// How many words behind a binary's address its count of references is and its size, and how many
-/// bytes its bytes.
+/// The offsets from a binary's address: its reference count and its size in words, its data in
+/// bytes.
 struct Header {
     count: usize,
     size: usize,
     data: usize,
 }
 
-/// `None` inside where this VM's are not as assumed.
+/// `None` inside if this VM's layout is not as expected.
 static HEADER: OnceLock<Option<Header>> = OnceLock::new();
 
 fn header() -> Option<&'static Header> {
     HEADER.get()?.as_ref()
 }
 
-/// `ErlNifBinary` of `erl_nif.h`. A binary's owner is to leave its address alone; rustler hides it.
+/// `ErlNifBinary` of `erl_nif.h`. Rustler hides its fields, because its owner must not change them.
 #[repr(C)]
 struct Owned {
     size: usize,
@@ -72,10 +72,11 @@ struct Owned {
 const _: () = assert!(size_of::<Owned>() == size_of::<ErlNifBinary>());
 
 impl Owned {
-    /// Room for so many bytes, if there is any.
+    /// Allocates a binary of this length, if there is memory.
     fn new(len: usize) -> Option<Owned> {
         let mut made = MaybeUninit::<Owned>::uninit();
-        // SAFETY: the function fills in what it is given when it says so, and both are one structure.
+        // SAFETY: the function fills in the structure when it succeeds, and both types have one
+        // layout.
         unsafe {
             (enif_alloc_binary(len, made.as_mut_ptr().cast()) != 0).then(|| made.assume_init())
         }

@@ -1,6 +1,6 @@
 //! A term as a value: an immediate as its word, a compound term as its image.
 //!
-//! A term with parts beside its words, as shared binaries, is an object.
+//! A term with parts besides its words, such as shared binaries, is an object.
 
 use foundation_core::table::{Value, ValueView};
 use rustler::{Env, Term};
@@ -13,17 +13,16 @@ use super::view::View;
 use super::{is_immediate, word, word_term};
 use crate::raw::{Failure, may_take_long};
 
-/// The most words that are written on a normal scheduler: some hundred microseconds' worth.
+/// The most words that are written on a normal scheduler: about a hundred microseconds of work.
 const WRITTEN_MAX: usize = 8 * 1024;
-/// The most parts.
+/// The most parts that are stored on a normal scheduler.
 const PARTS_MAX: usize = 32;
 
-/// The stored form of a term.
+/// Returns the stored form of a term, or `None` when there is no memory for it.
 ///
 /// # Errors
 ///
-/// `None` when there is no memory for it; a failure when it would take long and this is a normal
-/// scheduler.
+/// When it would take long and this is a normal scheduler.
 #[inline]
 pub fn value(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
     let word = word(term);
@@ -38,7 +37,7 @@ pub fn value(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
         .map_or_else(|| large(term), |value| Ok(Some(value)))
 }
 
-/// The value of an image, if it is made in little time.
+/// Returns the value of an image, if it takes little time to make.
 #[inline]
 fn of_image(built: &Built<'_, '_>) -> Option<Value<OwnedTerm>> {
     if built.parts.is_empty() {
@@ -52,23 +51,23 @@ fn of_image(built: &Built<'_, '_>) -> Option<Value<OwnedTerm>> {
     OwnedTerm::of_image(built).map(|term| Value::Object(Box::new(term)))
 }
 
-/// A value that takes long, or that there was no memory for.
+/// Makes a value that takes long, or for which there was no memory before.
 #[cold]
 fn large(term: Term) -> Result<Option<Value<OwnedTerm>>, Failure> {
     measure(term)?;
     Ok(OwnedTerm::new(term).map(|term| Value::Object(Box::new(term))))
 }
 
-/// The image that a value's bytes are.
+/// Returns the image in a value's bytes.
 #[inline]
 pub fn image(bytes: &[u8]) -> Image<'_> {
-    // SAFETY: every eight bytes are a word. They are aligned, since they are behind a word.
+    // SAFETY: every eight bytes are a word. They are aligned, since they follow a word.
     let (unaligned, words, _) = unsafe { bytes.align_to() };
     debug_assert!(unaligned.is_empty());
     Image::joined(words)
 }
 
-/// The term that was stored.
+/// Returns the stored term.
 #[inline]
 pub fn value_term<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>) -> Term<'a> {
     match value {

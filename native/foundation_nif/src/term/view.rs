@@ -1,4 +1,4 @@
-//! What a term is, and how much of it there is.
+//! The kind and the size of terms.
 
 use std::mem::MaybeUninit;
 
@@ -10,25 +10,25 @@ use super::layout::{Boxed, boxed, boxed_words, cell, may_be_binary, small_map, t
 use super::{is_immediate, no_term, word};
 use crate::raw::Failure;
 
-/// How much there is of a term, as far as somebody wants to know.
+/// The size of terms, counted up to a limit.
 #[derive(Default)]
 pub(super) struct Size {
     pub(super) nodes: usize,
     pub(super) bytes: usize,
-    /// Whether there is something in it that may hold anything and does not say.
+    /// Whether it contains a term whose size the VM does not tell.
     pub(super) is_opaque: bool,
 }
 
 impl Size {
-    /// Counts at most about this many subterms.
+    /// Stops counting at about this many subterms.
     const ENOUGH: usize = 100_000;
 
     pub(super) fn add(&mut self, term: Term) {
         self.add_up_to(term, Self::ENOUGH, usize::MAX);
     }
 
-    /// Adds a term's subterms and the bytes of its binaries and large integers, and says whether the
-    /// limits held. Where they did not, more than `nodes` or `bytes` has been counted.
+    /// Adds a term's subterms and the bytes of its binaries and large integers. Returns whether
+    /// both limits held. If not, more than `nodes` or `bytes` has been counted.
     pub(super) fn add_up_to(&mut self, term: Term, nodes: usize, bytes: usize) -> bool {
         let mut left = vec![term];
         while let Some(term) = left.pop() {
@@ -54,7 +54,7 @@ impl Size {
                     }
                     left.extend(entries(term).flat_map(|(key, value)| [key, value]));
                 }
-                // The VM copies it as one piece: so many words take as long as one subterm.
+                // The VM copies it in one piece: 16 words take as long as one subterm.
                 View::Flat => {
                     self.nodes += boxed_words(term) / 16;
                     self.bytes += boxed_words(term) * size_of::<ErlNifTerm>();
@@ -71,7 +71,7 @@ impl Size {
 
 /// The entries of a map.
 pub(super) enum Entries<'a> {
-    /// Of a small one, which is read where it is.
+    /// Those of a small map, read in place.
     Small(Env<'a>, std::iter::Zip<Words<'a>, Words<'a>>),
     Large(LargeMap<'a>),
 }
@@ -102,8 +102,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The entries of a map by the VM's own iterator: rustler's can go both ways, which costs
-/// as much again for every entry.
+/// The entries of a map, from the VM's own iterator. Rustler's iterator can go both ways, which
+/// makes it take twice as long.
 pub(super) struct LargeMap<'a> {
     map: Term<'a>,
     iterator: ErlNifMapIterator,
@@ -114,8 +114,8 @@ impl<'a> LargeMap<'a> {
     fn new(map: Term<'a>) -> Self {
         let env = map.get_env().as_c_arg();
         let (mut left, mut iterator) = (0, MaybeUninit::<ErlNifMapIterator>::zeroed());
-        // SAFETY: the iterator is used only if there are entries, and then the VM has made it; it
-        // is a plain structure, of which all zeros is a value.
+        // SAFETY: the iterator is used only if there are entries, and then the VM has made it. All
+        // zeros is a valid value of the plain structure.
         let iterator = unsafe {
             if enif_get_map_size(env, map.as_c_arg(), &mut left) == 1 && left > 0 {
                 let first = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
@@ -141,8 +141,8 @@ impl<'a> LargeMap<'a> {
         }
         let env = self.map.get_env();
         let (mut key, mut value) = (no_term(), no_term());
-        // SAFETY: entries are left, so the iterator is at one of them, and is moved on only if
-        // there is another.
+        // SAFETY: entries are left, so the iterator is at one of them. It advances only if there is
+        // another.
         unsafe {
             enif_map_iterator_get_pair(env.as_c_arg(), &mut self.iterator, &mut key, &mut value);
             self.left -= 1;
@@ -188,14 +188,14 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The elements of a tuple; `None` for every other term.
+/// Returns the elements of a tuple, or `None` for any other term.
 #[inline(always)]
 pub(super) fn tuple(term: Term<'_>) -> Option<Elements<'_>> {
     let env = term.get_env();
     tuple_words(term).map(|words| Elements { env, words })
 }
 
-/// What a term is, as far as its encoding is concerned.
+/// The kind of a term, as the encoding distinguishes kinds.
 pub(super) enum View<'a> {
     Immediate(u64),
     Binary(&'a [u8]),
@@ -207,7 +207,7 @@ pub(super) enum View<'a> {
     Map(usize),
     /// A large integer, a reference, or a process or port of another node.
     Flat,
-    /// A function, a bitstring, or what only later VMs have: it may hold anything, and does not say.
+    /// A function, a bitstring, or a kind that only later VMs have: the VM does not tell its size.
     Opaque,
 }
 
@@ -235,15 +235,15 @@ impl<'a> View<'a> {
         }
     }
 
-    /// One question for each kind, and not `enif_term_type`: asked about a kind that it has no name
-    /// for, as the native records of OTP 29, that ends the VM.
+    /// Asks about each kind separately. `enif_term_type` aborts the VM for a kind that it has no
+    /// name for, such as the native records of OTP 29.
     fn of_other(term: Term<'a>) -> Self {
         if let Some(bytes) = binary(term) {
             return View::Binary(bytes);
         }
         let (raw, word) = (term.get_env().as_c_arg(), term.as_c_arg());
-        // SAFETY: each function is asked about a term of its environment, and what it fills is
-        // read only when it says that it has.
+        // SAFETY: each function gets a term of its environment, and its result is read only if it
+        // reports success.
         unsafe {
             let mut size = 0;
             if enif_get_map_size(raw, word, &mut size) == 1 {
@@ -270,11 +270,11 @@ impl<'a> View<'a> {
     }
 }
 
-/// The elements of a list, as `element` makes them of their terms.
+/// Returns the elements of a list, each converted by `element`.
 ///
 /// # Errors
 ///
-/// When it is no proper list, or `element` makes nothing of one of them.
+/// When it is not a proper list, or `element` returns `None`.
 pub fn elements<'a, T>(
     list: Term<'a>,
     element: impl Fn(Term<'a>) -> Option<T>,
@@ -292,14 +292,14 @@ pub fn elements<'a, T>(
     }
 }
 
-/// The bytes of a binary.
+/// Returns the bytes of a binary.
 #[inline]
 pub fn binary(term: Term<'_>) -> Option<&[u8]> {
     if !may_be_binary(term) {
         return None;
     }
     let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
-    // SAFETY: the function fills `binary` when it says so; the bytes live as long as the term's
+    // SAFETY: the function fills in `binary` when it succeeds. The bytes live as long as the term's
     // environment, which the slice's lifetime is bound to.
     unsafe {
         let env = term.get_env().as_c_arg();
