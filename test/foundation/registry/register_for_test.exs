@@ -127,3 +127,46 @@ conformance "RegisterForUnique", subjects: :ours do
     assert Registry.lookup(registry, :key) == [{other, 2}]
   end
 end
+
+conformance "UpdateDuringRemoval", subjects: :ours, variants: [[keys: :unique]] do
+  # The callback forces the interleaving: the entry goes between the read and the write.
+  for {who, key} <- [another: :key, another: %{a: 1}, itself: :key, itself: %{a: 1}] do
+    test "update_value/3 leaves a key to its next holder: #{inspect(key)}, removed by #{who}",
+         %{registry: registry} do
+      key = unquote(Macro.escape(key))
+      me = self()
+      {other, next} = {start_worker(), start_worker()}
+      {:ok, _} = Registry.register(registry, key, 1)
+
+      remove =
+        case unquote(who) do
+          :another -> fn -> run(other, fn -> Registry.unregister_for(registry, me, key) end) end
+          :itself -> fn -> Registry.unregister(registry, key) end
+        end
+
+      updated =
+        Registry.update_value(registry, key, fn 1 ->
+          :ok = remove.()
+          {:ok, _} = run(next, fn -> Registry.register(registry, key, :theirs) end)
+          2
+        end)
+
+      assert updated == :error
+      assert Registry.lookup(registry, key) == [{next, :theirs}]
+    end
+  end
+
+  test "update_value/3 keeps its write when other keys are removed meanwhile",
+       %{registry: registry} do
+    {:ok, _} = Registry.register(registry, :key, 1)
+    {:ok, _} = Registry.register(registry, :other, 1)
+
+    update = fn 1 ->
+      :ok = Registry.unregister(registry, :other)
+      2
+    end
+
+    assert Registry.update_value(registry, :key, update) == {2, 1}
+    assert Registry.lookup(registry, :key) == [{self(), 2}]
+  end
+end
