@@ -304,6 +304,15 @@ defmodule Foundation.EventLogTest do
     assert EventLog.version(log, "s") == 0
   end
 
+  test "what it makes is for the node's user alone", %{tmp_dir: dir} do
+    dir = Path.join([dir, "made", "log"])
+    log = unique_name("log")
+    start_supervised!({EventLog, name: log, dir: dir}, id: log)
+    for name <- [".", "..", "lock", "synced", "00000000000000000001.events"] do
+      assert Bitwise.band(File.stat!(Path.join(dir, name)).mode, 0o077) == 0, name
+    end
+  end
+
   test "a directory that cannot be made is an error", %{tmp_dir: dir} do
     file = Path.join(dir, "file")
     File.write!(file, "")

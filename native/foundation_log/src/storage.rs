@@ -49,10 +49,14 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A directory, which is made where there is none.
+    /// A directory, which is made where there is none, for this user alone: whoever can write to it
+    /// can write events.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let missing: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
-        fs::create_dir_all(dir)?;
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.recursive(true).create(dir)?;
         // The names of new directories are durable once their parents are.
         for parent in missing.iter().filter_map(|made| made.parent()) {
             sync_dir(parent)?;
@@ -78,6 +82,15 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Options that make a file where there is none, for this user alone.
+fn creating() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
 impl Storage for Disk {
     fn list(&self) -> io::Result<Vec<String>> {
         let entries = fs::read_dir(&self.dir)?;
@@ -86,9 +99,8 @@ impl Storage for Disk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let mut options = fs::OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(true);
-        Ok(Arc::new(options.open(self.path(name))?))
+        let mut options = creating();
+        Ok(Arc::new(options.truncate(true).open(self.path(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -114,9 +126,7 @@ impl Storage for Disk {
     }
 
     fn lock(&self) -> io::Result<Option<Box<dyn Any + Send>>> {
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).create(true).truncate(false);
-        let file = options.open(self.path(LOCK))?;
+        let file = creating().truncate(false).open(self.path(LOCK))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
