@@ -308,6 +308,7 @@ defmodule Foundation.EventLogTest do
     dir = Path.join([dir, "made", "log"])
     log = unique_name("log")
     start_supervised!({EventLog, name: log, dir: dir}, id: log)
+
     for name <- [".", "..", "lock", "synced", "00000000000000000001.events"] do
       assert Bitwise.band(File.stat!(Path.join(dir, name)).mode, 0o077) == 0, name
     end

@@ -200,13 +200,15 @@ impl<'s> Opening<'s> {
         let mut sealed = None;
         let index = &mut self.index;
         let mut stop = scan(&*segment.file, segment.start, len, |offset, frame| {
-            if let Header::Sealed { nonce } = frame.header {
-                sealed = Some(offset);
-                let fits = nonce == segment.head.nonce;
-                return fits.then_some(()).ok_or(Damage::Misplaced);
-            }
             if sealed.is_some() {
                 return Err(Damage::Misplaced);
+            }
+            if let Header::Sealed { nonce } = frame.header {
+                if nonce != segment.head.nonce || appends.incomplete().is_some() {
+                    return Err(Damage::Misplaced);
+                }
+                sealed = Some(offset);
+                return Ok(());
             }
             let place = Place {
                 segment: sequence,
