@@ -165,6 +165,10 @@ defmodule Foundation.Native do
           | nil
   def registry_info(_name), do: absent()
 
+  # Into how many groups a dispatch divides the entries of a key.
+  @spec registry_groups(name) :: pos_integer | nil
+  def registry_groups(_name), do: absent()
+
   @spec registry_count(name) :: non_neg_integer | nil
   def registry_count(_name), do: absent()
 

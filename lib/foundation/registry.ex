@@ -520,11 +520,13 @@ defmodule Foundation.Registry do
       when is_atom(registry) and tuple_size(mfa_or_fun) == 3 do
     case lookup(registry, key) do
       [] when opts == [] -> :ok
-      entries -> Dispatch.run(entries, config(registry), mfa_or_fun, opts)
+      entries -> Dispatch.run(entries, groups(registry), mfa_or_fun, opts)
     end
   end
 
-  defp config(registry), do: Native.registry_config(registry) || ETS.config(registry)
+  defp groups(registry) do
+    Native.registry_groups(registry) || Dispatch.groups(ETS.config(registry))
+  end
 
   @doc """
   Sends `message` once for each entry under `key`; returns how many were sent.

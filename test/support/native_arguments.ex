@@ -15,6 +15,7 @@ defmodule Foundation.NativeArguments do
     registry_config: [:name],
     registry_info: [:name],
     registry_count: [:name],
+    registry_groups: [:name],
     registry_names: [],
     registry_register: [:name, :any, :any],
     registry_register_for: [:name, :pid, :any, :any],

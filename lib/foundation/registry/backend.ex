@@ -114,7 +114,7 @@ defmodule Foundation.Registry.Backend do
   """
   @spec of!(term) :: module
   def of!(registry) when is_atom(registry) do
-    if Native.registry_config(registry) == nil do
+    if Native.registry_groups(registry) == nil do
       # Raises for one that is not there either.
       Backends.ETS.config(registry)
       Backends.ETS

@@ -7,10 +7,14 @@ defmodule Foundation.Registry.Dispatch do
 
   @type dispatcher :: ([{pid, term}] -> term) | {module, atom, [term]}
 
+  @doc "Into how many groups a registry of this configuration divides entries."
+  @spec groups(tuple) :: pos_integer
+  def groups({:duplicate_pid, partitions, _listeners, _owner}), do: partitions
+  def groups(_config), do: 1
+
   @doc "Calls `dispatcher` once for each partition that has entries."
-  @spec run([{pid, term}], tuple, dispatcher, keyword) :: :ok
-  def run(entries, {:duplicate_pid, partitions, _listeners, _owner}, dispatcher, options)
-      when partitions > 1 do
+  @spec run([{pid, term}], pos_integer, dispatcher, keyword) :: :ok
+  def run(entries, partitions, dispatcher, options) when partitions > 1 do
     groups = Enum.group_by(entries, fn {pid, _value} -> :erlang.phash2(pid, partitions) end)
 
     if Keyword.get(options, :parallel, false),
@@ -20,9 +24,9 @@ defmodule Foundation.Registry.Dispatch do
     :ok
   end
 
-  def run([], _config, _dispatcher, _options), do: :ok
+  def run([], _partitions, _dispatcher, _options), do: :ok
 
-  def run(entries, _config, dispatcher, _options) do
+  def run(entries, _partitions, dispatcher, _options) do
     apply_to(dispatcher, entries)
     :ok
   end

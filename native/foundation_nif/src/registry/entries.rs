@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foundation_core::key::Key;
 use foundation_core::registry::Refused;
-use foundation_core::table::{ValueView, pin};
+use foundation_core::table::{Guard, ValueView, pin};
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::instance::{Entries, Registry};
@@ -13,8 +13,8 @@ use super::{lifecycle, registry};
 use crate::process::{self, caller, intern, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, Probe, cell, elements, empty_list, key, pair, single, value, value_term,
-    with_key, word_term,
+    Budget, Buffer, OwnedTerm, Probe, Rows, cell, elements, empty_list, key, pair, value,
+    value_term, with_key, word_term,
 };
 
 nifs! {
@@ -35,6 +35,9 @@ atoms! { ok, error, notify, already_registered, not_alive, system_limit, duplica
 /// The most entries that a call on a normal scheduler handles: about a hundred microseconds of
 /// work.
 pub const ENTRIES_MAX: usize = 1_000;
+
+/// How many entries of a key are examined one by one for those of a process.
+const FEW: usize = 32;
 
 /// Refuses work that takes long, on a normal scheduler.
 fn unless_long(takes_long: bool) -> Result<(), Failure> {
@@ -176,59 +179,92 @@ fn unregister_key<'a>(
     Ok(ok().to_term(env))
 }
 
-fn registry_values<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifResult<'a> {
-    own(env, [name, key, pid], |_, value| value)
-}
-
-fn registry_entries<'a>(env: Env<'a>, [name, key, pid]: [Term<'a>; 3]) -> NifResult<'a> {
-    own(env, [name, key, pid], |number, value| {
-        pair(env, number.encode(env), value)
+fn registry_values<'a>(env: Env<'a>, [name, key_term, pid]: [Term<'a>; 3]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    with_key(key_term, |key| {
+        let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) else {
+            return Ok(empty_list(env));
+        };
+        let mut found = Rows::<false>::new(env);
+        each_own(registry, owner, key, &guard, |_, value| {
+            found.push(pid, value)
+        })?;
+        Ok(found.finish())
     })
 }
 
-/// Returns a list of one process's entries under a key; `form` makes each element from the entry's
-/// number and value.
-fn own<'a>(
-    env: Env<'a>,
-    [name, key_term, pid]: [Term<'a>; 3],
-    form: impl Fn(u64, Term<'a>) -> Term<'a>,
-) -> NifResult<'a> {
+fn registry_entries<'a>(env: Env<'a>, [name, key_term, pid]: [Term<'a>; 3]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) else {
-        return Ok(empty_list(env));
-    };
+    with_key(key_term, |key| {
+        let Some(owner) = known(pid)?.filter(|owner| process::is_alive(env, *owner)) else {
+            return Ok(empty_list(env));
+        };
+        let mut found = Vec::new();
+        each_own(registry, owner, key, &guard, |number, value| {
+            found.push(pair(env, number.encode(env), value_term(env, value)));
+        })?;
+        Ok(found.encode(env))
+    })
+}
+
+/// Visits the number and the value of each of a process's entries of a key.
+///
+/// # Errors
+///
+/// When that takes long and this is a normal scheduler.
+#[inline]
+fn each_own<'g>(
+    registry: &Registry,
+    owner: u64,
+    key: &Key<'_, Probe>,
+    guard: &'g Guard,
+    mut visit: impl FnMut(u64, ValueView<'g, OwnedTerm>),
+) -> Result<(), Failure> {
+    let mut budget = Budget::default();
     match &registry.entries {
         Entries::Unique(entries) => {
-            match entries
-                .get(&key, &guard)
-                .filter(|entry| entry.owner == owner)
-            {
-                Some(entry) => {
-                    let value = stored(env, entry.value, &mut Budget::default())?;
-                    Ok(single(env, form(0, value)))
+            let entry = entries.get(key, guard);
+            if let Some(entry) = entry.filter(|entry| entry.owner == owner) {
+                if !budget.spend(entry.value) {
+                    return Err(Failure::TakesLong);
                 }
-                None => Ok(empty_list(env)),
+                visit(0, entry.value);
             }
         }
         Entries::Duplicate(entries) => {
-            let many = entries.count_of(owner, &key) > ENTRIES_MAX;
-            unless_long(many)?;
-            let mut found = Vec::new();
-            let mut budget = Budget::default();
+            let Some(members) = entries.get(key, guard) else {
+                return Ok(());
+            };
             let mut in_time = true;
-            entries.entries(owner, &key, &guard, |member| {
-                in_time = in_time && (budget.spend(member.value) || may_take_long());
+            let mut add = |number, value| {
+                in_time = in_time && (budget.spend(value) || may_take_long());
                 if in_time {
-                    found.push(form(member.number, value_term(env, member.value)));
+                    visit(number, value);
                 }
+            };
+            let mut seen = 0;
+            let few = members.walk(0, guard, |_| {
+                seen += 1;
+                seen <= FEW
             });
+            // To look at all of a few takes less time than to lock what the process holds.
+            if few.is_none() {
+                members.walk(0, guard, |member| {
+                    if member.owner == owner {
+                        add(member.number, member.value);
+                    }
+                    true
+                });
+            } else {
+                unless_long(entries.count_of(owner, key) > ENTRIES_MAX)?;
+                entries.entries(owner, key, guard, |member| add(member.number, member.value));
+            }
             unless_long(!in_time)?;
-            Ok(found.encode(env))
         }
     }
+    Ok(())
 }
 
 /// Returns whether a list has more than `most` elements.

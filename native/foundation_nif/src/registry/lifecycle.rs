@@ -17,6 +17,7 @@ nifs! {
     registry_start / 7,
     registry_stop / 1,
     registry_config / 1,
+    registry_groups / 1,
     registry_info / 1,
     registry_count / 1,
     registry_names / 0,
@@ -183,6 +184,17 @@ fn registry_config<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let owner = word_term(env, registry.owner());
     let listeners = listeners(env, &config);
     Ok((kind, config.partitions, listeners, owner).encode(env))
+}
+
+/// Into how many groups a dispatch divides the entries of a key.
+fn registry_groups<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let guard = pin();
+    let registry = registry!(env, name, &guard);
+    let groups = match registry.kind {
+        Kind::DuplicatePid => registry.config().partitions,
+        Kind::Unique | Kind::DuplicateKey => 1,
+    };
+    Ok(groups.encode(env))
 }
 
 /// Returns the names of the listeners.

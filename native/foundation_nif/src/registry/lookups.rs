@@ -11,8 +11,8 @@ use super::registry;
 use crate::process::live_pid;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, Probe, cell, empty_list, key, list, pair, short_compound_key,
-    short_key, single, value_term, with_key,
+    Budget, Buffer, OwnedTerm, Probe, Rows, cell, empty_list, key, list, pair, short_compound_key,
+    short_key, single_pair, value_term, with_key,
 };
 
 nifs! {
@@ -58,27 +58,26 @@ fn lookup<'a>(
 }
 
 /// Returns `[{pid, value}, …]` of a key's entries whose owners are alive.
-fn entries_list<'a>(
+fn entries_list<'a, 'g>(
     env: Env<'a>,
-    members: Option<Members<'_, OwnedTerm>>,
+    members: Option<Members<'g, OwnedTerm>>,
     budget: &mut Budget,
-    guard: &Guard,
+    guard: &'g Guard,
 ) -> NifResult<'a> {
-    let mut found = Vec::new();
+    let mut found = Rows::<true>::new(env);
     let rest = members.and_then(|members| {
         members.walk(0, guard, |member| {
             // A key's entries must be returned together; a dirty scheduler has the time for it.
             let in_time = budget.spend(member.value) || may_take_long();
             if in_time && let Some(pid) = live_pid(env, member.owner) {
-                found.push(pair(env, pid, value_term(env, member.value)).as_c_arg());
+                found.push(pid, member.value);
             }
             in_time
         })
     });
     match rest {
         Some(_) => Err(Failure::TakesLong),
-        // SAFETY: the pairs were made in this environment.
-        None => Ok(unsafe { list(env, &found) }),
+        None => Ok(found.finish()),
     }
 }
 
@@ -95,8 +94,10 @@ fn entry_list<'a>(
     let Some(pid) = live_pid(env, entry.owner) else {
         return Ok(empty_list(env));
     };
-    let value = stored(env, entry.value, budget)?;
-    Ok(single(env, pair(env, pid, value)))
+    if !budget.spend(entry.value) {
+        return Err(Failure::TakesLong);
+    }
+    Ok(single_pair(env, pid, entry.value))
 }
 
 /// Returns a stored value as a term, unless copying it would take too long here.

@@ -1,7 +1,7 @@
 //! Walks over a table, over a key's entries and over a process's keys, in bounded parts.
 
 use foundation_core::key::KeyView;
-use foundation_core::table::{ValueView, pin};
+use foundation_core::table::pin;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::entries::ENTRIES_MAX;
@@ -11,7 +11,8 @@ use super::registry;
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, charge, copies_in_time, key, key_term, pair, value_term, word,
+    Budget, Buffer, OwnedTerm, Rows, charge, copies_in_time, key, key_term, list, pair, tuple,
+    value_term, word,
 };
 
 nifs! {
@@ -96,7 +97,7 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
                 in_time = in_time && (spent || may_take_long());
                 if in_time && let Some(pid) = live_pid(env, visited.entry.owner) {
                     let value = value_term(env, visited.entry.value);
-                    found.push((key_term(env, &visited.key), pid, value).encode(env));
+                    found.push(tuple(env, [key_term(env, &visited.key), pid, value]).as_c_arg());
                 }
             });
             if !in_time {
@@ -119,7 +120,9 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
                         let in_time = budget.spend_entry(&keyed.key, member.value);
                         if in_time && let Some(pid) = live_pid(env, member.owner) {
                             let value = value_term(env, member.value);
-                            found.push((key_term(env, &keyed.key), pid, value).encode(env));
+                            found.push(
+                                tuple(env, [key_term(env, &keyed.key), pid, value]).as_c_arg(),
+                            );
                         }
                         in_time
                     })?;
@@ -132,7 +135,9 @@ fn registry_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a>
         return Err(Failure::TakesLong);
     }
     budget.charge(env);
-    Ok(pair(env, found.encode(env), cursor_term(env, next)))
+    // SAFETY: the tuples were made in this environment.
+    let found = unsafe { list(env, &found) };
+    Ok(pair(env, found, cursor_term(env, next)))
 }
 
 fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) -> NifResult<'a> {
@@ -142,11 +147,11 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
     let key = key(key_term, &mut buffer, &mut probe)?;
     let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
     let mut budget = Budget::default();
-    let mut found = Vec::new();
-    let mut add = |owner, value: ValueView<'_, OwnedTerm>| {
+    let mut found = Rows::<true>::new(env);
+    let mut add = |owner, value| {
         let in_time = budget.spend(value);
         if in_time && let Some(pid) = live_pid(env, owner) {
-            found.push(pair(env, pid, value_term(env, value)));
+            found.push(pid, value);
         }
         in_time
     };
@@ -169,7 +174,7 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
         None => done().encode(env),
     };
     budget.charge(env);
-    Ok(pair(env, found.encode(env), next))
+    Ok(pair(env, found.finish(), next))
 }
 
 /// `registry_broadcast(name, key, message, cursor) -> {sent, remote pids, cursor | :done}`. It

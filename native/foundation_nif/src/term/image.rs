@@ -235,7 +235,7 @@ impl<'a> Builder<'_, 'a> {
 }
 
 /// The raw term of a word.
-fn raw_term(word: u64) -> ErlNifTerm {
+pub(super) fn raw_term(word: u64) -> ErlNifTerm {
     // SAFETY: a raw term is a transparent word of the machine's size.
     unsafe { std::mem::transmute::<usize, ErlNifTerm>(word as usize) }
 }

@@ -21,7 +21,7 @@ pub(super) const TAGS: u64 = 7;
 /// The bits of a header that tell the kind of the term: all zero for a tuple. The arity is above
 /// them.
 pub(super) const SUBTAG: u64 = 0x3F;
-const ARITY: u32 = 6;
+pub(super) const ARITY: u32 = 6;
 
 /// The header of small maps, or [`NO_HEADER`] where their layout is not as expected.
 static SMALL_MAP: AtomicU64 = AtomicU64::new(NO_HEADER);

@@ -7,6 +7,7 @@
 //! - [`layout`]: lists, tuples and small maps in the VM's memory.
 //! - [`view`]: the kind and the size of a term.
 //! - [`image`]: a compound term as flat words.
+//! - [`rows`]: lists of entries.
 //! - [`shared`]: binaries that the VM shares.
 //! - [`owned`]: a term that needs more than words.
 
@@ -16,6 +17,7 @@ mod image;
 mod key;
 mod layout;
 mod owned;
+mod rows;
 mod shared;
 mod value;
 mod view;
@@ -25,6 +27,7 @@ pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{key, key_term, short_compound_key, short_key, short_window_key, with_key};
 pub use layout::{cell, is_map, small_map};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
+pub use rows::{Rows, single_pair};
 pub use shared::LIVE_BINARIES;
 pub use value::{value, value_term};
 pub use view::{binary, elements};
@@ -33,8 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::{
-    enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
-    enif_make_new_binary, enif_make_tuple_from_array,
+    enif_make_list_from_array, enif_make_map_from_arrays, enif_make_new_binary,
+    enif_make_tuple_from_array,
 };
 use rustler::{Env, Term};
 
@@ -137,22 +140,6 @@ pub unsafe fn map_term<'a>(env: Env<'a>, keys: &[ErlNifTerm], values: &[ErlNifTe
         let made = enif_make_map_from_arrays(env_arg, keys, values, count, &mut map);
         assert_eq!(made, 1, "a map's keys are different");
         Term::new(env, map)
-    }
-}
-
-/// Makes `[term]`.
-#[inline]
-pub fn single<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
-    prepend(env, term, empty_list(env))
-}
-
-/// Makes `[head | tail]`.
-#[inline]
-pub fn prepend<'a>(env: Env<'a>, head: Term<'a>, tail: Term<'a>) -> Term<'a> {
-    // SAFETY: both terms belong to this environment.
-    unsafe {
-        let cell = enif_make_list_cell(env.as_c_arg(), head.as_c_arg(), tail.as_c_arg());
-        Term::new(env, cell)
     }
 }
 
