@@ -31,16 +31,19 @@ defmodule Foundation.Peer do
   @doc """
   Starts a node that has this project's code; it ends with the process that started it.
 
-  With `connection: :standard_io` it outlives a loss of the connection between the nodes.
+  With `connection: :standard_io` it outlives a loss of the connection between the nodes. `:args` go
+  before the arguments of the VM that are given anyway.
   """
   @spec start(keyword) :: {pid, node}
   def start(options \\ []) do
+    options = Map.new(options)
+
     options =
-      Map.merge(Map.new(options), %{
+      Map.merge(options, %{
         name: :"peer_#{System.pid()}_#{System.unique_integer([:positive])}",
         host: ~c"127.0.0.1",
         longnames: true,
-        args: code_paths()
+        args: Map.get(options, :args, []) ++ code_paths()
       })
 
     {:ok, peer, node} = :peer.start_link(options)

@@ -18,7 +18,9 @@ defmodule Foundation.Registry.Options do
     :listeners,
     partitions: 1,
     meta: [],
-    compressed: false
+    compressed: false,
+    # Whether a crash of a process above its supervisor leaves the table (`Foundation.Ancestors`).
+    ancestors: false
   ]
 
   @type kind :: :unique | :duplicate_key | :duplicate_pid
@@ -31,7 +33,8 @@ defmodule Foundation.Registry.Options do
           partitions: pos_integer,
           listeners: [atom] | nil,
           meta: keyword,
-          compressed: boolean
+          compressed: boolean,
+          ancestors: boolean
         }
 
   @doc """
@@ -55,6 +58,7 @@ defmodule Foundation.Registry.Options do
       partitions: partitions,
       listeners: listeners,
       compressed: compressed,
+      ancestors: Keyword.get(options, :ancestors, false),
       # The options below are for this library's own tests.
       engine: engine!(Keyword.get_lazy(options, :engine, &Engine.selected/0)),
       adopt_timeout: bound!(options, :adopt_timeout, settings),

@@ -8,7 +8,7 @@ defmodule Foundation.Registry.Owner do
 
   require Logger
 
-  alias Foundation.{ExitReason, Native, Predecessor, RetryingCall}
+  alias Foundation.{Ancestors, ExitReason, Native, Predecessor, RetryingCall}
   alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
 
@@ -51,7 +51,15 @@ defmodule Foundation.Registry.Owner do
 
     with {:ok, how, table} <- backend.start(options) do
       report(how, options)
-      {:ok, %{name: options.name, backend: backend, table: table, holder: watch_holder(table)}}
+
+      {:ok,
+       %{
+         name: options.name,
+         backend: backend,
+         table: table,
+         holder: watch_holder(table),
+         ancestors: if(options.ancestors, do: Ancestors.watch(), else: %Ancestors{})
+       }}
     end
   end
 
@@ -176,12 +184,16 @@ defmodule Foundation.Registry.Owner do
   def handle_info({:DOWN, ref, :process, _pid, _reason}, %{holder: ref} = state),
     do: {:noreply, republish(state)}
 
+  def handle_info({:DOWN, ref, :process, _pid, reason}, state),
+    do: {:noreply, %{state | ancestors: Ancestors.down(state.ancestors, ref, reason)}}
+
   def handle_info(:republish, state), do: {:noreply, republish(state)}
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
   def terminate(reason, state) do
-    if ExitReason.orderly?(reason), do: state.backend.stop(state.name, state.table)
+    if ExitReason.orderly?(reason) and not Ancestors.crashed?(state.ancestors),
+      do: state.backend.stop(state.name, state.table)
   end
 
   defp watch_holder(nil), do: nil

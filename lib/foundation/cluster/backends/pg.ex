@@ -1,0 +1,16 @@
+defmodule Foundation.Cluster.Backends.Pg do
+  @moduledoc false
+  # No node is asked before a registration. Two nodes may give one name at the same time; the
+  # replicators find the conflict and the older registration wins.
+
+  @behaviour Foundation.Cluster.Backend
+
+  @impl true
+  def claim(_config, _key, _pid), do: :ok
+
+  @impl true
+  def release(_config, _key, _pid), do: :ok
+
+  @impl true
+  def decides?, do: false
+end

@@ -1,0 +1,33 @@
+defmodule Foundation.Cluster.Peer do
+  @moduledoc false
+  # What a replicator knows of the replicator of another node.
+  #
+  # `status` is about what comes from there: `:syncing` until its claims are here, `:restarting`
+  # while its process is away. `feed` is about what goes there: nothing until it has asked, then a
+  # snapshot in chunks with changes in between, then changes; `:behind` if it missed one.
+
+  @enforce_keys [:node, :pid, :monitor]
+  defstruct [
+    :node,
+    :pid,
+    :monitor,
+    status: :syncing,
+    feed: :idle,
+    # Items of an earlier sync that this one has not confirmed yet.
+    stale: MapSet.new(),
+    draining?: false,
+    # Whether a message of a sync came since the last look.
+    heard?: true
+  ]
+
+  @type feed :: :idle | {:sync, items :: [tuple]} | :live | :behind
+  @type t :: %__MODULE__{}
+
+  @doc "Whether it is to be told of changes."
+  @spec fed?(t) :: boolean
+  def fed?(peer), do: peer.feed == :live or match?({:sync, _items}, peer.feed)
+
+  @doc "Sends without waiting for a connection that is down or busy; says whether it could."
+  @spec send(t, term) :: boolean
+  def send(peer, message), do: :erlang.send(peer.pid, message, [:noconnect, :nosuspend]) == :ok
+end
