@@ -13,7 +13,7 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    event_log.md migrating.md guarantees.md operating.md architecture.md
+    event_log.md cluster.md migrating.md guarantees.md operating.md architecture.md
   )
 
   def project do
@@ -101,6 +101,7 @@ defmodule Foundation.MixProject do
       skip_undefined_reference_warnings_on: ["INTERNALS.md"],
       groups_for_modules: [
         Registry: [~r/^Foundation\.(Agent)?Registry/],
+        Cluster: [~r/^Foundation\.Cluster/],
         "Error context": [Foundation.ErrorContext, Foundation.RequestContext],
         Telemetry: [~r/^Foundation\.Telemetry/],
         "Durable events": [~r/^Foundation\.EventLog/],

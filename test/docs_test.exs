@@ -6,6 +6,7 @@ defmodule Foundation.DocsTest do
   # The modules that these chapters are expected of: all that keep state.
   @areas [
     Foundation.AgentRegistry,
+    Foundation.Cluster,
     Foundation.ConcurrentRegistry,
     Foundation.ErrorContext,
     Foundation.EventLog,

@@ -223,8 +223,8 @@ defmodule Foundation.Cluster do
   Returns `[{pid, value}]` of the process that has the name, or `[]`. **Cost:** O(1), in the caller,
   from the replica of this node.
 
-  Never a dead process of this node. A process of another node is found until that node has told of
-  its death, usually within milliseconds.
+  Never a dead process of this node. A process of another node is found until that node has
+  reported its death, usually within milliseconds.
 
       iex> {:ok, _} = Foundation.Cluster.start_link(name: Docs.Cluster.Lookup)
       iex> Foundation.Cluster.lookup(Docs.Cluster.Lookup, "key")

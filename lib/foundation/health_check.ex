@@ -16,8 +16,9 @@ defmodule Foundation.HealthCheck do
   None: a check answers who asks. Each area emits its own events.
   """
 
-  alias Foundation.{AgentRegistry, ErrorContext, EventLog, FeatureFlags}
+  alias Foundation.{AgentRegistry, Cluster, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{Migration, Native, Registry}
+  alias Foundation.Cluster.Config
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc """
@@ -122,11 +123,52 @@ defmodule Foundation.HealthCheck do
   end
 
   @doc """
+  Returns figures of every `Foundation.Cluster` of this node, by name.
+
+    * the figures of `Foundation.Cluster.info/1`
+    * `:table_exists` - whether the names can be read; if not, the figures of `info/1` are missing
+    * `:processes` - whether each of the cluster's own processes is up, by role
+
+  **Cost:** O(persistent terms of the VM), and what `Foundation.Cluster.info/1` costs. Never raises.
+
+      iex> {:ok, _} = Foundation.Cluster.start_link(name: Docs.Health.Cluster)
+      iex> Foundation.HealthCheck.check_cluster().clusters[Docs.Health.Cluster].state
+      :up
+  """
+  @doc since: "0.1.0"
+  @spec check_cluster() :: %{clusters: %{atom => map}}
+  def check_cluster do
+    configs = for name <- Config.names(), {:ok, config} <- [Config.fetch(name)], do: config
+    %{clusters: Map.new(configs, &{&1.name, cluster_figures(&1)})}
+  end
+
+  defp cluster_figures(config) do
+    config.name
+    |> Cluster.info()
+    |> Map.merge(%{table_exists: true, processes: cluster_processes(config)})
+  rescue
+    # Raised when a table of the cluster is unknown.
+    ArgumentError -> %{table_exists: false, processes: cluster_processes(config)}
+  end
+
+  defp cluster_processes(config) do
+    names =
+      Map.put(
+        Map.take(config, [:groups, :scope, :replicator, :fanout, :ensure, :supervisor]),
+        :names,
+        config.name
+      )
+
+    Map.new(names, fn {role, name} -> {role, up?(name)} end)
+  end
+
+  @doc """
   Returns the figures of all areas:
 
     * `:registry` - `check_registry/0`
     * `:telemetry` - `check_telemetry/0`
     * `:event_log` - `check_event_log/0`
+    * `:cluster` - `check_cluster/0`
     * `:flags` - `:server`, whether flags can be changed, and `:values`
     * `:migration` - `:stage`
     * `:error_context` - `:server`, whether the context of a raise is kept
@@ -141,6 +183,7 @@ defmodule Foundation.HealthCheck do
           registry: map,
           telemetry: map,
           event_log: map,
+          cluster: map,
           flags: %{server: boolean, values: map},
           migration: %{stage: Migration.stage()},
           error_context: %{server: boolean}
@@ -152,6 +195,7 @@ defmodule Foundation.HealthCheck do
       registry: check_registry(),
       telemetry: check_telemetry(),
       event_log: check_event_log(),
+      cluster: check_cluster(),
       flags: %{server: up?(FeatureFlags), values: flags},
       migration: %{stage: stage},
       error_context: %{server: up?(ErrorContext.Raised)}

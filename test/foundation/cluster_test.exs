@@ -1,3 +1,8 @@
+defmodule Foundation.ClusterDocsTest do
+  use ExUnit.Case, async: true
+  doctest Foundation.Cluster
+end
+
 for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_version() != nil do
   defmodule Module.concat(Foundation.ClusterTest, tables) do
     # Not async: this makes the VM a node.

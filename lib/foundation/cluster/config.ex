@@ -1,6 +1,6 @@
 defmodule Foundation.Cluster.Config do
   @moduledoc false
-  # What a cluster was started with, and the names of its tables and processes.
+  # The options of a cluster, and the names of its tables and processes.
   #
   # It is kept as a persistent term, which every call reads without a copy. The cells are counters
   # that outlive each process of the cluster.

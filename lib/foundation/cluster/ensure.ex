@@ -3,7 +3,7 @@ defmodule Foundation.Cluster.Ensure do
   # `Foundation.Cluster.ensure/4`: the home node of a key starts its process.
   #
   # Callers of one key on all nodes meet in this process on the home node. The first one's function
-  # runs in a process of its own, under the registry's lock of the key: if this process is killed,
+  # runs in a process of its own, under the registry's lock of the key. If this process is killed,
   # the runner goes on, and a second runner waits for it.
 
   use GenServer
@@ -14,7 +14,7 @@ defmodule Foundation.Cluster.Ensure do
 
   @poll_ms 5
 
-  # What the home takes to answer beyond the time that the caller gives it.
+  # The home may take so much longer to answer than the caller allows for the function.
   @answer_ms 1_000
 
   @type outcome :: {:ok, pid} | {:error, term} | {:raised, :error | :exit | :throw, term, list}

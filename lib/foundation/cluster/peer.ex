@@ -1,6 +1,6 @@
 defmodule Foundation.Cluster.Peer do
   @moduledoc false
-  # What a replicator knows of the replicator of another node.
+  # The replicator of another node, as a replicator knows it.
   #
   # `status` is about what comes from there: `:syncing` until its claims are here, `:restarting`
   # while its process is away. `feed` is about what goes there: nothing until it has asked, then a

@@ -88,8 +88,8 @@ defmodule Foundation.Cluster.Replica do
     forget_later(config, pid)
   end
 
-  # The library remembers a process of another node until it is told of its death. Its node tells
-  # of it only while its replicator knows the process.
+  # The library remembers a process of another node until it hears of its death. The other node
+  # reports deaths only while its replicator knows the process.
   defp forget_later(%{tables: :native, name: name}, pid) when node(pid) != node(),
     do: Monitor.watch(name, pid)
 

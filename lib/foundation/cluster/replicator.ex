@@ -13,8 +13,8 @@ defmodule Foundation.Cluster.Replicator do
   #     {:refresh, pid, key}       asks for the present state of one name
   #
   # An op is the state of one name or member on the sender's node at the moment of sending. It can
-  # be repeated, and a new snapshot repairs what was lost: a node is the only writer of its claims,
-  # and messages from one process to another keep their order.
+  # be repeated, and a new snapshot repairs a loss. That is enough, because a node is the only
+  # writer of its claims, and messages from one process to another keep their order.
   #
   # Nothing here is needed to keep the names of this node: they are in the table, which outlives
   # this process. A new replicator reads them there and pulls the rest.
@@ -92,7 +92,7 @@ defmodule Foundation.Cluster.Replicator do
 
     state = %__MODULE__{config: config, ancestors: Ancestors.watch(), assumed: assumed}
     state = Enum.reduce(Replica.pids(config, node()), state, &track(&2, &1))
-    # What the predecessor left of nodes that are gone. Of the others they will tell themselves.
+    # The predecessor's entries of nodes that are gone. The other nodes send theirs again.
     state =
       Enum.reduce(Replica.nodes(config) -- [node() | Node.list()], state, &purge(&2, &1, :node))
 
@@ -350,7 +350,7 @@ defmodule Foundation.Cluster.Replicator do
     %{state | pending: Map.new(pending)}
   end
 
-  # What is here of the node, and not in its snapshot, is out of date.
+  # Entries of the node that its snapshot does not have are out of date.
   defp pull(state, peer) do
     Peer.send(peer, {:pull, self()})
     %{peer | status: :syncing, stale: present(state, peer.node), heard?: true}
@@ -513,7 +513,7 @@ defmodule Foundation.Cluster.Replicator do
     end)
   end
 
-  # What `node` claims of a name is `claim` now.
+  # `claim` is the present claim of `node` for a name.
   defp settle(%{config: config} = state, key, node, claim) do
     standing = Replica.get(config, key)
     claims = Map.get(state.rivals, key, %{})
@@ -556,8 +556,8 @@ defmodule Foundation.Cluster.Replicator do
     announce(state, [{:name, key}])
   end
 
-  # `:node`: the connection is down, and its processes count as dead. `:cluster`: it does not run
-  # the cluster any more.
+  # `:node`: the connection is down, and the node's processes count as dead. `:cluster`: the node
+  # has stopped the cluster.
   defp purge(%{config: config} = state, node, :node) do
     for pid <- Replica.pids(config, node), do: Replica.remove_dead(config, pid)
     purged(state, node)
