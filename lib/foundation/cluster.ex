@@ -24,12 +24,11 @@ defmodule Foundation.Cluster do
 
   @ensure_schema [
     timeout: [
-      type: :non_neg_integer,
+      type: {:integer, 0..0xFFFF_FFFF},
       default: 5_000,
       doc: "How many milliseconds to wait: for a node that is syncing, and for the function."
     ],
-    # Any term: it is taken out before the rest is checked.
-    value: [type: {:in, [nil]}, default: nil, doc: "The value to register the process with."]
+    value: [type: :any, default: nil, doc: "The value to register the process with."]
   ]
 
   @doc """
@@ -299,7 +298,6 @@ defmodule Foundation.Cluster do
   def ensure(cluster, key, {module, function, arguments} = mfa, options \\ [])
       when is_atom(module) and is_atom(function) and is_list(arguments) do
     config = Config.fetch!(cluster)
-    {value, options} = Keyword.pop(options, :value)
     options = Options.validate!(options, @ensure_schema, "Foundation.Cluster.ensure/4")
 
     case lookup(cluster, key) do
@@ -308,7 +306,7 @@ defmodule Foundation.Cluster do
 
       [] ->
         with {:raised, kind, reason, stacktrace} <-
-               Ensure.ask(config, key, mfa, value, options[:timeout]),
+               Ensure.ask(config, key, mfa, options[:value], options[:timeout]),
              do: :erlang.raise(kind, reason, stacktrace)
     end
   end

@@ -10,6 +10,9 @@ defmodule Foundation.Options do
   @type type ::
           :boolean
           | :string
+          | :atom
+          | :mfa
+          | :any
           | {:in, [term]}
           | {:integer, Range.t()}
           | {:list_of, type}
@@ -117,6 +120,10 @@ defmodule Foundation.Options do
 
   defp valid?(value, :boolean), do: is_boolean(value)
   defp valid?(value, :string), do: is_binary(value) and String.valid?(value)
+  defp valid?(value, :atom), do: is_atom(value) and not is_boolean(value) and value != nil
+  defp valid?({m, f, a}, :mfa), do: is_atom(m) and is_atom(f) and is_list(a)
+  defp valid?(_value, :mfa), do: false
+  defp valid?(_value, :any), do: true
   defp valid?(value, {:in, choices}), do: value in choices
   defp valid?(value, {:integer, range}), do: is_integer(value) and value in range
   defp valid?(value, {:or, types}), do: Enum.any?(types, &valid?(value, &1))
@@ -131,6 +138,9 @@ defmodule Foundation.Options do
 
   defp describe(:boolean), do: "true or false"
   defp describe(:string), do: "a string"
+  defp describe(:atom), do: "an atom"
+  defp describe(:mfa), do: "{module, function, arguments}"
+  defp describe(:any), do: "any term"
   defp describe({:in, choices}), do: choices |> Enum.map(&inspect/1) |> either()
   defp describe({:integer, first..last//_}), do: "an integer from #{first} to #{last}"
   defp describe({:list_of, type}), do: "a list, each of it #{describe(type)}"

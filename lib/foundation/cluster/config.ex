@@ -35,14 +35,14 @@ defmodule Foundation.Cluster.Config do
   @backends [pg: Backends.Pg, global: Backends.Global]
 
   @schema [
-    name: [type: {:in, [:an_atom]}, default: nil, doc: "The cluster's name, an atom. Required."],
+    name: [type: :atom, default: nil, doc: "The cluster's name, the same on all nodes. Required."],
     engine: [
       type: {:in, Keyword.keys(@backends)},
       default: :pg,
       doc: "Who decides which process gets a name."
     ],
     on_conflict: [
-      type: {:in, [:notify, :exit, :a_function]},
+      type: {:or, [{:in, [:notify, :exit]}, :mfa]},
       default: :notify,
       doc: """
       What happens to a process that loses its name to an older registration. It always gets
@@ -52,7 +52,7 @@ defmodule Foundation.Cluster.Config do
       """
     ],
     drain_ms: [
-      type: :non_neg_integer,
+      type: {:integer, 0..0xFFFF_FFFF},
       default: 5_000,
       doc: "How many milliseconds `drain/1` waits for the processes of this node."
     ]
@@ -67,20 +67,13 @@ defmodule Foundation.Cluster.Config do
   def validate!(options) do
     # For this library's own tests.
     {tables, options} = pop(options, :tables)
-    {name, on_conflict} = {get(options, :name), get(options, :on_conflict)}
-
-    options =
-      options
-      |> drop_valid(:name, is_atom(name) and name not in [nil, true, false])
-      |> drop_valid(:on_conflict, mfa?(on_conflict))
-      |> Options.validate!(@schema, "Foundation.Cluster.start_link/1")
-
-    if name == nil, do: raise(ArgumentError, "expected :name option to be present")
+    options = Options.validate!(options, @schema, "Foundation.Cluster.start_link/1")
+    name = options[:name] || raise ArgumentError, "expected :name option to be present"
 
     %__MODULE__{
       name: name,
       backend: Keyword.fetch!(@backends, options[:engine]),
-      on_conflict: if(mfa?(on_conflict), do: on_conflict, else: options[:on_conflict]),
+      on_conflict: options[:on_conflict],
       drain_ms: options[:drain_ms],
       tables: tables || Engine.selected(),
       groups: Module.concat(name, Groups),
@@ -95,16 +88,6 @@ defmodule Foundation.Cluster.Config do
   defp pop(options, key) do
     if Keyword.keyword?(options), do: Keyword.pop(options, key), else: {nil, options}
   end
-
-  defp get(options, key), do: if(Keyword.keyword?(options), do: Keyword.get(options, key))
-
-  defp drop_valid(options, key, true), do: Keyword.delete(options, key)
-  defp drop_valid(options, _key, false), do: options
-
-  defp mfa?({module, function, arguments}),
-    do: is_atom(module) and is_atom(function) and is_list(arguments)
-
-  defp mfa?(_other), do: false
 
   @doc "The name of the engine, as options spell it."
   @spec engine(t) :: :pg | :global
