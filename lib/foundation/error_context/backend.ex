@@ -1,7 +1,7 @@
 defmodule Foundation.ErrorContext.Backend do
   @moduledoc false
-  # Where the context of the calling process is kept. There are two: Logger's metadata, and
-  # the process dictionary, which exists for migration only. Each knows nothing of the other.
+  # Stores the context of the calling process. There are two backends: Logger's metadata, and the
+  # process dictionary, which exists only for migration. Neither knows of the other.
 
   alias Foundation.ErrorContext
 
@@ -12,8 +12,8 @@ defmodule Foundation.ErrorContext.Backend do
   @callback get() :: ErrorContext.t() | nil
 
   @doc """
-  Replaces the context; returns how many `enter/2` are around it. O(size of what is printed of
-  the old and the new context).
+  Replaces the context. Returns the number of enclosing `enter/2` calls. O(printed size of the old
+  and the new context).
   """
   @callback set(ErrorContext.t()) :: depth :: non_neg_integer
 
@@ -21,7 +21,7 @@ defmodule Foundation.ErrorContext.Backend do
   @callback clear() :: :ok
 
   @doc """
-  Merges a context into the one there is, or replaces it, one level deeper, until `leave/1`.
+  Merges a context into the current one, or replaces it, one level deeper, until `leave/1`.
 
   At the depth limit it leaves the context unchanged. It then returns `{:over, saved}` the first
   time, for a warning, and `:full` from there on.

@@ -1,8 +1,8 @@
 defmodule Foundation.ErrorContext.CrashReports do
   @moduledoc false
-  # A filter of `:logger` that adds the context to crash reports. When a process reports its crash
-  # it has left `with_context/2`, so its metadata lacks the context. Other events pass at the cost
-  # of one pattern match. The filter stops no event.
+  # A filter of `:logger` that adds the context to crash reports. A process that reports its crash
+  # has left `with_context/2`, so its metadata lacks the context. Other events pass at the cost of
+  # one pattern match. The filter stops no event.
 
   alias Foundation.ErrorContext.{Printable, Raised}
 
@@ -12,7 +12,7 @@ defmodule Foundation.ErrorContext.CrashReports do
   def attach do
     case :logger.add_primary_filter(@id, {&__MODULE__.filter/2, []}) do
       :ok -> :ok
-      # Left by a predecessor that was killed.
+      # A predecessor that was killed has left its filter.
       {:error, {:already_exist, @id}} -> :ok
     end
   end
@@ -37,7 +37,7 @@ defmodule Foundation.ErrorContext.CrashReports do
 
   def filter(_event, _options), do: :ignore
 
-  # The reason of the crash: {reason, stacktrace}, or the reason of an exit.
+  # Returns the reason of the crash: {reason, stacktrace}, or the reason of an exit.
   defp crash({:report, %{label: {:proc_lib, :crash}, report: [[_ | _] = info | _linked]}}) do
     case List.keyfind(info, :error_info, 0) do
       {:error_info, {class, reason, stacktrace}} -> {:ok, crash(class, reason, stacktrace)}
@@ -57,7 +57,7 @@ defmodule Foundation.ErrorContext.CrashReports do
     {:ok, reason}
   end
 
-  # The VM's own, of a process that was spawned without proc_lib.
+  # A report by the VM itself, for a process that was spawned without proc_lib.
   defp crash({[?E, ?r, ?r, ?o, ?r, ?\s, ?i, ?n | _], arguments}) when is_list(arguments) do
     {:ok, List.last(arguments)}
   end

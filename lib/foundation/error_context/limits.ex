@@ -1,10 +1,10 @@
 defmodule Foundation.ErrorContext.Limits do
   @moduledoc false
-  # The bounds of contexts: what `config :foundation, error_context: […]` may hold, and what
-  # holds where it says nothing.
+  # The bounds of contexts: the values that `config :foundation, error_context: […]` may have, and
+  # the defaults.
 
-  # The fast paths rely on the lower ends without reading a setting. A string of at most 255 bytes
-  # is within the limit for them, and they do not look at the limit of depth before 500.
+  # The fast paths rely on the minima without reading a setting. A string of at most 255 bytes is
+  # within the limit for them, and they ignore the depth limit below 500.
   @schema [
     max_depth: [
       type: {:integer, 500..100_000},
@@ -46,8 +46,8 @@ defmodule Foundation.ErrorContext.Limits do
   @spec schema() :: Foundation.Options.schema()
   def schema, do: @schema
 
-  # Not `Foundation.Config.get/1`: that one checks, which the start has done, and this is
-  # read whenever a context is not of the simplest kind.
+  # This is not `Foundation.Config.get/1`, which checks the value. The start has done that, and
+  # every context that is not of the simplest kind reads these.
   for {key, spec} <- @schema do
     @spec unquote(key)() :: pos_integer | atom
     def unquote(key)(), do: get(unquote(key), unquote(spec[:default]))

@@ -1,10 +1,10 @@
 defmodule Foundation.ErrorContext.Printable do
   @moduledoc false
-  # Puts the values of a context under their own keys in Logger metadata. A value stands as it is
-  # if every formatter of Logger and OTP takes it, else as text. All of them have a bounded size.
-  # No value may make this raise: it runs where an application reports its errors.
+  # Puts the values of a context under their own keys in Logger metadata. A value stays as it is if
+  # every formatter of Logger and OTP accepts it, else it becomes text. All have a bounded size. No
+  # value may make this raise, because it runs where an application reports its errors.
   #
-  # What the formatters do, by their source (Elixir 1.14 to 1.20, OTP 25 to 29):
+  # The formatters, by their source (Elixir 1.14 to 1.20, OTP 25 to 29):
   #
   #   a value              Logger.Formatter                    logger_formatter
   #   atom, number, pid    prints it                           prints it
@@ -21,7 +21,7 @@ defmodule Foundation.ErrorContext.Printable do
 
   import Foundation.ErrorContext.Text, only: [is_small: 1]
 
-  # Logger's own, which a context must not forge.
+  # Logger's own keys, which a context must not forge.
   @logger_keys [
     :time,
     :pid,
@@ -39,26 +39,26 @@ defmodule Foundation.ErrorContext.Printable do
     :function,
     :error_logger,
     :ansi_color,
-    # OTP's formatter takes a title out of it, and raises where it is no map.
+    # OTP's formatter takes a title from its value, and raises if that is not a map.
     :logger_formatter
   ]
 
   @reserved [:error_context, :error_context_cut, :error_context_frame | @logger_keys]
 
-  # Of the fast path: so many keys with names of at most 1,020 bytes (255 characters) and
-  # values of at most 1,020 stay below any limit of all together that may be configured
-  # except for absurd names, and always below 20 kB.
+  # The limits of the fast path. This many keys, with names of at most 1,020 bytes (255 characters)
+  # and values of at most 1,020, stay below 20 kB. That is below any total limit that can be
+  # configured, except with absurd names.
   @plain_keys 8
   @plain_bytes 255
 
   @doc """
-  The keys of metadata that are Logger's.
+  Returns the keys of metadata that belong to Logger.
   """
   @spec logger_keys() :: [atom]
   def logger_keys, do: @logger_keys
 
   @doc """
-  Whether `context` stands beside itself as it is, and under `:error_context` too.
+  Returns whether `context` can be used unchanged, both beside itself and under `:error_context`.
   """
   @spec plain?(map) :: boolean
   def plain?(context) when map_size(context) > @plain_keys, do: false
@@ -76,14 +76,14 @@ defmodule Foundation.ErrorContext.Printable do
   defp plain_pairs?([]), do: true
 
   @doc """
-  Whether `context` is plain, and all of its keys, which are those of an earlier context, stand in
-  `metadata`.
+  Returns whether `context` is plain and `metadata` has all of its keys, which are those of an
+  earlier context.
   """
   @spec plain_in?(map, metadata :: map) :: boolean
   def plain_in?(context, _metadata) when map_size(context) > @plain_keys, do: false
   def plain_in?(context, metadata), do: pairs_in?(:maps.to_list(context), metadata)
 
-  # The keys have been looked at when the earlier context was set, and so have equal values.
+  # The keys were checked when the earlier context was set, and so were values that are equal.
   defp pairs_in?([{key, value} | rest], metadata) do
     case metadata do
       %{^key => ^value} -> pairs_in?(rest, metadata)
@@ -94,7 +94,8 @@ defmodule Foundation.ErrorContext.Printable do
 
   defp pairs_in?([], _metadata), do: true
 
-  # A clause each, which the compiler makes one search of. Structs are flattened by their fields.
+  # One clause per key, which the compiler turns into one search. Structs are flattened by their
+  # fields.
   for key <- [:__struct__ | @reserved], do: defp(plain_key?(unquote(key)), do: false)
   defp plain_key?(key), do: is_atom(key)
 
@@ -121,8 +122,8 @@ defmodule Foundation.ErrorContext.Printable do
   def shown(context), do: context
 
   @doc """
-  The printable form of `context`: keys that are atoms and not Logger's own, with values
-  made printable and cut, up to the limit of all of them together.
+  Returns the printable form of `context`: keys that are atoms and not Logger's own, with values
+  made printable and truncated, up to the total limit.
   """
   @spec flatten(map) :: map
   def flatten(%ErrorContext{} = context) do
@@ -141,8 +142,8 @@ defmodule Foundation.ErrorContext.Printable do
   defp flatten(:none, flat, _room, 0), do: flat
   defp flatten(:none, flat, _room, cut), do: Map.put(flat, :error_context_cut, cut)
 
-  # No room for anything: the others are counted, not looked at, so that a context of a
-  # million keys costs no million inspections.
+  # There is no room left. The other keys are counted without a look at their values, so a context
+  # with a million keys costs no million inspections.
   defp flatten({_key, _value, rest}, flat, room, cut) when room <= 0 do
     flatten(:maps.next(rest), flat, room, cut + 1)
   end
@@ -163,11 +164,11 @@ defmodule Foundation.ErrorContext.Printable do
     end
   end
 
-  # With what a formatter puts around it.
+  # Counts the two bytes that a formatter puts around the value.
   defp weigh(room, term), do: Text.weigh(term, room) - 2
 
   defp printable(key, _value) when not is_atom(key) or key in @reserved, do: nil
-  # They have a form of their own, `ErrorContext.format_breadcrumbs/1`.
+  # Breadcrumbs have a form of their own, `ErrorContext.format_breadcrumbs/1`.
   defp printable(:breadcrumbs, value) when is_list(value), do: nil
   defp printable(:__struct__, _value), do: nil
   defp printable(_key, value), do: printable(value)
@@ -187,7 +188,7 @@ defmodule Foundation.ErrorContext.Printable do
   end
 
   def printable(value) do
-    # The weight first: what is within it is small enough for the rest.
+    # Check the weight first: a value within the limit is small enough for the other checks.
     if Text.weigh(value, Limits.max_value_bytes()) >= 0 and taken?(value),
       do: value,
       else: Text.of(value)
@@ -208,12 +209,12 @@ defmodule Foundation.ErrorContext.Printable do
   defp proper?([head | tail]), do: (not is_list(head) or proper?(head)) and proper?(tail)
   defp proper?(tail), do: tail == []
 
-  # Whether OTP's formatter prints control characters of the list as they are.
+  # Returns whether OTP's formatter prints control characters of the list unescaped.
   defp raw?(flat) do
     :io_lib.printable_unicode_list(flat) and not Text.clean?(List.to_string(flat))
   end
 
-  # By the application's implementation, if there is one: it may do anything.
+  # Calls the application's implementation, if there is one. It may do anything.
   defp prints_well?(value) do
     case String.Chars.impl_for(value) do
       nil ->

@@ -1,19 +1,18 @@
 defmodule Foundation.ErrorContext.Raised do
   @moduledoc false
-  # The context at the point of a raise that has left a `with_context/2`. The metadata has been
-  # restored when somebody further out rescues the exception, or when the process crashes of it
-  # and reports that: both find here what it was.
+  # The context at the point of a raise that has left a `with_context/2`. By the time an outer
+  # function rescues the exception, or the process crashes and reports that, the metadata has been
+  # restored. Both find the earlier context here.
   #
-  # One row a process, the latest, in a table that any process writes to; nothing at all is
-  # done where nothing is raised. This process owns the table, and removes the rows of those that
-  # die. When it is killed the rows go with it, and what asks for one finds the context
-  # that it has itself.
+  # There is one row per process, for its latest raise, in a table that any process writes to.
+  # Without a raise nothing is stored. This process owns the table, and removes the rows of dead
+  # processes. If it is killed, the rows are lost, and a caller gets its current context instead.
   use GenServer
 
   alias Foundation.ErrorContext
   alias Foundation.ErrorContext.{CrashReports, Store}
 
-  # Of a row: {pid, raise, reason, exception, depth, restored, context, metadata}, where
+  # The fields of a row: {pid, raise, reason, exception, depth, restored, context, metadata}, where
   #   raise      a hash of reason and stacktrace: this raise and no other
   #   reason     a hash of the reason as the VM has it
   #   exception  a hash of it as `rescue` or `catch` gives it
@@ -23,25 +22,26 @@ defmodule Foundation.ErrorContext.Raised do
   @table __MODULE__
   @hashes 4_294_967_296
 
-  # A process that was spawned without proc_lib is reported by the VM, in another process, some
-  # time after its death.
+  # The VM reports a process that was spawned without proc_lib in another process, some time after
+  # its death. The row stays for this long.
   @report_ms 200
 
   def start_link(_options), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
 
   @doc """
-  Keeps what the context and metadata were, after the level `depth` has been left with a raise.
+  Stores the context and metadata of the level `depth`, which a raise has just left.
   """
   @spec keep(atom, term, list, non_neg_integer, {ErrorContext.t() | nil, map | :undefined}) :: :ok
   def keep(kind, reason, stacktrace, depth, {context, metadata}) do
     caught = if kind == :error, do: Exception.normalize(:error, reason, stacktrace), else: reason
-    # So the VM reports a throw that nothing catches.
+    # The VM reports an uncaught throw in this form.
     reason = if kind == :throw, do: {:nocatch, reason}, else: reason
     raise_hash = hash({reason, own(stacktrace)})
     restored = hash(Store.get())
 
     case :ets.lookup(@table, self()) do
-      # The same raise, from the level below: what was kept there is what it was.
+      # The same raise, from the level below: its row already has the context at the point of the
+      # raise.
       [{_pid, ^raise_hash, _reason, _exception, below, _restored, _context, _metadata}]
       when below == depth + 1 ->
         :ets.update_element(@table, self(), [{5, depth}, {6, restored}])
@@ -55,14 +55,15 @@ defmodule Foundation.ErrorContext.Raised do
 
     :ok
   rescue
-    # There is no table: the application is not running, or its owner is being restarted. The
-    # exception goes on its way all the same.
+    # There is no table: the application is not running, or the table's owner restarts. The
+    # exception continues all the same.
     ArgumentError -> :ok
   end
 
   @doc """
-  Returns the context that `error` was raised, thrown or exited with in, if it has left a
-  `with_context/2` of this process since the context `current` was entered or set; else `current`.
+  Returns the context in which `error` was raised, thrown or exited with. If it has not left a
+  `with_context/2` of this process since the context `current` was entered or set, returns
+  `current`.
 
   For an `{:error, reason}` either the tuple or `reason` may have been raised.
   """
@@ -73,8 +74,8 @@ defmodule Foundation.ErrorContext.Raised do
     case row(self()) do
       {_pid, _raise, reason, exception, _depth, restored, context, _metadata}
       when whole in [exception, reason] or inner in [exception, reason] ->
-        # Another context than the one that was put back: something has begun since then, to
-        # which an equal exception may belong.
+        # The current context is not the one that was restored, so something new has begun. An equal
+        # exception may belong to that.
         if restored == hash(current), do: context, else: current
 
       _other ->
@@ -83,7 +84,8 @@ defmodule Foundation.ErrorContext.Raised do
   end
 
   @doc """
-  The metadata that the process `pid` had where it raised what it crashes of, or `nil`.
+  Returns the metadata of the process `pid` at the point of the raise that it crashes from, or
+  `nil`.
   """
   @spec metadata_of(pid, {term, list} | term) :: map | nil
   def metadata_of(pid, crash) do
@@ -144,7 +146,7 @@ defmodule Foundation.ErrorContext.Raised do
 
   @impl true
   def handle_cast({:watch, pid}, state) do
-    # Also of a process that is dead already: then it is heard of at once.
+    # If the process is dead already, the message about its death arrives at once.
     Process.monitor(pid)
     {:noreply, state}
   end
@@ -153,7 +155,7 @@ defmodule Foundation.ErrorContext.Raised do
 
   @impl true
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
-    # It is `:noproc` of a process that had died before it was watched, be it of what it raised.
+    # `:noproc`: the process died before it was monitored, perhaps from its raise.
     if reason in [:normal, :shutdown],
       do: :ets.delete(@table, pid),
       else: Process.send_after(self(), {:remove, pid}, @report_ms)

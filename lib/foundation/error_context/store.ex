@@ -44,7 +44,7 @@ defmodule Foundation.ErrorContext.Store do
 
       mode ->
         backend = moved(mode)
-        # Both, as the context may move while the function runs.
+        # Save both, because the context may move while the function runs.
         both = {:both, :logger.get_process_metadata(), Legacy.Context.entry()}
         with {depth, _saved} <- backend.enter(context, how), do: {depth, both}
     end
@@ -57,8 +57,8 @@ defmodule Foundation.ErrorContext.Store do
   end
 
   def leave(saved) do
-    # Where the context has moved meanwhile, what is there belongs to the level that ends. To
-    # look for the level costs half of what it costs to ask the flag.
+    # If the context has moved meanwhile, it belongs to the level that ends. The check for a level
+    # costs half as much as a read of the flag.
     if not LoggerMetadata.entered?() and mode() != :shared,
       do: Legacy.Context.take()
 
@@ -77,8 +77,8 @@ defmodule Foundation.ErrorContext.Store do
   def get_of(pid) when node(pid) == node() do
     case Process.info(pid, :dictionary) do
       {:dictionary, dictionary} ->
-        # The one thing that `:logger` has no function for: metadata of another process. Where
-        # it should move, no context is found here, and nothing else happens.
+        # `:logger` has no function for the metadata of another process, so this reads its entry. If
+        # that entry ever moves, no context is found here, and nothing else happens.
         metadata = List.keyfind(dictionary, :"$logger_metadata$", 0, {nil, %{}})
         {_key, metadata} = metadata
         LoggerMetadata.context_of(metadata) || Legacy.Context.context_of_dictionary(dictionary)

@@ -1,25 +1,25 @@
 defmodule Foundation.ErrorContext.Text do
   @moduledoc false
-  # Makes text of a value: valid, without control characters, and at most `max_value_bytes` long. A
-  # text that was cut ends in `…`. No value may make this raise: it runs where an application
+  # Turns a value into text: valid, without control characters, and at most `max_value_bytes` long.
+  # A truncated text ends in `…`. No value may make this raise, because it runs where an application
   # reports its errors.
 
   import Bitwise
 
   alias Foundation.ErrorContext.Limits
 
-  # A term that weighs more is inspected with so many items of each of its collections and so
-  # many bytes of each string. Lists in lists have 2^10 items then.
+  # A term that weighs more is inspected with at most this many items per collection and this many
+  # bytes per string. Lists in lists then have 2^10 items.
   @inspected_weight 4_096
   @inspected_items 10
   @inspected_string 256
 
-  # Of a byte that is not UTF-8, as it prints in a bitstring: `255, `.
+  # The printed size of a byte that is not UTF-8, in a bitstring: `255, `.
   @invalid_byte 5
 
   @ellipsis "…"
 
-  # The VM keeps such an integer in one word, with room. A comparison with a larger one is slow.
+  # The VM stores such an integer in one word, with room to spare. Comparing larger ones is slow.
   defguard is_small(value)
            when is_integer(value) and value < 0x400000000000000 and value > -0x400000000000000
 
@@ -27,16 +27,16 @@ defmodule Foundation.ErrorContext.Text do
   defguardp is_control(char)
             when char < 0x20 or char in 0x7F..0x9F or char in 0x2028..0x2029
 
-  # Not 0 if a byte of `word` is outside of 0x20..0x7E: one below borrows, 0x7F carries, and from 0x80
-  # on the high bit is set. `ones` has 1 in each byte.
+  # Nonzero if a byte of `word` is outside of 0x20..0x7E: a smaller byte borrows, 0x7F carries, and
+  # from 0x80 on the high bit is set. `ones` has 1 in each byte.
   defguardp odd(word, ones)
             when band(bor(bor(word, word + ones), word - 0x20 * ones), 0x80 * ones)
 
   @doc """
-  Whether `binary` is a valid string that stands in a line as it is: it has no control character.
+  Returns whether `binary` is a valid string without control characters.
   """
   @spec clean?(binary) :: boolean
-  # Several bytes at a time, as most strings are ASCII: see `odd/2`.
+  # Tests several bytes at a time, as most strings are ASCII: see `odd/2`.
   def clean?(<<word::32, next::32, rest::binary>>)
       when bor(odd(word, 0x01010101), odd(next, 0x01010101)) == 0,
       do: clean?(rest)
@@ -48,7 +48,7 @@ defmodule Foundation.ErrorContext.Text do
   def clean?(_rest), do: false
 
   @doc """
-  `value` as text.
+  Returns `value` as text.
   """
   @spec of(term) :: String.t()
   def of(value) when is_integer(value), do: integer(value)
@@ -70,13 +70,14 @@ defmodule Foundation.ErrorContext.Text do
       implementation -> printed(implementation.to_string(value))
     end
   catch
-    # A protocol's implementation is the application's: whatever it does, the context is set.
+    # The protocol's implementation is the application's. Whatever it does, the context is set.
     _kind, _reason -> "%#{inspect(module)}{#{@ellipsis}}"
   end
 
   def of(value), do: inspected(value)
 
-  # Of an implementation that may return anything: what is no string is inspected.
+  # Takes the result of an implementation, which may be anything. A term that is not a string is
+  # inspected.
   defp printed(text) when is_binary(text), do: of(text)
   defp printed(other), do: inspected(other)
 
@@ -87,7 +88,7 @@ defmodule Foundation.ErrorContext.Text do
       cut_short(value)
     end
   catch
-    # As above: an implementation of Inspect somewhere in the value.
+    # As above, for an implementation of Inspect somewhere in the value.
     _kind, _reason -> kind_of(value) <> @ellipsis
   end
 
@@ -110,9 +111,9 @@ defmodule Foundation.ErrorContext.Text do
   defp inspect_term(term, options), do: Inspect.inspect(term, options)
 
   @doc """
-  Takes the bytes that `value` prints, approximately, from `room`.
+  Subtracts the approximate number of bytes that `value` prints from `room`.
 
-  Returns a negative number as soon as nothing is left. A large value costs no more than `room`.
+  Returns a negative number as soon as nothing is left, so a large value costs no more than `room`.
   """
   @spec weigh(term, integer) :: integer
   def weigh(_value, room) when room < 0, do: room
@@ -159,7 +160,7 @@ defmodule Foundation.ErrorContext.Text do
 
   defp bytes(integer), do: integer |> abs() |> :binary.encode_unsigned() |> byte_size()
 
-  # Decimal digits of a large integer cost the square of its length.
+  # Converting a large integer to decimal digits takes time quadratic in its length.
   defp integer(value) do
     case abs(value) do
       magnitude when magnitude < 0x10000000000000000_0000000000000000_0000000000000000 ->
@@ -189,8 +190,8 @@ defmodule Foundation.ErrorContext.Text do
 
   defp clean(text), do: clean(text, text)
 
-  # `start`, which is the whole of `text` or a part of it, escaped, and cut again if that made it
-  # longer than it may be. A copy: a part of a string keeps all of it in memory.
+  # Escapes `start`, a prefix of `text` or all of it, and truncates it again if it got too long.
+  # Returns a copy, because a part of a string keeps the whole string in memory.
   defp clean(text, start) do
     if clean?(start) do
       if start == text, do: text, else: :binary.copy(start) <> @ellipsis
@@ -211,7 +212,7 @@ defmodule Foundation.ErrorContext.Text do
     if byte_size(longer) > max, do: escaped <> @ellipsis, else: whole_escapes(rest, max, longer)
   end
 
-  # As Elixir writes them in a string.
+  # As Elixir escapes them in a string.
   defp escape(?\a), do: "\\a"
   defp escape(?\b), do: "\\b"
   defp escape(?\t), do: "\\t"
@@ -228,7 +229,7 @@ defmodule Foundation.ErrorContext.Text do
 
   defp hex(char, digits), do: char |> Integer.to_string(16) |> String.pad_leading(digits, "0")
 
-  # Without the start of a character that was cut: at most three bytes.
+  # Removes the start of a character that was cut off: at most three bytes.
   defp whole_characters(part), do: whole_characters(part, byte_size(part), 1)
 
   defp whole_characters(part, size, back) when back <= 3 and back <= size do

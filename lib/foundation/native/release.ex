@@ -16,25 +16,25 @@ defmodule Foundation.Native.Release do
     x86_64-unknown-linux-musl
   )
 
-  # The floor, so that one file serves OTP 24 and all later ones.
+  # The lowest version, so that one file serves OTP 24 and all later ones.
   @nif_versions ["2.15"]
 
   @doc """
-  The systems that a release has a library for.
+  Returns the targets for which a release has a library.
   """
   @spec targets() :: [String.t()]
   def targets, do: @targets
 
   @doc """
-  The NIF versions that it has one for, on each of them.
+  Returns the NIF versions for which a release has a library, on each target.
   """
   @spec nif_versions() :: [String.t()]
   def nif_versions, do: @nif_versions
 
   @doc """
-  Where the libraries of `version` are: `mirror`, or the release of that version in the repository
-  that `mix.exs` names. `nil` while it names none. Raises `ArgumentError` for a mirror that is no
-  address of the web.
+  Returns the address of the libraries of `version`: `mirror`, or the release in the repository that
+  `mix.exs` names. Returns `nil` if there is neither. Raises `ArgumentError` for a mirror that is
+  not an http or https address.
   """
   @spec url(mirror :: String.t() | nil, repository :: String.t() | nil, String.t()) ::
           String.t() | nil
@@ -43,7 +43,7 @@ defmodule Foundation.Native.Release do
 
   def url(mirror, _repository, _version) do
     case URI.parse(mirror) do
-      # RustlerPrecompiled joins the file's name to the path, and so needs one.
+      # RustlerPrecompiled joins the file's name to the path, so the path must not be missing.
       %URI{scheme: scheme, host: host} = uri
       when scheme in ["http", "https"] and host not in [nil, ""] ->
         URI.to_string(%{uri | path: uri.path || "/"})
@@ -56,7 +56,7 @@ defmodule Foundation.Native.Release do
   end
 
   @doc """
-  Which setting of RustlerPrecompiled's own has the library built, `nil` if none does.
+  Returns the setting of RustlerPrecompiled that forces a build, or `nil`.
   """
   @spec forced(settings :: keyword, environment :: map) :: String.t() | nil
   def forced(settings, environment) do
@@ -87,9 +87,9 @@ defmodule Foundation.Native.Release do
   def require_cargo!(_reason, _cargo), do: :ok
 
   @doc """
-  What to say at the start of a VM where a build is `wanted` of a library that was fetched: the
-  environment is read when `:foundation` is compiled, and Mix does not compile a dependency again
-  because of it. `nil` if there is nothing to say.
+  Returns the warning for a VM that starts with a fetched library although a build is `wanted`. The
+  environment is read when `:foundation` is compiled, and Mix does not recompile a dependency
+  because of it. Returns `nil` if there is nothing to warn about.
   """
   @spec build_ignored(built? :: boolean, wanted :: String.t() | nil) :: String.t() | nil
   def build_ignored(false, wanted) when wanted in ["1", "true"] do

@@ -1,13 +1,13 @@
 defmodule Foundation.Registry.Backend do
   @moduledoc false
-  # What an engine of the registry does. `Foundation.Registry` calls the stubs of
-  # `Foundation.Native` itself where a nanosecond counts (`register`, `unregister`,
-  # `lookup`, `whereis`, `values`, `count`, `meta`, `put_meta`) and falls through to the ETS engine;
-  # everything else asks `of!/1` once and goes through these callbacks. What is only ever called
-  # the first way is no callback.
+  # The contract of a registry engine. `Foundation.Registry` calls the stubs of `Foundation.Native`
+  # itself where a nanosecond counts (`register`, `unregister`, `lookup`, `whereis`, `values`,
+  # `count`, `meta`, `put_meta`), and falls through to the ETS engine. For everything else it calls
+  # `of!/1` once, and then these callbacks. A function that is only called the first way is not a
+  # callback.
   #
-  # All of them raise `ArgumentError` for a registry that is not there. None returns an
-  # entry of a process that is dead when it looks.
+  # Every callback raises `ArgumentError` if the registry does not exist. None returns an entry
+  # whose process was dead when the call looked.
 
   alias Foundation.Native
   alias Foundation.Registry.Backends
@@ -20,9 +20,9 @@ defmodule Foundation.Registry.Backend do
   @type notify :: {:notify, [atom]}
 
   @doc """
-  Creates the table, or takes over the one that lost its owner. The caller is the owner.
+  Creates the table, or adopts the one that lost its owner. The caller becomes the owner.
 
-  `{:replaced, kind}`: there was one of another kind, which is gone.
+  `{:replaced, kind}` means that a table of another kind had this name, and was destroyed.
   """
   @callback start(Options.t()) ::
               {:ok, :created | :adopted | {:replaced, Options.kind()}, owner_state :: term}
@@ -34,15 +34,17 @@ defmodule Foundation.Registry.Backend do
   @doc "What the table is. O(1)."
   @callback config(name) :: {Options.kind(), pos_integer, [atom], owner :: pid}
 
-  @doc "Adds an entry of `pid`, atomically; a dead owner's unique entry gives way. O(log n) or better."
+  @doc """
+  Adds an entry of `pid`, atomically. It replaces a dead owner's unique entry. O(log n) or better.
+  """
   @callback register(name, pid, key, value) ::
               {:ok, pid}
               | {:notify, pid, [atom]}
               | {:error, {:already_registered, pid} | :not_alive | :system_limit}
 
   @doc """
-  Removes what `pid` has under `key`. Costs what it removes; in the ETS engine, one pass over the
-  entries of the key.
+  Removes the entries that `pid` has under `key`. The cost is proportional to those entries; in the
+  ETS engine it is one pass over all entries of the key.
   """
   @callback unregister(name, pid, key) :: :ok | notify
 
@@ -59,16 +61,17 @@ defmodule Foundation.Registry.Backend do
   @callback remove(name, key, pid, [id]) :: non_neg_integer
 
   @doc """
-  Sets the value of a unique entry of `pid`, if it still is `expected` (`===`). Atomic.
+  Sets the value of a unique entry of `pid`, if it is still `expected` (`===`). Atomic.
 
-  `:stale`: it is another by now. `:error`: `pid` has no entry there.
+  Returns `:stale` if the value has changed, and `:error` if `pid` has no entry there.
   """
   @callback replace(name, key, pid, expected :: value, new :: value) ::
               :ok | :stale | :error | :duplicate
 
   @doc """
-  Sets the caller's unique value to what `callback` returns for it; `:error` where it has none, or no
-  longer. The callback runs once. What it returns replaces what others wrote meanwhile.
+  Sets the caller's unique value to the result of `callback`, which runs once. The result replaces
+  anything that other processes wrote meanwhile. Returns `:error` if the caller has no entry, or has
+  none after the callback.
   """
   @callback update_value(name, key, callback :: (value -> value)) ::
               {new :: value, old :: value} | :error | {:not_unique, Options.kind()}
@@ -95,8 +98,8 @@ defmodule Foundation.Registry.Backend do
   @callback count_match(name, key, pattern :: term, guards :: [term]) :: non_neg_integer
 
   @doc """
-  What a match specification makes of the entries. O(entries), or O(those of the keys) where each part
-  binds its key. `function` names the caller in an error.
+  Runs a match specification over the entries, and returns its results. O(entries), or O(entries of
+  the keys) if each part binds its key. `function` names the caller in an error.
   """
   @callback select(name, spec :: [term], function :: String.t()) :: [term]
 
@@ -110,12 +113,12 @@ defmodule Foundation.Registry.Backend do
   @callback delete_meta(name, term) :: :ok
 
   @doc """
-  The backend that has `registry`; raises where none does.
+  Returns the backend that has `registry`. Raises if none has it.
   """
   @spec of!(term) :: module
   def of!(registry) when is_atom(registry) do
     if Native.registry_groups(registry) == nil do
-      # Raises for one that is not there either.
+      # This raises if the registry does not exist.
       Backends.ETS.config(registry)
       Backends.ETS
     else
@@ -126,7 +129,7 @@ defmodule Foundation.Registry.Backend do
   def of!(other), do: unknown!(other)
 
   @doc """
-  The backend of a table's engine.
+  Returns the backend of an engine.
   """
   @spec of_engine(Foundation.Engine.t()) :: module
   def of_engine(:native), do: Backends.Native
@@ -135,7 +138,8 @@ defmodule Foundation.Registry.Backend do
   @doc """
   Returns whether an entry of `pid` may be returned. For a remote process its monitor decides.
 
-  A macro: it is used once for each entry of a read, where a call costs as much as the check.
+  It is a macro because each read calls it once per entry, where a call would cost as much as the
+  check.
   """
   defmacro alive?(pid) do
     quote do

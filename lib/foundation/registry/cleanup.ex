@@ -1,12 +1,13 @@
 defmodule Foundation.Registry.Cleanup do
   @moduledoc false
-  # Emits `[:foundation, :registry, :cleanup]`: how many agents were removed because they died.
+  # Emits `[:foundation, :registry, :cleanup]`: the number of agents that were removed because they
+  # died.
   #
-  # Handlers of events may block or raise, so they run here, in a process that nothing waits
-  # for. The native library tells this process of clean-ups among the agents; the ETS engine counts
-  # them with `count/2`. Either way they add up in one integer, and each engine has at most one
-  # message outstanding: a handler that blocks for ever costs a number, not a mailbox. The number
-  # is taken off after the event, so a kill in between repeats it rather than losing it.
+  # Event handlers may block or raise, so they run here, in a process that no other process waits
+  # for. The native library notifies this process of clean-ups among the agents, and the ETS engine
+  # counts them with `count/2`. Both add up in one integer, and each engine has at most one unread
+  # message. So a handler that blocks forever delays a number, and no mailbox grows. The number is
+  # subtracted after the event, so a kill in between reports it twice rather than never.
 
   use GenServer
 
@@ -22,7 +23,7 @@ defmodule Foundation.Registry.Cleanup do
 
   @doc """
   Counts entries that the ETS engine removed because their process died. Only those of the agents
-  are reported. Any process may call it, also while the reporter is being restarted.
+  are reported. Any process may call it, even while the reporter restarts.
   """
   @spec count(atom, non_neg_integer) :: :ok
   def count(@agents, number) when number > 0 do
@@ -47,7 +48,8 @@ defmodule Foundation.Registry.Cleanup do
   defp cells, do: :persistent_term.get(__MODULE__)
 
   @impl true
-  # A message may have been lost with the predecessor: the library tells a new watcher at once.
+  # The predecessor may have died with a message unread, so the library notifies a new watcher at
+  # once.
   def init(nil), do: {:ok, nil, {:continue, :watch}}
 
   @impl true
@@ -75,7 +77,7 @@ defmodule Foundation.Registry.Cleanup do
     {:noreply, state}
   end
 
-  # What a handler sent to the process it runs in.
+  # A message to this process from a handler that ran in it.
   def handle_info(_message, state), do: {:noreply, state}
 
   defp emit do

@@ -1,9 +1,9 @@
 defmodule Foundation.Registry.Dispatch do
   @moduledoc false
-  # Calls a dispatcher with a key's entries, by partition where the registry has partitions.
-  # The tables have none: what Elixir's Registry promises to a caller who set
-  # `:partitions`, one call a partition, in parallel if asked for, is kept by grouping the
-  # registrants as it groups them.
+  # Calls a dispatcher with a key's entries, by partition if the registry has partitions. The tables
+  # have none. Elixir's Registry promises one call per partition to a registry with `:partitions`,
+  # in parallel on request. This module keeps that promise: it groups the registrants as Elixir
+  # does.
 
   @type dispatcher :: ([{pid, term}] -> term) | {module, atom, [term]}
 
@@ -38,7 +38,7 @@ defmodule Foundation.Registry.Dispatch do
     |> Enum.map(fn {_partition, entries} ->
       Task.async(fn ->
         apply_to(dispatcher, entries)
-        # A caller that traps exits is not to find one of ours in its mailbox.
+        # A caller that traps exits must not get an exit message of this process.
         Process.unlink(parent)
       end)
     end)

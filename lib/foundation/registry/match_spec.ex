@@ -1,11 +1,12 @@
 defmodule Foundation.Registry.MatchSpec do
   @moduledoc false
-  # `match`, `select` and their kin over any engine: entries come in chunks, and OTP's own
-  # match specification engine runs over each chunk in the caller.
+  # Runs `match`, `select` and similar functions over any engine. Entries arrive in chunks, and
+  # OTP's match specification engine runs over each chunk in the caller.
   #
-  # A row has the shape of Elixir's Registry, `{key, {pid, value}}`. A key that a specification binds
-  # is looked up: this costs the entries of the key, not those of the table. It is also compared by
-  # `===` then, where a map in the pattern would match each map that has more.
+  # A row has the shape of Elixir's Registry, `{key, {pid, value}}`. If a specification binds the
+  # key, the key is looked up, which costs the entries of the key instead of those of the table. The
+  # key is then compared by `===`, where a map in a pattern would match each map with further keys
+  # too.
 
   @type guards :: [term]
 
@@ -33,8 +34,8 @@ defmodule Foundation.Registry.MatchSpec do
   @doc "Of the caller's `[{id, value}]` under `key` the ids whose value matches."
   @spec matching_ids([{term, term}], term, term, guards) :: [term]
   def matching_ids(entries, key, pattern, guards) do
-    # One answer for each entry: with the id in what it runs over, guards would see other
-    # terms than those of match/5.
+    # Returns one result per entry. With the id in the row, guards would see other terms than in
+    # match/5.
     compiled = compile([{value_head(pattern), guards, [true]}, {:_, [], [false]}])
     me = self()
     rows = for {_id, value} <- entries, do: {key, {me, value}}
@@ -74,8 +75,8 @@ defmodule Foundation.Registry.MatchSpec do
     end
   end
 
-  # Which chunks are to be run over with what: those of the bound keys, or the whole table.
-  # No part at all selects nothing; OTP compiles that as little as a wrong one.
+  # Returns which chunks to run and with what: those of the bound keys, or the whole table. A
+  # specification without parts selects nothing; OTP refuses to compile one.
   defp plan(_backend, _name, []), do: []
 
   # Most specifications have one part, and do not show how an entry is laid out. That part runs over
@@ -89,7 +90,7 @@ defmodule Foundation.Registry.MatchSpec do
   end
 
   defp plan(backend, name, spec) do
-    # As a whole first, for the error that it may be.
+    # Compile it as a whole first, so that an invalid specification raises.
     compiled = compile(spec)
 
     if Enum.all?(spec, fn {{key, _entry}, _guards, _body} -> bound?(key) end) do
@@ -119,8 +120,8 @@ defmodule Foundation.Registry.MatchSpec do
     end
   end
 
-  # Elixir's Registry gives a specification to :ets.select/2 and its kin, as the second
-  # argument, and the message says so.
+  # Elixir's Registry passes a specification to :ets.select/2 and similar functions as their second
+  # argument, and the error message says so.
   defp compile(spec) do
     :ets.match_spec_compile(spec)
   rescue

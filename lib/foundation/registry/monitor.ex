@@ -1,10 +1,11 @@
 defmodule Foundation.Registry.Monitor do
   @moduledoc false
-  # Watches the registrants that nobody else watches: all of the ETS engine, and those on
-  # other nodes of the native engine, whose local ones the library itself watches.
+  # Monitors the registrants that no other code monitors: all of the ETS engine, and the remote ones
+  # of the native engine. The library itself monitors its local registrants.
   #
-  # A request to watch may get lost when this process dies; it is always made after the table
-  # has a trace of the registrant, and a new monitor watches all that the tables have.
+  # A request to watch is lost if this process dies first. So the caller leaves a trace of the
+  # registrant in the table before each request, and a new monitor watches all registrants in the
+  # tables.
 
   use GenServer
 
@@ -14,7 +15,7 @@ defmodule Foundation.Registry.Monitor do
 
   @chunk 1_000
 
-  # How many deaths are cleaned up after at once.
+  # The most deaths that are cleaned up together.
   @batch 500
 
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
@@ -35,10 +36,10 @@ defmodule Foundation.Registry.Monitor do
   end
 
   @impl true
-  # State: the monitors of the native engine's remote registrants, one for each however many
-  # registries it is in: its death is told once, and so cannot be taken for a later one after it
-  # has come back. They last as long as the processes do. Those of the ETS engine are in its
-  # tables, where a million of them need no map.
+  # The state has the monitors of the native engine's remote registrants. A process has one, however
+  # many registries it is in, so its death is reported once. Several reports could be mistaken for
+  # the death of a process that has come back. A monitor lasts as long as its process. The ETS
+  # engine's monitors are in its tables, where a million of them need no map.
   def init(nil), do: {:ok, %{}, {:continue, :take_over}}
 
   @impl true
@@ -83,15 +84,15 @@ defmodule Foundation.Registry.Monitor do
 
   @impl true
   def handle_info({{:down, name, registrants}, _ref, :process, pid, _reason}, remotes) do
-    # Those that died together are removed together: see `Table.clean/2`.
+    # Entries of processes that died together are removed together: see `Table.clean/2`.
     pids = [pid | more_deaths(name, registrants, @batch)]
-    # Of another incarnation, or none, nothing is left to clean.
+    # If the table is gone or was replaced by another one, there is nothing to clean up.
     with {:ok, %{registrants: ^registrants} = table} <- Table.fetch(name), do: clean(table, pids)
     {:noreply, remotes}
   end
 
   def handle_info({:remote_down, _ref, :process, pid, _reason}, remotes) do
-    # For all registries, whichever is named. The library tells `Cleanup` of what it removes.
+    # This is for all registries, whichever is named. The library notifies `Cleanup`.
     _removed = Native.registry_remote_down(__MODULE__, pid)
     {:noreply, Map.delete(remotes, pid)}
   end
@@ -106,11 +107,11 @@ defmodule Foundation.Registry.Monitor do
       _not_by_me -> monitor_registrant(table, pid)
     end
   rescue
-    # The table went meanwhile. Any other mistake is one of this module.
+    # The table was deleted meanwhile. Any other `ArgumentError` is a defect of this module.
     error in ArgumentError -> if Table.there?(table), do: reraise(error, __STACKTRACE__)
   end
 
-  # The table's name travels in the message's tag: a death needs nothing but the message.
+  # The table's name is in the message's tag, so a death needs nothing but the message.
   defp monitor_registrant(table, pid) do
     ref = :erlang.monitor(:process, pid, tag: {:down, table.name, table.registrants})
     :ets.insert(table.registrants, {pid, self(), ref})
@@ -142,7 +143,7 @@ defmodule Foundation.Registry.Monitor do
 
   ## Native
 
-  # A local one was registered in an ETS table that is gone.
+  # A local process was registered in an ETS table that is gone.
   defp watch_remote(remotes, pid) when is_map_key(remotes, pid) or node(pid) == node(),
     do: remotes
 
@@ -150,7 +151,7 @@ defmodule Foundation.Registry.Monitor do
     do: Map.put(remotes, pid, :erlang.monitor(:process, pid, tag: :remote_down))
 
   defp each_chunk(tid, spec, fun) do
-    # Never released: the table is about to be deleted.
+    # The table is never released, because it is about to be deleted.
     :ets.safe_fixtable(tid, true)
     tid |> :ets.select(spec, @chunk) |> next_chunk(fun)
   end

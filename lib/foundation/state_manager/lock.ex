@@ -1,33 +1,35 @@
 defmodule Foundation.StateManager.Lock do
   @moduledoc false
-  # Keeps a directory to one server. Two servers of one directory would restore each other's state
-  # and remove each other's files.
+  # Reserves a directory for one server. Two servers of one directory would restore each other's
+  # state and remove each other's files.
   #
-  # Within a node the server claims the directory's path and its device and inode by `:global`, on
-  # this node alone. So a symlink is no other directory, and the claim goes with its process.
+  # Within a node, the server claims the directory's path and its device and inode through
+  # `:global`, on this node only. So a symlink counts as the same directory, and the claim ends with
+  # its process.
   #
-  # Against other VMs there is a file, `lock`. Its contents are a token: the process id of its VM,
-  # when that VM started, and a unique number. A VM that is gone leaves its lock behind, so the lock of a VM that does not run is
-  # replaced. Only Linux tells when a process started, by /proc. Elsewhere, and from another
-  # container, the owner looks gone. Then the newest server has the lock: each reads its token
-  # before it writes a checkpoint, and writes none without it.
+  # Against other VMs there is a file, `lock`. It contains a token: the process id of the VM, when
+  # that VM started, and a unique number. A VM that dies leaves its lock behind, so a server
+  # replaces the lock of a VM that is not running. Only Linux tells when a process started, in
+  # /proc. On other systems, and in another container, the owner looks dead. Then the newest server
+  # has the lock: each server reads the token before it writes a checkpoint, and writes only if it
+  # is its own.
   #
-  # The lock is replaced by a rename, which is atomic: there is no moment without a whole one.
+  # A rename replaces the lock, which is atomic: there is always a complete lock.
 
   @file_name "lock"
 
-  # How long a predecessor may take to be seen as gone, in tries of 10 ms: its death reaches its
-  # supervisor and what keeps the claims in no order that is promised.
+  # How often to look for a claim of a dying predecessor, 10 ms apart. Its supervisor may learn of
+  # its death before the claims do.
   @tries 100
 
-  # A lock of ours is shorter. A longer file is not one.
+  # Our locks are shorter. A longer file is not one of ours.
   @most_bytes 1_024
 
   @type token :: String.t()
 
   @doc """
-  Takes the directory, which exists, for the calling process. `{:error, :in_use}` if another
-  server has it; one of this node that is just ending is waited for, up to a second.
+  Takes the directory, which must exist, for the calling process. Returns `{:error, :in_use}` if
+  another server has it. It waits up to a second for a server of this node that is just ending.
   """
   @spec take(Path.t()) :: {:ok, token} | {:error, :in_use | File.posix()}
   def take(dir) do
@@ -53,7 +55,7 @@ defmodule Foundation.StateManager.Lock do
     :ok
   end
 
-  # Where the file system has no inodes (Windows), only the path is known.
+  # If the file system has no inodes (Windows), only the path is known.
   defp identity(%File.Stat{inode: 0}), do: []
   defp identity(%File.Stat{major_device: device, inode: inode}), do: [{:inode, device, inode}]
 
@@ -75,7 +77,7 @@ defmodule Foundation.StateManager.Lock do
     end
   end
 
-  # The claims say that no server of this node has it, whatever the file says.
+  # Takes over the lock file. The claims show that no server of this node has the directory.
   defp free(dir) do
     with {:ok, contents} <- read(dir),
          [pid, started, _unique] <- String.split(contents, " "),
@@ -109,7 +111,7 @@ defmodule Foundation.StateManager.Lock do
     end
   end
 
-  # Only of a file: reading a pipe may never end.
+  # Reads only a regular file: reading a pipe may never end.
   defp read(dir) do
     path = Path.join(dir, @file_name)
 
@@ -125,12 +127,12 @@ defmodule Foundation.StateManager.Lock do
     {pid, started(pid)}
   end
 
-  # The boot and the clock tick that a process started at, "unknown" if there is no such process or
-  # no such file.
+  # Returns the boot id and the clock tick at which a process started, or "unknown" if there is no
+  # such process or no such file.
   defp started(pid) do
     with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
          {:ok, boot} <- File.read("/proc/sys/kernel/random/boot_id"),
-         # The name of the program comes before, and may hold anything.
+         # The program's name comes before these fields, and may contain anything.
          [_state | fields] <- stat |> String.split(")") |> List.last() |> String.split(),
          tick when is_binary(tick) <- Enum.at(fields, 18) do
       "#{String.trim(boot)}:#{tick}"

@@ -1,22 +1,23 @@
 defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   @moduledoc false
-  # The context stands under `:error_context` in Logger's metadata of the process, and its values
-  # (`Printable.flatten/1`) stand beside it.
+  # The context is under `:error_context` in Logger's metadata of the process. Its values
+  # (`Printable.flatten/1`) are beside it, under their own keys.
   #
-  # A third key, `:error_context_frame`, holds `[depth, flat, shadowed]`: the number of `enter/2`
-  # around the context, the values beside it, and the values that it hides, which come back with
-  # `clear/0`. The key is left out where it would say `[0, the context, %{}]`. It is a list because
-  # Logger's formatter leaves lists out, whatever protocols an application implements. A fourth
-  # element is the context itself where `:error_context` holds another term (`Printable.shown/1`).
+  # A third key, `:error_context_frame`, holds `[depth, flat, shadowed]`: the number of enclosing
+  # `enter/2` calls, the values beside the context, and the values that those hide, which come back
+  # with `clear/0`. The key is left out where it would hold `[0, the context, %{}]`. It is a list
+  # because Logger's formatter leaves lists out, whatever protocols an application implements. A
+  # fourth element is the context itself, if `:error_context` holds another term
+  # (`Printable.shown/1`).
   #
-  # The clauses for the usual case (few keys with plain values) are the longer half of this
-  # module. They save building the flattened map: a plain context is its own.
+  # More than half of this module are clauses for the usual case: few keys with plain values. They
+  # avoid building the flattened map, because a plain context is its own flattened map.
   @behaviour Foundation.ErrorContext.Backend
 
   alias Foundation.ErrorContext
   alias Foundation.ErrorContext.{Limits, Printable}
 
-  # Below this many levels the limit of depth, which cannot be less, is not read.
+  # The depth limit cannot be less than this, so it is not read below this depth.
   @depth_unread 500
 
   @impl true
@@ -35,7 +36,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
 
       %{error_context: old} = metadata
       when map_size(metadata) == map_size(context) + 1 and map_size(old) == map_size(context) ->
-        # Often the same keys with other values: then there is nothing else in the metadata.
+        # Often the keys are the same and only values differ. Then the metadata has no other keys.
         if Printable.plain_in?(context, metadata) do
           :logger.set_process_metadata(Map.put(context, :error_context, context))
           0
@@ -60,7 +61,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   def clear do
     case :logger.get_process_metadata() do
       %{error_context_frame: [depth | _rest]} = metadata when depth > 0 ->
-        # The depth is not the context's: what is around it is still there.
+        # The depth does not belong to the context: the enclosing levels are still there.
         own = without_context(metadata)
         :logger.set_process_metadata(Map.put(own, :error_context_frame, [depth, %{}, %{}]))
 
@@ -109,7 +110,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   end
 
   @doc """
-  Takes a context over from elsewhere, at a depth it has there.
+  Adopts a context from the other backend, with the depth that it has there.
   """
   @spec adopt(ErrorContext.t(), non_neg_integer) :: :ok
   def adopt(context, depth) do
@@ -118,7 +119,8 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   end
 
   @doc """
-  Takes the context out, with its depth, for elsewhere; `nil` if there is none.
+  Removes and returns the context with its depth, for the other backend. Returns `nil` if there is
+  none.
   """
   @spec take() :: {ErrorContext.t() | nil, non_neg_integer} | nil
   def take do
@@ -137,7 +139,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   end
 
   @doc """
-  The context in metadata that was read elsewhere, or `nil`.
+  Returns the context in the metadata of another process, or `nil`.
   """
   @spec context_of(map) :: ErrorContext.t() | nil
   def context_of(%{error_context_frame: [_depth, _flat, _shadowed, context]}), do: context
@@ -165,7 +167,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
     end
   end
 
-  # One level more is noted, so that only the first that is over is told of.
+  # Counts one level too many, so that only the first level over the limit warns.
   defp over(saved, metadata, [depth | rest]) do
     if depth == Limits.max_depth() do
       frame = [depth + 1 | rest]
@@ -180,8 +182,8 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
   defp merge(_old, context, :replace), do: context
   defp merge(old, context, :merge), do: ErrorContext.merge(old, context)
 
-  # The metadata with the context's keys in it, in the usual case: plain all through, and no
-  # key that somebody else has put there. Else nil.
+  # Returns the metadata with the context's keys in it, in the usual case: all values are plain, and
+  # no key was there before. Otherwise returns nil.
   defp beside(metadata, nil, _merged, context, :itself, _how) do
     if Printable.plain?(context) do
       new = :maps.merge(metadata, context)
@@ -202,7 +204,7 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
     metadata |> without_context() |> write(context, depth)
   end
 
-  # `own` is the metadata without any context.
+  # `own` is the metadata without the context.
   defp write(own, context, depth) do
     flat = Printable.flatten(context)
     shadowed = Map.take(own, Map.keys(flat))
@@ -228,7 +230,8 @@ defmodule Foundation.ErrorContext.Backends.LoggerMetadata do
     :logger.set_process_metadata(Map.put(metadata, :error_context_frame, frame))
   end
 
-  # What is not the context's. A value that was put under one of its keys later is not.
+  # Returns the metadata without the context's values. A value that was set later under one of its
+  # keys stays.
   defp without_context(metadata) do
     {flat, shadowed} =
       case metadata do

@@ -1,8 +1,7 @@
 defmodule Foundation.Registry.Backends.ETS do
   @moduledoc false
-  # The registry in pure Elixir over ETS (see `Table` for its layout). Reads and writes
-  # happen in the caller; only clean-up after a dead process is done by
-  # `Foundation.Registry.Monitor`.
+  # The registry in pure Elixir over ETS (see `Table` for its layout). Reads and writes happen in
+  # the caller. Only `Foundation.Registry.Monitor` cleans up after dead processes.
 
   @behaviour Foundation.Registry.Backend
 
@@ -85,15 +84,15 @@ defmodule Foundation.Registry.Backends.ETS do
     :ok
   end
 
-  # The dead one's entry counts as cleaned up, if nobody else has removed it meanwhile.
+  # The dead owner's entry counts as cleaned up, unless another process has removed it meanwhile.
   defp evict(table, holder, key, id) do
     Cleanup.count(table.name, Table.drop(table, key, [id]))
     :ets.delete(table.index, {holder, 0, id})
   end
 
-  # Another process may have died, and been cleaned up after, before its entry was there. The
-  # clean-up deletes the registrant first and then looks for entries; here it is the other
-  # way round, so one of the two finds the entry.
+  # The other process may have died, and been cleaned up, before its entry was inserted. The
+  # clean-up deletes the registrant first and then looks for entries. This call inserts the entry
+  # first and then looks for the registrant. So one of the two finds the entry.
   defp confirm(_table, {pid, _slot, _id}, _key) when pid == self(), do: :ok
 
   defp confirm(table, {pid, _slot, id} = row, key) do
@@ -105,8 +104,8 @@ defmodule Foundation.Registry.Backends.ETS do
     end
   end
 
-  # The monitor marks a registrant as its own. Until it has, each registration asks for it
-  # again, after leaving a mark that a monitor which starts in between would find.
+  # The monitor marks a registrant that it watches. Until then each registration asks for it again.
+  # It leaves a trace first, which a monitor that starts in between finds.
   defp watch(table, pid) do
     case :ets.lookup(table.registrants, pid) do
       [{_pid, monitoring, _ref}] when is_pid(monitoring) ->
@@ -125,7 +124,7 @@ defmodule Foundation.Registry.Backends.ETS do
   defp full?(%{max_entries: :infinity}), do: false
   defp full?(table), do: LiveTable.size(table.entries) >= table.max_entries
 
-  # Then nothing is added: it is refused for its holder, or takes a dead one's place.
+  # Then no entry is added: the registration is refused, or replaces a dead owner's entry.
   defp held?(%{kind: :unique} = table, key), do: :ets.member(table.entries, key)
   defp held?(_duplicate, _key), do: false
 
@@ -186,7 +185,7 @@ defmodule Foundation.Registry.Backends.ETS do
 
   @impl true
   def lookup_many(name, keys) do
-    # Raises for an improper list what the native engine does.
+    # Raises for an improper list, as the native engine does.
     _proper = length(keys)
     on(name, fn table -> Enum.map(keys, &entries_of(table, &1)) end)
   end
@@ -196,7 +195,7 @@ defmodule Foundation.Registry.Backends.ETS do
   def whereis(name, key) do
     on(name, fn
       %{kind: :unique} = table ->
-        # One element is all that is copied: values may be large.
+        # Read only one element of the row, because values may be large.
         case element(table, key, 2) do
           pid when is_pid(pid) -> if alive?(pid), do: pid, else: :undefined
           [] -> :undefined
@@ -222,7 +221,7 @@ defmodule Foundation.Registry.Backends.ETS do
     end
   end
 
-  # One copy of the key's pairs costs less than finding the process's by the index.
+  # One copy of the key's pairs costs less than a search for the process's entries by the index.
   defp own_values(table, key, pid), do: for({^pid, value} <- element(table, key, 2), do: value)
 
   @impl true
@@ -335,11 +334,11 @@ defmodule Foundation.Registry.Backends.ETS do
       else: for({pid, _value} = pair <- pairs, alive?(pid), do: pair)
   end
 
-  # Hardly ever is one of them dead, and then the list is returned as it is.
+  # A dead process is rare, and without one the list is returned as it is.
   defp all_alive?([{pid, _value} | pairs]), do: alive?(pid) and all_alive?(pairs)
   defp all_alive?([]), do: true
 
-  # Raises for a key that is not there, as for a table.
+  # Raises if the key or the table does not exist.
   defp element(table, key, position) do
     :ets.lookup_element(table.entries, key, position)
   catch

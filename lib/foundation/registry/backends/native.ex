@@ -1,7 +1,7 @@
 defmodule Foundation.Registry.Backends.Native do
   @moduledoc false
-  # The registry's calls on the native library: loops over its chunks, and one place
-  # (`known!/2`) where its answers become returns or raises.
+  # Calls the native library: loops over its chunks, and one place (`known!/2`) where its answers
+  # become return values or raises.
 
   @behaviour Foundation.Registry.Backend
 
@@ -28,7 +28,7 @@ defmodule Foundation.Registry.Backends.Native do
     end
   end
 
-  # The listeners of the table that its owner is about to adopt.
+  # Returns the listeners of the table that its owner is about to adopt.
   defp left(%{name: name, kind: kind}) do
     case Native.registry_config(name) do
       {^kind, _partitions, listeners, _owner} -> listeners
@@ -38,7 +38,7 @@ defmodule Foundation.Registry.Backends.Native do
 
   @impl true
   def stop(name, _state) do
-    # Gone already is what was wanted.
+    # If the registry is gone already, there is nothing to do.
     _ = Native.registry_stop(name)
     :ok
   end
@@ -53,8 +53,8 @@ defmodule Foundation.Registry.Backends.Native do
   def register(name, pid, key, value) when node(pid) == node(),
     do: known!(Native.registry_register_for(name, pid, key, value), name)
 
-  # Watched before, so that a caller killed in here leaves no entry unwatched; and after, for
-  # a process whose death was told before its entry was there.
+  # Watch the process twice. Before: if the caller is killed in here, no entry stays unwatched.
+  # After: the death may have been reported before the entry was inserted.
   def register(name, pid, key, value) do
     Monitor.watch(name, pid)
     registered = known!(Native.registry_register_for(name, pid, key, value), name)
@@ -96,7 +96,7 @@ defmodule Foundation.Registry.Backends.Native do
     end
   end
 
-  # The callback runs once, so its result replaces what another process wrote meanwhile.
+  # The callback ran once, so its result replaces anything that other processes wrote meanwhile.
   defp set_value(name, key, new, old) do
     case known!(Native.registry_set(name, key, new), name) do
       :ok -> {new, old}
@@ -124,7 +124,7 @@ defmodule Foundation.Registry.Backends.Native do
     end
   end
 
-  # The chunks that `next` returns for a cursor, from the first to the one that says `:done`.
+  # Streams the chunks that `next` returns for a cursor, from the first to the one with `:done`.
   defp stream(cursor, next) do
     Stream.unfold(cursor, fn
       :done -> nil
@@ -168,7 +168,7 @@ defmodule Foundation.Registry.Backends.Native do
     end
   end
 
-  # `nil`: there was such a table when the caller asked for its engine, and there is none now.
+  # `nil`: the table existed when the caller asked for its engine, and is gone now.
   defp known!(nil, name), do: Backend.unknown!(name)
   defp known!({:error, :system_limit}, _name), do: :erlang.error(:system_limit)
   defp known!(result, _name), do: result

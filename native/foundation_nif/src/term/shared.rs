@@ -87,16 +87,17 @@ impl Owned {
     }
 }
 
-/// A binary of the VM with one reference that is ours. There is one only where headers are known.
+/// A binary of the VM with one reference of ours. It is used only if the header's layout is known.
 pub struct Counted(NonNull<c_void>);
 
-// SAFETY: the bytes are never changed, and the count is atomic.
+// SAFETY: the bytes never change, and the count is atomic.
 unsafe impl Send for Counted {}
 // SAFETY: as above.
 unsafe impl Sync for Counted {}
 
 impl Counted {
-    /// A copy of the bytes. `None` when there is no memory for it, or headers are not known.
+    /// Makes a copy of the bytes. Returns `None` without memory for it, or if the header is
+    /// unknown.
     fn new(bytes: &[u8]) -> Option<Counted> {
         header()?;
         let made = Owned::new(bytes.len())?;
@@ -106,7 +107,7 @@ impl Counted {
         NonNull::new(made.address).map(Counted)
     }
 
-    /// Gives the reference up, as a word, for [`Counted::from_word`] to take it again.
+    /// Gives up the reference as a word, which [`Counted::from_word`] takes back.
     pub fn into_word(self) -> u64 {
         std::mem::ManuallyDrop::new(self)
             .0
@@ -116,17 +117,17 @@ impl Counted {
 
     /// # Safety
     ///
-    /// The word came from [`Counted::into_word`], and its reference is taken once.
+    /// The word came from [`Counted::into_word`], and is taken back only once.
     pub unsafe fn from_word(word: u64) -> Counted {
         let address = std::ptr::with_exposed_provenance_mut(word as usize);
-        // SAFETY: asked of the caller: it is no null pointer.
+        // SAFETY: the caller promises it, so it is not a null pointer.
         Counted(unsafe { NonNull::new_unchecked(address) })
     }
 
-    /// A word of the header.
+    /// Returns a word of the header.
     fn word(&self, at: impl Fn(&Header) -> usize) -> &AtomicU64 {
         let at = header().map_or(0, at);
-        // SAFETY: the binary is alive, and the word is one of its header.
+        // SAFETY: the binary is alive, and the word is part of its header.
         unsafe { self.0.cast::<AtomicU64>().add(at).as_ref() }
     }
 
@@ -134,7 +135,7 @@ impl Counted {
         self.word(|header| header.size).load(Ordering::Relaxed) as usize
     }
 
-    /// The reference, in the form in which the VM's functions take it.
+    /// Returns the reference in the form that the VM's functions take.
     fn owned(&self) -> Owned {
         let data = self.0.as_ptr().cast::<u8>();
         Owned {
@@ -145,12 +146,13 @@ impl Counted {
         }
     }
 
-    /// The reader's binary.
+    /// Makes the reader's binary.
     pub fn term<'a>(&self, env: Env<'a>) -> Term<'a> {
-        // As when the VM shares a binary, the reference is counted before there is one, by who has another.
+        // Count the new reference before it exists. As when the VM shares a binary, our own
+        // reference keeps the binary alive meanwhile.
         self.word(|header| header.count)
             .fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the VM takes the reference that has been counted.
+        // SAFETY: the VM takes the reference that was just counted.
         unsafe {
             Term::new(
                 env,
@@ -159,7 +161,7 @@ impl Counted {
         }
     }
 
-    /// The bytes of memory that it holds.
+    /// Returns the bytes of memory that it uses.
     pub fn size(&self) -> usize {
         const HEADER: usize = 48;
         HEADER + self.len()
@@ -169,12 +171,12 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         LIVE_BINARIES.fetch_sub(1, Ordering::Relaxed);
-        // SAFETY: the reference is ours, and is given up once.
+        // SAFETY: the reference is ours, and is given up only once.
         unsafe { enif_release_binary(self.owned().as_c_arg()) }
     }
 }
 
-/// Finds what is where in the header of binaries, when the library is loaded.
+/// Learns the layout of a binary's header, when the library is loaded.
 pub(super) fn learn() {
     HEADER.get_or_init(learn_header);
 }
@@ -187,8 +189,8 @@ fn learn_header() -> Option<Header> {
     unsafe { made.data.write_bytes(0, SIZE) };
     let address = made.address.cast::<AtomicU64>();
     let data = (made.data as usize).wrapping_sub(address as usize);
-    // SAFETY: a binary's header and its bytes are four words at least, which may be read. Freeing the
-    // environments releases it.
+    // SAFETY: a binary's header and its bytes are at least four words, which may be read. Freeing
+    // the environments releases it.
     let (before, one, two, after) = unsafe {
         let read = || {
             std::array::from_fn::<u64, WORDS, _>(|at| (*address.add(at)).load(Ordering::Relaxed))
@@ -216,13 +218,13 @@ fn learn_header() -> Option<Header> {
     is_as_assumed.then_some(Header { count, size, data })
 }
 
-/// A binary that a lender has, as a resource: the reader's is made of it in one step.
+/// A lender's binary, as a resource, from which a reader's binary is made in one step.
 pub struct Lent {
     lender: Arc<Lender>,
     bytes: *const [u8],
 }
 
-// SAFETY: the bytes are never changed, and live as long as the lender.
+// SAFETY: the bytes never change, and live as long as the lender.
 unsafe impl Send for Lent {}
 // SAFETY: as above.
 unsafe impl Sync for Lent {}
@@ -232,13 +234,13 @@ impl Resource for Lent {}
 
 impl Lent {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: they live as long as the lender, which `self` keeps.
+        // SAFETY: the bytes live as long as the lender, which `self` keeps alive.
         unsafe { &*self.bytes }
     }
 }
 
 impl Drop for Lent {
-    /// Runs where the last binary is collected, in any process. The background thread frees large ones.
+    /// Runs in the process that collects the last binary. The background thread frees large ones.
     fn drop(&mut self) {
         LIVE_BINARIES.fetch_sub(1, Ordering::Relaxed);
         if self.bytes.len() > BYTES_MAX && !may_take_long() {
@@ -247,18 +249,18 @@ impl Drop for Lent {
     }
 }
 
-/// Holds a long binary.
+/// Keeps a long binary alive.
 struct Lender {
-    /// The address of its first byte, and the one behind the last.
+    /// The address of its first byte, and the address after its last byte.
     range: (usize, usize),
     _environment: Environment,
 }
 
-/// All lenders, by their first byte.
+/// All lenders, by the address of their first byte.
 static LENDERS: LazyLock<Mutex<BTreeMap<usize, Weak<Lender>>>> = LazyLock::new(Mutex::default);
 
 impl Lender {
-    /// One that has these bytes of a binary.
+    /// Returns a lender of these bytes, which may be a new one.
     fn of(term: Term, bytes: &[u8]) -> Option<Arc<Lender>> {
         let start = bytes.as_ptr() as usize;
         let range = (start, start + bytes.len());
@@ -277,7 +279,7 @@ impl Lender {
     fn find((start, end): (usize, usize)) -> Option<Arc<Lender>> {
         let lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = lenders.range(..=start).rev().take(ASKED_MAX);
-        // The bytes of a lender that can still be had are alive, so that these are the same.
+        // A lender that can be upgraded keeps its bytes alive, so these are the same bytes.
         before.find_map(|(_, lender)| lender.upgrade().filter(|lender| end <= lender.range.1))
     }
 }
@@ -285,7 +287,7 @@ impl Lender {
 impl Drop for Lender {
     fn drop(&mut self) {
         let mut lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another one may have taken its place, of bytes that begin there too.
+        // A later lender of bytes with the same start may have taken this entry.
         if let Some(lender) = lenders.get(&self.range.0)
             && lender.strong_count() == 0
         {
@@ -294,14 +296,14 @@ impl Drop for Lender {
     }
 }
 
-/// A binary that is kept.
+/// A stored binary.
 pub enum SharedBinary {
     Counted(Counted),
     Lent(ResourceArc<Lent>),
 }
 
 impl SharedBinary {
-    /// Keeps the binary `term`, whose bytes these are; `None` when there is no memory for it.
+    /// Stores the binary `term`, which has these bytes. Returns `None` without memory for it.
     pub fn new(term: Term, bytes: &[u8]) -> Option<Self> {
         if bytes.len() <= COPIED_MAX && header().is_some() {
             return Counted::new(bytes).map(SharedBinary::Counted);
@@ -313,12 +315,12 @@ impl SharedBinary {
     }
 }
 
-/// The reader's binary of one that is lent.
+/// Makes the reader's binary of a lent one.
 pub fn lent_term<'a>(lent: &ResourceArc<Lent>, env: Env<'a>) -> Term<'a> {
     lent.make_binary(env, Lent::bytes).to_term(env)
 }
 
-/// The bytes of memory that a lent binary holds.
+/// Returns the bytes of memory that a lent binary uses.
 pub fn lent_size(lent: &Lent) -> usize {
     /// The VM's part of a resource.
     const RESOURCE: usize = 120;
@@ -326,7 +328,7 @@ pub fn lent_size(lent: &Lent) -> usize {
     RESOURCE + size_of::<Lent>() + lender + lent.bytes.len()
 }
 
-/// The bytes of a binary that is to be kept so.
+/// Returns the bytes of a binary that is longer than a heap binary.
 pub(super) fn long_binary(term: Term<'_>) -> Option<&[u8]> {
     binary(term).filter(|bytes| bytes.len() > super::image::HEAP_BINARY_MAX)
 }

@@ -15,11 +15,11 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
     for {{_pid, _slot, id}, key} <- Table.own_rows(table, pid), id?(table, key, id), do: key
   end
 
-  # An index row is there a moment longer than its entry, and here that is all there is to it.
+  # An index row stays a moment longer than its entry, which is the only inaccuracy here.
   def keys(table, pid),
     do: :ets.select(table.index, [{{{pid, :_, :_}, :"$1"}, [], [:"$1"]}])
 
-  # A registration that is refused has an index row for a moment, and never an entry.
+  # A refused registration has an index row for a moment, but never an entry.
   defp id?(table, key, id) do
     :ets.lookup_element(table.entries, key, 4) == id
   catch
@@ -64,7 +64,7 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
     words * :erlang.system_info(:wordsize)
   end
 
-  # Rows of one process lie beside each other.
+  # The rows of one process are adjacent.
   defp processes(table) do
     spec = [{{{:"$1", :_, :_}, :_}, [], [:"$1"]}]
 
@@ -79,12 +79,12 @@ defmodule Foundation.Registry.Backends.ETS.Scan do
 
   defp distinct_keys(%{kind: :unique} = table), do: LiveTable.size(table.entries)
 
-  # In a bag `:ets.next/2` returns the next key.
+  # In a bag, `:ets.next/2` returns the next key.
   defp distinct_keys(%{entries: entries}) do
     :ets.safe_fixtable(entries, true)
 
     try do
-      # That atom may be a key, too. Then the first time that it is returned it is the key.
+      # That atom may also be a key. Then its first return is the key.
       key? = :ets.member(entries, @end_of_table)
       count_keys(entries, :ets.first(entries), 0, key?)
     after

@@ -1,17 +1,18 @@
 defmodule Foundation.Registry.Backends.ETS.Select do
   @moduledoc false
-  # Runs a match specification over `{key, pid, value}` in ETS, on the table itself: only results are
-  # copied.
+  # Runs a match specification over `{key, pid, value}` in ETS, on the table itself, so only results
+  # are copied.
   #
-  # Each part is rewritten to the table's rows, and to return the entry's process with its result.
-  # Results of dead processes are then left out. A part is not rewritten, and the answer is `:error`,
-  # where
+  # Each part is rewritten for the table's rows, and returns the entry's process with its result.
+  # Results of dead processes are then left out. A part cannot be rewritten, and the answer is
+  # `:error`, if
   #
   #   * it contains `:"$_"` or `:"$$"`, which show how entries are laid out,
   #   * its key is bound but cannot be bound by a pattern (`Table.plain?/1`),
   #   * it is invalid.
   #
-  # `Foundation.Registry.MatchSpec` then runs the specification over copies of the entries, or raises.
+  # Then `Foundation.Registry.MatchSpec` runs the specification over copies of the entries, or
+  # raises.
 
   import Foundation.Registry.Backend, only: [alive?: 1]
   import Foundation.Registry.MatchSpec, only: [bound?: 1]
@@ -23,7 +24,7 @@ defmodule Foundation.Registry.Backends.ETS.Select do
   @doc "Returns what `spec` makes of the entries of processes that are alive."
   @spec run(Table.t(), [term]) :: {:ok, [term]} | :error
   def run(table, [{{key, pid, value}, guards, body} = part]) when is_pid(pid) do
-    # The process is known: whether it is alive is asked once.
+    # The process is known, so a single liveness check suffices.
     with true <- alive?(pid),
          {:ok, _rewritten} <- rewrite(table, part) do
       attempt(fn -> select(table, [{Table.row(table, key, pid, value, :_), guards, body}]) end)
@@ -71,7 +72,7 @@ defmodule Foundation.Registry.Backends.ETS.Select do
   defp count_true([_false | rest], count), do: count_true(rest, count)
   defp count_true([], count), do: count
 
-  # Each part says `true` of all that it matches.
+  # Each part returns `true` for every row that it matches.
   defp count_living([pid | rest], count) do
     if alive?(pid), do: count_living(rest, count + 1), else: count_living(rest, count)
   end
@@ -105,7 +106,7 @@ defmodule Foundation.Registry.Backends.ETS.Select do
   defp with_process([last], process), do: [{{process, last}}]
   defp with_process([first | rest], process), do: [first | with_process(rest, process)]
 
-  # The pattern for the process, and the expression that returns it.
+  # Returns the pattern for the process, and the expression that returns it.
   defp process(:_, used) do
     case @variables -- used do
       [free | _] -> {free, free}
@@ -117,7 +118,7 @@ defmodule Foundation.Registry.Backends.ETS.Select do
   defp process(pid, _used) when is_pid(pid), do: {pid, {:const, pid}}
   defp process(_other, _used), do: :error
 
-  # The variables that a term contains, or `:layout`.
+  # Returns the variables that a term contains, or `:layout`.
   defp variables(_term, :layout), do: :layout
   defp variables(atom, used) when atom in @variables, do: [atom | used]
   defp variables(atom, _used) when atom in [:"$_", :"$$"], do: :layout

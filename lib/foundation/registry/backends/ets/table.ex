@@ -17,18 +17,18 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   # registry, so that a process finds its entries under one key without reading its others. It is 0
   # in a unique registry.
   #
-  # An index row exists from before its entry until after it. A clean-up therefore finds every entry
-  # of a dead process by the index, wherever that process or an earlier clean-up was interrupted. Of
-  # several callers that remove one entry, the one whose deletion of the entry succeeds counts it.
+  # An index row exists from before its entry until after it. So a clean-up finds every entry of a
+  # dead process by the index, wherever that process or an earlier clean-up was interrupted. If
+  # several callers remove one entry, the caller that succeeds in deleting it counts it.
   #
-  # A unique entry is removed or replaced on the condition that its id is still the same. ETS does
-  # that in one step where a pattern can bind the key. It cannot bind maps and atoms like `:_`; such
-  # an entry is changed under a claim on the key's hash, which is void when its process is dead.
+  # A unique entry is removed or replaced only if it still has the same id. ETS does that in one
+  # step if a pattern can bind the key. It cannot bind maps and atoms like `:_`. Such an entry is
+  # changed under a claim on the key's hash. A claim of a dead process is void.
   #
   # The owner of an entry updates its value with a plain insert, under a claim. Between its read and
-  # its write the entry may have been removed, by its own callback or by `unregister_for/3`, and
-  # another process may have the key. Each removal is counted in `counters`, and a removal by another
-  # process holds the claim too. An owner that sees a new count looks whose the key is.
+  # its write, its own callback or `unregister_for/3` may remove the entry, and another process may
+  # register the key. Each removal is counted in `counters`, and a removal by another process holds
+  # the claim too. An owner that sees a new count checks who has the key.
 
   import Foundation.Registry.MatchSpec, only: [variable?: 1]
 
@@ -119,8 +119,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   defp concurrent(heir), do: [:public, heir, read_concurrency: true, write_concurrency: true]
 
   @doc """
-  Applies the options that a new owner may change. Metadata that is there takes precedence over the
-  owner's, and listeners stay where it names none.
+  Applies the options that a new owner may change. Present metadata takes precedence over the
+  owner's. Present listeners stay if the owner names none.
   """
   @spec configure(t, Foundation.Registry.Options.t()) :: t
   def configure(table, options) do
@@ -145,8 +145,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   def there?(table), do: :ets.info(table.entries, :id) != :undefined
 
   @doc """
-  Calls `fun` with the table. ETS raises for a table that is deleted while it is used; then this raises
-  what a registry that is not running does.
+  Calls `fun` with the table. If the table is deleted meanwhile, ETS raises, and then this raises
+  the error for a registry that is not running.
   """
   @spec guarded(t, (t -> result)) :: result when result: var
   def guarded(table, fun) do
@@ -175,7 +175,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
 
   ## Rows
 
-  @doc "Returns what stands for `key` in an index row."
+  @doc "Returns the slot of `key` in an index row."
   @spec slot(t, term) :: non_neg_integer
   def slot(%{kind: :unique}, _key), do: 0
   def slot(_duplicate, key), do: hash(key)
@@ -189,7 +189,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   def row(%{kind: :unique}, key, pid, value, id), do: {key, pid, value, id}
   def row(_duplicate, key, pid, value, id), do: {key, {pid, value}, id}
 
-  @doc "Returns the process and the id of a unique entry; without a copy of the value, where that can be."
+  @doc "Returns the process and the id of a unique entry, without a copy of the value if possible."
   @spec holder(t, term) :: {pid, id} | :none
   def holder(%{entries: entries}, key) do
     if plain?(key) do
@@ -247,7 +247,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
 
   defp among(ids), do: {:is_map_key, :"$1", Map.new(ids, &{&1, []})}
 
-  # An entry equals no other: no two have one id.
+  # An entry is unique: no two entries have one id.
   defp drop_each(table, key, ids) do
     for row <- :ets.lookup(table.entries, key), id(row) in ids, reduce: 0 do
       count ->
@@ -270,8 +270,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     count
   end
 
-  # The count comes last, and under the claim. An owner that gets the claim after its read and sees the
-  # count unchanged then knows that its entry is still there.
+  # The count is increased last, and under the claim. So an owner that gets the claim after its
+  # read, and sees the count unchanged, knows that its entry is still there.
   defp drop_anothers(%{kind: :unique} = table, key, ids),
     do: claiming(table, key, fn -> drop_counted(table, key, ids) end)
 
@@ -286,14 +286,16 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   @doc "Removes all entries of dead processes, and returns how many this call removed itself."
   @spec clean(t, [pid]) :: non_neg_integer
   def clean(table, pids) do
-    # While the registrant is there, the successor of a monitor that was killed in here goes on with
-    # it. And once more without it: a registration that is under way looks for it last.
+    # Remove the entries twice. The first pass runs while the registrants are still recorded: if the
+    # monitor is killed in here, its successor starts again. The second pass runs after their
+    # removal: a concurrent registration checks the registrant last, and may have inserted its entry
+    # meanwhile.
     before = remove_all(table, pids)
     for pid <- pids, do: :ets.delete(table.registrants, pid)
     before + remove_all(table, pids)
   end
 
-  # One pass for each key, however many of its subscribers have died.
+  # One pass per key, however many of its registrants have died.
   defp remove_all(table, pids) do
     rows = Enum.flat_map(pids, &own_rows(table, &1))
     by_key = Enum.group_by(rows, &elem(&1, 1), fn {{_pid, _slot, id}, _key} -> id end)
@@ -305,8 +307,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   ## Updating
 
   @doc """
-  Returns `{:ok, value, version}` of the caller's unique entry, or `:error`. `write_own/4` takes the
-  version.
+  Returns `{:ok, value, version}` for the caller's unique entry, or `:error`. `write_own/4` takes
+  the version.
   """
   @spec read_own(t, term) :: {:ok, term, version :: term} | :error
   def read_own(table, key) do
@@ -320,7 +322,8 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   end
 
   @doc """
-  Sets the value of the caller's unique entry; false if the entry has been removed since it was read.
+  Sets the value of the caller's unique entry. Returns false if the entry was removed after the
+  read.
   """
   @spec write_own(t, term, version :: term, term) :: boolean
   def write_own(table, key, {stored, id, removals}, value) do
@@ -359,12 +362,12 @@ defmodule Foundation.Registry.Backends.ETS.Table do
           :ets.delete_object(claims, claim)
         end
 
-      # An outer call of this process holds it.
+      # An outer call of this process holds the claim.
       :ets.lookup(claims, elem(claim, 0)) == [claim] ->
         fun.()
 
       true ->
-        # Held for a few operations on a table: not worth more than a yield.
+        # A claim is held only for a few table operations, so a yield is enough.
         for {_hash, pid} = other <- :ets.lookup(claims, elem(claim, 0)),
             not Process.alive?(pid),
             do: :ets.delete_object(claims, other)
@@ -375,15 +378,15 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   end
 
   @doc """
-  Returns whether a pattern with this key binds it, to nothing but what is equal. In a map it does
-  neither on every OTP: there it is a pattern for all maps that have more, too.
+  Returns whether a pattern with this key binds it, and matches only equal keys. A map does neither
+  on every OTP: in a pattern it also matches each map with further keys.
   """
   @spec plain?(term) :: boolean
   def plain?(atom) when is_atom(atom), do: not variable?(atom)
   def plain?([head | tail]), do: plain?(head) and plain?(tail)
   def plain?(tuple) when is_tuple(tuple), do: tuple |> Tuple.to_list() |> plain?()
   def plain?(map) when is_map(map), do: false
-  # Before OTP 27 the two zeros are one key, but a pattern with one does not match the other.
+  # Before OTP 27 both zeros are one key, but a pattern with one does not match the other.
   def plain?(float) when is_float(float), do: float != 0.0
   def plain?(_other), do: true
 end
