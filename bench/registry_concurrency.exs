@@ -111,8 +111,8 @@ defmodule Bench.RegistryConcurrency do
   defp unregister(:theirs, key), do: Registry.unregister(@theirs, key)
 
   # The cost of one call of `dispatch/3` that is handed the entries, and of one message of a
-  # fan-out. Subscribers take their messages on another scheduler, and have taken all of a side's before
-  # the other's turn.
+  # fan-out. Subscribers take their messages on another scheduler, and have taken all of a side's
+  # before the other's turn.
   defp dispatch(size, context) do
     Tables.with_tables([:ours, :theirs], :duplicate, fn ->
       subscribers = for _n <- 1..size, do: subscriber()

@@ -2,14 +2,14 @@ Code.require_file("support/vm.exs", __DIR__)
 
 defmodule Bench.Scheduler do
   @moduledoc false
-  # How long one native call keeps a normal scheduler, at worst, in large tables, under every operation
-  # that the other rows measure.
+  # How long one native call keeps a normal scheduler, at worst, in large tables, under every
+  # operation that the other rows measure.
   #
   # Two clocks. Inside: a library built with the feature `measure` times each of its calls and says
   # which was the longest on a normal scheduler; that is the figure. From outside:
-  # `:erlang.system_monitor/2` reports who ran for a millisecond at once (`long_schedule`), which also
-  # sees what is in no call of ours, such as the VM's own work for a process that exits. Each is the
-  # median of three runs.
+  # `:erlang.system_monitor/2` reports who ran for a millisecond at once (`long_schedule`), which
+  # also sees what is in no call of ours, such as the VM's own work for a process that exits. Each
+  # is the median of three runs.
 
   alias Bench.{Result, Row, VM}
 
@@ -59,8 +59,8 @@ defmodule Bench.Scheduler do
     }
   end
 
-  # Of the same sources and with the same profile as the one that is used, in a directory of its own:
-  # nothing that is used is replaced.
+  # Of the same sources and with the same profile as the one that is used, in a directory of its
+  # own: nothing that is used is replaced.
   defp build do
     cargo =
       System.find_executable("cargo") ||

@@ -5,8 +5,8 @@ defmodule Bench.Surface do
   @moduledoc false
   # Every function of `Registry` that clients call often, over the values that clients keep.
   #
-  # The size is the number of entries under a duplicate key, each of its own process. In the rows of a
-  # whole table it is the number of entries, and in those of one process the number of its keys.
+  # The size is the number of entries under a duplicate key, each of its own process. In the rows of
+  # a whole table it is the number of entries, and in those of one process the number of its keys.
 
   alias Bench.{Row, Tables, Values}
   alias Foundation.Registry, as: Ours
@@ -199,7 +199,8 @@ defmodule Bench.Surface do
     end
   end
 
-  # Processes that subscribe to a key of `size` entries and exit, until the table has forgotten them.
+  # Processes that subscribe to a key of `size` entries and exit, until the table has forgotten
+  # them.
   defp death(size, context) do
     tables(:duplicate, context, fn ->
       processes = subscribers(size, nil)

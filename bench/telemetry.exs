@@ -246,8 +246,8 @@ defmodule Bench.Telemetry do
     Supervisor.restart_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
   end
 
-  # Each round has keys of its own, in a table that is empty before.
-  # Neither side closes a window while it is timed: ours outlive the round, and both are emptied after it.
+  # Each round has keys of its own, in a table that is empty before. Neither side closes a window
+  # while it is timed: ours outlive the round, and both are emptied after it.
   defp dedup_new(size, context) do
     for {variant, where, options} <- calls(context) do
       options = if options == [], do: [], else: [window: @short_window]

@@ -5,8 +5,8 @@
 # Two minutes unless told otherwise. An *area* (soak/areas/) says what its processes do, which
 # faults it can stand, and which invariants hold nevertheless. The processes are the crew
 # (support/crew.exs), who work against a model; every few seconds they are paused, and what can be
-# known exactly only while nothing is in flight is audited. The choice of faults and of work follows the seed;
-# how they fall together does not.
+# known exactly only while nothing is in flight is audited. The choice of faults and of work follows
+# the seed; how they fall together does not.
 #
 # Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
 

@@ -243,7 +243,8 @@ defmodule Bench do
       :erlang.spawn_opt(
         fn -> send(caller, {reply, fun.()}) end,
         # As much as stays in a cache: what a call leaves is collected now and then, and is not
-        # written to memory that the system has yet to give, as in a process that has worked for a while.
+        # written to memory that the system has yet to give, as in a process that has worked for a
+        # while.
         [:monitor, {:scheduler, scheduler}, {:min_heap_size, 50_000}]
       )
 

@@ -61,9 +61,10 @@ defmodule Bench.MemoryProbe do
   defp start(:theirs), do: Registry.start_link(keys: :unique, name: @table)
 
   # Processes that register when they are told to, and then tell the next; the last one tells the
-  # caller. All exist before the measurement starts, and one at a time is awake, so that no
-  # mailbox and no heap grows meanwhile that would still be in the resident set afterwards. What counts is
-  # what a registration leaves behind, with the monitor or link that belongs to it, and not the process.
+  # caller. All exist before the measurement starts, and one at a time is awake, so that no mailbox
+  # and no heap grows meanwhile that would still be in the resident set afterwards. What counts is
+  # what a registration leaves behind, with the monitor or link that belongs to it, and not the
+  # process.
   defp registrants(side, "process", size) do
     Enum.reduce(size..1//-1, self(), &registrant([side, "integer", &1..&1, &2]))
   end

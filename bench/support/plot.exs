@@ -1,7 +1,7 @@
 defmodule Bench.Plot do
   @moduledoc false
-  # Draws what a file of `--growth` holds: one picture a row and dimension, ours and theirs in it, as
-  # SVG that is legible on a light and on a dark page.
+  # Draws what a file of `--growth` holds: one picture a row and dimension, ours and theirs in it,
+  # as SVG that is legible on a light and on a dark page.
 
   @width 780
   # The plot's own area; what is below it grows with the number of variants.

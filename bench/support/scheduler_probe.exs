@@ -1,7 +1,7 @@
 # Run by bench/scheduler.exs in a VM of its own, with a library that times its calls. Prints what it
 # measured as one Erlang term: a list of {operation, longest call on a normal scheduler in ns by the
-# clock, its function, longest in ns that a thread ran in a call, calls, milliseconds that the VM saw a
-# process run at once}.
+# clock, its function, longest in ns that a thread ran in a call, calls, milliseconds that the VM
+# saw a process run at once}.
 #
 #     elixir -pa ... scheduler_probe.exs LIBRARY SIZE
 
@@ -55,8 +55,8 @@ defmodule Bench.SchedulerProbe do
   end
 
   # The VM reports a process that ran for a millisecond at once. It does not say in which function
-  # where that is native (`:undefined`), so reports are told apart by process: those of processes that
-  # were there before the application have nothing to do with it.
+  # where that is native (`:undefined`), so reports are told apart by process: those of processes
+  # that were there before the application have nothing to do with it.
   defp watch(unrelated) do
     seen = :ets.new(__MODULE__, [:public, :named_table])
     watcher = spawn_link(fn -> receive_reports(seen, Map.new(unrelated, &{&1, true})) end)
@@ -75,8 +75,8 @@ defmodule Bench.SchedulerProbe do
     receive_reports(seen, unrelated)
   end
 
-  # `run` is given a function to make each call with: it gives the scheduler away afterwards, so that what
-  # the VM sees of a process is one call.
+  # `run` is given a function to make each call with: it gives the scheduler away afterwards, so
+  # that what the VM sees of a process is one call.
   defp measure(name, run) do
     Native.library_calls()
     :ets.delete_all_objects(__MODULE__)
@@ -390,8 +390,8 @@ defmodule Bench.SchedulerProbe do
 
   defp each(enumerable, call, fun), do: Enum.each(enumerable, &call.(fn -> fun.(&1) end))
 
-  # A process that owns what `fun` registers, and what `fun` returned. It stays on one scheduler, and
-  # has room enough that a call is not interrupted by a collection of its garbage.
+  # A process that owns what `fun` registers, and what `fun` returned. It stays on one scheduler,
+  # and has room enough that a call is not interrupted by a collection of its garbage.
   defp holding(fun) do
     caller = self()
 

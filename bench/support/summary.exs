@@ -2,8 +2,8 @@ defmodule Bench.Summary do
   @moduledoc false
   # The tables that BENCHMARKS.md and README.md begin with, made of the results in BENCHMARKS.md.
   #
-  # A factor is how many times less ours costs: below 1, ours costs more. It is the ratio of the full
-  # table, or its inverse where the target is an upper bound.
+  # A factor is how many times less ours costs: below 1, ours costs more. It is the ratio of the
+  # full table, or its inverse where the target is an upper bound.
 
   # In words; the row, its size and its variant.
   @summary [

@@ -352,7 +352,8 @@ defmodule Foundation.Native do
   def event_log_names, do: absent()
 
   # The writes answer by a message to the caller: `{reference, {:ok, number} | {:error, log_reason},
-  # {nanoseconds, appends, events, bytes} | nil}`. O(bytes), on a dirty scheduler where there are many.
+  # {nanoseconds, appends, events, bytes} | nil}`. O(bytes), on a dirty scheduler where there are
+  # many.
   @spec event_log_append(name, binary, log_expected, integer, [binary], reference) ::
           :ok | :too_large | nil
   def event_log_append(_name, _stream, _expected, _at, _events, _reference), do: absent()

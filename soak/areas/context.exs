@@ -61,7 +61,8 @@ defmodule Soak.Context do
     outcome
   end
 
-  # Each is one of its own: equal ones of equal stacktraces, as this recursion has, are told apart by nobody.
+  # Each is one of its own: equal ones of equal stacktraces, as this recursion has, are told apart
+  # by nobody.
   defp leave(1, _inside), do: raise("raised #{System.unique_integer()}")
   defp leave(2, _inside), do: throw(:thrown)
   defp leave(3, _inside), do: exit(:left)

@@ -1,7 +1,8 @@
 defmodule Soak.Locks do
   @moduledoc false
-  # `Foundation.Registry.lock/3`. Whoever is inside finds nobody there who is alive. Members are killed inside,
-  # too. The locks outlive the registry area's supervisor; they end with the application, which is an epoch.
+  # `Foundation.Registry.lock/3`. Whoever is inside finds nobody there who is alive. Members are
+  # killed inside, too. The locks outlive the registry area's supervisor; they end with the
+  # application, which is an epoch.
 
   @behaviour Soak.Area
 

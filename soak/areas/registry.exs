@@ -275,7 +275,8 @@ defmodule Soak.Registry do
     end)
   end
 
-  # `Process.alive?/1` is what readers promise to agree with: not a monitor's message, which is later.
+  # `Process.alive?/1` is what readers promise to agree with: not a monitor's message, which is
+  # later.
   defp spin_until_dead(pid), do: if(Process.alive?(pid), do: spin_until_dead(pid), else: :ok)
 
   defp kill_registrant do

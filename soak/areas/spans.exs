@@ -1,7 +1,7 @@
 defmodule Soak.Spans do
   @moduledoc false
-  # Spans, nested, of processes that go on and of such as die with some open: each that was started is
-  # ended or abandoned, and told of.
+  # Spans, nested, of processes that go on and of such as die with some open: each that was started
+  # is ended or abandoned, and told of.
 
   @behaviour Soak.Area
 

@@ -1,7 +1,7 @@
 defmodule Soak.Memory do
   @moduledoc false
-  # Memory, read when what can go has gone: what the VM has allocated, and what is resident, in which
-  # its allocators keep what has been.
+  # Memory, read when what can go has gone: what the VM has allocated, and what is resident, in
+  # which its allocators keep what has been.
 
   alias Soak.Record
 

@@ -1,7 +1,7 @@
 import Foundation.Conformance.Registry
 
-# The table grows and shrinks by a factor of a thousand under its readers: what stays must be found in
-# every moment of that, whatever of it lives where.
+# The table grows and shrinks by a factor of a thousand under its readers: what stays must be found
+# in every moment of that, whatever of it lives where.
 conformance "GrowthUnderLoad",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]] do

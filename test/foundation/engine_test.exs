@@ -250,8 +250,8 @@ defmodule Foundation.EngineTest do
       assert output =~ ~s(seen: ["#{Foundation.version()}"])
     end
 
-    # A registry that processes read, change, walk and die in all the time. What none of them may see
-    # is another answer, or an error.
+    # A registry that processes read, change, walk and die in all the time. What none of them may
+    # see is another answer, or an error.
     @filled """
     alias Foundation.{Native, Registry}
     main = self()

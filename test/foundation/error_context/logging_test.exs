@@ -12,7 +12,8 @@ defmodule Foundation.ErrorContext.LoggingTest do
   # What is logged past the tests' own captures.
   @moduletag :capture_log
 
-  # A handler of Erlang's `:logger`, and what a JSON formatter would be: both see events as they are.
+  # A handler of Erlang's `:logger`, and what a JSON formatter would be: both see events as they
+  # are.
   defmodule Handler do
     def log(event, %{config: %{test: test}}), do: send(test, {:event, event})
   end

@@ -35,7 +35,8 @@ conformance "DuplicateKeys",
     end
 
     test "gives one process's entries in the order of their registration", %{registry: registry} do
-      # The standard library's {:duplicate, :key} sorts by a counter, which is not always that order.
+      # The standard library's {:duplicate, :key} sorts by a counter, which is not always that
+      # order.
       values = Enum.shuffle(1..50)
       for value <- values, do: {:ok, _} = Registry.register(registry, "key", value)
       found = for {_pid, value} <- Registry.lookup(registry, "key"), do: value

@@ -96,7 +96,8 @@ defmodule Foundation.Registry.SurvivalTest do
       take_and_give_back(name)
     end
 
-    # Whether the process that a worker is starting, the only one it is linked to, waits for something.
+    # Whether the process that a worker is starting, the only one it is linked to, waits for
+    # something.
     defp starts?(worker) do
       with {:links, [started]} <- Process.info(worker, :links),
            do: Process.info(started, :status) == {:status, :waiting}

@@ -27,8 +27,8 @@ const BATCH_BYTES: usize = 256 * 1024;
 const FREED_AT_ONCE: usize = 2;
 
 /// One ended read, in [`Participant::reads`]. When the count of ended reads wraps, a collector may
-/// mistake a later read for the one it waits for. Then it frees later, never too early. The count of
-/// guards has enough bits not to overflow, even if guards are forgotten instead of dropped.
+/// mistake a later read for the one it waits for. Then it frees later, never too early. The count
+/// of guards has enough bits not to overflow, even if guards are forgotten instead of dropped.
 const READ: u64 = 1 << 48;
 
 /// Returns whether a thread whose word is `reads` is inside a read.
