@@ -18,7 +18,7 @@ for file <- ~w(options record epoch pause crew area faults memory peers report),
 
 for file <-
       ~w(registry/tree registry/entries registry/reads registry) ++
-        ~w(agents locks events spans context flags state table),
+        ~w(agents locks events spans context flags state event_log table),
     do: Code.require_file("areas/#{file}.exs", __DIR__)
 
 defmodule Soak.Run do
@@ -35,6 +35,7 @@ defmodule Soak.Run do
     Soak.Context,
     Soak.Flags,
     Soak.State,
+    Soak.EventLog,
     Soak.Table
   ]
 

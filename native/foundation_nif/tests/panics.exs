@@ -12,7 +12,7 @@ Application.put_env(:foundation, :engine, :native)
 defmodule Foundation.PanicsTest do
   use Foundation.Case
 
-  alias Foundation.{Native, NativeArguments, Registry}
+  alias Foundation.{EventLog, Native, NativeArguments, Registry}
   alias Foundation.Telemetry.{SampledEvents, Span}
 
   @library hd(System.argv())
@@ -81,6 +81,28 @@ defmodule Foundation.PanicsTest do
       eventually(fn -> Registry.count(registry) == 0 end)
     end
 
+    assert_all_works(context)
+  end
+
+  @tag :tmp_dir
+  @tag :capture_log
+  test "in the commit thread of an event log closes the log, which is opened anew", context do
+    log = unique_name("panics")
+    child = {EventLog, name: log, dir: context.tmp_dir}
+    start_supervised!(child, id: log)
+    owner = Process.whereis(log)
+    {:ok, _subscription} = EventLog.subscribe(log, :all, :panics)
+    {:ok, 1} = EventLog.append(log, "s", [{:event, 1}])
+    assert_receive {:events, _subscription, [_event]}
+    # The server has to ask again before it can be woken.
+    eventually(fn -> :sys.get_state(Native.event_log_server(log, "apanics")).cursor == 1 end)
+    arm("wake a subscription")
+    # It was written and not answered: nobody knows, and so it says nothing wrong.
+    assert_raise ArgumentError, fn -> EventLog.append(log, "s", [{:event, 2}]) end
+    assert fired?()
+    eventually(fn -> Process.whereis(log) not in [nil, owner] end)
+    assert EventLog.version(log, "s") == 2
+    assert {:ok, 3} = EventLog.append(log, "s", [{:event, 3}])
     assert_all_works(context)
   end
 

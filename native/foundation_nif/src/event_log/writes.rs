@@ -48,7 +48,6 @@ fn reply(env: Env, reference: Term) -> Result<Reply, Failure> {
     let mut message = OwnedEnv::new();
     let reference = message.save(reference);
     Ok(Reply::new(move |answer: Answer| {
-        faults::reach(c"answer a caller");
         let sent = message.send_and_clear(&caller, |env| {
             let result = match &answer.result {
                 Ok(number) => (ok(), *number).encode(env),
@@ -295,7 +294,10 @@ fn event_log_watch<'a>(env: Env<'a>, [name, stream, number, pid]: [Term<'a>; 4])
     let stream = stream_or_all(stream)?;
     let number = number.decode().map_err(|_| Failure::BadArgument)?;
     let pid = local_pid(pid)?;
-    let wake = Box::new(move || tell(None, pid, appended()));
+    let wake = Box::new(move || {
+        faults::reach(c"wake a subscription");
+        tell(None, pid, appended());
+    });
     if log.log.watch(stream, pid, number, wake) {
         tell(Some(env), pid, appended());
     }
