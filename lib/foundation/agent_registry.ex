@@ -40,9 +40,8 @@ defmodule Foundation.AgentRegistry do
   `register_agent/2` raises `SystemLimitError` where the table is full.
   """
 
-  alias Foundation.Legacy
-  alias Foundation.Registry
-  alias Foundation.Registry.Backend
+  alias Foundation.AgentRegistry.Shared
+  alias Foundation.{Cluster, Config, Legacy, Registry}
 
   @table :foundation_agent_registry
 
@@ -51,8 +50,15 @@ defmodule Foundation.AgentRegistry do
 
   @doc false
   # The engine is given by this library's tests only.
-  def child_spec(options),
-    do: Registry.child_spec([keys: :unique, name: @table] ++ Keyword.take(options, [:engine]))
+  def child_spec(options) do
+    case Config.get(:agent_registry)[:cluster] do
+      nil ->
+        Registry.child_spec([keys: :unique, name: @table] ++ Keyword.take(options, [:engine]))
+
+      cluster ->
+        Cluster.child_spec([name: @table] ++ cluster)
+    end
+  end
 
   @doc false
   def table, do: @table
@@ -72,7 +78,7 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec register_agent(id, pid) :: :ok | {:error, {:already_registered, pid} | :not_alive}
   def register_agent(id, pid) when is_pid(pid) do
-    case register(id, pid, nil) do
+    case Shared.on_node_of(pid, id, :register_agent, [id, pid], fn -> register(id, pid, nil) end) do
       :again -> :ok
       result -> result
     end
@@ -93,11 +99,15 @@ defmodule Foundation.AgentRegistry do
   @spec register_agent(id, pid, metadata) ::
           :ok | {:error, {:already_registered, pid} | :not_alive}
   def register_agent(id, pid, metadata) when is_pid(pid) do
-    with :again <- register(id, pid, map!(metadata)),
-         {:error, :not_found} <- swap(id, pid, fn _old -> metadata end) do
-      # Gone between the two.
-      register_agent(id, pid, metadata)
-    end
+    map!(metadata)
+
+    Shared.on_node_of(pid, id, :register_agent, [id, pid, metadata], fn ->
+      with :again <- register(id, pid, metadata),
+           {:error, :not_found} <- swap(id, pid, fn _old -> metadata end) do
+        # Gone between the two.
+        register_agent(id, pid, metadata)
+      end
+    end)
   end
 
   defp register(id, pid, metadata) do
@@ -109,7 +119,7 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp register_shared(id, pid, metadata) do
-    case Registry.register_for(@table, pid, id, metadata || %{}) do
+    case Shared.register(pid, id, metadata || %{}) do
       {:ok, _owner} -> announce(:register, id)
       {:error, {:already_registered, ^pid}} -> :again
       {:error, _reason} = error -> error
@@ -151,7 +161,7 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec get_agent_with_metadata(id) :: {:ok, {pid, metadata}} | {:error, :not_found}
   def get_agent_with_metadata(id) do
-    case Registry.lookup(@table, id) do
+    case Shared.lookup(id) do
       [agent] -> {:ok, agent}
       [] -> find_legacy(id)
     end
@@ -195,8 +205,8 @@ defmodule Foundation.AgentRegistry do
   end
 
   defp swap(id, pid, fun) do
-    with [{^pid, old}] <- Registry.lookup(@table, id),
-         :stale <- Backend.of!(@table).replace(@table, id, pid, old, map!(fun.(old))) do
+    with [{^pid, entry}] <- Registry.lookup(@table, id),
+         :stale <- Shared.replace(id, pid, entry, map!(fun.(Shared.metadata(entry)))) do
       swap(id, pid, fun)
     else
       :ok -> :ok
@@ -231,21 +241,25 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec unregister_agent(id) :: :ok | {:error, :not_found}
   def unregister_agent(id) do
-    backend = Backend.of!(@table)
+    case get_agent(id) do
+      {:ok, pid} ->
+        Shared.on_node_of(pid, id, :unregister_agent, [id], fn -> unregister_here(id, pid) end)
 
-    # By its own number, so that of two callers one has removed it.
-    with {:ok, pid} <- get_agent(id),
-         [{entry, _metadata}] <- backend.entries(@table, id, pid),
-         1 <- backend.remove(@table, id, pid, [entry]) do
+      not_found ->
+        not_found
+    end
+  end
+
+  defp unregister_here(id, pid) do
+    if Shared.unregister(id, pid) do
       announce(:unregister, id)
     else
-      _gone_or_legacy ->
-        cond do
-          Legacy.Agents.remove(id) == :ok -> announce(:unregister, id)
-          # It moved between the two.
-          Legacy.Agents.find(id) -> unregister_agent(id)
-          true -> {:error, :not_found}
-        end
+      cond do
+        Legacy.Agents.remove(id) == :ok -> announce(:unregister, id)
+        # It moved between the two.
+        Legacy.Agents.find(id) -> unregister_agent(id)
+        true -> {:error, :not_found}
+      end
     end
   end
 

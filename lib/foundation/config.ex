@@ -32,6 +32,19 @@ defmodule Foundation.Config do
         ]
       ]
     ],
+    agent_registry: [
+      doc: "Of `Foundation.AgentRegistry`:",
+      type: [
+        cluster: [
+          type: {:keyword_of, :any},
+          default: nil,
+          doc: """
+          Options of `Foundation.Cluster.start_link/1` without `:name`. With them the agents of all
+          connected nodes are in one registry: `[engine: :pg]`. The default is one for each node.
+          """
+        ]
+      ]
+    ],
     feature_flags: [
       type: {:keyword_of, {:or, [:boolean, {:integer, 0..100}]}},
       default: [],

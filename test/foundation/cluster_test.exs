@@ -73,6 +73,68 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
           do: eventually(fn -> ClusterNode.on(node, :lookup, [cluster, :key]) == [] end)
     end
 
+    test "of 10,000 races of three nodes each has one winner, and each loser is told once",
+         %{cluster: cluster} = context do
+      members = for node <- context.all, do: {node, ClusterNode.member(node)}
+      keys = 1..10_000
+
+      got =
+        for {_node, member} <- members do
+          Task.async(fn -> ClusterNode.register_all(member, cluster, keys) end)
+        end
+        |> Task.await_many(60_000)
+        |> Enum.sum()
+
+      eventually(
+        fn ->
+          [list | others] =
+            for node <- context.all, do: :erpc.call(node, ClusterNode, :list, [cluster])
+
+          conflicts =
+            for node <- context.all, do: ClusterNode.on(node, :info, [cluster]).conflicts
+
+          told = for {_node, member} <- members, do: length(ClusterNode.inbox(member))
+          assert length(list) == 10_000
+          for other <- others, do: assert(other == list)
+          assert Enum.sum(conflicts) == got - 10_000
+
+          assert told == conflicts
+        end,
+        30_000
+      )
+    end
+
+    @tag cluster: [engine: :global]
+    test "with :global one of several nodes gets a name, and a process has one name",
+         %{cluster: cluster, nodes: [a, b]} = context do
+      members = for node <- context.all, do: ClusterNode.member(node)
+
+      results =
+        members
+        |> Enum.map(&Task.async(fn -> ClusterNode.run(&1, :register, [cluster, :key]) end))
+        |> Task.await_many(30_000)
+
+      assert [winner] = for({member, {:ok, _}} <- Enum.zip(members, results), do: member)
+      [loser | _] = members -- [winner]
+      # As soon as the call has returned, also where the replica is behind.
+      assert {:error, {:already_registered, ^winner}} =
+               ClusterNode.run(loser, :register, [cluster, :key])
+
+      assert {:error, {:already_registered, ^winner}} =
+               ClusterNode.run(winner, :register, [cluster, :other])
+
+      for {from, to} <- List.duplicate({winner, loser}, 5) do
+        :ok = ClusterNode.run(from, :unregister, [cluster, :key])
+        assert {:ok, _} = ClusterNode.run(to, :register, [cluster, :key])
+        :ok = ClusterNode.run(to, :unregister, [cluster, :key])
+        assert {:ok, _} = ClusterNode.run(from, :register, [cluster, :key])
+      end
+
+      for node <- [a, b],
+          do:
+            eventually(fn -> ClusterNode.on(node, :whereis_name, [{cluster, :key}]) == winner end)
+    end
+
     test "the names of a process go when it dies", %{cluster: cluster, nodes: [a, b]} do
       pid = ClusterNode.register(a, cluster, :key)
       ClusterNode.run(pid, :register, [cluster, :other])

@@ -10,12 +10,13 @@ defmodule Foundation.ClusterNode do
 
   alias Foundation.{Cluster, Peer}
 
-  @doc "Starts peers that run the application, each connected to all others."
-  @spec start_peers(pos_integer) :: [{pid, node}]
-  def start_peers(count) do
+  @doc "Starts peers that run the application with these settings, each connected to all others."
+  @spec start_peers(pos_integer, keyword) :: [{pid, node}]
+  def start_peers(count, settings \\ []) do
     peers = for _index <- 1..count, do: Peer.start()
 
     for {_peer, node} <- peers do
+      :ok = :erpc.call(node, Application, :put_all_env, [[foundation: settings]])
       {:ok, _apps} = :erpc.call(node, Application, :ensure_all_started, [:foundation])
       for {_other, other} <- peers, other != node, do: :erpc.call(node, Node, :connect, [other])
     end
@@ -68,6 +69,11 @@ defmodule Foundation.ClusterNode do
     pid
   end
 
+  @doc "Registers a member under many keys; returns how many it got."
+  @spec register_all(pid, atom, Enumerable.t()) :: non_neg_integer
+  def register_all(member, cluster, keys),
+    do: GenServer.call(member, {:register_all, cluster, keys}, 60_000)
+
   @doc "The messages that a member has got, the first one first."
   @spec inbox(pid) :: [term]
   def inbox(member), do: GenServer.call(member, :inbox)
@@ -90,6 +96,10 @@ defmodule Foundation.ClusterNode do
   @impl true
   def handle_call({:run, function, arguments}, _from, inbox),
     do: {:reply, apply(Cluster, function, arguments), inbox}
+
+  def handle_call({:register_all, cluster, keys}, _from, inbox) do
+    {:reply, Enum.count(keys, &match?({:ok, _}, Cluster.register(cluster, &1))), inbox}
+  end
 
   def handle_call(:inbox, _from, inbox), do: {:reply, Enum.reverse(inbox), inbox}
 

@@ -8,7 +8,9 @@ defmodule Foundation.Legacy.Agents do
   # Each function is called after a lookup in the shared table, or before a write to it. It does
   # nothing if the flag was never off.
 
-  alias Foundation.{AgentRegistry, FeatureFlags, Registry}
+  alias Foundation.AgentRegistry
+  alias Foundation.AgentRegistry.Shared
+  alias Foundation.FeatureFlags
 
   require Logger
 
@@ -135,7 +137,7 @@ defmodule Foundation.Legacy.Agents do
   def carry_over do
     result =
       Enum.reduce_while(agents(), {:ok, %{}}, fn {id, {pid, metadata}}, {:ok, carried} ->
-        case Registry.register_for(AgentRegistry.table(), pid, id, metadata) do
+        case Shared.register(pid, id, metadata) do
           {:ok, _owner} -> {:cont, {:ok, Map.put(carried, id, {pid, metadata})}}
           {:error, :not_alive} -> {:cont, {:ok, carried}}
           {:error, {:already_registered, ^pid}} -> {:cont, {:ok, carried}}
@@ -166,7 +168,7 @@ defmodule Foundation.Legacy.Agents do
 
   defp leave_table(carried) do
     for {id, {pid, _metadata}} <- carried do
-      Registry.unregister_for(AgentRegistry.table(), pid, id)
+      Shared.unregister(id, pid)
     end
   end
 
@@ -195,7 +197,7 @@ defmodule Foundation.Legacy.Agents do
   end
 
   defp shared(id) do
-    case Registry.lookup(AgentRegistry.table(), id) do
+    case Shared.lookup(id) do
       [agent] -> agent
       [] -> nil
     end
