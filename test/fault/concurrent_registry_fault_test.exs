@@ -24,6 +24,45 @@ defmodule Foundation.ConcurrentRegistryFaultTest do
         assert Enum.uniq(Task.await_many(users, 60_000)) == [:gone]
       end
     end
+
+    test "#{engine}: update/4 raises when the table ends while its function runs" do
+      {owner, table} = owned_table(unquote(engine), key: 1)
+
+      assert_raise ArgumentError, fn ->
+        Table.update(table, :key, 1, fn 1 -> end_table(owner, table) end)
+      end
+    end
+
+    test "#{engine}: a stream raises when the table ends between two of its chunks" do
+      {owner, table} = owned_table(unquote(engine), for(key <- 1..2_000, do: {key, key}))
+
+      assert_raise ArgumentError, fn ->
+        Enum.reduce(Table.stream(table), owner, fn _entry, owner ->
+          if owner, do: end_table(owner, table)
+          nil
+        end)
+      end
+    end
+  end
+
+  defp owned_table(engine, entries) do
+    owner = start_worker()
+    table = run(owner, fn -> Table.new(engine: engine) end)
+    for {key, value} <- entries, do: Table.put(table, key, value)
+    {owner, table}
+  end
+
+  # Ends the table, and returns once that can be seen.
+  defp end_table(owner, table) do
+    kill(owner)
+    eventually(fn -> ended?(table) end)
+  end
+
+  defp ended?(table) do
+    Table.size(table)
+    false
+  rescue
+    ArgumentError -> true
   end
 
   # Each user has keys of its own for what it writes, and reads those that all leave alone.

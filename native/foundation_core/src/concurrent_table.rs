@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use crate::key::{Key, Opaque, Seed};
-use crate::primitive::{AtomicU64, Ordering};
+use crate::primitive::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::table::{Entry, Guard, Inserted, Object, OutOfMemory, Table, Value, Visited, pin};
 
 /// Returns a number that no other call has returned.
@@ -29,7 +29,12 @@ fn version() -> u64 {
 /// A table from keys to values. The owner word of an entry holds its version.
 pub struct ConcurrentTable<F: Opaque, V: Object> {
     table: Table<F, V>,
+    ended: AtomicBool,
 }
+
+/// The table has ended, so there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended;
 
 impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
     /// Makes an empty table.
@@ -39,7 +44,37 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
     /// When there is no memory for it.
     pub fn new(seed: Seed) -> Result<Self, OutOfMemory> {
         let table = Table::new(seed)?;
-        Ok(ConcurrentTable { table })
+        let ended = AtomicBool::new(false);
+        Ok(ConcurrentTable { table, ended })
+    }
+
+    /// Ends the table: from now on [`ConcurrentTable::during_life`] returns [`Ended`]. The entries
+    /// stay until [`ConcurrentTable::clear`].
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Runs `work`, and returns its result if the table has not ended by then.
+    ///
+    /// # Errors
+    ///
+    /// When the table ended before or during `work`. What `work` has written then may stay in the
+    /// table until that is dropped.
+    #[inline(always)]
+    pub fn during_life<'t, R>(&'t self, work: impl FnOnce(&'t Self) -> R) -> Result<R, Ended> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(Ended);
+        }
+        let result = work(self);
+        // The table may have ended since the first check. Then the thread that clears it may have
+        // removed the key just before `work` looked, and the result says that the key is absent.
+        // The fence pairs with the one in `clear`: if `work` saw anything that `clear` stored, then
+        // the second check sees the end.
+        fence(Ordering::Acquire);
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(Ended);
+        }
+        Ok(result)
     }
 
     /// Returns the entry of `key`.
@@ -122,8 +157,10 @@ impl<F: Opaque, V: Object> ConcurrentTable<F, V> {
 
     /// Removes about `limit` entries, from the hash `from` on. Returns the hash at which to
     /// continue, or `None` at the end. An entry that is inserted behind that point meanwhile
-    /// stays.
+    /// stays. Call it after the end of the table, or when no other thread uses the table.
     pub fn clear(&self, from: u64, limit: usize) -> Option<u64> {
+        // Every removal below comes after the end, for a reader too: see `during_life`.
+        fence(Ordering::Release);
         let guard = pin();
         let mut hashes = Vec::with_capacity(limit);
         let next = self

@@ -13,7 +13,7 @@ pub(crate) use std::{
     hint,
     sync::{
         Mutex, MutexGuard,
-        atomic::{Ordering, fence},
+        atomic::{AtomicBool, Ordering, fence},
     },
 };
 

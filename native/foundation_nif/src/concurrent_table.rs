@@ -5,9 +5,9 @@
 //! thread then removes the entries, since readers may still be among them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use foundation_core::concurrent_table::ConcurrentTable;
+use foundation_core::concurrent_table::{ConcurrentTable, Ended};
 use foundation_core::key::Seed;
 use foundation_core::table::{Entry, OutOfMemory, pin};
 use rustler::{Encoder, Env, Term, atoms};
@@ -64,9 +64,6 @@ pub static LIVE: AtomicI64 = AtomicI64::new(0);
 /// A table, as Erlang terms refer to it.
 pub struct Handle {
     entries: Arc<Entries>,
-    /// Whether its process has ended. A concurrent write that reads `false` just before leaves its
-    /// entry in the table until the last reference to the table is gone.
-    gone: AtomicBool,
 }
 
 impl Handle {
@@ -74,7 +71,7 @@ impl Handle {
     pub fn owner_ended(&self) {
         faults::reach(c"table's owner down");
         let _measured = Call::begin(c"concurrent_table_down".as_ptr());
-        self.gone.store(true, Ordering::Relaxed);
+        self.entries.0.end();
         background::send(Job::Clear(self.entries.clone()));
     }
 }
@@ -86,18 +83,23 @@ impl Drop for Handle {
     }
 }
 
-/// Returns the table that a term refers to.
+/// Runs `work` on the table that a term refers to.
 ///
 /// # Errors
 ///
-/// When it refers to no table, or the table's process has ended.
-#[inline]
-fn table<'a>(term: Term<'a>) -> Result<&'a ConcurrentTable<OwnedTerm, OwnedTerm>, Failure> {
+/// Those of `work`; and when the term refers to no table, or the table's process ends before `work`
+/// has returned.
+#[inline(always)]
+fn with_table<'a>(
+    term: Term<'a>,
+    work: impl FnOnce(&'a ConcurrentTable<OwnedTerm, OwnedTerm>) -> NifResult<'a>,
+) -> NifResult<'a> {
     // Borrow the table instead of cloning its `Arc`. The term keeps the table alive during the
     // call, and the reference count would be a cache line that all processes contend for.
-    match table_handle::get(term) {
-        Some(handle) if !handle.gone.load(Ordering::Relaxed) => Ok(&handle.entries.0),
-        _ => Err(Failure::BadArgument),
+    let handle: &'a Handle = table_handle::get(term).ok_or(Failure::BadArgument)?;
+    match handle.entries.0.during_life(work) {
+        Ok(answer) => answer,
+        Err(Ended) => Err(Failure::BadArgument),
     }
 }
 
@@ -116,34 +118,31 @@ fn concurrent_table_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     LIVE.fetch_add(1, Ordering::Relaxed);
     let handle = Handle {
         entries: Arc::new(Entries(entries)),
-        gone: AtomicBool::new(false),
     };
     let owner = process::local(process::caller(env));
     table_handle::make(env, handle, owner).ok_or(Failure::BadArgument)
 }
 
 fn concurrent_table_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {
-    let table = table(name)?;
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    let value = value(new)?.ok_or(OutOfMemory);
-    written(
-        env,
-        value
-            .and_then(|value| table.put(&key, value))
-            .map(|()| ok()),
-    )
+    with_table(name, |table| {
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        let key = key(key_term, &mut buffer, &mut probe)?;
+        let value = value(new)?.ok_or(OutOfMemory);
+        let put = value.and_then(|value| table.put(&key, value));
+        written(env, put.map(|()| ok()))
+    })
 }
 
 fn concurrent_table_put_new<'a>(
     env: Env<'a>,
     [name, key_term, new]: [Term<'a>; 3],
 ) -> NifResult<'a> {
-    let table = table(name)?;
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    let value = value(new)?.ok_or(OutOfMemory);
-    written(env, value.and_then(|value| table.put_new(&key, value)))
+    with_table(name, |table| {
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        let key = key(key_term, &mut buffer, &mut probe)?;
+        let value = value(new)?.ok_or(OutOfMemory);
+        written(env, value.and_then(|value| table.put_new(&key, value)))
+    })
 }
 
 /// Returns the value of an entry, unless copying it would take too long here.
@@ -160,69 +159,77 @@ fn concurrent_table_get<'a>(
     env: Env<'a>,
     [name, key_term, default]: [Term<'a>; 3],
 ) -> NifResult<'a> {
-    let (table, guard) = (table(name)?, pin());
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    match table.get(&key, &guard) {
-        Some(entry) => stored(env, &entry),
-        None => Ok(default),
-    }
+    with_table(name, |table| {
+        let guard = pin();
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        let key = key(key_term, &mut buffer, &mut probe)?;
+        match table.get(&key, &guard) {
+            Some(entry) => stored(env, &entry),
+            None => Ok(default),
+        }
+    })
 }
 
 /// Returns `{version, value}`, or `:error`.
 fn concurrent_table_fetch<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
-    let (table, guard) = (table(name)?, pin());
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    match table.get(&key, &guard) {
-        Some(entry) => Ok(pair(env, entry.owner.encode(env), stored(env, &entry)?)),
-        None => Ok(error().encode(env)),
-    }
+    with_table(name, |table| {
+        let guard = pin();
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        let key = key(key_term, &mut buffer, &mut probe)?;
+        match table.get(&key, &guard) {
+            Some(entry) => Ok(pair(env, entry.owner.encode(env), stored(env, &entry)?)),
+            None => Ok(error().encode(env)),
+        }
+    })
 }
 
 fn concurrent_table_replace<'a>(
     env: Env<'a>,
     [name, key_term, version, new]: [Term<'a>; 4],
 ) -> NifResult<'a> {
-    let table = table(name)?;
-    let version = version.decode().map_err(|_| Failure::BadArgument)?;
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    let value = value(new)?.ok_or(OutOfMemory);
-    written(env, value.map(|value| table.replace(&key, version, value)))
+    with_table(name, |table| {
+        let version = version.decode().map_err(|_| Failure::BadArgument)?;
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        let key = key(key_term, &mut buffer, &mut probe)?;
+        let value = value(new)?.ok_or(OutOfMemory);
+        written(env, value.map(|value| table.replace(&key, version, value)))
+    })
 }
 
 fn concurrent_table_delete<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResult<'a> {
-    let table = table(name)?;
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    table.remove(&key(key_term, &mut buffer, &mut probe)?);
-    Ok(ok().encode(env))
+    with_table(name, |table| {
+        let (mut buffer, mut probe) = (Buffer::new(), None);
+        table.remove(&key(key_term, &mut buffer, &mut probe)?);
+        Ok(ok().encode(env))
+    })
 }
 
 fn concurrent_table_size<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
-    Ok(table(name)?.len().encode(env))
+    with_table(name, |table| Ok(table.len().encode(env)))
 }
 
 /// Returns `{[{key, value}], cursor | :done}`. The first cursor is 0.
 fn concurrent_table_walk<'a>(env: Env<'a>, [name, from]: [Term<'a>; 2]) -> NifResult<'a> {
-    let (table, guard) = (table(name)?, pin());
-    let from = from.decode().map_err(|_| Failure::BadArgument)?;
-    let mut budget = Budget::default();
-    let (mut found, mut in_time) = (Vec::new(), true);
-    let next = table.walk(from, VISITED_MAX, &guard, |visited| {
-        // The entries of a segment must be returned together; a dirty scheduler has the time for
-        // it.
-        let spent = budget.spend_entry(&visited.key, visited.entry.value);
-        in_time = in_time && (spent || may_take_long());
-        if in_time {
-            let key = key_term(env, &visited.key);
-            found.push(pair(env, key, value_term(env, visited.entry.value)));
+    with_table(name, |table| {
+        let guard = pin();
+        let from = from.decode().map_err(|_| Failure::BadArgument)?;
+        let mut budget = Budget::default();
+        let (mut found, mut in_time) = (Vec::new(), true);
+        let next = table.walk(from, VISITED_MAX, &guard, |visited| {
+            // The entries of a segment must be returned together; a dirty scheduler has the time
+            // for it.
+            let spent = budget.spend_entry(&visited.key, visited.entry.value);
+            in_time = in_time && (spent || may_take_long());
+            if in_time {
+                let key = key_term(env, &visited.key);
+                found.push(pair(env, key, value_term(env, visited.entry.value)));
+            }
+        });
+        if !in_time {
+            return Err(Failure::TakesLong);
         }
-    });
-    if !in_time {
-        return Err(Failure::TakesLong);
-    }
-    budget.charge(env);
-    let next = next.map_or_else(|| done().encode(env), |hash| hash.encode(env));
-    Ok(pair(env, found.encode(env), next))
+        budget.charge(env);
+        let next = next.map_or_else(|| done().encode(env), |hash| hash.encode(env));
+        Ok(pair(env, found.encode(env), next))
+    })
 }

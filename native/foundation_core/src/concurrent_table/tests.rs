@@ -1,6 +1,8 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::*;
+use crate::interleave::{Point, during};
 use crate::key::NoOpaque;
 use crate::table::ValueView;
 
@@ -133,4 +135,70 @@ fn clearing_in_pieces_leaves_nothing_and_gives_its_memory_back() {
     assert!(pieces >= 100, "{pieces} pieces");
     assert!(table.is_empty());
     assert!(table.memory() <= 4 * base, "{} of {base}", table.memory());
+}
+
+/// Ends a table and removes its entries, as its owner's death does.
+fn end(table: &Subject) {
+    table.end();
+    let mut from = Some(0);
+    while let Some(hash) = from {
+        from = table.clear(hash, 100);
+    }
+}
+
+/// Runs `work` on a table of one key, which ends and is emptied where `work` reaches `point`.
+fn across_the_end<R>(point: Point, work: impl FnOnce(&Subject) -> R) -> Result<R, Ended> {
+    let table = Arc::new(empty());
+    assert_eq!(table.put(&int(1), word(10)), Ok(()));
+    let ending = table.clone();
+    during(point, move || end(&ending), || table.during_life(work))
+}
+
+#[test]
+fn a_read_gives_no_answer_when_the_table_ends_before_it_searches() {
+    let read = across_the_end(Point::SegmentFound, |table| look(table, 1));
+    assert_eq!(read, Err(Ended));
+}
+
+#[test]
+fn a_write_gives_no_answer_when_the_table_ends_before_it_locks() {
+    let put = |table: &Subject| table.put(&int(1), word(11));
+    assert_eq!(across_the_end(Point::SegmentChosen, put), Err(Ended));
+    // The key was present before the end, so `true` would be wrong.
+    let put_new = |table: &Subject| table.put_new(&int(1), word(11));
+    assert_eq!(across_the_end(Point::SegmentChosen, put_new), Err(Ended));
+    let remove = |table: &Subject| table.remove(&int(1));
+    assert_eq!(across_the_end(Point::SegmentChosen, remove), Err(Ended));
+}
+
+#[test]
+fn a_replacement_gives_no_answer_when_the_table_ends_before_it_locks() {
+    let replace = |table: &Subject| {
+        let (seen, _) = look(table, 1).expect("it is there");
+        table.replace(&int(1), seen, word(11))
+    };
+    assert_eq!(across_the_end(Point::SegmentChosen, replace), Err(Ended));
+}
+
+#[test]
+fn a_walk_gives_no_answer_when_the_table_ends_before_it_visits_a_segment() {
+    let walk = |table: &Subject| {
+        let mut visited = 0;
+        table.walk(0, 10, &pin(), |_| visited += 1);
+        visited
+    };
+    assert_eq!(across_the_end(Point::SegmentVisited, walk), Err(Ended));
+}
+
+#[test]
+fn a_size_gives_no_answer_when_the_table_ends_before_it_counts() {
+    let table = empty();
+    assert_eq!(table.put(&int(1), word(10)), Ok(()));
+    assert_eq!(table.during_life(Subject::len), Ok(1));
+    let counted = table.during_life(|table| {
+        end(table);
+        table.len()
+    });
+    assert_eq!(counted, Err(Ended));
+    assert_eq!(table.during_life(Subject::len), Err(Ended));
 }
