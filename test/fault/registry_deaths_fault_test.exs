@@ -3,9 +3,10 @@ import Foundation.Conformance.Registry
 conformance "Deaths",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
-  test "of thousands at once leave nothing, and are not seen from the moment they happen", %{
-    registry: registry
-  } do
+  test "thousands of deaths at once leave no entry, and reads hide the dead from the first moment",
+       %{
+         registry: registry
+       } do
     staying = start_worker()
     run(staying, fn -> for key <- 1..100, do: Registry.register(registry, {:stays, key}, key) end)
     dying = start_workers(5_000)
@@ -33,7 +34,7 @@ conformance "Deaths",
     assert length(Registry.keys(registry, staying)) == 100
   end
 
-  test "of a process are in no function's answer once Process.alive?/1 says false", %{
+  test "no function returns entries of a process once Process.alive?/1 returns false", %{
     registry: registry,
     options: options
   } do
@@ -77,7 +78,7 @@ conformance "Deaths",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "that race with registrations leave no entry behind", %{registry: registry} do
+  test "deaths that race with registrations leave no entry behind", %{registry: registry} do
     spawners =
       for spawner <- 1..4 do
         Task.async(fn ->
@@ -102,7 +103,7 @@ conformance "Deaths",
     assert Registry.select(registry, [{{:_, :_, :_}, [], [true]}]) == []
   end
 
-  test "of the holder of a key let exactly one of the waiting have it", %{
+  test "after the death of a key's owner exactly one waiting process gets the key", %{
     registry: registry,
     options: options
   } do
@@ -134,7 +135,7 @@ conformance "Deaths",
     end
   end
 
-  test "of one process with 20,000 keys take them all", %{registry: registry} do
+  test "the death of one process with 20,000 keys removes them all", %{registry: registry} do
     worker = start_worker()
 
     run(worker, fn ->

@@ -46,7 +46,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
   ]
 
   for {kind, code} <- @raises do
-    test "of a Task that crashes by #{kind} has its context" do
+    test "crash report of a Task that crashes by #{kind} has its context" do
       crash = fn -> unquote(code) end
 
       for {fun, context} <- [
@@ -73,7 +73,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
   end
 
   for {kind, code} <- Keyword.delete(@raises, :throw) do
-    test "of a GenServer that crashes by #{kind} has its context" do
+    test "crash report of a GenServer that crashes by #{kind} has its context" do
       {:ok, pid} = GenServer.start(Server, %{server: :mine})
 
       GenServer.cast(pid, fn ->
@@ -86,7 +86,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
       assert meta.request_id == 1
     end
 
-    test "of a gen_statem that crashes by #{kind} has its context" do
+    test "crash report of a gen_statem that crashes by #{kind} has its context" do
       {:ok, pid} = :gen_statem.start(Machine, [], [])
 
       :gen_statem.cast(pid, fn ->
@@ -97,7 +97,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
     end
   end
 
-  test "of a spawned process has its context" do
+  test "crash report of a spawned process has its context" do
     ErrorContext.set_context(%{request_id: 1})
     crash = fn -> raise "boom" end
 
@@ -113,14 +113,14 @@ defmodule Foundation.ErrorContext.CrashReportTest do
     assert report(pid).error_context == %{request_id: 1}
   end
 
-  test "of a task of async has its context" do
+  test "crash report of a task of async has its context" do
     Process.flag(:trap_exit, true)
     ErrorContext.set_context(%{request_id: 1})
     task = ErrorContext.async(fn -> raise "boom" end)
     assert report(task.pid).request_id == 1
   end
 
-  test "has no context of an earlier raise, which was rescued" do
+  test "crash report has no context of an earlier raise, which was rescued" do
     {:ok, pid} = GenServer.start(Server, %{server: :mine})
 
     GenServer.call(pid, fn ->
@@ -131,7 +131,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
     assert report(pid).error_context == %{server: :mine}
   end
 
-  test "is not the only thing that passes: other events stay as they are" do
+  test "crash report filter leaves other events as they are" do
     catch_error(ErrorContext.with_context(%{request_id: 1}, fn -> raise "rescued" end))
     :logger.error(%{label: {:proc_lib, :crash}, report: :something_else})
     meta = report(self())

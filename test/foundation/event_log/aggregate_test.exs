@@ -49,7 +49,7 @@ defmodule Foundation.EventLog.AggregateTest do
     start_supervised!({Account, options}, id: make_ref(), restart: :temporary)
   end
 
-  test "decides, appends, and folds", %{log: log} do
+  test "aggregate: decides, appends, and folds", %{log: log} do
     account = start(log, id: 7)
     assert Aggregate.execute(account, :who) == {:ok, 0, %{id: 7, balance: 0}}
     assert Aggregate.execute(account, {:deposit, 100}) == {:ok, 1}
@@ -62,7 +62,7 @@ defmodule Foundation.EventLog.AggregateTest do
              EventLog.read(log, "account-1")
   end
 
-  test "comes back with every acknowledged event after a kill", %{log: log} do
+  test "aggregate: comes back with every acknowledged event after a kill", %{log: log} do
     Enum.reduce(1..20, 0, fn round, balance ->
       account = start(log, snapshot_every: 3)
       assert {:ok, version, %{balance: ^balance}} = Aggregate.execute(account, :who)
@@ -73,7 +73,7 @@ defmodule Foundation.EventLog.AggregateTest do
     end)
   end
 
-  test "keeps a snapshot that is at most snapshot_every events and a command behind",
+  test "aggregate: keeps a snapshot that is at most snapshot_every events and a command behind",
        %{log: log} do
     account = start(log, snapshot_every: 10)
 
@@ -92,7 +92,7 @@ defmodule Foundation.EventLog.AggregateTest do
     assert {:ok, 210, %{balance: 210}} = Aggregate.execute(start(log), :who)
   end
 
-  test "many callers share appends, and see each other's events", %{log: log} do
+  test "aggregate: many callers share appends, and see each other's events", %{log: log} do
     account = start(log, snapshot_every: 50)
 
     versions =
@@ -106,7 +106,7 @@ defmodule Foundation.EventLog.AggregateTest do
     assert EventLog.info(log).commits < 100
   end
 
-  test "decides again when another writer was first", %{log: log} do
+  test "aggregate: decides again when another writer was first", %{log: log} do
     one = start(log)
     other = start(log)
     {:ok, 1} = Aggregate.execute(one, {:deposit, 100})
@@ -125,7 +125,7 @@ defmodule Foundation.EventLog.AggregateTest do
     assert {:ok, 153, %{balance: 191}} = Aggregate.execute(start(log), :who)
   end
 
-  test "wrong options raise, and a log that is not there is an error" do
+  test "aggregate: wrong options raise, and a log that is not there is an error" do
     assert_raise ArgumentError, fn -> Account.start_link(stream: "a") end
     assert_raise ArgumentError, fn -> Account.start_link(log: :log) end
 

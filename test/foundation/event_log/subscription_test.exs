@@ -26,7 +26,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
 
   defp data(events), do: Enum.map(events, & &1.data)
 
-  test "catches up, and then follows live, without a gap", %{log: log} do
+  test "subscription: catches up, and then follows live, without a gap", %{log: log} do
     append(log, 1..250)
     {:ok, subscription} = EventLog.subscribe(log, :all, :all, max_in_flight: 10_000)
     writer = Task.async(fn -> for n <- 251..600, do: append(log, [n]) end)
@@ -35,7 +35,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     refute_receive {:events, _subscription, _events}, 20
   end
 
-  test "begins where it is told to", %{log: log} do
+  test "subscription: begins where it is told to", %{log: log} do
     append(log, 1..3)
     append(log, [4], "other")
     {:ok, third} = EventLog.subscribe(log, "s", "third", from: 3)
@@ -47,7 +47,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert last |> take(1) |> data() == [5]
   end
 
-  test "sends no more than max_in_flight ahead of the acknowledgements", %{log: log} do
+  test "subscription: sends no more than max_in_flight ahead of the acknowledgements", %{log: log} do
     append(log, 1..10)
     {:ok, subscription} = EventLog.subscribe(log, "s", :slow, max_in_flight: 3)
     [_first, second, third] = take(subscription, 3)
@@ -59,7 +59,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(1) |> data() == [6]
   end
 
-  test "has a name of its own in the log", %{log: log} do
+  test "subscription: has a name of its own in the log", %{log: log} do
     worker = start_worker()
     {:ok, _subscription} = run(worker, fn -> EventLog.subscribe(log, :all, :name) end)
     assert EventLog.subscribe(log, :all, :name) == {:error, {:already_subscribed, worker}}
@@ -74,7 +74,8 @@ defmodule Foundation.EventLog.SubscriptionTest do
     end
   end
 
-  test "resumes after the last acknowledged event of a subscriber that was killed", %{log: log} do
+  test "subscription: resumes after the last acknowledged event of a subscriber that was killed",
+       %{log: log} do
     append(log, 1..5)
     worker = start_worker()
 
@@ -89,7 +90,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(3) |> data() == [3, 4, 5]
   end
 
-  test "resumes after a stop and a start of the log", %{log: log, tmp_dir: dir} do
+  test "subscription: resumes after a stop and a start of the log", %{log: log, tmp_dir: dir} do
     append(log, 1..5)
     {:ok, subscription} = EventLog.subscribe(log, "s", :name)
     [_first, second | _rest] = take(subscription, 5)
@@ -100,7 +101,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(3) |> data() == [3, 4, 5]
   end
 
-  test "outlives the log's owner, and its own process", %{log: log} do
+  test "subscription: outlives the log's owner, and its own process", %{log: log} do
     append(log, [1])
     {:ok, subscription} = EventLog.subscribe(log, :all, :name)
     [first] = take(subscription, 1)
@@ -116,7 +117,9 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(2) |> data() == [2, 3]
   end
 
-  test "unsubscribe/1 keeps the position, delete_subscription/2 forgets it", %{log: log} do
+  test "subscription: unsubscribe/1 keeps the position, delete_subscription/2 forgets it", %{
+    log: log
+  } do
     append(log, 1..3)
     {:ok, subscription} = EventLog.subscribe(log, :all, :name)
     [first | _rest] = take(subscription, 3)
@@ -139,7 +142,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert anew |> take(1) |> data() == [6]
   end
 
-  test "leaves removed events out", %{log: log} do
+  test "subscription: leaves removed events out", %{log: log} do
     append(log, 1..5)
     append(log, [6], "other")
     append(log, [7])
@@ -153,7 +156,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(1) |> data() == [8]
   end
 
-  test "refuses an acknowledgement of an event of another stream", %{log: log} do
+  test "subscription: refuses an acknowledgement of an event of another stream", %{log: log} do
     append(log, [1])
     append(log, [2], "other")
     {:ok, subscription} = EventLog.subscribe(log, "s", :name)

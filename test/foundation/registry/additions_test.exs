@@ -3,7 +3,7 @@ import Foundation.Conformance.Registry
 conformance "LookupMany",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}]] do
-  test "gives what lookup/2 gives, in the keys' order", %{registry: registry} do
+  test "lookup_many/2 returns what lookup/2 returns, in the keys' order", %{registry: registry} do
     worker = start_worker()
     for key <- 1..20, do: {:ok, _} = Registry.register(registry, key, {:mine, key})
     for key <- 21..40, do: {:ok, _} = run(worker, fn -> Registry.register(registry, key, key) end)
@@ -13,7 +13,7 @@ conformance "LookupMany",
     assert Registry.lookup_many(registry, []) == []
   end
 
-  test "takes keys of every kind", %{registry: registry} do
+  test "lookup_many/2 takes keys of every kind", %{registry: registry} do
     terms = Foundation.Terms.all()
     for {name, key} <- terms, do: {:ok, _} = Registry.register(registry, key, name)
 
@@ -21,7 +21,7 @@ conformance "LookupMany",
              Enum.map(terms, fn {name, _key} -> [{self(), name}] end)
   end
 
-  test "takes more keys than one chunk holds", %{registry: registry} do
+  test "lookup_many/2 takes more keys than one chunk holds", %{registry: registry} do
     for key <- 1..1_000, do: {:ok, _} = Registry.register(registry, key, -key)
     keys = for index <- 1..50_000, do: rem(index * 7, 2_000)
 
@@ -30,7 +30,7 @@ conformance "LookupMany",
     assert Registry.lookup_many(registry, keys) == expected
   end
 
-  test "does not give the dead", %{registry: registry} do
+  test "lookup_many/2 returns no entry of a dead process", %{registry: registry} do
     worker = start_worker()
     {:ok, _} = run(worker, fn -> Registry.register(registry, :dead, 1) end)
     {:ok, _} = Registry.register(registry, :alive, 2)
@@ -38,7 +38,9 @@ conformance "LookupMany",
     assert Registry.lookup_many(registry, [:dead, :alive]) == [[], [{self(), 2}]]
   end
 
-  test "refuses what is no list and an unknown registry", %{registry: registry} do
+  test "lookup_many/2 raises for a term that is not a list and for an unknown registry", %{
+    registry: registry
+  } do
     assert_raise FunctionClauseError, fn -> apply(Registry, :lookup_many, [registry, :key]) end
     unknown = unique_name("unknown")
     message = "unknown registry: #{inspect(unknown)}"
@@ -50,7 +52,10 @@ end
 conformance "Broadcast",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
-  test "sends one message an entry and returns how many", %{registry: registry, options: options} do
+  test "broadcast/3 sends one message per entry and returns their number", %{
+    registry: registry,
+    options: options
+  } do
     {:ok, _} = Registry.register(registry, "topic", 1)
     times = if options[:keys] == :unique, do: 1, else: 2
     if times == 2, do: {:ok, _} = Registry.register(registry, "topic", 2)
@@ -64,7 +69,7 @@ conformance "Broadcast",
     refute_received _any_other
   end
 
-  test "reaches the living alone", %{registry: registry, options: options} do
+  test "broadcast/3 reaches only live processes", %{registry: registry, options: options} do
     if options[:keys] != :unique do
       [dying | staying] = workers = start_workers(30)
 
@@ -83,13 +88,13 @@ conformance "Broadcast",
     end
   end
 
-  test "keeps the order of one sender's messages", %{registry: registry} do
+  test "broadcast/3 keeps the order of one sender's messages", %{registry: registry} do
     {:ok, _} = Registry.register(registry, "topic", 1)
     for index <- 1..100, do: 1 = Registry.broadcast(registry, "topic", index)
     for index <- 1..100, do: assert_receive(^index)
   end
 
-  test "of an unknown registry raises", _context do
+  test "broadcast/3 of an unknown registry raises", _context do
     unknown = unique_name("unknown")
 
     assert_raise ArgumentError, "unknown registry: #{inspect(unknown)}", fn ->
@@ -99,7 +104,7 @@ conformance "Broadcast",
 end
 
 conformance "BroadcastToMany", subjects: :ours, variants: [[keys: :duplicate]] do
-  test "reaches a topic of 20,000 entries", %{registry: registry} do
+  test "broadcast/3 reaches a topic of 20,000 entries", %{registry: registry} do
     for index <- 1..20_000, do: {:ok, _} = Registry.register(registry, :topic, index)
     assert Registry.broadcast(registry, :topic, :news) == 20_000
     assert count_messages(:news, 0) == 20_000
@@ -117,7 +122,7 @@ end
 conformance "Stream",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
-  test "gives every entry as key, process and value", %{registry: registry} do
+  test "stream/1 returns every entry as key, process and value", %{registry: registry} do
     worker = start_worker()
     for key <- 1..10, do: {:ok, _} = Registry.register(registry, {:key, key}, key)
     {:ok, _} = run(worker, fn -> Registry.register(registry, "theirs", %{a: 1}) end)
@@ -126,11 +131,11 @@ conformance "Stream",
     assert Enum.sort(Registry.stream(registry)) == Enum.sort(expected)
   end
 
-  test "of an empty registry is empty", %{registry: registry} do
+  test "stream/1 of an empty registry is empty", %{registry: registry} do
     assert Enum.to_list(Registry.stream(registry)) == []
   end
 
-  test "is lazy, and walks anew each time", %{registry: registry} do
+  test "stream/1 is lazy, and walks anew each time", %{registry: registry} do
     stream = Registry.stream(registry)
     for key <- 1..10_000, do: {:ok, _} = Registry.register(registry, key, nil)
     assert [{_key, _pid, nil}] = Enum.take(stream, 1)
@@ -139,7 +144,7 @@ conformance "Stream",
     assert Enum.count(stream) == 9_999
   end
 
-  test "does not give the dead", %{registry: registry} do
+  test "stream/1 returns no entry of a dead process", %{registry: registry} do
     worker = start_worker()
     run(worker, fn -> for key <- 1..500, do: Registry.register(registry, {:dead, key}, 1) end)
     {:ok, _} = Registry.register(registry, :alive, 2)
@@ -147,7 +152,7 @@ conformance "Stream",
     assert Enum.to_list(Registry.stream(registry)) == [{:alive, self(), 2}]
   end
 
-  test "of an unknown registry raises", _context do
+  test "stream/1 of an unknown registry raises", _context do
     unknown = unique_name("unknown")
 
     assert_raise ArgumentError, "unknown registry: #{inspect(unknown)}", fn ->
@@ -155,7 +160,7 @@ conformance "Stream",
     end
   end
 
-  test "gives what is there throughout exactly once while others come and go", %{
+  test "stream/1 returns an entry that stays exactly once while others come and go", %{
     registry: registry
   } do
     for key <- 1..3_000, do: {:ok, _} = Registry.register(registry, {:stays, key}, key)
@@ -192,7 +197,7 @@ conformance "Stream",
 end
 
 conformance "Info", subjects: :ours, variants: [[keys: :unique], [keys: :duplicate]] do
-  test "counts entries, keys and processes, and names its engine",
+  test "info/1 counts entries, keys and processes, and names its engine",
        %{registry: registry} = context do
     assert %{size: 0, keys: 0, processes: 0, memory: empty, engine: engine, drops: 0} =
              Registry.info(registry)
@@ -218,7 +223,7 @@ conformance "Info", subjects: :ours, variants: [[keys: :unique], [keys: :duplica
     eventually(fn -> match?(%{size: 0, keys: 0, processes: 0}, Registry.info(registry)) end)
   end
 
-  test "counts a key with several entries once", %{registry: registry, options: options} do
+  test "info/1 counts a key with several entries once", %{registry: registry, options: options} do
     if options[:keys] == :duplicate do
       for value <- 1..5, do: {:ok, _} = Registry.register(registry, :key, value)
       assert %{size: 5, keys: 1, processes: 1} = Registry.info(registry)
@@ -231,7 +236,7 @@ conformance "Info", subjects: :ours, variants: [[keys: :unique], [keys: :duplica
     end
   end
 
-  test "of an unknown registry raises", _context do
+  test "info/1 of an unknown registry raises", _context do
     unknown = unique_name("unknown")
 
     assert_raise ArgumentError, "unknown registry: #{inspect(unknown)}", fn ->

@@ -13,7 +13,7 @@ conformance "Listeners",
     %{listened: start_registry(Keyword.put(options(), :listeners, [listener]))}
   end
 
-  test "hear of registration and unregistration, in that order", %{listened: registry} do
+  test "listeners hear of registration and unregistration, in that order", %{listened: registry} do
     me = self()
     {:ok, _} = Registry.register(registry, "key", {:any, %{value: 1}})
     :ok = Registry.unregister(registry, "key")
@@ -24,7 +24,7 @@ conformance "Listeners",
            ]
   end
 
-  test "hear of other processes by their pid", %{listened: registry} do
+  test "listeners hear of other processes by their pid", %{listened: registry} do
     worker = start_worker()
     {:ok, _} = run(worker, fn -> Registry.register(registry, "key", 1) end)
     :ok = run(worker, fn -> Registry.unregister(registry, "key") end)
@@ -35,7 +35,7 @@ conformance "Listeners",
            ]
   end
 
-  test "hear nothing of a process's death", %{listened: registry} do
+  test "listeners hear nothing of a process's death", %{listened: registry} do
     worker = start_worker()
     {:ok, _} = run(worker, fn -> Registry.register(registry, "key", 1) end)
     kill(worker)
@@ -49,7 +49,7 @@ conformance "Listeners",
            ]
   end
 
-  test "hear the unregistration of an absent key", %{listened: registry} do
+  test "listeners hear the unregistration of an absent key", %{listened: registry} do
     :ok = Registry.unregister(registry, "absent")
     :ok = Registry.unregister_match(registry, "absent", :_)
     :ok = Registry.unregister_match(registry, "absent", :_, [])
@@ -57,7 +57,7 @@ conformance "Listeners",
     assert messages() == List.duplicate({:unregister, registry, "absent", self()}, 3)
   end
 
-  test "hear one message of an unregistration of many entries", %{listened: registry} do
+  test "listeners hear one message of an unregistration of many entries", %{listened: registry} do
     {:ok, _} = Registry.register(registry, "key", 1)
     if options()[:keys] != :unique, do: {:ok, _} = Registry.register(registry, "key", 2)
     _registrations = messages()
@@ -65,7 +65,9 @@ conformance "Listeners",
     assert messages() == [{:unregister, registry, "key", self()}]
   end
 
-  test "hear of unregister_match/3 only when the process has none left", %{listened: registry} do
+  test "listeners hear of unregister_match/3 only when the process has none left", %{
+    listened: registry
+  } do
     {:ok, _} = Registry.register(registry, "key", {1, :a})
     _registration = messages()
 
@@ -75,7 +77,7 @@ conformance "Listeners",
     assert messages() == [{:unregister, registry, "key", self()}]
   end
 
-  test "hear nothing of what fails or only changes a value", %{listened: registry} do
+  test "listeners hear nothing of what fails or only changes a value", %{listened: registry} do
     if options()[:keys] == :unique do
       {:ok, _} = Registry.register(registry, "key", 1)
       _registration = messages()
@@ -90,7 +92,7 @@ conformance "Listeners",
     assert messages() == []
   end
 
-  test "keep the order of each registrant", %{listened: registry} do
+  test "listeners keep the order of each registrant", %{listened: registry} do
     workers = start_workers(8)
 
     workers
@@ -122,14 +124,14 @@ conformance "Listeners",
     end
   end
 
-  test "are heard before register/3 returns", %{listened: registry} do
+  test "listeners get their message before register/3 returns", %{listened: registry} do
     {:ok, _} = Registry.register(registry, "key", 1)
     assert_received {:register, ^registry, "key", _, 1}
     :ok = Registry.unregister(registry, "key")
     assert_received {:unregister, ^registry, "key", _}
   end
 
-  test "can be several, each hears all", %{options: options} do
+  test "listeners: each of several gets every message", %{options: options} do
     names = for index <- 1..3, do: unique_name("listener_#{index}")
     parent = self()
 
@@ -151,7 +153,7 @@ conformance "Listeners",
     for name <- names, do: assert_receive({:heard, ^name, {:register, ^registry, "key", ^me, 1}})
   end
 
-  test "that are not running make register/3 raise", %{options: options} do
+  test "listeners that are not running make register/3 raise", %{options: options} do
     registry = start_registry(Keyword.put(options, :listeners, [unique_name("nobody")]))
     assert_raise ArgumentError, fn -> Registry.register(registry, "key", 1) end
     assert_raise ArgumentError, fn -> Registry.unregister(registry, "absent") end
@@ -177,7 +179,7 @@ conformance "Listeners",
 end
 
 conformance "ListenersOfDuplicates", variants: [[keys: :duplicate]] do
-  test "hear nothing of an unregister_match/3 that leaves entries" do
+  test "listeners hear nothing of an unregister_match/3 that leaves entries" do
     listener = unique_name("listener")
     Process.register(self(), listener)
     registry = start_registry(keys: :duplicate, listeners: [listener])

@@ -6,12 +6,14 @@ conformance "Lock",
     [keys: :unique, partitions: 4, needs: :lock],
     [keys: :duplicate, needs: :lock]
   ] do
-  test "returns what the function returns, and runs it in the caller", %{registry: registry} do
+  test "lock/3 returns what the function returns, and runs it in the caller", %{
+    registry: registry
+  } do
     assert Registry.lock(registry, :key, fn -> {self(), :result} end) == {self(), :result}
     assert Registry.lock(registry, :key, fn -> :again end) == :again
   end
 
-  test "holds others off under the same key", %{registry: registry} do
+  test "lock/3 makes other callers with the same key wait", %{registry: registry} do
     holder = hold(registry, :key)
     waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
     # It is the holder that must let go: the waiter is seen waiting, not merely slow.
@@ -22,7 +24,7 @@ conformance "Lock",
     assert Task.await(waiter) == :got_it
   end
 
-  test "of different keys do not block each other; keys are compared by ===", %{
+  test "lock/3 calls with different keys do not block each other; keys are compared by ===", %{
     registry: registry
   } do
     holders = for key <- [:key, "key", 1, {:a, 1}], do: hold(registry, key)
@@ -31,14 +33,17 @@ conformance "Lock",
     Enum.each(holders, &release/1)
   end
 
-  test "of different registries do not block each other", %{registry: registry, options: options} do
+  test "lock/3 calls in different registries do not block each other", %{
+    registry: registry,
+    options: options
+  } do
     other = start_registry(Keyword.delete(options, :name))
     holder = hold(registry, :key)
     assert Registry.lock(other, :key, fn -> :free end) == :free
     release(holder)
   end
 
-  test "is given in the order of asking", %{registry: registry} do
+  test "lock/3 serves its callers in the order of their calls", %{registry: registry} do
     holder = hold(registry, :key)
     parent = self()
 
@@ -58,7 +63,7 @@ conformance "Lock",
     assert for(_ <- 1..10, do: receive_turn()) == Enum.to_list(1..10)
   end
 
-  test "is free after a raise, a throw and an exit", %{registry: registry} do
+  test "lock/3 frees the lock after a raise, a throw and an exit", %{registry: registry} do
     assert_raise RuntimeError, "oops", fn ->
       Registry.lock(registry, :key, fn -> raise "oops" end)
     end
@@ -68,7 +73,7 @@ conformance "Lock",
     assert Registry.lock(registry, :key, fn -> :free end) == :free
   end
 
-  test "is free after its holder is killed", %{registry: registry} do
+  test "lock/3 frees the lock when its holder is killed", %{registry: registry} do
     holder = hold(registry, :key)
     waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
     eventually(fn -> Process.info(waiter.pid, :status) == {:status, :waiting} end)
@@ -76,7 +81,7 @@ conformance "Lock",
     assert Task.await(waiter) == :got_it
   end
 
-  test "goes past a waiter that was killed", %{registry: registry} do
+  test "lock/3 skips a waiter that was killed", %{registry: registry} do
     holder = hold(registry, :key)
 
     [doomed, patient] =
@@ -102,7 +107,7 @@ conformance "Lock",
     refute_received {:got_it, ^doomed}
   end
 
-  test "lets no two in at once, and loses nobody", %{registry: registry} do
+  test "lock/3 admits one caller at a time, and every caller in the end", %{registry: registry} do
     counter = :counters.new(1, [])
 
     for _task <- 1..8 do
@@ -122,7 +127,7 @@ conformance "Lock",
     assert :counters.get(counter, 1) == 8 * 50
   end
 
-  test "nests over different keys", %{registry: registry} do
+  test "lock/3 nests over different keys", %{registry: registry} do
     assert Registry.lock(registry, :outer, fn ->
              Registry.lock(registry, :inner, fn -> :both end)
            end) == :both
@@ -130,7 +135,7 @@ conformance "Lock",
     assert Registry.lock(registry, :inner, fn -> :free end) == :free
   end
 
-  test "has nothing to do with entries", %{registry: registry} do
+  test "lock/3 is independent of entries", %{registry: registry} do
     {:ok, _} = Registry.register(registry, :key, :value)
 
     assert Registry.lock(registry, :key, fn -> Registry.lookup(registry, :key) end) == [
@@ -140,7 +145,7 @@ conformance "Lock",
     assert Registry.count(registry) == 1
   end
 
-  test "of an unknown registry raises", _context do
+  test "lock/3 of an unknown registry raises", _context do
     unknown = unique_name("unknown")
 
     assert_raise ArgumentError, "unknown registry: #{inspect(unknown)}", fn ->
@@ -148,7 +153,7 @@ conformance "Lock",
     end
   end
 
-  test "takes a function without arguments", %{registry: registry} do
+  test "lock/3 takes a function without arguments", %{registry: registry} do
     message = "no function clause matching in #{inspect(Registry)}.lock/3"
 
     for arguments <- [[registry, :key, fn _ -> 1 end], ["name", :key, fn -> 1 end]],

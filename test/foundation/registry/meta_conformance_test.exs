@@ -8,7 +8,7 @@ conformance "Metadata",
     [keys: {:duplicate, :key}, needs: :key_partition]
   ] do
   @tag registry: [meta: [given: "value", list: [1, 2], nothing: nil]]
-  test "given at the start is there", %{registry: registry} do
+  test "metadata given at the start is present", %{registry: registry} do
     assert Registry.meta(registry, :given) == {:ok, "value"}
     assert Registry.meta(registry, :list) == {:ok, [1, 2]}
     assert Registry.meta(registry, :nothing) == {:ok, nil}
@@ -16,7 +16,7 @@ conformance "Metadata",
   end
 
   # What does not say how much it holds takes another way through the library.
-  test "given at the start may be of any kind", %{options: options} do
+  test "metadata given at the start may be of any kind", %{options: options} do
     for {about, value} <- Foundation.Terms.all() do
       registry = start_registry(Keyword.put(options, :meta, of_any_kind: value))
       assert {:ok, found} = Registry.meta(registry, :of_any_kind)
@@ -26,11 +26,11 @@ conformance "Metadata",
   end
 
   @tag registry: [meta: [twice: 1, twice: 2]]
-  test "given twice is the last", %{registry: registry} do
+  test "metadata given twice has the last value", %{registry: registry} do
     assert Registry.meta(registry, :twice) == {:ok, 2}
   end
 
-  test "is put, replaced and deleted under atoms and tuples", %{registry: registry} do
+  test "metadata is put, replaced and deleted under atoms and tuples", %{registry: registry} do
     for key <- [:atom, {:a, "tuple", 1}, {}, nil, true, {1.0, %{}}, :_, :"$1", {:_}] do
       assert Registry.meta(registry, key) == :error
       assert Registry.put_meta(registry, key, 1) == :ok
@@ -43,7 +43,7 @@ conformance "Metadata",
     end
   end
 
-  test "keys are compared by ===", %{registry: registry} do
+  test "metadata keys are compared by ===", %{registry: registry} do
     :ok = Registry.put_meta(registry, {1}, :integer)
     :ok = Registry.put_meta(registry, {1.0}, :float)
     assert Registry.meta(registry, {1}) == {:ok, :integer}
@@ -53,7 +53,7 @@ conformance "Metadata",
     assert Registry.meta(registry, {1.0}) == {:ok, :float}
   end
 
-  test "has its own namespace", %{registry: registry} do
+  test "metadata has its own namespace", %{registry: registry} do
     :ok = Registry.put_meta(registry, :key, :meta)
     {:ok, _} = Registry.register(registry, :key, :entry)
     assert Registry.lookup(registry, :key) == [{self(), :entry}]
@@ -62,14 +62,14 @@ conformance "Metadata",
     assert Registry.count(registry) == 0
   end
 
-  test "is set by any process and outlives it", %{registry: registry} do
+  test "metadata is set by any process and outlives it", %{registry: registry} do
     worker = start_worker()
     :ok = run(worker, fn -> Registry.put_meta(registry, :from, :worker) end)
     kill(worker)
     assert Registry.meta(registry, :from) == {:ok, :worker}
   end
 
-  test "of other keys than atoms and tuples is refused", %{registry: registry} do
+  test "metadata under keys other than atoms and tuples is refused", %{registry: registry} do
     for key <- ["binary", 1, -1, 1.5, [], %{}, self()] do
       for {name, arity, call} <- [
             {:meta, 2, fn -> Registry.meta(registry, key) end},
@@ -82,7 +82,7 @@ conformance "Metadata",
     end
   end
 
-  test "of an unknown registry raises", _context do
+  test "metadata functions raise for an unknown registry", _context do
     unknown = unique_name("unknown")
 
     message =

@@ -3,7 +3,7 @@ import Foundation.Conformance.Registry
 conformance "RegisterFor",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
-  test "registers another process, which can unregister itself",
+  test "register_for/4 registers another process, which can unregister itself",
        %{registry: registry} = context do
     worker = start_worker()
     assert Registry.register_for(registry, worker, :key, :value) == {:ok, context.owner}
@@ -17,14 +17,14 @@ conformance "RegisterFor",
     assert Registry.lookup(registry, :key) == []
   end
 
-  test "of the caller is register/3", %{registry: registry} do
+  test "register_for/4 for the caller equals register/3", %{registry: registry} do
     assert {:ok, _} = Registry.register_for(registry, self(), :key, 1)
     assert Registry.lookup(registry, :key) == [{self(), 1}]
     assert Registry.unregister(registry, :key) == :ok
     assert Registry.lookup(registry, :key) == []
   end
 
-  test "of a dead process is an error", %{registry: registry} do
+  test "register_for/4 for a dead process returns an error", %{registry: registry} do
     assert Registry.register_for(registry, dead_pid(), :key, 1) == {:error, :not_alive}
     assert Registry.lookup(registry, :key) == []
     assert Registry.count(registry) == 0
@@ -35,7 +35,7 @@ conformance "RegisterFor",
     assert Registry.lookup(registry, :taken) == [{self(), 1}]
   end
 
-  test "entries go with their process", %{registry: registry} do
+  test "register_for/4 entries are removed when their process dies", %{registry: registry} do
     worker = start_worker()
     for key <- 1..100, do: {:ok, _} = Registry.register_for(registry, worker, key, key)
     kill(worker)
@@ -43,14 +43,16 @@ conformance "RegisterFor",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "entries do not go with who registered them", %{registry: registry} do
+  test "register_for/4 entries stay when the process that registered them dies", %{
+    registry: registry
+  } do
     [registrar, worker] = start_workers(2)
     {:ok, _} = run(registrar, fn -> Registry.register_for(registry, worker, :key, 1) end)
     kill(registrar)
     assert Registry.lookup(registry, :key) == [{worker, 1}]
   end
 
-  test "unregister_for/3 removes that process's entries alone", %{registry: registry} do
+  test "unregister_for/3 removes only that process's entries", %{registry: registry} do
     [one, other] = start_workers(2)
     {:ok, _} = Registry.register_for(registry, one, :key, 1)
     {:ok, _} = Registry.register_for(registry, one, :kept, 2)
@@ -64,7 +66,7 @@ conformance "RegisterFor",
     assert Registry.unregister_for(registry, dead_pid(), :kept) == :ok
   end
 
-  test "listeners hear the registrant's pid", %{options: options} do
+  test "register_for/4 tells listeners the registrant's pid", %{options: options} do
     listener = unique_name("listener")
     Process.register(self(), listener)
 
@@ -81,7 +83,7 @@ conformance "RegisterFor",
     refute_received {:register, _, _, _, _}
   end
 
-  test "refuses other arguments", %{registry: registry} do
+  test "register_for/4 raises for arguments of other types", %{registry: registry} do
     for {name, arguments} <- [
           {:register_for, [registry, :name, :key, 1]},
           {:register_for, ["name", self(), :key, 1]},
@@ -96,7 +98,9 @@ conformance "RegisterFor",
     assert_raise ArgumentError, message, fn -> Registry.unregister_for(unknown, self(), :key) end
   end
 
-  test "racing with the process's death leaves no entry", %{registry: registry} do
+  test "register_for/4 leaves no entry when it races with the process's death", %{
+    registry: registry
+  } do
     for round <- 1..200 do
       worker = start_worker()
       registrar = Task.async(fn -> Registry.register_for(registry, worker, {:race, round}, 1) end)
@@ -110,7 +114,7 @@ conformance "RegisterFor",
 end
 
 conformance "RegisterForUnique", subjects: :ours do
-  test "of a taken key returns who has it", %{registry: registry} do
+  test "register_for/4 of a taken key returns the key's owner", %{registry: registry} do
     [one, other] = start_workers(2)
     {:ok, _} = Registry.register_for(registry, one, :key, 1)
     expected = {:error, {:already_registered, one}}
@@ -119,7 +123,7 @@ conformance "RegisterForUnique", subjects: :ours do
     assert Registry.register(registry, :key, 2) == expected
   end
 
-  test "takes a key whose process is dead", %{registry: registry} do
+  test "register_for/4 takes a key whose process is dead", %{registry: registry} do
     [one, other] = start_workers(2)
     {:ok, _} = Registry.register_for(registry, one, :key, 1)
     kill(one)

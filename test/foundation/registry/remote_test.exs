@@ -16,7 +16,7 @@ conformance "Remote",
     %{peer: peer, node: node}
   end
 
-  test "a process of another node is registered and found",
+  test "remote process: a process of another node is registered and found",
        %{registry: registry, node: node} = context do
     pid = Peer.spawn_on(node)
     assert node(pid) == node
@@ -31,7 +31,7 @@ conformance "Remote",
     assert %{size: 1, processes: 1} = Registry.info(registry)
   end
 
-  test "it is called by its name, and hears a broadcast",
+  test "remote process: it is called by its name, and hears a broadcast",
        %{registry: registry, node: node} = context do
     pid = Peer.spawn_on(node)
     {:ok, _} = Registry.register_for(registry, pid, :key, nil)
@@ -49,7 +49,7 @@ conformance "Remote",
     end
   end
 
-  test "its entries go when it dies", %{registry: registry, node: node} do
+  test "remote process: its entries go when it dies", %{registry: registry, node: node} do
     [dying, staying] = for _index <- 1..2, do: Peer.spawn_on(node)
 
     for pid <- [dying, staying],
@@ -63,7 +63,10 @@ conformance "Remote",
     for key <- 1..50, do: assert(Registry.lookup(registry, {dying, key}) == [])
   end
 
-  test "all entries of a node go when the node goes", %{registry: registry, node: node} do
+  test "remote process: all entries of a node go when the node goes", %{
+    registry: registry,
+    node: node
+  } do
     {peer, doomed} = Peer.start()
     staying = Peer.spawn_on(node)
     {:ok, _} = Registry.register_for(registry, staying, :stays, 1)
@@ -78,7 +81,7 @@ conformance "Remote",
     assert Registry.lookup(registry, :stays) == [{staying, 1}]
   end
 
-  test "its entries go from each registry that it is in, also from one that was started again",
+  test "remote process: its entries go from each registry that it is in, also from one that was started again",
        %{registry: registry, node: node, options: options} do
     options = Keyword.delete(options, :name)
     [other, again] = for _index <- 1..2, do: start_registry(options)
@@ -97,7 +100,10 @@ conformance "Remote",
     for name <- all, do: eventually(fn -> Registry.count(name) == 0 end)
   end
 
-  test "it is unregistered, and registers again", %{registry: registry, node: node} do
+  test "remote process: it is unregistered, and registers again", %{
+    registry: registry,
+    node: node
+  } do
     pid = Peer.spawn_on(node)
 
     for round <- 1..5 do
@@ -112,7 +118,10 @@ conformance "Remote",
     eventually(fn -> Registry.lookup(registry, :key) == [] end)
   end
 
-  test "one that is dead already leaves nothing", %{registry: registry, node: node} do
+  test "remote process: one that is dead already leaves nothing", %{
+    registry: registry,
+    node: node
+  } do
     pid = Peer.spawn_on(node)
     kill(pid)
 
@@ -125,7 +134,9 @@ conformance "Remote",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "one of a node that cannot be reached leaves nothing", %{registry: registry} do
+  test "remote process: one of a node that cannot be reached leaves nothing", %{
+    registry: registry
+  } do
     pid = foreign_pid(:"nobody@127.0.0.1", 1)
 
     case Registry.register_for(registry, pid, :key, 1) do
@@ -137,7 +148,7 @@ conformance "Remote",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "is watched by the successor of a monitor that was killed", %{
+  test "remote process: is watched by the successor of a monitor that was killed", %{
     registry: registry,
     node: node
   } do
@@ -155,7 +166,9 @@ conformance "Remote",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "a node that dies while the monitor is away is cleaned up after", %{registry: registry} do
+  test "remote process: a node that dies while the monitor is away is cleaned up after", %{
+    registry: registry
+  } do
     {peer, doomed} = Peer.start()
 
     for index <- 1..20,
