@@ -144,7 +144,7 @@ defmodule Foundation.DocsTest do
   test "the module page of Foundation and the README share one text" do
     [_title, shared, _rest] = String.split(File.read!("README.md"), "<!-- MDOC -->")
     assert moduledoc(Foundation) == shared
-    assert shared =~ "A drop-in, Rust-backed replacement"
+    assert shared =~ "A drop-in replacement"
   end
 
   defp public do
