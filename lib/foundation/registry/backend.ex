@@ -149,9 +149,23 @@ defmodule Foundation.Registry.Backend do
 
   @doc """
   Raises what Elixir's `Registry` raises for a registry that is not there.
+
+  If Elixir's `Registry` has one of this name, the message says so: half of a migration is missing.
   """
   @spec unknown!(term) :: no_return
-  def unknown!(registry), do: raise(ArgumentError, "unknown registry: #{inspect(registry)}")
+  def unknown!(registry) do
+    raise ArgumentError, "unknown registry: #{inspect(registry)}" <> started_elsewhere(registry)
+  end
+
+  defp started_elsewhere(registry) do
+    _size = Elixir.Registry.count(registry)
+
+    ". Elixir's Registry has started a registry of this name: " <>
+      "add `alias Foundation.Registry` to the file that starts it"
+  rescue
+    # Elixir's Registry raises one of several errors for a name that is not one of its registries.
+    _not_its_registry -> ""
+  end
 
   @doc """
   Raises what Elixir's `Registry.meta/2` raises for a registry that is not there.

@@ -244,3 +244,18 @@ conformance "Info", subjects: :ours, variants: [[keys: :unique], [keys: :duplica
     end
   end
 end
+
+conformance "StartedElsewhere", subjects: :ours, variants: [[keys: :unique]] do
+  test "an unknown registry that Elixir's Registry has started raises an error that says so",
+       _context do
+    name = unique_name("elsewhere")
+    start_supervised!({Elixir.Registry, keys: :unique, name: name})
+
+    message =
+      "unknown registry: #{inspect(name)}. Elixir's Registry has started a registry of this " <>
+        "name: add `alias Foundation.Registry` to the file that starts it"
+
+    assert_raise ArgumentError, message, fn -> Registry.lookup(name, :key) end
+    assert_raise ArgumentError, message, fn -> Registry.register(name, :key, 1) end
+  end
+end
