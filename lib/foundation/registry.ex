@@ -317,6 +317,7 @@ defmodule Foundation.Registry do
   @doc since: "0.1.0"
   @spec lookup(registry, key) :: [{pid, value}]
   def lookup(registry, key) when is_atom(registry) do
+    # `nil`: the native engine has no registry of this name.
     case Native.registry_lookup(registry, key) do
       nil -> ETS.lookup(registry, key)
       entries -> entries

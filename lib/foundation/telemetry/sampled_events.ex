@@ -214,7 +214,7 @@ defmodule Foundation.Telemetry.SampledEvents do
     case Native.telemetry_append(name, measurements, metadata) do
       :ok -> :ok
       nil -> Router.emit_batched(__MODULE__, name, measurements, metadata)
-      edge -> BatchProcessor.tell(__MODULE__, name, edge)
+      first_or_full -> BatchProcessor.tell(__MODULE__, name, first_or_full)
     end
   end
 

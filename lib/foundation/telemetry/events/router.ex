@@ -56,7 +56,7 @@ defmodule Foundation.Telemetry.Events.Router do
       :alone -> Batch.execute(name, [{System.system_time(), measurements, metadata}])
       # The native tables closed after the route was chosen.
       nil -> emit_batched(server, name, measurements, metadata)
-      edge -> BatchProcessor.tell(server, name, edge)
+      first_or_full -> BatchProcessor.tell(server, name, first_or_full)
     end
   end
 
