@@ -73,7 +73,9 @@ defmodule Foundation.Native.Library do
 
     # Where `:rustler` is missing the next lines raise and say so, but not why it is needed.
     if @reason_to_build do
-      Mix.shell().info("The native library is built by cargo: #{@reason_to_build}")
+      Mix.shell().info(
+        "cargo builds Foundation's native library, which can take minutes (#{@reason_to_build})"
+      )
     end
 
     @any_reason @reason_to_build ||

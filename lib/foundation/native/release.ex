@@ -110,7 +110,7 @@ defmodule Foundation.Native.Release do
   def reason_to_build(url, checksums, wanted) do
     cond do
       wanted in ["1", "true"] -> "FOUNDATION_BUILD=#{wanted} asks for it"
-      url == nil -> "no repository has releases of it yet (@source_url in mix.exs)"
+      url == nil -> "no prebuilt libraries are released yet, since mix.exs has no @source_url"
       not File.exists?(checksums) -> "this is not a package of Hex, it has no #{checksums}"
       true -> nil
     end
