@@ -139,6 +139,31 @@ conformance "MatchSpecs",
       assert Registry.select(registry, [{{"a", :_, :"$1"}, [], [{{:const, :"$1"}}]}]) != []
     end
 
+    test "selects the parts of entries that OTP selects", %{registry: registry, worker: worker} do
+      entries = [{"a", self(), {1, :x}}, {{:b, 1}, self(), {2, :y}}, {"c", worker, {3, :x}}]
+      names = [:_, :"$1", :"$2"]
+      heads = for key <- ["a" | names], pid <- names, value <- names, do: {key, pid, value}
+      heads = [{:"$1", :"$2", :"$3"}, {:"$3", :"$2", :"$1"} | heads]
+      pairs = [{{:"$1", :"$2"}}, {{:"$2", :"$1"}}, {{:"$1", :"$1"}}]
+      bodies = [true, :other, :"$1", :"$2", {{:"$1"}}, {{:"$1", :"$2", :"$3"}} | pairs]
+
+      for head <- heads, body <- bodies do
+        spec = [{head, [], [body]}]
+
+        case :ets.test_ms({:key, :pid, :value}, spec) do
+          {:ok, _result} ->
+            expected = :ets.match_spec_run(entries, :ets.match_spec_compile(spec))
+            selected = Registry.select(registry, spec)
+            assert {spec, Enum.sort(selected)} == {spec, Enum.sort(expected)}
+            trues = Enum.count(expected, &(&1 == true))
+            assert {spec, Registry.count_select(registry, spec)} == {spec, trues}
+
+          {:error, _errors} ->
+            assert_raise ArgumentError, fn -> Registry.select(registry, spec) end
+        end
+      end
+    end
+
     test "gives an entry once, by the first clause that matches", %{registry: registry} do
       spec = [
         {{:_, :_, {:_, :x}}, [], [:x]},
