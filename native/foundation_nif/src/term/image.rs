@@ -110,6 +110,8 @@ struct Builder<'b, 'a> {
     layout: &'static Layout,
     words: &'b mut [MaybeUninit<u64>],
     pointers: &'b mut [u64],
+    /// The next word to scan, and the end of the words.
+    at: usize,
     end: usize,
     parts: Vec<Part<'a>>,
 }
@@ -117,25 +119,87 @@ struct Builder<'b, 'a> {
 /// The words do not fit in the buffer.
 struct Full;
 
-impl<'a> Builder<'_, 'a> {
+impl<'b, 'a> Builder<'b, 'a> {
+    /// Starts with the term's word. `None` before the layout is known.
+    #[inline]
+    fn new(
+        term: Term<'a>,
+        words: &'b mut [MaybeUninit<u64>],
+        pointers: &'b mut [u64],
+    ) -> Option<Self> {
+        words.first_mut()?.write(word(term));
+        Some(Builder {
+            env: term.get_env(),
+            layout: LAYOUT.get()?,
+            words,
+            pointers,
+            at: 0,
+            end: 1,
+            parts: Vec::new(),
+        })
+    }
+
+    /// Continues in a larger buffer. Its bits are clear.
+    fn moved<'n>(
+        self,
+        words: &'n mut [MaybeUninit<u64>],
+        pointers: &'n mut [u64],
+    ) -> Builder<'n, 'a> {
+        words[..self.end].copy_from_slice(&self.words[..self.end]);
+        pointers[..self.pointers.len()].copy_from_slice(self.pointers);
+        Builder {
+            env: self.env,
+            layout: self.layout,
+            words,
+            pointers,
+            at: self.at,
+            end: self.end,
+            parts: self.parts,
+        }
+    }
+
     /// Cheney's algorithm, as the garbage collector uses it: it scans the words in order, and
-    /// appends the objects that they point to. So it needs no recursion.
-    fn build(&mut self, term: Term<'a>) -> Result<(), Full> {
-        self.push(word(term))?;
-        let mut at = 0;
+    /// appends the objects that they point to. So it needs no recursion. When the buffer is full,
+    /// the word being scanned is unchanged, and [`Builder::moved`] continues with it.
+    fn build(&mut self) -> Result<(), Full> {
+        let mut at = self.at;
         while at < self.end {
             // SAFETY: the words before `end` have been written.
             let word = unsafe { self.words[at].assume_init() };
-            match word & PRIMARY {
-                LIST => self.list(at, word)?,
-                BOXED => self.boxed(at, word)?,
+            let appended = match word & PRIMARY {
+                LIST => self.list(at, word),
+                BOXED => self.boxed(at, word),
                 // A header. Skip its raw words, which could be mistaken for terms.
-                0 => at += self.layout.raw_words(word),
-                _ => {}
+                0 => {
+                    at += self.layout.raw_words(word);
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(full) = appended {
+                self.at = at;
+                return Err(full);
             }
             at += 1;
         }
         Ok(())
+    }
+
+    fn built(self) -> Built<'b, 'a> {
+        let Builder {
+            words,
+            pointers,
+            end,
+            parts,
+            ..
+        } = self;
+        // SAFETY: the words before `end` have been written.
+        let words = unsafe { std::slice::from_raw_parts(words[..end].as_ptr().cast(), end) };
+        Built {
+            pointers: &pointers[..end.div_ceil(BITS)],
+            words,
+            parts,
+        }
     }
 
     #[inline]
@@ -145,10 +209,10 @@ impl<'a> Builder<'_, 'a> {
         Ok(())
     }
 
-    /// Makes the word at `at` point to the next word to be written.
+    /// Makes the word at `at` point to the word at `to`.
     #[inline]
-    fn point(&mut self, at: usize, tag: u64) {
-        self.words[at].write((self.end * WORD) as u64 | tag);
+    fn point(&mut self, at: usize, to: usize, tag: u64) {
+        self.words[at].write((to * WORD) as u64 | tag);
         mark(self.pointers, at);
     }
 
@@ -169,9 +233,11 @@ impl<'a> Builder<'_, 'a> {
 
     #[inline]
     fn list(&mut self, at: usize, word: u64) -> Result<(), Full> {
-        self.point(at, LIST);
+        let to = self.end;
         // SAFETY: a list that is not empty points at two words.
-        unsafe { self.copy((word & !TAGS) as *const u64, 2) }
+        unsafe { self.copy((word & !TAGS) as *const u64, 2)? }
+        self.point(at, to, LIST);
+        Ok(())
     }
 
     #[inline]
@@ -204,9 +270,11 @@ impl<'a> Builder<'_, 'a> {
         } else {
             return self.other(at, word);
         };
-        self.point(at, BOXED);
+        let to = self.end;
         // SAFETY: the header says that the object has this many words.
-        unsafe { self.copy(from, count) }
+        unsafe { self.copy(from, count)? }
+        self.point(at, to, BOXED);
+        Ok(())
     }
 
     /// Copies a short binary, wherever its bytes are. Anything else becomes a part.
@@ -216,7 +284,10 @@ impl<'a> Builder<'_, 'a> {
         match binary(term) {
             Some(bytes) if bytes.len() <= HEAP_BINARY_MAX && subtag != NONE => {
                 let payload = bytes.len().div_ceil(WORD);
-                self.point(at, BOXED);
+                let to = self.end;
+                if self.words.len() - to < 2 + payload {
+                    return Err(Full);
+                }
                 self.push(((1 + payload as u64) << 6) | subtag)?;
                 self.push((bytes.len() * unit) as u64)?;
                 for chunk in bytes.chunks(WORD) {
@@ -224,6 +295,7 @@ impl<'a> Builder<'_, 'a> {
                     word[..chunk.len()].copy_from_slice(chunk);
                     self.push(u64::from_ne_bytes(word))?;
                 }
+                self.point(at, to, BOXED);
             }
             _ => {
                 self.words[at].write(super::EMPTY_LIST.load(std::sync::atomic::Ordering::Relaxed));
@@ -256,62 +328,33 @@ pub fn with<'a, R>(
 ) -> Option<R> {
     let mut words = [const { MaybeUninit::uninit() }; SMALL];
     let mut pointers = [0; SMALL / BITS];
-    if let Some((end, parts)) = build(term, &mut words, &mut pointers) {
-        return Some(then(Built::new(&words[..end], &pointers, parts)));
+    let mut builder = Builder::new(term, &mut words, &mut pointers)?;
+    match builder.build() {
+        Ok(()) => Some(then(builder.built())),
+        Err(Full) => with_more(builder, most, then),
     }
-    with_more(term, most, then)
 }
 
 #[inline(never)]
 fn with_more<'a, R>(
-    term: Term<'a>,
+    begun: Builder<'_, 'a>,
     most: usize,
     then: impl FnOnce(Built<'_, 'a>) -> R,
 ) -> Option<R> {
-    let mut room = SMALL;
-    while room < most {
-        room = (16 * room).min(most);
-        let (mut words, mut pointers) = (Vec::<u64>::new(), Vec::new());
-        let bits = room.div_ceil(BITS);
-        words.try_reserve_exact(room).ok()?;
-        pointers.try_reserve_exact(bits).ok()?;
-        pointers.resize(bits, 0);
-        let words = words.spare_capacity_mut();
-        if let Some((end, parts)) = build(term, words, &mut pointers) {
-            return Some(then(Built::new(&words[..end], &pointers, parts)));
-        }
+    let room = (16 * begun.words.len()).min(most);
+    if room <= begun.words.len() {
+        return None;
     }
-    None
-}
-
-/// Returns the number of words written and the parts, or `None` when there is too little room.
-fn build<'a>(
-    term: Term<'a>,
-    words: &mut [MaybeUninit<u64>],
-    pointers: &mut [u64],
-) -> Option<(usize, Vec<Part<'a>>)> {
-    let mut builder = Builder {
-        env: term.get_env(),
-        layout: LAYOUT.get()?,
-        words,
-        pointers,
-        end: 0,
-        parts: Vec::new(),
-    };
-    builder.build(term).ok()?;
-    Some((builder.end, builder.parts))
-}
-
-impl<'b, 'a> Built<'b, 'a> {
-    fn new(words: &'b [MaybeUninit<u64>], pointers: &'b [u64], parts: Vec<Part<'a>>) -> Self {
-        // SAFETY: all of these words have been written.
-        let words =
-            unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u64>(), words.len()) };
-        Built {
-            pointers: &pointers[..words.len().div_ceil(BITS)],
-            words,
-            parts,
-        }
+    let (mut words, mut pointers) = (Vec::<u64>::new(), Vec::new());
+    let bits = room.div_ceil(BITS);
+    words.try_reserve_exact(room).ok()?;
+    pointers.try_reserve_exact(bits).ok()?;
+    pointers.resize(bits, 0);
+    let words = &mut words.spare_capacity_mut()[..room];
+    let mut builder = begun.moved(words, &mut pointers);
+    match builder.build() {
+        Ok(()) => Some(then(builder.built())),
+        Err(Full) => with_more(builder, most, then),
     }
 }
 

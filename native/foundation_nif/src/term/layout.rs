@@ -59,8 +59,12 @@ pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
 /// Returns whether a term may be a binary, so that it is worth asking the VM for its bytes.
 #[inline(always)]
 pub(super) fn may_be_binary(term: Term) -> bool {
+    if word(term) & PRIMARY != BOXED {
+        return false;
+    }
     // SAFETY: a boxed term points at its header.
-    word(term) & PRIMARY == BOXED && unsafe { number(term, 0) } & SUBTAG != 0
+    let header = unsafe { number(term, 0) };
+    header & SUBTAG != 0 && header != SMALL_MAP.load(Ordering::Relaxed)
 }
 
 /// The keys and the values of a small map, in the order of its keys.
