@@ -4,6 +4,7 @@ mod deaths;
 mod duplicate;
 mod model;
 mod unique;
+mod writes;
 
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
