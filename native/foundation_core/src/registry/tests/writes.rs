@@ -1,4 +1,4 @@
-//! What each call writes to memory that other threads may read.
+//! The writes of each call to memory that other threads may read.
 
 use super::*;
 use crate::primitive::{Writes, take_writes};
