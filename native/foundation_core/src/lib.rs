@@ -8,6 +8,8 @@
 //! - `events`: the settings and counts of each telemetry event. [`window`], [`batch`] and
 //!   [`sampler`] decide whether and when an event is emitted.
 //! - `span`: the open spans of each process.
+//! - [`keyed`]: state for each key of an instance, with a bound.
+//! - [`permits`], `breaker` and `limiter`: bounds for the calls of a service.
 //! - [`random`]: random numbers.
 
 // The build of the loom models leaves out most code that uses the tables. The helpers of that code
@@ -17,6 +19,8 @@
 
 pub mod batch;
 #[cfg(not(loom))]
+pub mod breaker;
+#[cfg(not(loom))]
 pub mod concurrent_table;
 #[cfg(not(loom))]
 pub mod events;
@@ -24,6 +28,11 @@ pub mod handle;
 pub mod held;
 mod interleave;
 pub mod key;
+pub mod keyed;
+#[cfg(not(loom))]
+pub mod limiter;
+mod owners;
+pub mod permits;
 mod primitive;
 pub mod random;
 #[cfg(not(loom))]

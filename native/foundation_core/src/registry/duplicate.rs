@@ -1,11 +1,11 @@
 //! A registry in which a key may have any number of entries, in the order of registration.
 
 use super::owned_key::{OwnedKey, Put, note};
-use super::owners::Owners;
 use super::{Capacity, Figures, Liveness, PendingCleanup, Refused, Rest, Tally};
 use crate::held::Held;
 use crate::interleave::{Point, reach};
 use crate::key::{Key, KeyView, Opaque, Seed};
+use crate::owners::Owners;
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::counter::Counter;
 use crate::table::{

@@ -7,7 +7,6 @@
 mod duplicate;
 mod numbers;
 mod owned_key;
-mod owners;
 #[cfg(test)]
 mod tests;
 mod unique;

@@ -1,9 +1,9 @@
 //! A registry in which a key has one owner.
 
-use super::owners::Owners;
 use super::{Capacity, Figures, Liveness, PendingCleanup, Refused, Reservation, Rest, Tally};
 use crate::held::{Hashed, Held};
 use crate::key::{Key, KeyView, Opaque, Seed};
+use crate::owners::Owners;
 use crate::primitive::Ordering;
 use crate::table::{
     Entry, Guard, Inserted, Object, OutOfMemory, Prefetched, Table, Value, Visited, pin,

@@ -20,10 +20,10 @@ use crate::interleave::{Point, reach};
 use crate::primitive::{Mutex, lock};
 use crate::table::counter::Counter;
 
-/// The number of shards, each with a lock.
-const SHARDS: usize = 64;
+/// The number of shards, each with a lock. The models have room for few.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
-pub(super) struct Owners<T> {
+pub(crate) struct Owners<T> {
     shards: [Mutex<Shard<T>>; SHARDS],
     /// The bytes of memory of the sets behind handles.
     held: Counter,
@@ -141,7 +141,7 @@ impl<T: Held> Shard<T> {
 }
 
 impl<T: Held> Owners<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Owners {
             shards: std::array::from_fn(|_| Mutex::default()),
             held: Counter::default(),
@@ -154,7 +154,7 @@ impl<T: Held> Owners<T> {
 
     /// Changes what an owner holds. A new owner is watched first: `watch` arranges that
     /// [`Owners::mark_dead`] is called when the owner dies, and returns whether it is alive.
-    pub(super) fn hold<R>(
+    pub(crate) fn hold<R>(
         &self,
         owner: u64,
         watch: impl FnOnce() -> bool,
@@ -185,7 +185,7 @@ impl<T: Held> Owners<T> {
     }
 
     /// Changes what an owner holds, if the owner is known.
-    pub(super) fn with<R>(
+    pub(crate) fn with<R>(
         &self,
         owner: u64,
         change: impl FnOnce(&mut HeldSet<T>) -> R,
@@ -242,7 +242,7 @@ impl<T: Held> Owners<T> {
     }
 
     /// Marks an owner dead, and returns what it held.
-    pub(super) fn mark_dead(&self, owner: u64) -> HeldSet<T> {
+    pub(crate) fn mark_dead(&self, owner: u64) -> HeldSet<T> {
         let hash = spread(owner);
         let mut shard = lock(self.shard(owner));
         if let Some(inline) = shard.inline.remove(hash, |inline| inline.owner == owner) {
@@ -260,11 +260,11 @@ impl<T: Held> Owners<T> {
     }
 
     /// Returns the number of owners that hold something.
-    pub(super) fn holding(&self) -> usize {
+    pub(crate) fn holding(&self) -> usize {
         self.sum(|shard| shard.holding + shard.spilled.len())
     }
 
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.sum(Shard::memory) + self.held.sum()
     }
 
