@@ -13,7 +13,8 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    event_log.md cluster.md migrating.md guarantees.md operating.md architecture.md
+    event_log.md cluster.md resilience.md migrating.md guarantees.md operating.md
+    architecture.md
   )
 
   def project do

@@ -6,6 +6,8 @@ defmodule Foundation.DocsTest do
   # The modules that these chapters are expected of: all that keep state.
   @areas [
     Foundation.AgentRegistry,
+    Foundation.Bulkhead,
+    Foundation.CircuitBreaker,
     Foundation.Cluster,
     Foundation.ConcurrentRegistry,
     Foundation.ErrorContext,
@@ -14,7 +16,10 @@ defmodule Foundation.DocsTest do
     Foundation.FeatureFlags,
     Foundation.HealthCheck,
     Foundation.Migration,
+    Foundation.RateLimiter,
     Foundation.Registry,
+    Foundation.Resilience,
+    Foundation.Retry,
     Foundation.StateManager,
     Foundation.Telemetry.SampledEvents,
     Foundation.Telemetry.Sampler,

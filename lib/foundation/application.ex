@@ -3,8 +3,9 @@ defmodule Foundation.Application do
   use Application
 
   alias Foundation.{Config, Engine, ErrorContext, EventLog, FeatureFlags}
-  alias Foundation.{RegistrySupervisor, TelemetrySupervisor}
+  alias Foundation.{RegistrySupervisor, ResilienceSupervisor, TelemetrySupervisor}
   alias Foundation.Registry.{Cleanup, Locks}
+  alias Foundation.Resilience
 
   @impl true
   def start(_type, _args) do
@@ -15,13 +16,16 @@ defmodule Foundation.Application do
       # These tables belong to this process, which lives as long as the application.
       :ok = Locks.open_table()
       :ok = Cleanup.open_counter()
+      :ok = Resilience.ETS.open_table()
+      :ok = Resilience.Budget.open_table()
 
       children = [
         FeatureFlags,
         ErrorContext.Raised,
         RegistrySupervisor,
         TelemetrySupervisor,
-        EventLog.Subscriptions
+        EventLog.Subscriptions,
+        ResilienceSupervisor
       ]
 
       # one_for_one: the areas do not depend on each other's processes. Their state is in tables,

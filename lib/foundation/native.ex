@@ -581,4 +581,135 @@ defmodule Foundation.Native do
   # Forgets the first abandoned span after its event, if it is still this one.
   @spec span_forget(binary) :: boolean | nil
   def span_forget(_id), do: absent()
+
+  ## Resilience: instances. A target is an instance's name or `{name, key}`.
+
+  @type target :: name | {name, key :: term}
+  @type instance_kind :: :bulkhead | :circuit_breaker | :rate_limiter
+  @type instance_started :: :created | :adopted | {:error, {:already_started, pid}} | limit | nil
+  # `{state, calls, failures, slow, open_ms}`
+  @type transition ::
+          {atom, non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer}
+  # Where a key's state stands in a walk over an instance.
+  @type place :: :bare | {:key, term}
+
+  # The owner's orderly stop: the instance is gone after it.
+  @spec resilience_stop(name) :: :ok | nil
+  def resilience_stop(_name), do: absent()
+
+  @spec resilience_owner(name) :: {instance_kind, pid} | nil
+  def resilience_owner(_name), do: absent()
+
+  @spec resilience_names() :: [{name, instance_kind}]
+  def resilience_names, do: absent() || []
+
+  ## Resilience: bulkheads. O(1), but for a resize, which looks at each waiter.
+
+  @spec bulkhead_start(
+          name,
+          pos_integer,
+          non_neg_integer,
+          timeout,
+          :fifo | :lifo,
+          pos_integer,
+          timeout
+        ) :: instance_started
+  def bulkhead_start(_name, _max, _queue, _wait, _order, _max_keys, _adopt_timeout),
+    do: absent()
+
+  # A wait of `nil` is the instance's. `{:wait, ms}`: ask again by `bulkhead_wait/3`.
+  @spec bulkhead_acquire(target, pos_integer, timeout | nil) ::
+          (id :: pos_integer) | {:wait, timeout} | atom
+  def bulkhead_acquire(_target, _weight, _wait), do: absent()
+
+  # The caller gets `{reference, :granted | :refused}` if it waits.
+  @spec bulkhead_wait(target, pos_integer, reference) ::
+          (id :: pos_integer) | {:waits, id :: pos_integer} | atom
+  def bulkhead_wait(_target, _weight, _reference), do: absent()
+
+  @spec bulkhead_cancel(target, pos_integer) ::
+          :cancelled | :granted | :refused | :unknown | nil
+  def bulkhead_cancel(_target, _id), do: absent()
+
+  @spec bulkhead_release(target, pid, pos_integer) :: :ok | nil
+  def bulkhead_release(_target, _pid, _id), do: absent()
+
+  @spec bulkhead_resize(target, pos_integer) :: :ok | :max_keys | :system_limit | nil
+  def bulkhead_resize(_target, _max), do: absent()
+
+  # `{max, in_use, waiting, granted, rejected, timed_out, reclaimed}`
+  @spec bulkhead_info(target) :: tuple | nil
+  def bulkhead_info(_target), do: absent()
+
+  # Those with no permit left, a bounded number a call; the first cursor is 0.
+  @spec bulkhead_full(name, non_neg_integer) :: {[place], non_neg_integer | :done} | nil
+  def bulkhead_full(_name, _cursor), do: absent()
+
+  ## Resilience: circuit breakers. O(1). Where a call changes the state, its answer is
+  ## `{:changed, answer, [transition]}`, and the caller emits the events.
+
+  @spec breaker_start(name, list, term, pos_integer, timeout) :: instance_started
+  def breaker_start(_name, _settings, _classify, _max_keys, _adopt_timeout), do: absent()
+
+  @spec breaker_ask(target) ::
+          (id :: pos_integer) | {:open, non_neg_integer} | {:changed, term, [transition]} | atom
+  def breaker_ask(_target), do: absent()
+
+  @spec breaker_record(target, pid, pos_integer, :ok | :error | :ignore) ::
+          :ok | {:changed, :ok, [transition]} | nil
+  def breaker_record(_target, _pid, _id, _outcome), do: absent()
+
+  @spec breaker_state(target) :: :closed | :open | :half_open | :isolated | nil
+  def breaker_state(_target), do: absent()
+
+  # `{state, calls, failures, slow, retry_after_ms, rejected, opened, probes}`
+  @spec breaker_info(target) :: tuple | nil
+  def breaker_info(_target), do: absent()
+
+  @spec breaker_isolate(target) :: :ok | {:changed, :ok, [transition]} | atom
+  def breaker_isolate(_target), do: absent()
+
+  @spec breaker_reset(target) :: :ok | {:changed, :ok, [transition]} | nil
+  def breaker_reset(_target), do: absent()
+
+  # What the instance was started with, or `:default`.
+  @spec breaker_classify(target) :: term
+  def breaker_classify(_target), do: absent()
+
+  # What deaths have changed. The owner gets `{:foundation_resilience, :transitions}`, one
+  # outstanding at most.
+  @spec breaker_take_transitions(name) :: [{place, transition}] | nil
+  def breaker_take_transitions(_name), do: absent()
+
+  # Those that are not closed, a bounded number a call; the first cursor is 0.
+  @spec breaker_tripped(name, non_neg_integer) ::
+          {[{place, atom}], non_neg_integer | :done} | nil
+  def breaker_tripped(_name, _cursor), do: absent()
+
+  ## Resilience: rate limiters. O(slices of a window), 257 at most.
+
+  @type cost :: non_neg_integer | [{atom, non_neg_integer}]
+
+  @spec limiter_start(name, atom, [{atom, pos_integer, pos_integer}], pos_integer, timeout) ::
+          instance_started
+  def limiter_start(_name, _algorithm, _limits, _max_keys, _adopt_timeout), do: absent()
+
+  # `{:wait, ms}`: the slot is the caller's, so many milliseconds from now.
+  @spec limiter_take(target, cost, timeout) ::
+          :ok | {:wait, pos_integer} | {:limited, pos_integer} | {:bad_cost, [atom]} | atom
+  def limiter_take(_target, _cost, _wait), do: absent()
+
+  @spec limiter_reserve(target, cost, timeout) ::
+          {:reserved, slot :: non_neg_integer, non_neg_integer}
+          | {:limited, pos_integer}
+          | {:bad_cost, [atom]}
+          | atom
+  def limiter_reserve(_target, _cost, _wait), do: absent()
+
+  @spec limiter_settle(target, non_neg_integer, cost, cost) :: :ok | {:bad_cost, [atom]} | nil
+  def limiter_settle(_target, _slot, _reserved, _actual), do: absent()
+
+  # `{[{name, limit, per_ms, used, available, reset_ms}], taken, rejected}`
+  @spec limiter_info(target) :: {[tuple], non_neg_integer, non_neg_integer} | nil
+  def limiter_info(_target), do: absent()
 end

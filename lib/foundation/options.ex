@@ -9,6 +9,7 @@ defmodule Foundation.Options do
 
   @type type ::
           :boolean
+          | :keyword
           | :string
           | :atom
           | :mfa
@@ -18,8 +19,12 @@ defmodule Foundation.Options do
           | {:list_of, type}
           | {:keyword_of, type}
           | {:or, [type]}
+          | {:number, :above | :from, number, number}
+          | {:from, integer}
+          | {:fun, arity}
+          | {:pair, type, type}
           | schema
-  @type schema :: [{atom, [type: type, default: term, doc: String.t()]}]
+  @type schema :: [{atom, [type: type, default: term, required: boolean, doc: String.t()]}]
 
   # The longest time that every timer and `receive` of the VM takes, 49.7 days.
   @longest 0xFFFF_FFFF
@@ -54,6 +59,10 @@ defmodule Foundation.Options do
       raise ArgumentError, unknown(key, schema, place)
     end
 
+    for {key, spec} <- schema, spec[:required], not Keyword.has_key?(options, key) do
+      raise ArgumentError, "expected #{inspect(key)} of #{place} to be given"
+    end
+
     for {key, spec} <- schema do
       {key, fetch!(options, key, spec, place)}
     end
@@ -80,7 +89,7 @@ defmodule Foundation.Options do
         validate!(value || [], section, "#{inspect(key)} of #{place}")
 
       {type, value} ->
-        if value === spec[:default] or valid?(value, type),
+        if (value === spec[:default] and not (spec[:required] || false)) or valid?(value, type),
           do: value,
           else: refuse!(value, type, "#{inspect(key)} of #{place}")
     end
@@ -109,9 +118,11 @@ defmodule Foundation.Options do
   defp type_docs(spec) do
     case spec[:type] do
       [_ | _] -> ""
-      type -> " (#{describe(type)}, default `#{inspect(spec[:default])}`)"
+      type -> if spec[:required], do: " (#{describe(type)}, required)", else: optional(type, spec)
     end
   end
+
+  defp optional(type, spec), do: " (#{describe(type)}, default `#{inspect(spec[:default])}`)"
 
   defp section_docs([_ | _] = section, indent), do: "\n\n" <> docs(section, indent <> "  ")
   defp section_docs(_type, _indent), do: ""
@@ -119,6 +130,7 @@ defmodule Foundation.Options do
   defp flow(doc, indent), do: doc |> String.trim() |> String.replace("\n", "\n#{indent}  ")
 
   defp valid?(value, :boolean), do: is_boolean(value)
+  defp valid?(value, :keyword), do: Keyword.keyword?(value)
   defp valid?(value, :string), do: is_binary(value) and String.valid?(value)
   defp valid?(value, :atom), do: is_atom(value) and not is_boolean(value) and value != nil
   defp valid?({m, f, a}, :mfa), do: is_atom(m) and is_atom(f) and is_list(a)
@@ -126,6 +138,19 @@ defmodule Foundation.Options do
   defp valid?(_value, :any), do: true
   defp valid?(value, {:in, choices}), do: value in choices
   defp valid?(value, {:integer, range}), do: is_integer(value) and value in range
+  defp valid?(value, {:from, least}), do: is_integer(value) and value >= least
+  defp valid?(value, {:fun, arity}), do: is_function(value, arity)
+
+  defp valid?(value, {:number, :above, low, high}),
+    do: is_number(value) and value > low and value <= high
+
+  defp valid?(value, {:number, :from, low, high}),
+    do: is_number(value) and value >= low and value <= high
+
+  defp valid?({first, second}, {:pair, one, other}),
+    do: valid?(first, one) and valid?(second, other)
+
+  defp valid?(_value, {:pair, _one, _other}), do: false
   defp valid?(value, {:or, types}), do: Enum.any?(types, &valid?(value, &1))
 
   defp valid?(value, {:list_of, type}) do
@@ -137,6 +162,7 @@ defmodule Foundation.Options do
   end
 
   defp describe(:boolean), do: "true or false"
+  defp describe(:keyword), do: "a keyword list"
   defp describe(:string), do: "a string"
   defp describe(:atom), do: "an atom"
   defp describe(:mfa), do: "{module, function, arguments}"
@@ -145,6 +171,17 @@ defmodule Foundation.Options do
   defp describe({:integer, first..last//_}), do: "an integer from #{first} to #{last}"
   defp describe({:list_of, type}), do: "a list, each of it #{describe(type)}"
   defp describe({:keyword_of, type}), do: "a keyword list, each value #{describe(type)}"
+  defp describe({:from, least}), do: "an integer from #{least} on"
+  defp describe({:fun, arity}), do: "a function of arity #{arity}"
+  defp describe({:number, :above, low, high}), do: "a number above #{low} and up to #{high}"
+  defp describe({:number, :from, low, high}), do: "a number from #{low} to #{high}"
+
+  defp describe({:pair, {:in, [tag]}, type}),
+    do: "{#{inspect(tag)}, n} with n #{describe(type)}"
+
+  defp describe({:pair, one, other}),
+    do: "a pair of #{describe(one)} and #{describe(other)}"
+
   defp describe({:or, types}), do: types |> Enum.map(&describe/1) |> either()
 
   defp either([only]), do: only

@@ -23,6 +23,18 @@ defmodule Foundation.NativeArgumentsTest do
     end
 
     on_exit(fn -> File.rm_rf!(dir) end)
+
+    instances = [
+      bulkhead: {Foundation.Bulkhead, max: 10},
+      breaker: {Foundation.CircuitBreaker, []},
+      limiter: {Foundation.RateLimiter, limit: {10, 1_000}}
+    ]
+
+    for {type, {module, options}} <- instances do
+      options = [name: NativeArguments.valid(type, nil), engine: :native] ++ options
+      start_supervised!({module, options})
+    end
+
     %{names: [unique, duplicate]}
   end
 

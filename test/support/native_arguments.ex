@@ -105,7 +105,33 @@ defmodule Foundation.NativeArguments do
     span_leave: [:natural],
     span_watch: [:local_pid],
     span_abandoned: [],
-    span_forget: [:id]
+    span_forget: [:id],
+    resilience_stop: [:name],
+    resilience_owner: [:name],
+    resilience_names: [],
+    bulkhead_start: [:name, :natural_32, :natural_32, :bound, :order, :natural, :bound],
+    bulkhead_acquire: [:bulkhead, :natural, :maybe_bound],
+    bulkhead_wait: [:bulkhead, :natural, :reference],
+    bulkhead_cancel: [:bulkhead, :natural],
+    bulkhead_release: [:bulkhead, :local_pid, :natural],
+    bulkhead_resize: [:bulkhead, :natural_32],
+    bulkhead_info: [:bulkhead],
+    bulkhead_full: [:bulkhead, :natural],
+    breaker_start: [:name, :breaker_settings, :any, :natural, :bound],
+    breaker_ask: [:breaker],
+    breaker_record: [:breaker, :local_pid, :natural, :call_outcome],
+    breaker_state: [:breaker],
+    breaker_info: [:breaker],
+    breaker_isolate: [:breaker],
+    breaker_reset: [:breaker],
+    breaker_classify: [:breaker],
+    breaker_take_transitions: [:breaker],
+    breaker_tripped: [:breaker, :natural],
+    limiter_start: [:name, :algorithm, :limits, :natural, :bound],
+    limiter_take: [:limiter, :cost, :bound],
+    limiter_reserve: [:limiter, :cost, :bound],
+    limiter_settle: [:limiter, :natural, :cost, :cost],
+    limiter_info: [:limiter]
   }
 
   # These load the library, or are there in a library of their own only.
@@ -201,6 +227,19 @@ defmodule Foundation.NativeArguments do
   # No digits: answered as an id that nobody has.
   def accepted(:maybe_id), do: [nil, :binary]
   def accepted(:id), do: []
+  # An atom that names no instance is answered with nil, and one with a key is a pair.
+  def accepted(type) when type in [:bulkhead, :breaker, :limiter],
+    do: [:tuple | accepted(:name)]
+
+  def accepted(:natural_32), do: [:zero, :natural]
+  def accepted(:maybe_bound), do: [nil | accepted(:bound)]
+  def accepted(:reference), do: [:reference]
+  # Answered with the names of the limits.
+  def accepted(:cost), do: Enum.uniq(for {_term, tag} <- terms(), do: tag)
+
+  def accepted(type)
+      when type in [:order, :call_outcome, :algorithm, :limits, :breaker_settings],
+      do: []
 
   def accepted(type) when type in [:path, :log_name, :bytes, :stream_or_all], do: [:binary]
   def accepted(:small_natural), do: [:zero, :natural]
@@ -229,6 +268,19 @@ defmodule Foundation.NativeArguments do
   def valid(:strategy, _name), do: :always
   def valid(:maybe_id, _name), do: nil
   def valid(:id, _name), do: "0123456789abcdef"
+
+  def valid(type, _name) when type in [:bulkhead, :breaker, :limiter],
+    do: :"#{__MODULE__}.#{type}"
+
+  def valid(:natural_32, _name), do: 1
+  def valid(:maybe_bound, _name), do: 0
+  def valid(:reference, _name), do: make_ref()
+  def valid(:order, _name), do: :fifo
+  def valid(:call_outcome, _name), do: :ok
+  def valid(:algorithm, _name), do: :token_bucket
+  def valid(:limits, _name), do: [{:default, 10, 1_000}]
+  def valid(:cost, _name), do: 1
+  def valid(:breaker_settings, _name), do: [{:count, 10}, 5, 0.5, 1, 0.5, 1, 1, 0.1, 1, 1]
   def valid(type, _name) when type in [:atoms, :numbers, :pairs, :list], do: []
 
   def valid(:path, _name), do: Path.join(System.tmp_dir!(), "foundation_arguments")

@@ -31,6 +31,10 @@ pub enum Job {
     Clear(Arc<Entries>),
     /// Drops something large.
     Free(Box<dyn Send>),
+    /// Does something that takes long.
+    Run(Box<dyn FnOnce() + Send>),
+    /// Is asked until it has freed something, once nobody uses that any more.
+    Try(Box<dyn FnMut() -> bool + Send>),
 }
 
 /// How often the thread collects retired memory that idle threads have left.
@@ -57,7 +61,17 @@ pub fn send(job: Job) {
     let _ = QUEUE.send(job);
 }
 
+/// Frees `shared` here as soon as nobody else uses it.
+pub fn free_when_unused<T: Send + Sync + 'static>(shared: Arc<T>) {
+    let mut left = Some(shared);
+    send(Job::Try(Box::new(move || {
+        left = left.take().and_then(|shared| Arc::try_unwrap(shared).err());
+        left.is_none()
+    })));
+}
+
 struct Worker {
+    tries: Vec<Box<dyn FnMut() -> bool + Send>>,
     ownerless: Vec<(Weak<dyn Owned>, u64, Instant)>,
     drops: Vec<Arc<Registry>>,
     flushed: Instant,
@@ -66,6 +80,7 @@ struct Worker {
 impl Default for Worker {
     fn default() -> Self {
         Worker {
+            tries: Vec::new(),
             ownerless: Vec::new(),
             drops: Vec::new(),
             flushed: Instant::now(),
@@ -95,7 +110,7 @@ impl Worker {
     }
 
     fn next_flush(&self) -> Instant {
-        let waits = !self.drops.is_empty();
+        let waits = !self.drops.is_empty() || !self.tries.is_empty();
         self.flushed + if waits { SHORT_TICK } else { TICK }
     }
 
@@ -112,6 +127,8 @@ impl Worker {
             Some(Job::Drop(registry)) => self.drops.push(registry),
             Some(Job::Clear(entries)) => entries.clear(),
             Some(Job::Free(large)) => drop(large),
+            Some(Job::Run(job)) => job(),
+            Some(Job::Try(job)) => self.tries.push(job),
             None => {}
         }
         let now = Instant::now();
@@ -129,6 +146,7 @@ impl Worker {
             self.flushed = now;
             reclaim::flush();
             self.drop_unused();
+            self.tries.retain_mut(|job| !job());
             // Dropping the registries has retired their entries.
             reclaim::flush();
         }

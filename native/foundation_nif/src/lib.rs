@@ -14,6 +14,7 @@ mod pin;
 mod process;
 mod raw;
 mod registry;
+mod resilience;
 mod table_handle;
 mod telemetry;
 mod term;

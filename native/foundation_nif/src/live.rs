@@ -7,12 +7,15 @@ use rustler::{Env, Term, atoms};
 
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::registry::instance::{LIVE, LIVE_WATCHES};
+use crate::resilience::instance as resilience;
 use crate::term::{LIVE_BINARIES, LIVE_TERMS};
 use crate::{concurrent_table, event_log, process, telemetry};
 
 nifs! { live_counts / 0 }
 
-atoms! { registries, tables, terms, binaries, retired, watches, remotes, event_logs, spans }
+atoms! {
+    registries, instances, tables, terms, binaries, retired, watches, remotes, event_logs, spans,
+}
 
 /// Runs on a dirty scheduler, because it first frees everything that can be freed.
 fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
@@ -26,7 +29,11 @@ fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         (terms(), LIVE_TERMS.load(Ordering::Relaxed)),
         (binaries(), LIVE_BINARIES.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
-        (watches(), LIVE_WATCHES.load(Ordering::Relaxed)),
+        (instances(), resilience::LIVE.load(Ordering::Relaxed)),
+        (
+            watches(),
+            LIVE_WATCHES.load(Ordering::Relaxed) + resilience::LIVE_WATCHES.load(Ordering::Relaxed),
+        ),
         (remotes(), process::remote_count() as i64),
         (event_logs(), event_log::LIVE.load(Ordering::Relaxed)),
         (spans(), telemetry::processes_with_spans() as i64),

@@ -3,7 +3,7 @@
 //! Each returns `nil` while the tables are closed. The hot ones also do while the tables are
 //! diverted. Then the caller uses another backend.
 
-mod clock;
+pub mod clock;
 mod events;
 mod sampler;
 mod spans;

@@ -86,6 +86,17 @@ pub(super) fn tuple_words(term: Term<'_>) -> Option<&[ErlNifTerm]> {
     }
 }
 
+/// The two elements of a pair; `None` for every other term.
+#[inline(always)]
+pub fn as_pair<'a>(term: Term<'a>) -> Option<(Term<'a>, Term<'a>)> {
+    let [first, second] = *tuple_words(term)? else {
+        return None;
+    };
+    let env = term.get_env();
+    // SAFETY: the elements of a term belong to its environment.
+    Some(unsafe { (Term::new(env, first), Term::new(env, second)) })
+}
+
 /// The contents of a boxed term.
 pub(super) enum Boxed<'a> {
     Tuple(&'a [ErlNifTerm]),

@@ -1,0 +1,7 @@
+defmodule Foundation.Bulkhead.Permit do
+  @moduledoc false
+  # A number of the library, or a reference of the ETS engine.
+
+  @enforce_keys [:name, :holder, :id]
+  defstruct [:name, :holder, :id]
+end
