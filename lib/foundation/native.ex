@@ -575,7 +575,7 @@ defmodule Foundation.Native do
 
   # Abandoned spans, a bounded number a call, and whether that is all. They stay until each is
   # forgotten.
-  @spec span_abandoned() :: {[span], boolean} | nil
+  @spec span_abandoned() :: {[span], boolean, dropped :: non_neg_integer} | nil
   def span_abandoned, do: absent()
 
   # Forgets the first abandoned span after its event, if it is still this one.

@@ -41,6 +41,8 @@ defmodule Foundation.Telemetry.Span do
     * 10,000 open spans a process. One that is started past that has an id and a start event and
       is not kept.
     * 128 events and 128 links a span. The first are kept.
+    * 100,000 abandoned spans that wait for a slow handler of `:abandoned`, in the native engine.
+      Those of later deaths are dropped, and `:dropped` says how many.
 
   ## Telemetry events
 
@@ -50,6 +52,7 @@ defmodule Foundation.Telemetry.Span do
   | `[:foundation, :span, :stop]` | `:duration` (native unit) | see below |
   | `[:foundation, :span, :exception]` | `:duration` (native unit) | and `:kind`, `:reason`, `:stacktrace`; `status: :error` |
   | `[:foundation, :span, :abandoned]` | `:duration` (native unit) | see below; `status: :abandoned` |
+  | `[:foundation, :span, :dropped]` | `:count`, abandoned spans that no event told of | `%{}` |
 
   Metadata:
   `%{name:, span_id:, parent_id:, trace_id:, attributes:, status:, events: [%{name:, attributes:, time:}], links: [%{trace_id:, span_id:}]}`.

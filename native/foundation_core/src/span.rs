@@ -109,6 +109,25 @@ impl<T> Queue<T> {
     }
 }
 
+/// The spans of dead processes that wait to be handed out.
+#[derive(Debug)]
+struct Waiting<T> {
+    queue: Queue<Abandoned<T>>,
+    /// How many spans are in the queue.
+    spans: usize,
+    dropped: u64,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Waiting {
+            queue: Queue::default(),
+            spans: 0,
+            dropped: 0,
+        }
+    }
+}
+
 /// The stacks of some processes, by process.
 type Stacks<T> = HashTable<(u64, Box<Stack<T>>)>;
 
@@ -122,12 +141,14 @@ struct Shard<T>(Mutex<Stacks<T>>);
 pub struct Spans<T> {
     shards: Box<[Shard<T>]>,
     random: Mutex<Random>,
-    abandoned: Mutex<Queue<Abandoned<T>>>,
+    abandoned: Mutex<Waiting<T>>,
     /// The abandoned spans that the reporter has read and not yet forgotten, with their durations.
     /// They have a lock of their own: reading them may take long, and dying processes must not wait
     /// for it.
     handed: Mutex<VecDeque<(Frame<T>, u64)>>,
     deepest: u32,
+    /// How many abandoned spans wait at once.
+    most: usize,
     /// The number of deaths since the reporter last looked.
     untold: AtomicU64,
 }
@@ -144,14 +165,16 @@ fn hash(process: u64) -> u64 {
 }
 
 impl<T: Carried> Spans<T> {
-    /// Makes an empty table whose stacks have at most `deepest` frames.
-    pub fn new(deepest: u32) -> Self {
+    /// Makes an empty table whose stacks have at most `deepest` frames. At most `most` abandoned spans
+    /// wait for the reporter; those of later deaths are dropped and counted.
+    pub fn new(deepest: u32, most: usize) -> Self {
         Spans {
             shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
             random: Mutex::default(),
             abandoned: Mutex::default(),
             handed: Mutex::default(),
             deepest,
+            most,
             untold: AtomicU64::new(0),
         }
     }
@@ -291,10 +314,15 @@ impl<T: Carried> Spans<T> {
         if stack.frames.is_empty() {
             return false;
         }
-        lock(&self.abandoned).push_back(Abandoned {
-            frames: stack.frames,
-            at,
-        });
+        let mut abandoned = lock(&self.abandoned);
+        if abandoned.spans + stack.frames.len() > self.most {
+            abandoned.dropped += stack.frames.len() as u64;
+        } else {
+            abandoned.spans += stack.frames.len();
+            let frames = stack.frames;
+            abandoned.queue.push_back(Abandoned { frames, at });
+        }
+        drop(abandoned);
         self.untold.fetch_add(1, Ordering::AcqRel) == 0
     }
 
@@ -336,12 +364,14 @@ impl<T: Carried> Spans<T> {
     /// Fills `handed` up to `most` spans, and returns whether no span is left behind.
     fn hand_out(&self, handed: &mut VecDeque<(Frame<T>, u64)>, most: usize) -> bool {
         let mut abandoned = lock(&self.abandoned);
-        while let Some(process) = abandoned.front_mut() {
+        let Waiting { queue, spans, .. } = &mut *abandoned;
+        while let Some(process) = queue.front_mut() {
             if process.frames.is_empty() {
-                abandoned.pop_front();
+                queue.pop_front();
             } else if handed.len() < most {
                 let at = process.at;
                 let frame = process.frames.pop();
+                *spans -= 1;
                 handed.extend(frame.map(|frame| {
                     let lasted = at.saturating_sub(frame.started);
                     (frame, lasted)
@@ -353,7 +383,12 @@ impl<T: Carried> Spans<T> {
         true
     }
 
-    /// Removes the next abandoned span, which has been reported, if it still has this id.
+    /// How many spans have been dropped since this was last asked, because too many waited.
+    pub fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut lock(&self.abandoned).dropped)
+    }
+
+    /// The next abandoned span has been told of, if it is still the one of this id: it is taken out.
     pub fn forget(&self, id: u64) -> Option<Frame<T>> {
         let mut handed = lock(&self.handed);
         handed.front().filter(|(frame, _)| frame.id == id)?;

@@ -657,4 +657,60 @@ defmodule Foundation.Telemetry.SpanTest do
   defp deep(n), do: Span.with_span(n, %{}, do: deep(n - 1))
 
   defp a <<< b, do: Bitwise.bsl(a, b)
+
+  # In an application of the ETS engine the native tables are closed, as they are while the library
+  # is absent.
+  describe "while the native tables are absent" do
+    @describetag engine: :ets
+
+    test "the native backend has no abandoned spans, and looks again later" do
+      assert Foundation.Telemetry.Span.Backends.Native.abandoned(:abandoned) == {[], :done, 0}
+      assert_receive :abandoned, 10_000
+    end
+  end
+
+  # Not on the ETS engine, where what waits is in the mailbox of the span process.
+  describe "while a handler of abandoned spans blocks" do
+    @describetag engine: :native
+    @waiting 100_000
+
+    test "no more than #{@waiting} wait, and the others are counted" do
+      test = self()
+      events = [[:foundation, :span, :abandoned], [:foundation, :span, :dropped]]
+      seen = :counters.new(1, [])
+
+      :ok =
+        :telemetry.attach_many(
+          :blocking,
+          events,
+          fn
+            [_, _, :dropped], %{count: count}, _metadata, _config ->
+              send(test, {:dropped, count})
+
+            _abandoned, _measurements, _metadata, _config ->
+              if :counters.get(seen, 1) == 0 do
+                send(test, {:blocked, self()})
+                receive do: (:go -> :ok)
+              end
+
+              :counters.add(seen, 1, 1)
+          end,
+          nil
+        )
+
+      on_exit(fn -> :telemetry.detach(:blocking) end)
+      die = fn -> spawn(fn -> Span.start_span(:doomed) end) end
+      die.()
+      assert_receive {:blocked, server}, 5_000
+
+      extra = 500
+      for _ <- 1..(@waiting + extra), do: die.()
+      eventually(fn -> Foundation.Native.live_counts().spans == 0 end, 30_000)
+      send(server, :go)
+      # What was handed to the handler has made room for as many.
+      assert_receive {:dropped, dropped}, 5_000
+      assert dropped in 1..extra
+      eventually(fn -> :counters.get(seen, 1) + dropped == @waiting + extra + 1 end, 30_000)
+    end
+  end
 end

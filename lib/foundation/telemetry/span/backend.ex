@@ -37,11 +37,12 @@ defmodule Foundation.Telemetry.Span.Backend do
 
   @doc """
   Interprets a message to that process. Returns the spans that were left open, each with the token
-  that forgets it, and `:more` if it should ask again with `:abandoned`. Returns `:ignored` for
-  any other message.
+  that forgets it, `:more` if it should ask again with `:abandoned`, and how many spans were
+  dropped since it last asked. Returns `:ignored` for any other message.
   """
   @callback abandoned(message :: term) ::
-              {[{Frame.ended(), token :: term}], :more | :done} | :ignored
+              {[{Frame.ended(), token :: term}], :more | :done, dropped :: non_neg_integer}
+              | :ignored
 
   @doc "Forgets an abandoned span; they are forgotten in their order. Until then a successor is given it too."
   @callback forget(token :: term) :: :ok

@@ -36,6 +36,9 @@ defmodule Foundation.Telemetry.Span.Events do
     )
   end
 
+  @spec dropped(pos_integer) :: :ok
+  def dropped(count), do: :telemetry.execute([:foundation, :span, :dropped], %{count: count}, %{})
+
   @spec failed(Frame.ended(), :error | :exit | :throw, term, list) :: :ok
   def failed(span, kind, reason, stacktrace) do
     failure = %{kind: kind, reason: reason, stacktrace: stacktrace}

@@ -29,7 +29,8 @@ defmodule Foundation.Telemetry.Span.Server do
   @impl true
   def handle_info(message, backend) do
     case backend.abandoned(message) do
-      {spans, more} ->
+      {spans, more, dropped} ->
+        if dropped > 0, do: Events.dropped(dropped)
         Enum.each(spans, &tell(&1, backend))
         # Through the mailbox, so that a mass death does not keep system messages waiting.
         if more == :more, do: send(self(), :abandoned)

@@ -9,7 +9,7 @@ impl Carried for Name {
 }
 
 fn spans() -> Spans<Name> {
-    Spans::new(100)
+    Spans::new(100, usize::MAX)
 }
 
 fn start(spans: &Spans<Name>, name: &'static str) -> Started {
@@ -141,7 +141,7 @@ fn an_abandoned_span_stays_until_it_is_forgotten() {
 
 #[test]
 fn a_span_of_a_dead_process_or_past_the_depth_is_not_kept() {
-    let spans = Spans::<Name>::new(2);
+    let spans = Spans::<Name>::new(2, 1_000);
     assert_ne!(spans.start(1, 0, || false, |_| ()).id, 0);
     assert_eq!(spans.processes(), 0);
     for _ in 0..3 {
@@ -186,7 +186,7 @@ fn deaths_that_wait_are_kept_in_pieces_and_told_in_their_order() {
     }
     {
         let abandoned = lock(&spans.abandoned);
-        let largest = abandoned.0.iter().map(VecDeque::capacity).max();
+        let largest = abandoned.queue.0.iter().map(VecDeque::capacity).max();
         assert!(largest <= Some(256), "{largest:?}");
     }
     let mut told = Vec::new();
@@ -194,5 +194,24 @@ fn deaths_that_wait_are_kept_in_pieces_and_told_in_their_order() {
         told.extend(take(&spans).into_iter().map(|(id, ..)| id));
     }
     assert_eq!(told, ids);
-    assert!(lock(&spans.abandoned).0.is_empty());
+    assert!(lock(&spans.abandoned).queue.0.is_empty());
+}
+
+#[test]
+fn abandoned_spans_that_too_many_wait_before_are_dropped_and_counted() {
+    let spans = Spans::new(100, 3);
+    for process in 1..=4 {
+        start_in(&spans, process, "outer");
+        start_in(&spans, process, "inner");
+        spans.died(process, 20);
+    }
+    // Those of the first process fit, and two more would be one too many.
+    assert_eq!(spans.take_dropped(), 6);
+    assert_eq!(spans.take_dropped(), 0);
+
+    let (told, all) = look(&spans, 10);
+    assert_eq!((told.len(), all), (2, true));
+    start_in(&spans, 5, "later");
+    spans.died(5, 20);
+    assert_eq!(spans.take_dropped(), 0);
 }

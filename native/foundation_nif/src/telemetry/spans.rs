@@ -35,7 +35,9 @@ atoms! { ok, error, none, remote, span, foundation_spans, abandoned }
 
 /// The greatest depth. Recursion that opens a span at each level must not take all memory.
 const DEEPEST: u32 = 10_000;
-/// The limits of the OpenTelemetry specification.
+/// Abandoned spans that wait while their handler is busy.
+const WAITING_MAX: usize = 100_000;
+/// As many as the limits of the OpenTelemetry specification.
 const EVENTS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
 /// Spans that are read in one call.
@@ -69,7 +71,7 @@ struct Extra {
     links: Vec<Stored>,
 }
 
-static SPANS: LazyLock<Spans<Body>> = LazyLock::new(|| Spans::new(DEEPEST));
+static SPANS: LazyLock<Spans<Body>> = LazyLock::new(|| Spans::new(DEEPEST, WAITING_MAX));
 
 /// The number of resources that hold monitors. Each has a tree of monitors with a lock, so one
 /// resource would be a point of contention.
@@ -460,7 +462,7 @@ fn span_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(ok().to_term(env))
 }
 
-/// Returns `{spans, all?}`, a bounded number per call. The spans stay until they are forgotten.
+/// `{spans, all?, dropped}`: a bounded number a call. They stay until they are forgotten.
 fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
@@ -470,7 +472,7 @@ fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     let read = |frame: &Frame<Body>, lasted| span_term(env, frame, span_id(env, frame.id), lasted);
     let (spans, all) = SPANS.abandoned(TAKEN, are_ready(), read)?;
     let spans = spans.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok((spans, all).encode(env))
+    Ok((spans, all, SPANS.take_dropped()).encode(env))
 }
 
 /// Forgets the next abandoned span, if it has this id.

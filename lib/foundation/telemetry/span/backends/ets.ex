@@ -105,7 +105,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   @impl true
   def abandoned({:watch, pid}) do
     Process.monitor(pid)
-    {[], :done}
+    {[], :done, 0}
   end
 
   # The outermost is forgotten with all else of the process, contexts and mark.
@@ -113,10 +113,10 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     case spans_of(pid, @last) do
       [] ->
         forget({pid, @last})
-        {[], :done}
+        {[], :done, 0}
 
       spans ->
-        {List.update_at(spans, -1, fn {span, _key} -> {span, {pid, @last}} end), :done}
+        {List.update_at(spans, -1, fn {span, _key} -> {span, {pid, @last}} end), :done, 0}
     end
   end
 

@@ -8,6 +8,8 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
 
   alias Foundation.Native
 
+  @retry_ms 1_000
+
   @impl true
   def exists?, do: Native.telemetry_started() == true
 
@@ -55,8 +57,16 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
 
   @impl true
   def abandoned(message) when message in [:abandoned, {:foundation_spans, :abandoned}] do
-    {spans, all?} = Native.span_abandoned()
-    {for(span <- spans, do: {span, elem(span, 1)}), if(all?, do: :done, else: :more)}
+    case Native.span_abandoned() do
+      {spans, all?, dropped} ->
+        {for(span <- spans, do: {span, elem(span, 1)}), if(all?, do: :done, else: :more), dropped}
+
+      nil ->
+        # The library is absent, as between two loads of its module. Its notification has been
+        # consumed, and it sends no other until this process has looked: so look again later.
+        Process.send_after(self(), :abandoned, @retry_ms)
+        {[], :done, 0}
+    end
   end
 
   def abandoned(_message), do: :ignored
