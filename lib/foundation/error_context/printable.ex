@@ -4,7 +4,8 @@ defmodule Foundation.ErrorContext.Printable do
   # every formatter of Logger and OTP accepts it, else it becomes text. All have a bounded size. No
   # value may make this raise, because it runs where an application reports its errors.
   #
-  # The formatters, by their source (Elixir 1.14 to 1.20, OTP 25 to 29):
+  # The formatters, by the source of Logger.Formatter (Elixir 1.14 to 1.20) and by that of
+  # logger_formatter (OTP 25; later releases were not checked):
   #
   #   a value              Logger.Formatter                    logger_formatter
   #   atom, number, pid    prints it                           prints it

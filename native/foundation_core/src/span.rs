@@ -165,8 +165,8 @@ fn hash(process: u64) -> u64 {
 }
 
 impl<T: Carried> Spans<T> {
-    /// Makes an empty table whose stacks have at most `deepest` frames. At most `most` abandoned spans
-    /// wait for the reporter; those of later deaths are dropped and counted.
+    /// Makes an empty table whose stacks have at most `deepest` frames. At most `most` abandoned
+    /// spans wait for the reporter. Those of later deaths are dropped and counted.
     pub fn new(deepest: u32, most: usize) -> Self {
         Spans {
             shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
@@ -383,12 +383,12 @@ impl<T: Carried> Spans<T> {
         true
     }
 
-    /// How many spans have been dropped since this was last asked, because too many waited.
+    /// Returns how many spans were dropped since the last call, because too many waited.
     pub fn take_dropped(&self) -> u64 {
         std::mem::take(&mut lock(&self.abandoned).dropped)
     }
 
-    /// The next abandoned span has been told of, if it is still the one of this id: it is taken out.
+    /// Removes the next abandoned span, which has been reported, if it still has this id.
     pub fn forget(&self, id: u64) -> Option<Frame<T>> {
         let mut handed = lock(&self.handed);
         handed.front().filter(|(frame, _)| frame.id == id)?;

@@ -1,5 +1,6 @@
 //! What the allocator has given out, in a process of its own: an account of memory that leaves
 //! something out cannot hide it here.
+#![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,6 @@
 //! What a registry with duplicate keys does when there is no memory, in a process of its own whose
 //! allocator refuses what is larger than it is told.
+#![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -205,7 +205,7 @@ fn abandoned_spans_that_too_many_wait_before_are_dropped_and_counted() {
         start_in(&spans, process, "inner");
         spans.died(process, 20);
     }
-    // Those of the first process fit, and two more would be one too many.
+    // The two spans of the first process fit. Two more would be one too many.
     assert_eq!(spans.take_dropped(), 6);
     assert_eq!(spans.take_dropped(), 0);
 

@@ -35,9 +35,9 @@ atoms! { ok, error, none, remote, span, foundation_spans, abandoned }
 
 /// The greatest depth. Recursion that opens a span at each level must not take all memory.
 const DEEPEST: u32 = 10_000;
-/// Abandoned spans that wait while their handler is busy.
+/// The most abandoned spans that wait while their handler is busy.
 const WAITING_MAX: usize = 100_000;
-/// As many as the limits of the OpenTelemetry specification.
+/// The limits of the OpenTelemetry specification.
 const EVENTS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
 /// Spans that are read in one call.
@@ -462,7 +462,8 @@ fn span_watch<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
     Ok(ok().to_term(env))
 }
 
-/// `{spans, all?, dropped}`: a bounded number a call. They stay until they are forgotten.
+/// Returns `{spans, all?, dropped}`, a bounded number of spans per call. The spans stay until they
+/// are forgotten.
 fn span_abandoned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
