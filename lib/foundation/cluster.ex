@@ -260,7 +260,7 @@ defmodule Foundation.Cluster do
   @spec fetch(cluster, key) ::
           {:ok, pid, value} | :error | {:error, {:unknown, :syncing | :draining}}
   def fetch(cluster, key) do
-    # Before the look-up: names that arrive in between are found by it.
+    # Before the lookup: names that arrive in between are found by it.
     state = Config.state(Config.fetch!(cluster))
 
     case {lookup(cluster, key), state} do

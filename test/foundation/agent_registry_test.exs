@@ -20,7 +20,7 @@ for engine <- [:ets, :native] do
       :ok
     end
 
-    test "the engine is the one that is tested" do
+    test "the configured engine is the engine under test" do
       assert Foundation.Registry.info(AgentRegistry.table()).engine == unquote(engine)
     end
 
@@ -71,7 +71,7 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.count() == 2
     end
 
-    test "what is not there is not found" do
+    test "an unregistered id returns {:error, :not_found}" do
       assert AgentRegistry.get_agent("none") == {:error, :not_found}
       assert AgentRegistry.get_agent_with_metadata("none") == {:error, :not_found}
       assert AgentRegistry.update_metadata("none", %{}) == {:error, :not_found}
@@ -80,13 +80,13 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.list_agents() == []
     end
 
-    test "an id has one process" do
+    test "a second process under a taken id is refused" do
       pid = start_worker()
       :ok = AgentRegistry.register_agent("a", pid)
       assert AgentRegistry.register_agent("a", self()) == {:error, {:already_registered, pid}}
     end
 
-    test "the same pair again is fine, emits nothing, and replaces metadata that is given" do
+    test "registering the same pair again returns :ok, emits nothing and replaces given metadata" do
       :ok = AgentRegistry.register_agent("a", self(), %{v: 1})
       listen([:register, :unregister])
       assert AgentRegistry.register_agent("a", self()) == :ok
@@ -98,18 +98,18 @@ for engine <- [:ets, :native] do
       refute_received {_event, _measurements, _metadata}
     end
 
-    test "a dead process is not registered, also where the id is taken" do
+    test "a dead process is refused, for a free id and for a taken one" do
       dead = dead_pid()
       assert AgentRegistry.register_agent("a", dead) == {:error, :not_alive}
       :ok = AgentRegistry.register_agent("a", self())
       assert AgentRegistry.register_agent("a", dead) == {:error, :not_alive}
     end
 
-    test "a process of a node that is not there is not registered" do
+    test "a process of an unreachable node is refused" do
       assert AgentRegistry.register_agent("a", foreign_pid()) == {:error, :not_alive}
     end
 
-    test "an agent that dies is gone at once, and its id is free" do
+    test "a dead agent disappears at once and frees its id" do
       pid = start_worker()
       :ok = AgentRegistry.register_agent("a", pid)
       kill(pid)
@@ -120,7 +120,7 @@ for engine <- [:ets, :native] do
       eventually(fn -> AgentRegistry.count() == 1 end)
     end
 
-    test "metadata must be a map" do
+    test "metadata that is not a map raises" do
       message = "expected metadata to be a map, got: [role: :planner]"
       me = self()
 
@@ -145,7 +145,7 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {pid, %{m: 1}}}
     end
 
-    test "a function that raises changes nothing and blocks nobody" do
+    test "an update function that raises changes nothing and blocks no caller" do
       :ok = AgentRegistry.register_agent("a", self(), %{n: 1})
 
       assert_raise RuntimeError, fn ->
@@ -156,7 +156,7 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.update_metadata("a", &%{&1 | n: 2}) == :ok
     end
 
-    test "functions that race lose no update" do
+    test "concurrent update functions lose no update" do
       :ok = AgentRegistry.register_agent("a", self(), %{n: 0})
 
       1..8
@@ -170,7 +170,7 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{n: 4_000}}}
     end
 
-    test "of callers that race to register one id one succeeds, and of those that remove it" do
+    test "exactly one of many racing callers registers an id, and one removes it" do
       listen([:register, :unregister])
       workers = start_workers(20)
 
@@ -192,7 +192,7 @@ for engine <- [:ets, :native] do
       refute_received {_event, _measurements, _metadata}
     end
 
-    test "clean-up counts add up to the deaths, also of the replaced" do
+    test "clean-up counts add up to the deaths, replaced agents included" do
       listen([:cleanup])
       workers = start_workers(300)
       for {pid, n} <- Enum.with_index(workers), do: :ok = AgentRegistry.register_agent(n, pid)
@@ -209,7 +209,7 @@ for engine <- [:ets, :native] do
       assert AgentRegistry.count() == 100
     end
 
-    test "an agent that is replaced as it dies counts once, whoever was quicker" do
+    test "an agent replaced while it dies is counted as cleaned up once" do
       listen([:cleanup])
 
       for _round <- 1..100 do
@@ -222,7 +222,7 @@ for engine <- [:ets, :native] do
       end
     end
 
-    test "unregistered agents and those of other registries are not counted as cleaned up" do
+    test "unregistered agents and agents of other registries are not counted as cleaned up" do
       listen([:cleanup])
       registry = unique_name("other")
       start_supervised!({Foundation.Registry, keys: :unique, name: registry})
@@ -235,7 +235,7 @@ for engine <- [:ets, :native] do
       assert cleaned(1) == 1
     end
 
-    test "a handler that blocks holds up no clean-up, and what it missed comes as one" do
+    test "a blocking handler delays no clean-up, and then gets one summed event" do
       :ok =
         :telemetry.attach(
           "blocks",
@@ -262,7 +262,7 @@ for engine <- [:ets, :native] do
     end
 
     @tag :capture_log
-    test "a handler that raises breaks no clean-up" do
+    test "a handler that raises stops no clean-up" do
       :ok =
         :telemetry.attach(
           "raises",
@@ -283,7 +283,7 @@ for engine <- [:ets, :native] do
       assert Process.whereis(Cleanup) == reporter
     end
 
-    test "deaths are counted also while the reporter and the monitor are away" do
+    test "deaths are counted while the reporter and the monitor are down" do
       listen([:cleanup])
       workers = start_workers(10)
       for {pid, n} <- Enum.with_index(workers), do: :ok = AgentRegistry.register_agent(n, pid)
@@ -294,7 +294,7 @@ for engine <- [:ets, :native] do
     end
 
     if engine == :native do
-      test "the library tells the reporter of an agent's death, and no other process" do
+      test "the library sends an agent's death to the reporter only" do
         trace([Monitor, Cleanup])
         listen([:cleanup])
         pid = start_worker()
@@ -306,7 +306,7 @@ for engine <- [:ets, :native] do
         refute_woken(Monitor)
       end
 
-      test "a death in a registry whose clean-ups nobody reports wakes no process" do
+      test "a death in a registry without a reporter wakes no process" do
         name = unique_name("unreported")
         start_supervised!({Foundation.Registry, name: name, keys: :unique, engine: :native})
         trace([Monitor, Cleanup])
@@ -341,7 +341,7 @@ for engine <- [:ets, :native] do
     defp restart(name),
       do: {:ok, _pid} = Supervisor.restart_child(Foundation.RegistrySupervisor, name)
 
-    test "an agent on another node is found, and counted when its node goes" do
+    test "an agent on another node is found, and counted when its node goes down" do
       distributed? = Node.alive?()
       :ok = Peer.distribute()
       on_exit(fn -> if not distributed?, do: Peer.undistribute() end)
@@ -382,7 +382,7 @@ for engine <- [:ets, :native] do
       end
     end
 
-    test "the table is read as any registry's" do
+    test "the agents' table can be read with Foundation.Registry" do
       :ok = AgentRegistry.register_agent("a", self(), %{n: 1})
       assert Foundation.Registry.lookup(:foundation_agent_registry, "a") == [{self(), %{n: 1}}]
       assert %{size: 1, keys: 1} = Foundation.Registry.info(:foundation_agent_registry)

@@ -23,8 +23,8 @@ defmodule Foundation.AuditTest do
     assert result.files > 10
   end
 
-  describe "which files" do
-    test "those with .ex and .exs at any depth, by name", %{tmp_dir: dir} do
+  describe "file selection" do
+    test "finds .ex and .exs files at any depth, sorted by name", %{tmp_dir: dir} do
       b = write(dir, "b.exs")
       a = write(dir, "a/deep/er/a.ex")
       write(dir, "c.eex")
@@ -34,13 +34,13 @@ defmodule Foundation.AuditTest do
       assert files(Audit.run([dir])) == [a, b]
     end
 
-    test "a file that is named twice is read once", %{tmp_dir: dir} do
+    test "reads a file once when it is given twice", %{tmp_dir: dir} do
       a = write(dir, "a.ex")
       result = Audit.run([a, dir, Path.join(dir, "./a.ex")])
       assert {files(result), result.files} == {[a], 1}
     end
 
-    test "neither dependencies nor build output of a project, but directories of that name",
+    test "skips deps and _build of a project, but not other directories of that name",
          %{tmp_dir: dir} do
       write(dir, "mix.exs", "")
       write(dir, "deps/x/a.ex")
@@ -50,7 +50,7 @@ defmodule Foundation.AuditTest do
       assert files(Audit.run([Path.join(dir, "deps")])) == [Path.join(dir, "deps/x/a.ex")]
     end
 
-    test "a link is followed, one to a directory above it ends", %{tmp_dir: dir} do
+    test "follows a symlink, and stops at one that forms a cycle", %{tmp_dir: dir} do
       a = write(dir, "lib/a.ex")
       File.ln_s!(Path.join(dir, "lib"), Path.join(dir, "lib/up"))
       other = write(dir, "other/b.ex")
@@ -59,13 +59,13 @@ defmodule Foundation.AuditTest do
       assert files(Audit.run([Path.join(dir, "lib")])) == [a, Path.join(dir, "lib/other/b.ex")]
     end
 
-    test "names with characters of a glob are names", %{tmp_dir: dir} do
+    test "takes glob characters in a path literally", %{tmp_dir: dir} do
       a = write(dir, "[x]{y}*/a?.ex")
       assert files(Audit.run([Path.join(dir, "[x]{y}*")])) == [a]
     end
   end
 
-  describe "allow" do
+  describe "the :allow option" do
     setup %{tmp_dir: dir} do
       for name <- ~w(lib/a.ex lib/legacy/b.ex lib/legacy/deep/c.ex), do: write(dir, name)
       :ok
@@ -96,19 +96,19 @@ defmodule Foundation.AuditTest do
       end
     end
 
-    test "an allowed file is not even read", %{tmp_dir: dir} do
+    test "does not read an allowed file", %{tmp_dir: dir} do
       bad = write(dir, "bad.ex", "def f(")
       assert %{problems: []} = Audit.run([bad], allow: [bad])
     end
 
-    test "several globs allow together, none allows nothing", %{tmp_dir: dir} do
+    test "allows the files of every glob, and no file for an empty list", %{tmp_dir: dir} do
       assert files(Audit.run([dir], allow: ["**/a.ex", "**/b.ex"])) ==
                [Path.join(dir, "lib/legacy/deep/c.ex")]
 
       assert length(files(Audit.run([dir], allow: []))) == 3
     end
 
-    test "anything but a list of globs is refused" do
+    test "raises for any value but a list of globs" do
       assert_raise ArgumentError,
                    "expected :allow of the audit's options to be a list, each of it a string, " <>
                      "got: \"a\"",
@@ -120,8 +120,8 @@ defmodule Foundation.AuditTest do
     end
   end
 
-  describe "what cannot be audited is a problem, and the rest is audited" do
-    test "a file that does not parse, with its line", %{tmp_dir: dir} do
+  describe "an unreadable path is reported and the other files are audited:" do
+    test "a file that does not parse is reported with its line", %{tmp_dir: dir} do
       bad = write(dir, "a.ex", "defmodule A do\n  def f(\nend\n")
       good = write(dir, "b.ex")
       result = Audit.run([dir])
@@ -131,7 +131,7 @@ defmodule Foundation.AuditTest do
       assert message =~ ~r/unexpected|terminator/
     end
 
-    test "a path that does not exist, and a file of another kind", %{tmp_dir: dir} do
+    test "a path that does not exist, or is no Elixir file", %{tmp_dir: dir} do
       missing = Path.join(dir, "missing")
       other = write(dir, "a.txt")
       good = write(dir, "a.ex")
@@ -143,7 +143,7 @@ defmodule Foundation.AuditTest do
       assert %{file: ^other, message: "expected a directory, an .ex or an .exs file"} = second
     end
 
-    test "a directory that may not be listed", %{tmp_dir: dir} do
+    test "a directory without read permission", %{tmp_dir: dir} do
       good = write(dir, "a.ex")
       closed = Path.join(dir, "closed")
       File.mkdir_p!(closed)
@@ -160,7 +160,7 @@ defmodule Foundation.AuditTest do
       end
     end
 
-    test "a pipe and a device, which are not waited for", %{tmp_dir: dir} do
+    test "a pipe or a device, without waiting for it", %{tmp_dir: dir} do
       pipe = Path.join(dir, "pipe.ex")
       device = Path.join(dir, "zero.exs")
       {_, 0} = System.cmd("mkfifo", [pipe])
@@ -173,7 +173,7 @@ defmodule Foundation.AuditTest do
       end
     end
 
-    test "a link to nothing", %{tmp_dir: dir} do
+    test "a dangling symlink", %{tmp_dir: dir} do
       link = Path.join(dir, "a.ex")
       File.ln_s!("nothing", link)
       assert %{problems: [%{file: ^link}]} = Audit.run([dir])
@@ -187,14 +187,14 @@ defmodule Foundation.AuditTest do
           escape: ~S(?\u{FFFFFFFF}),
           atom: ":" <> String.duplicate("a", 300)
         ] do
-      test "an encoding that is none, or no source: #{name}", %{tmp_dir: dir} do
+      test "invalid encoding or content: #{name}", %{tmp_dir: dir} do
         path = write(dir, "a.ex", unquote(bytes))
         assert %{findings: [], problems: [%{file: ^path, message: message}]} = Audit.run([path])
         assert String.valid?(message) and message != ""
       end
     end
 
-    test "any bytes at all", %{tmp_dir: dir} do
+    test "random bytes", %{tmp_dir: dir} do
       source = File.read!(__ENV__.file)
 
       for index <- 1..150 do
@@ -208,18 +208,18 @@ defmodule Foundation.AuditTest do
     end
   end
 
-  test "a file of 250,000 lines is read through" do
+  test "audits a file of 250,000 lines to its end" do
     source = String.duplicate("foo(:a)\n", 250_000) <> "Process.get(:last)\n"
     assert {:ok, [%{line: 250_001}]} = Audit.scan(source, "a.ex")
   end
 
-  test "nesting of any depth is followed" do
+  test "audits nested code of any depth" do
     source = String.duplicate("(", 20_000) <> "Process.get(:a)" <> String.duplicate(")", 20_000)
 
     assert {:ok, [%{call: "Process.get/1"}]} = Audit.scan(source, "a.ex")
   end
 
-  test "no atom is made of what a file contains" do
+  test "creates no atom from the content of a file" do
     name = fn kind -> "audit_#{kind}_#{System.unique_integer([:positive])}" end
 
     scan = fn ->

@@ -14,7 +14,7 @@ defmodule Foundation.ErrorContextTest do
   doctest Foundation.RequestContext
 
   describe "Logger metadata" do
-    test "has the context as it is, and beside it each value under its own key" do
+    test "holds the context itself and each of its values under its own key" do
       context = %{request_id: 123, user: "ada", nested: %{a: 1}, nothing: nil, pid: :forged}
       ErrorContext.set_context(context)
 
@@ -27,7 +27,7 @@ defmodule Foundation.ErrorContextTest do
       refute Map.has_key?(metadata, :pid)
     end
 
-    test "has nothing of the context before, and keeps the user's own" do
+    test "drops the previous context and keeps the user's own keys" do
       for {before, context} <- [
             {%{a: 1, b: 1}, %{b: 2, c: 2}},
             {%{a: 1}, %{a: 2}},
@@ -50,7 +50,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "has the user's own value again when the context hid it" do
+    test "restores a user's value that the context had hidden" do
       for hiding <- [%{user: "context"}, %{user: "context", list: [1]}] do
         Logger.reset_metadata(user: "mine")
         ErrorContext.set_context(hiding)
@@ -70,14 +70,14 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "keeps what the user sets over a key of the context" do
+    test "keeps a value that the user sets over a key of the context" do
       ErrorContext.set_context(%{user: "context", a: 1})
       Logger.metadata(user: "later")
       ErrorContext.clear_context()
       assert Logger.metadata() == [user: "later"]
     end
 
-    test "is exactly what it was after with_context, be it nothing" do
+    test "is unchanged after with_context/2, even when it was empty" do
       for own <- [[], [own: 1], [request_id: "mine", own: 1], [error_context: "text"]] do
         Logger.reset_metadata(own)
         before = :logger.get_process_metadata()
@@ -98,7 +98,7 @@ defmodule Foundation.ErrorContextTest do
       assert :logger.get_process_metadata() == :undefined
     end
 
-    test "follows each level, also where it takes a value away" do
+    test "follows each nested level, even when a level removes a value" do
       ErrorContext.with_context(%{a: 1, b: [1]}, fn ->
         ErrorContext.with_context(%{a: nil, c: {3}}, fn ->
           metadata = Map.new(Logger.metadata())
@@ -114,7 +114,7 @@ defmodule Foundation.ErrorContextTest do
       end)
     end
 
-    test "of an operation has its ids and its metadata" do
+    test "has the ids and the metadata of an operation" do
       context = ErrorContext.new(__MODULE__, :test, metadata: %{user: "ada", module: :forged})
       ErrorContext.set_context(context)
 
@@ -126,7 +126,7 @@ defmodule Foundation.ErrorContextTest do
       assert metadata[:breadcrumbs] == nil
     end
 
-    test "is at each step what a plain model says" do
+    test "equals a plain model after each random step" do
       # A small model: own metadata, and a stack of contexts over it.
       keys = [:a, :b, :c, :d]
       values = [1, "two", nil, [3], %{four: 4}, :five]
@@ -179,8 +179,8 @@ defmodule Foundation.ErrorContextTest do
     end
   end
 
-  describe "what is kept of a raise" do
-    test "is the context of that raise, and not of one before that was rescued" do
+  describe "the context retained for a raise" do
+    test "belongs to that raise and not to an earlier rescued one" do
       for id <- 1..3 do
         enriched =
           try do
@@ -193,7 +193,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "does not stand for an equal exception that is rescued in a later context" do
+    test "is not used for an equal exception rescued in a later context" do
       rescued = fn fun ->
         try do
           fun.()
@@ -216,7 +216,7 @@ defmodule Foundation.ErrorContextTest do
       assert rescued.(raising) == %{request: 3}
     end
 
-    test "is that of the innermost level that it left, also where it is raised again" do
+    test "is that of the innermost level, even after a reraise" do
       context =
         try do
           ErrorContext.with_context(%{outer: 1}, fn ->
@@ -233,7 +233,7 @@ defmodule Foundation.ErrorContextTest do
       assert context == %{outer: 1, inner: 2}
     end
 
-    test "is that of the innermost level in evaluated code too" do
+    test "is that of the innermost level in evaluated code" do
       {context, _binding} =
         Code.eval_string("""
         try do
@@ -248,7 +248,7 @@ defmodule Foundation.ErrorContextTest do
       assert context == %{outer: 1, inner: 2}
     end
 
-    test "is that of errors of the VM, throws and exits too" do
+    test "is retained for VM errors, throws and exits" do
       for {raise, kind} <- [
             {fn -> :erlang.error(:badarith) end, :error},
             {fn -> apply(String, :to_atom, [1]) end, :error},
@@ -268,7 +268,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "is the current context for any other reason" do
+    test "is the current context for a reason that was never raised" do
       ErrorContext.set_context(%{now: 1})
       catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "one" end))
 
@@ -279,7 +279,7 @@ defmodule Foundation.ErrorContextTest do
                {:error, %{reason: :r, context: %{now: 1}}}
     end
 
-    test "is another process's own" do
+    test "belongs to one process only" do
       worker = start_worker()
 
       raising = fn ->
@@ -293,7 +293,7 @@ defmodule Foundation.ErrorContextTest do
       assert run(worker, fn -> ErrorContext.enrich_error(exception).context end) == %{at: worker}
     end
 
-    test "is one row a process, gone with it, however it ends" do
+    test "takes one row per process, removed however the process ends" do
       for reason <- [:kill, :crash] do
         worker = start_worker()
 
@@ -318,7 +318,7 @@ defmodule Foundation.ErrorContextTest do
       eventually(fn -> :ets.lookup(Raised, pid) == [] end)
     end
 
-    test "is nothing where nothing is raised, and none of it is in the process dictionary" do
+    test "is absent without a raise and never in the process dictionary" do
       keys = Process.get_keys() -- [:"$logger_metadata$"]
       ErrorContext.with_context(%{a: 1}, fn -> :ok end)
       assert :ets.lookup(Raised, self()) == []
@@ -327,7 +327,7 @@ defmodule Foundation.ErrorContextTest do
       assert Enum.sort(Process.get_keys() -- [:"$logger_metadata$"]) == Enum.sort(keys)
     end
 
-    test "is less, but nothing fails, while no process of Foundation runs" do
+    test "is reduced without failures while no Foundation process runs" do
       :ok = Supervisor.terminate_child(Foundation.Supervisor, Raised)
       on_exit(fn -> Supervisor.restart_child(Foundation.Supervisor, Raised) end)
 
@@ -345,7 +345,7 @@ defmodule Foundation.ErrorContextTest do
       assert ErrorContext.enrich_error(exception).context == %{a: 1}
     end
 
-    test "begins anew when its owner was killed" do
+    test "starts empty after its owner is killed" do
       catch_error(ErrorContext.with_context(%{a: 1}, fn -> raise "x" end))
       owner = Process.whereis(Raised)
       kill(owner)
@@ -358,7 +358,7 @@ defmodule Foundation.ErrorContextTest do
   end
 
   describe "bounds" do
-    test "a value is cut where it is too long, and ends in …" do
+    test "a value over the bound is truncated and ends in …" do
       ErrorContext.set_context(%{
         long: String.duplicate("x", 1_000_000),
         wide: String.duplicate("ä€😀", 10_000),
@@ -378,7 +378,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "a value that just fits is not cut" do
+    test "a value of exactly the bound is not truncated" do
       for value <- [
             String.duplicate("x", 1_024),
             String.duplicate("ä", 512),
@@ -389,7 +389,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "all values together are cut, and how many keys are left out is told" do
+    test "values over the total bound are left out and counted" do
       context = Map.new(1..10_000, &{:"bounded_#{&1}", "value #{&1}"})
       ErrorContext.set_context(context)
 
@@ -402,7 +402,7 @@ defmodule Foundation.ErrorContextTest do
       assert Logger.metadata() == []
     end
 
-    test "the oldest of too many breadcrumbs goes" do
+    test "a breadcrumb over the bound replaces the oldest one" do
       for context <- [%{request_id: 1}, ErrorContext.new(__MODULE__, :test)] do
         context =
           Enum.reduce(
@@ -415,7 +415,7 @@ defmodule Foundation.ErrorContextTest do
       end
     end
 
-    test "of too many levels the function still runs, the context stays, and a warning says so once" do
+    test "beyond the level bound the function runs, the context stays, and one warning is logged" do
       log =
         ExUnit.CaptureLog.capture_log(fn ->
           context = deep(1_010, &ErrorContext.get_context/0)
@@ -426,7 +426,7 @@ defmodule Foundation.ErrorContextTest do
       assert [_before, _after] = String.split(log, "expected at most 1000 nested contexts")
     end
 
-    test "a chain of child contexts does not grow for ever" do
+    test "a chain of child contexts stays within the bound" do
       context =
         Enum.reduce(1..5_000, ErrorContext.new(__MODULE__, :test), fn _, parent ->
           ErrorContext.child_context(parent, __MODULE__, :test)
@@ -444,7 +444,7 @@ defmodule Foundation.ErrorContextTest do
   end
 
   describe "errors" do
-    test "with a context already get more of it" do
+    test "that already have a context get the new keys merged in" do
       assert ErrorContext.enhance_error(%{error: :e, context: %{a: 1}}, %{b: 2}) ==
                %{error: :e, context: %{a: 1, b: 2}}
 
@@ -454,13 +454,13 @@ defmodule Foundation.ErrorContextTest do
                {:error, %{reason: :r, context: %{a: 1, b: 2, c: 3}}}
     end
 
-    test "a result that is none is left as it is" do
+    test "a result that is not an error is returned unchanged" do
       for result <- [:ok, {:ok, 1}, :error, nil, {:error, 1, 2}] do
         assert ErrorContext.add_context(result, %{a: 1}) == result
       end
     end
 
-    test "what is no map is refused before anything changes" do
+    test "a context that is not a map raises before anything changes" do
       for wrong <- [nil, [], [a: 1], "context", :context] do
         assert_raise FunctionClauseError, fn -> ErrorContext.set_context(wrong) end
         assert_raise FunctionClauseError, fn -> ErrorContext.with_context(wrong, fn -> 1 end) end
@@ -479,7 +479,7 @@ defmodule Foundation.ErrorContextTest do
   describe "a request id" do
     alias Foundation.RequestContext
 
-    test "is the context's, beside what else there is, and goes with it" do
+    test "is set beside the other metadata and removed with its context" do
       ErrorContext.set_context(%{user: "ada"})
 
       assert RequestContext.with_request_id("r-1", fn ->
@@ -493,7 +493,7 @@ defmodule Foundation.ErrorContextTest do
       assert ErrorContext.get_context() == %{user: "ada"}
     end
 
-    test "is found in an operation" do
+    test "is readable inside an operation" do
       ErrorContext.set_context(ErrorContext.new(__MODULE__, :test))
       assert RequestContext.request_id() == nil
       RequestContext.put_request_id("r-1")
@@ -502,12 +502,12 @@ defmodule Foundation.ErrorContextTest do
       assert %ErrorContext{metadata: %{request_id: "r-1"}} = ErrorContext.get_context()
     end
 
-    test "is none with nil" do
+    test "raises for nil" do
       assert_raise ArgumentError, fn -> RequestContext.put_request_id(nil) end
       assert_raise ArgumentError, fn -> RequestContext.with_request_id(nil, fn -> 1 end) end
     end
 
-    test "is new each time, in many processes at once" do
+    test "is unique across many concurrent processes" do
       ids =
         1..8
         |> Enum.map(fn _ ->

@@ -65,7 +65,7 @@ defmodule Foundation.StateManagerTest do
     send(parent, {event, measurements, metadata})
   end
 
-  test "a directory belongs to one server, until that is gone", %{tmp_dir: dir} do
+  test "a directory belongs to one server until that server ends", %{tmp_dir: dir} do
     first = start(dir)
     link = Path.join(dir, "../" <> Path.basename(dir))
     options = [name: nil, checkpoint_dir: link]
@@ -81,7 +81,7 @@ defmodule Foundation.StateManagerTest do
     assert dir |> start() |> GenServer.call(:get) == :kept
   end
 
-  test "a symlink to a directory is that directory", %{tmp_dir: dir} do
+  test "a symlink and its target count as one directory", %{tmp_dir: dir} do
     own = Path.join(dir, "own")
     link = Path.join(dir, "link")
     first = start(own)
@@ -101,7 +101,7 @@ defmodule Foundation.StateManagerTest do
     assert link |> start() |> GenServer.call(:get) == :initial
   end
 
-  test "a directory of a running VM is refused to another, and free when that VM is gone", %{
+  test "a directory is locked to one VM and free after that VM ends", %{
     tmp_dir: dir
   } do
     options = [[name: nil, checkpoint_dir: dir]]
@@ -127,7 +127,7 @@ defmodule Foundation.StateManagerTest do
     start(dir)
   end
 
-  test "a server whose lock another took writes no checkpoint", %{tmp_dir: dir} do
+  test "a server that lost its lock writes no checkpoint", %{tmp_dir: dir} do
     pid = start(dir)
     :ok = StateManager.checkpoint(pid)
     before = checkpoints(dir)
@@ -140,7 +140,7 @@ defmodule Foundation.StateManagerTest do
     assert File.read!(Path.join(dir, "lock")) == "1 unknown other"
   end
 
-  test "a lock that names no running VM is replaced, whatever it is", %{tmp_dir: dir} do
+  test "a lock without a running VM is replaced, whatever its content", %{tmp_dir: dir} do
     lock = Path.join(dir, "lock")
 
     for make <- [
@@ -162,7 +162,7 @@ defmodule Foundation.StateManagerTest do
     end
   end
 
-  test "its directory and files are for their owner alone", %{tmp_dir: dir} do
+  test "the directory and its files are accessible to their owner only", %{tmp_dir: dir} do
     own = Path.join([dir, "new", "own"])
     pid = start(own)
     :ok = StateManager.checkpoint(pid)
@@ -178,8 +178,8 @@ defmodule Foundation.StateManagerTest do
     assert Bitwise.band(File.stat!(dir).mode, 0o777) == 0o750
   end
 
-  describe "what comes back" do
-    test "the state, though the directory or its files were removed meanwhile", %{tmp_dir: dir} do
+  describe "a restart restores" do
+    test "the state after the directory or its files were removed", %{tmp_dir: dir} do
       for remove <- [&File.rm_rf!/1, &Enum.each(checkpoints(&1), fn file -> File.rm!(file) end)],
           stop <- [&GenServer.stop/1, &(:ok = StateManager.checkpoint(&1))] do
         own = Path.join(dir, "own")
@@ -194,7 +194,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "the state that the interval wrote again after its file was removed", %{tmp_dir: dir} do
+    test "the state that the interval rewrote after its file was removed", %{tmp_dir: dir} do
       own = Path.join(dir, "own")
       pid = start(own, checkpoint_interval: 10, begin: :kept)
       :ok = StateManager.checkpoint(pid)
@@ -204,14 +204,14 @@ defmodule Foundation.StateManagerTest do
       assert restore(own) == :kept
     end
 
-    test "the initial state, from the start options, where there is no checkpoint", %{
+    test "the initial state of the start options without a checkpoint", %{
       tmp_dir: dir
     } do
       pid = start(dir, begin: :mine)
       assert GenServer.call(pid, :get) == :mine
     end
 
-    test "what checkpoint/1 wrote, after a kill", %{tmp_dir: dir} do
+    test "the state that checkpoint/1 wrote before a kill", %{tmp_dir: dir} do
       pid = start(dir)
       :ok = GenServer.call(pid, {:put, :kept})
       assert StateManager.checkpoint(pid) == :ok
@@ -220,7 +220,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(dir) == :kept
     end
 
-    test "the state at a supervisor's stop", %{tmp_dir: dir} do
+    test "the state at the moment when a supervisor stops the server", %{tmp_dir: dir} do
       start_supervised!({Keeper, checkpoint_dir: dir, name: nil})
       |> GenServer.call({:put, :stopped})
 
@@ -241,7 +241,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(dir) == :before
     end
 
-    test "the state, though the module's terminate/2 raises after it", %{tmp_dir: dir} do
+    test "the state when the module's terminate/2 raises", %{tmp_dir: dir} do
       pid = start(dir)
       :ok = GenServer.call(pid, {:put, {:tell, self()}})
       capture_log(fn -> catch_exit(GenServer.stop(pid, :shutdown)) end)
@@ -249,7 +249,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(dir) == {:tell, self()}
     end
 
-    test "the state that a stop came with", %{tmp_dir: dir} do
+    test "the state that a :stop answer returned", %{tmp_dir: dir} do
       pid = start(dir)
       ref = Process.monitor(pid)
       assert GenServer.call(pid, {:run, fn _ -> {:stop, :normal, :bye, :last} end}) == :bye
@@ -257,7 +257,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(dir) == :last
     end
 
-    test "what the interval wrote", %{tmp_dir: dir} do
+    test "the state that the interval wrote", %{tmp_dir: dir} do
       listen([:checkpoint])
       pid = start(dir, checkpoint_interval: 5)
       :ok = GenServer.call(pid, {:put, :ticked})
@@ -270,7 +270,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(dir) == :ticked
     end
 
-    test "any term", %{tmp_dir: dir} do
+    test "a state of any type of term", %{tmp_dir: dir} do
       float = -0.0
 
       terms = [
@@ -294,7 +294,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "a closure, as long as its module is loaded", %{tmp_dir: dir} do
+    test "a closure while its module is loaded", %{tmp_dir: dir} do
       n = System.unique_integer()
       pid = start(dir)
       :ok = GenServer.call(pid, {:put, fn x -> x + n end})
@@ -304,8 +304,8 @@ defmodule Foundation.StateManagerTest do
     end
   end
 
-  describe "when a checkpoint is written" do
-    test "not without a callback since the last one", %{tmp_dir: dir} do
+  describe "a checkpoint" do
+    test "is not written without a callback since the last one", %{tmp_dir: dir} do
       start(dir) |> GenServer.stop()
       [first] = checkpoints(dir)
 
@@ -326,7 +326,7 @@ defmodule Foundation.StateManagerTest do
       true
     end
 
-    test "always when it is asked for", %{tmp_dir: dir} do
+    test "is always written by checkpoint/1", %{tmp_dir: dir} do
       pid = start(dir)
       :ok = StateManager.checkpoint(pid)
       [first] = checkpoints(dir)
@@ -334,7 +334,7 @@ defmodule Foundation.StateManagerTest do
       assert [^first, _second] = checkpoints(dir)
     end
 
-    test "the two newest are kept, also over restarts", %{tmp_dir: dir} do
+    test "is kept with its predecessor, across restarts too", %{tmp_dir: dir} do
       for _ <- 1..3 do
         pid = start(dir)
         for _ <- 1..3, do: :ok = StateManager.checkpoint(pid)
@@ -345,7 +345,9 @@ defmodule Foundation.StateManagerTest do
                ["00000000000000000008.checkpoint", "00000000000000000009.checkpoint"]
     end
 
-    test "a failure is an answer, an event and a warning, and the server goes on", %{tmp_dir: dir} do
+    test "that fails returns an error, emits, warns, and leaves the server running", %{
+      tmp_dir: dir
+    } do
       listen([:checkpoint_failed])
       own = Path.join(dir, "own")
       pid = start(own)
@@ -367,7 +369,7 @@ defmodule Foundation.StateManagerTest do
       assert restore(own) == :kept
     end
 
-    test "events say how long it took and how much it was", %{tmp_dir: dir} do
+    test "emits events with its duration and its size", %{tmp_dir: dir} do
       listen([:restore, :checkpoint])
       pid = start(dir)
       assert_receive {:restore, %{duration: restoring}, %{module: Keeper, path: nil}}
@@ -386,7 +388,7 @@ defmodule Foundation.StateManagerTest do
     end
   end
 
-  describe "a checkpoint that is damaged" do
+  describe "a damaged checkpoint" do
     setup %{tmp_dir: dir} do
       pid = start(dir)
 
@@ -401,7 +403,7 @@ defmodule Foundation.StateManagerTest do
       %{older: older, newer: newer}
     end
 
-    test "is reported, and the one before it is used", %{tmp_dir: dir, newer: newer} do
+    test "is reported, and the previous one is used", %{tmp_dir: dir, newer: newer} do
       File.write!(newer, "FNDSTATE nonsense")
       log = capture_log(fn -> assert restore(dir) == :older end)
       assert log =~ "the checkpoint #{newer} cannot be used (:wrong_length)"
@@ -409,7 +411,7 @@ defmodule Foundation.StateManagerTest do
       refute_received {:corrupt, _, %{path: ^newer}}
     end
 
-    test "is reported with what is wrong with it", c do
+    test "is reported with the kind of damage", c do
       whole = File.read!(c.newer)
       last = byte_size(whole) - 1
 
@@ -428,7 +430,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "like the one before it leaves the initial state", c do
+    test "with a damaged predecessor gives the initial state", c do
       for path <- [c.older, c.newer], do: File.write!(path, "")
       capture_log(fn -> assert restore(c.tmp_dir) == :initial end)
 
@@ -437,7 +439,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "is not one of the two that are kept", c do
+    test "does not count as one of the two that are kept", c do
       File.write!(c.newer, "damaged")
 
       capture_log(fn ->
@@ -453,21 +455,21 @@ defmodule Foundation.StateManagerTest do
       capture_log(fn -> assert restore(c.tmp_dir) == :older end)
     end
 
-    test "is followed by a good one at the server's end", c do
+    test "is followed by an intact one when the server stops", c do
       File.write!(c.newer, "damaged")
       capture_log(fn -> c.tmp_dir |> start() |> GenServer.stop() end)
       File.rm!(c.older)
       assert restore(c.tmp_dir) == :older
     end
 
-    test "by another's place is found out", c do
+    test "is detected under the name of another checkpoint", c do
       File.cp!(c.older, c.newer)
       capture_log(fn -> assert restore(c.tmp_dir) == :older end)
       path = c.newer
       assert_receive {:corrupt, _, %{path: ^path, reason: :misplaced}}
     end
 
-    test "by a format from the future is left where it is", c do
+    test "of a future format version is left in place", c do
       <<magic::binary-size(8), _version::16, rest::binary>> = File.read!(c.newer)
       File.write!(c.newer, [magic, <<2::16>>, rest])
 
@@ -485,7 +487,7 @@ defmodule Foundation.StateManagerTest do
       assert length(checkpoints(c.tmp_dir)) == 3
     end
 
-    test "in place of which there is a directory", c do
+    test "that is a directory is reported", c do
       File.rm!(c.newer)
       File.mkdir!(c.newer)
       capture_log(fn -> assert restore(c.tmp_dir) == :older end)
@@ -493,7 +495,7 @@ defmodule Foundation.StateManagerTest do
       assert_receive {:corrupt, _, %{path: ^path, reason: :eisdir}}
     end
 
-    test "in place of which there is a file of any length is not read to its end", c do
+    test "that is a file of unbounded length is not read to its end", c do
       {:ok, file} = :file.open(c.newer, [:read, :write, :raw])
       # A hole of 4 TB, which takes no room on the disk.
       {:ok, _} = :file.position(file, 4 * 1024 ** 4)
@@ -504,7 +506,7 @@ defmodule Foundation.StateManagerTest do
       assert_receive {:corrupt, _, %{path: ^path, reason: :wrong_length}}
     end
 
-    test "in place of which there is a pipe is not waited for", c do
+    test "that is a pipe is not waited for", c do
       File.rm!(c.newer)
       {_output, 0} = System.cmd("mkfifo", [c.newer])
       capture_log(fn -> assert restore(c.tmp_dir) == :older end)
@@ -514,7 +516,7 @@ defmodule Foundation.StateManagerTest do
 
     # A write to the disk for each start and stop, on what may be a slow or a busy one.
     @tag timeout: 300_000
-    test "in 200 random ways is never used and never a crash", c do
+    test "of 200 random kinds is never used and never crashes the server", c do
       [older, newer] = originals = Enum.map([c.older, c.newer], &File.read!/1)
 
       for _ <- 1..200 do
@@ -564,7 +566,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "is not what a write that a kill cut short leaves", c do
+    test "is not left by a write that a kill interrupted", c do
       left = c.newer <> ".1-2.tmp"
       File.write!(left, "half a checkp")
       assert restore(c.tmp_dir) == :newer
@@ -573,7 +575,7 @@ defmodule Foundation.StateManagerTest do
     end
   end
 
-  test "files of others in the directory are left alone", %{tmp_dir: dir} do
+  test "unrelated files in the directory are left alone", %{tmp_dir: dir} do
     # The last name has a number that no checkpoint can have, and none could follow.
     names = ~w(README 1.checkpoint a.tmp 99999999999999999999.checkpoint)
     others = for name <- names, do: Path.join(dir, name)
@@ -586,7 +588,7 @@ defmodule Foundation.StateManagerTest do
     for path <- others, do: assert(File.read!(path) == "mine")
   end
 
-  test "a kill in the middle of writing leaves a state that was there", %{tmp_dir: dir} do
+  test "a kill during a write leaves an earlier or the new state", %{tmp_dir: dir} do
     big = :binary.copy("x", 500_000)
 
     Enum.reduce(1..40, 0, fn round, floor ->
@@ -620,8 +622,8 @@ defmodule Foundation.StateManagerTest do
     end
   end
 
-  describe "it is a GenServer:" do
-    test "every answer of a callback does what it does", %{tmp_dir: dir} do
+  describe "as a GenServer" do
+    test "every callback return value works as in a GenServer", %{tmp_dir: dir} do
       pid = start(dir)
       run = &GenServer.call(pid, {:run, &1})
 
@@ -638,7 +640,7 @@ defmodule Foundation.StateManagerTest do
       end)
     end
 
-    test "a timeout comes though checkpoints are written meanwhile", %{tmp_dir: dir} do
+    test "a callback's timeout fires while checkpoints are written", %{tmp_dir: dir} do
       defmodule Impatient do
         use Foundation.StateManager, checkpoint_interval: 5
         def initial_state(options), do: options[:tell]
@@ -656,7 +658,7 @@ defmodule Foundation.StateManagerTest do
       assert_receive :timed_out, 2_000
     end
 
-    test "it hibernates again after a checkpoint", %{tmp_dir: dir} do
+    test "the server hibernates again after a checkpoint", %{tmp_dir: dir} do
       pid = start(dir)
       GenServer.call(pid, {:run, &{:reply, :ok, &1, :hibernate}})
       :ok = StateManager.checkpoint(pid)
@@ -677,7 +679,7 @@ defmodule Foundation.StateManagerTest do
       refute inspect(status) =~ "StateManager.Store"
     end
 
-    test "it is registered as its module, or as :name says", %{tmp_dir: dir} do
+    test "the server is registered under its module or under :name", %{tmp_dir: dir} do
       pid = start_supervised!({Keeper, checkpoint_dir: Path.join(dir, "1")})
       assert Process.whereis(Keeper) == pid
 
@@ -690,7 +692,7 @@ defmodule Foundation.StateManagerTest do
       assert StateManager.checkpoint(name) == :ok
     end
 
-    test "its child specification can be changed by use, and has :name as its id" do
+    test "the child specification takes the options of use, and :name is its id" do
       defmodule Specified do
         use Foundation.StateManager, restart: :transient, shutdown: 1, checkpoint_dir: "d"
         def initial_state(_), do: nil
@@ -701,7 +703,7 @@ defmodule Foundation.StateManagerTest do
       assert %{shutdown: 30_000, start: {Keeper, :start_link, [[]]}} = Keeper.child_spec([])
     end
 
-    test "an exit of a linked process stops it with that reason, unless it is normal",
+    test "the exit of a linked process stops the server unless it is normal",
          %{tmp_dir: dir} do
       pid = start(dir)
       ref = Process.monitor(pid)
@@ -713,26 +715,26 @@ defmodule Foundation.StateManagerTest do
       assert_receive {:DOWN, ^ref, _, _, :shutdown}
     end
 
-    test "a module that has its own handle_info/2 is told of exits", %{tmp_dir: dir} do
+    test "a module with its own handle_info/2 gets exit messages", %{tmp_dir: dir} do
       pid = start_supervised!({Listener, name: nil, checkpoint_dir: dir})
       send(pid, {:EXIT, self(), :some_reason})
       assert [{:EXIT, _, :some_reason} | _] = GenServer.call(pid, :get)
     end
 
-    test "without its process its callbacks work as those of any GenServer" do
+    test "the callbacks can be called directly without the server process" do
       assert Keeper.init(begin: 1) == {:ok, 1}
     end
   end
 
   describe "misuse" do
-    test "no directory" do
+    test "a missing directory raises" do
       assert_raise ArgumentError,
                    "expected :checkpoint_dir of the options of #{inspect(Keeper)} " <>
                      "to be a string, got: nil",
                    fn -> Keeper.start_link([]) end
     end
 
-    test "an interval that is none", %{tmp_dir: dir} do
+    test "an invalid interval raises", %{tmp_dir: dir} do
       assert_raise ArgumentError, ~r/expected :checkpoint_interval .* got: 0/, fn ->
         Keeper.start_link(checkpoint_dir: dir, checkpoint_interval: 0)
       end
@@ -750,7 +752,7 @@ defmodule Foundation.StateManagerTest do
       start(dir, checkpoint_interval: 2 ** 32 - 1)
     end
 
-    test "a timeout of checkpoint/2 that is none", %{tmp_dir: dir} do
+    test "an invalid timeout of checkpoint/2 raises", %{tmp_dir: dir} do
       pid = start(dir)
       assert StateManager.checkpoint(pid, 2 ** 32 - 1) == :ok
 
@@ -763,11 +765,11 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "options that are no keyword list" do
+    test "options that are not a keyword list raise" do
       assert_raise ArgumentError, ~r/keyword list, got: :x/, fn -> Keeper.start_link(:x) end
     end
 
-    test "a directory that cannot be made is the reason of the start's failure", %{tmp_dir: dir} do
+    test "a directory that cannot be created fails the start with the reason", %{tmp_dir: dir} do
       Process.flag(:trap_exit, true)
       file = Path.join(dir, "file")
       File.write!(file, "")
@@ -789,7 +791,7 @@ defmodule Foundation.StateManagerTest do
       end
     end
 
-    test "a wrong option of use does not compile" do
+    test "an invalid option of use does not compile" do
       assert_raise ArgumentError, ~r/expected :checkpoint_interval of `use/, fn ->
         Code.eval_string("""
         defmodule #{inspect(__MODULE__)}.Wrong do

@@ -153,7 +153,7 @@ defmodule Foundation.Registry.SchedulingTest do
       assert reductions(fn -> Native.registry_walk(name, 0) end) > 500
     end
 
-    test "a chunk of look-ups is counted", %{name: name} do
+    test "a chunk of lookups is counted", %{name: name} do
       keys = Enum.to_list(1..1_000)
       for key <- keys, do: {:ok, _} = Registry.register(name, key, key)
       assert reductions(fn -> Native.registry_lookup_many(name, keys) end) > 500

@@ -46,7 +46,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert stopped == %{metadata | status: :ok}
       end
 
-      test "a start is told in Erlang's system time, and durations are Erlang's too" do
+      test "a start has Erlang's system time, and a duration has native units" do
         for _span <- 1..2_000 do
           asked = {System.system_time(), System.monotonic_time()}
           id = Span.start_span(:work)
@@ -65,7 +65,7 @@ defmodule Foundation.Telemetry.SpanTest do
         end
       end
 
-      test "an id that is no span's ends nothing" do
+      test "an unknown span id ends no span" do
         id = Span.start_span(:work)
 
         for other <- [
@@ -81,7 +81,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert :ok = Span.end_span(id)
       end
 
-      test "names and attributes of every kind and size come back as they are" do
+      test "names and attributes of any type and size are returned unchanged" do
         attributes = fn n, value -> Map.new(1..n//1, &{:"key#{&1}", value}) end
 
         for name <- [
@@ -160,7 +160,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert {:error, :not_found} = Span.end_span(nil, :ok)
       end
 
-      test "a span is its process's own" do
+      test "a span belongs to the process that started it" do
         id = Span.start_span(:mine)
 
         assert Task.await(Task.async(fn -> {Span.current_span(), Span.end_span(id)} end)) ==
@@ -169,7 +169,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert :ok = Span.end_span(id)
       end
 
-      test "attributes, events and links are the innermost span's, in order" do
+      test "attributes, events and links go to the innermost span in order" do
         assert {:error, :not_found} = Span.add_attributes(%{a: 1})
         assert {:error, :not_found} = Span.record_event(:e, %{})
         context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
@@ -212,7 +212,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert length(links) == 128
       end
 
-      test "with_span gives the value of its block, and ends on a raise, throw or exit" do
+      test "with_span returns its block's value and ends on a raise, throw or exit" do
         assert Span.with_span(:value, %{}, do: {:ok, Span.current_span().name}) == {:ok, :value}
         assert_received {@stop, _, %{name: :value, status: :ok}}
 
@@ -237,7 +237,7 @@ defmodule Foundation.Telemetry.SpanTest do
         refute_received {@stop, _, _}
       end
 
-      test "a raise past the end of spans started by hand ends them too" do
+      test "a raise in with_span also ends the spans started by hand inside it" do
         outer = Span.start_span(:outer)
 
         assert_raise RuntimeError, fn ->
@@ -271,13 +271,13 @@ defmodule Foundation.Telemetry.SpanTest do
         assert_received {@exception, _, %{stacktrace: ^stacktrace, reason: :badarg}}
       end
 
-      test "a block that ends its own span is left alone" do
+      test "with_span accepts a block that has ended its own span" do
         assert Span.with_span(:own, %{}, do: Span.end_span()) == :ok
         assert_received {@stop, _, %{name: :own}}
         refute_received {@stop, _, _}
       end
 
-      test "names and attributes of every kind of term come back" do
+      test "names and attributes of every type of term are returned" do
         for name <- [
               nil,
               "name",
@@ -295,7 +295,7 @@ defmodule Foundation.Telemetry.SpanTest do
         end
       end
 
-      test "the process dictionary is not touched" do
+      test "spans do not use the process dictionary" do
         before = Process.get()
 
         Span.with_span :outer, %{} do
@@ -314,7 +314,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert Process.get() == before
       end
 
-      test "ids are not repeated" do
+      test "span ids are unique" do
         ids =
           together(4, fn _ ->
             for _ <- 1..500,
@@ -329,20 +329,20 @@ defmodule Foundation.Telemetry.SpanTest do
         assert ids |> Enum.map(&elem(&1, 1)) |> Enum.uniq() |> length() == 2_000
       end
 
-      test "a deep recursion of spans opens and closes" do
+      test "a deep recursion of spans opens and closes every span" do
         assert deep(5_000) == :bottom
         assert Span.current_span() == nil
         assert length(received(@stop)) == 5_000
       end
 
-      test "past the depth a span is not kept, and its block runs" do
+      test "a span beyond the depth bound is not tracked, and its block runs" do
         for _ <- 1..10_000, do: Span.start_span(:level)
         assert Span.with_span(:too_deep, %{}, do: Span.current_span().name) == :level
         for _ <- 1..10_000, do: assert(:ok = Span.end_span())
         assert {:error, :not_found} = Span.end_span()
       end
 
-      test "attributes that are no map are refused" do
+      test "attributes that are not a map raise" do
         # Out of a list, for the type checker: it knows that a literal is refused.
         for wrong <- [[1], nil] do
           assert_raise ArgumentError, ~r/expected attributes to be a map/, fn ->
@@ -365,7 +365,7 @@ defmodule Foundation.Telemetry.SpanTest do
     describe "propagation on the #{engine} engine:" do
       @describetag engine: engine
 
-      test "a task's spans go on in the trace of the process that started it" do
+      test "the spans of a task continue the trace of its parent" do
         Span.with_span :parent do
           context = Span.propagate_context()
           assert %{span_id: id, trace_id: trace} = context
@@ -386,7 +386,7 @@ defmodule Foundation.Telemetry.SpanTest do
         end
       end
 
-      test "after it, also after a raise, everything is as it was" do
+      test "the previous context is restored after the function returns or raises" do
         context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
         id = Span.start_span(:own)
 
@@ -426,7 +426,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert received(@abandoned) == []
       end
 
-      test "a traceparent goes out and comes in" do
+      test "a traceparent header survives a round trip" do
         Span.with_span :out do
           header = Span.to_traceparent()
           assert header =~ ~r/\A00-[0-9a-f]{32}-[0-9a-f]{16}-01\z/
@@ -444,7 +444,7 @@ defmodule Foundation.Telemetry.SpanTest do
                  end)
       end
 
-      test "only the known flag leaves, whatever came in" do
+      test "an outgoing traceparent has only the sampled flag" do
         ids = String.duplicate("a", 32) <> "-" <> String.duplicate("b", 16)
 
         for {flags, known} <- [{"ff", "01"}, {"fe", "00"}, {"03", "01"}, {"80", "00"}],
@@ -459,7 +459,7 @@ defmodule Foundation.Telemetry.SpanTest do
         end
       end
 
-      test "no context leaves everything as it is, and a wrong one is refused" do
+      test "a nil context changes nothing, and an invalid one raises" do
         assert Span.with_propagated_context(nil, fn -> :ran end) == :ran
 
         for wrong <- [
@@ -478,7 +478,7 @@ defmodule Foundation.Telemetry.SpanTest do
     describe "deaths and faults on the #{engine} engine:" do
       @describetag engine: engine
 
-      test "a process that dies in spans abandons each of them once" do
+      test "the death of a process abandons each of its open spans once" do
         pid =
           spawn(fn ->
             Span.with_span(:outer, %{a: 1},
@@ -495,7 +495,7 @@ defmodule Foundation.Telemetry.SpanTest do
         refute_receive {@abandoned, _, _}, 50
       end
 
-      test "a process that ends after its spans abandons none" do
+      test "a process that ends after its spans abandons no span" do
         Task.await(Task.async(fn -> for _ <- 1..10, do: Span.with_span(:done, %{}, do: :ok) end))
         # Something that is abandoned later, as a mark that the earlier death was seen.
         spawn(fn -> Span.start_span(:mark) end)
@@ -503,7 +503,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert received(@abandoned) == []
       end
 
-      test "spans live through a kill of the span process" do
+      test "open spans survive a kill of the span process" do
         id = Span.start_span(:before, %{n: 1})
         kill_server(Span)
         assert %{span_id: ^id} = Span.current_span()
@@ -549,7 +549,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert received(@abandoned) == []
       end
 
-      test "a span process that is killed while it tells of abandoned spans loses none" do
+      test "a span process killed while it reports abandoned spans loses none" do
         deaths = :counters.new(1, [])
         id = {__MODULE__, make_ref()}
         :ok = :telemetry.attach(id, @abandoned, &__MODULE__.die_or_tell/4, {deaths, self()})
@@ -589,7 +589,7 @@ defmodule Foundation.Telemetry.SpanTest do
     @trace String.duplicate("a", 32)
     @span String.duplicate("b", 16)
 
-    test "takes versions 01 to fe, also with more behind a dash" do
+    test "accepts versions 01 to fe, with or without further fields" do
       for header <- [
             "01-#{@trace}-#{@span}-01",
             "fe-#{@trace}-#{@span}-ff-",
@@ -609,7 +609,7 @@ defmodule Foundation.Telemetry.SpanTest do
       assert {:error, :invalid_format} = Span.from_traceparent(" \t ")
     end
 
-    test "refuses what the standard refuses" do
+    test "rejects headers that the W3C standard rejects" do
       for header <- [
             "ff-#{@trace}-#{@span}-01",
             "00-#{@trace}-#{@span}-01-more",

@@ -19,7 +19,7 @@ fn writes_of(read: impl Fn(&Guard)) -> Writes {
 
 #[test]
 #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-fn a_look_up_writes_nothing_that_is_shared() {
+fn a_lookup_writes_nothing_that_is_shared() {
     let table = plain();
     for number in 0..5_000 {
         put(&table, &int(number), number, number);
