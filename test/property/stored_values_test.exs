@@ -54,6 +54,41 @@ defmodule Foundation.StoredValuesPropertyTest do
     end
   end
 
+  # The VM gives a NIF a temporary copy of such a binary, and frees it when the call ends.
+  test "a long binary that starts within a byte of another one is the same after its call" do
+    table = ConcurrentRegistry.new(engine: :native)
+
+    for size <- [8_193, 400_000, 2_000_000], skip <- 1..7 do
+      bytes = :rand.bytes(size)
+      <<_::size(skip), part::binary-size(size), 0::1>> = <<0::size(skip), bytes::binary, 0::1>>
+      ConcurrentRegistry.put(table, :alone, part)
+      ConcurrentRegistry.put(table, :nested, {part, [part]})
+      # Takes the memory that the VM freed.
+      for byte <- 1..20, do: <<:binary.copy(<<byte>>, size)::bits, 0::1>>
+      assert ConcurrentRegistry.get(table, :alone) == bytes
+      assert ConcurrentRegistry.get(table, :nested) == {bytes, [bytes]}
+    end
+  end
+
+  # The VM may move such a binary when it is shared, to free the room that was left for appending.
+  test "a binary that is appended to is stored as it was, as a key and in its value" do
+    table = ConcurrentRegistry.new(engine: :native)
+
+    for size <- [100, 9_000, 400_000, 2_000_000] do
+      chunk = :rand.bytes(div(size, 10))
+
+      appended =
+        Enum.reduce(1..10, <<>>, fn _, appended -> <<appended::binary, chunk::binary>> end)
+
+      ConcurrentRegistry.put(table, appended, %{value: appended})
+      longer = <<appended::binary, "more">>
+      copy = :binary.copy(chunk, 10)
+      assert longer == copy <> "more"
+      assert ConcurrentRegistry.get(table, copy) == %{value: copy}
+      assert ConcurrentRegistry.get(table, appended) == %{value: copy}
+    end
+  end
+
   # Lengths are around those at which the VM keeps a binary elsewhere.
   defp shapes do
     binaries =

@@ -16,7 +16,7 @@ use rustler::{Env, ResourceArc, Term};
 use super::budget::{BYTES_MAX, IMAGE_BYTES_A_NODE, NODES_MAX};
 use super::image::{self, Built, Image, WORD, WORDS_MAX};
 use super::shared::{Counted, Lent, SharedBinary, lent_size, lent_term, long_binary};
-use super::view::Size;
+use super::view::{Size, binary};
 use crate::background::{self, Job};
 use crate::faults;
 use crate::raw::may_take_long;
@@ -50,6 +50,14 @@ impl Environment {
             let term = enif_make_copy(env, term.as_c_arg());
             Some(Environment { env, term })
         }
+    }
+
+    /// Returns the bytes of a binary, which live as long as the environment.
+    pub(super) fn bytes(&self) -> Option<*const [u8]> {
+        let lifetime = ();
+        // SAFETY: the term belongs to the environment, and no other thread has either of them yet.
+        let term = unsafe { Term::new(Env::new(&lifetime, self.env), self.term) };
+        binary(term).map(std::ptr::from_ref)
     }
 
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {

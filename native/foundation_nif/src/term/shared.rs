@@ -4,7 +4,8 @@
 //! the one that it was made from. Otherwise each such step would wrap the bytes in another layer.
 //!
 //! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary of the VM.
-//!   Readers share it like any other binary.
+//!   Readers share it like any other binary. So are longer bytes that start within a byte of another
+//!   binary: the VM has no bytes of these that could be lent.
 //! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
 //!   it as a [`Lent`] resource. If the bytes already belong to a lender, that one lends them again.
 //!
@@ -17,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
@@ -251,36 +253,46 @@ impl Drop for Lent {
 
 /// Keeps a long binary alive.
 struct Lender {
-    /// The address of its first byte, and the address after its last byte.
-    range: (usize, usize),
+    /// The address of its first byte.
+    start: usize,
     _environment: Environment,
 }
 
-/// All lenders, by the address of their first byte.
-static LENDERS: LazyLock<Mutex<BTreeMap<usize, Weak<Lender>>>> = LazyLock::new(Mutex::default);
+/// Lenders by their first byte, each with the address after its last byte.
+type Lenders = BTreeMap<usize, (usize, Weak<Lender>)>;
+
+static LENDERS: LazyLock<Mutex<Lenders>> = LazyLock::new(Mutex::default);
 
 impl Lender {
-    /// Returns a lender of these bytes, which may be a new one.
-    fn of(term: Term, bytes: &[u8]) -> Option<Arc<Lender>> {
-        let start = bytes.as_ptr() as usize;
-        let range = (start, start + bytes.len());
-        if let Some(lender) = Lender::find(range) {
-            return Some(lender);
+    /// Returns a lender of these bytes of the binary `term`, and where the lender has them.
+    ///
+    /// The caller's own bytes can be a temporary copy, which the VM frees when the call ends. It
+    /// makes one of a binary that does not start at a whole byte. A new lender lends its own bytes.
+    fn of(term: Term, bytes: &[u8]) -> Option<(Arc<Lender>, *const [u8])> {
+        if let Some(lender) = Lender::find(bytes) {
+            return Some((lender, bytes));
         }
+        let environment = Environment::new(term)?;
+        let bytes = environment.bytes()?;
+        let start = bytes.addr();
         let lender = Arc::new(Lender {
-            range,
-            _environment: Environment::new(term)?,
+            start,
+            _environment: environment,
         });
         let mut lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        lenders.insert(start, Arc::downgrade(&lender));
-        Some(lender)
+        lenders.insert(start, (start + bytes.len(), Arc::downgrade(&lender)));
+        Some((lender, bytes))
     }
 
-    fn find((start, end): (usize, usize)) -> Option<Arc<Lender>> {
+    /// Upgrades no lender but the one it returns. If another thread let go of a rejected lender
+    /// meanwhile, this thread would drop it, and [`Lender::drop`] takes the lock that is held here.
+    fn find(bytes: &[u8]) -> Option<Arc<Lender>> {
+        let Range { start, end } = bytes.as_ptr_range();
         let lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut before = lenders.range(..=start).rev().take(ASKED_MAX);
+        let before = lenders.range(..=start.addr()).rev().take(ASKED_MAX);
+        let mut around = before.filter(|(_, (lent_end, _))| end.addr() <= *lent_end);
         // A lender that can be upgraded keeps its bytes alive, so these are the same bytes.
-        before.find_map(|(_, lender)| lender.upgrade().filter(|lender| end <= lender.range.1))
+        around.find_map(|(_, (_, lender))| lender.upgrade())
     }
 }
 
@@ -288,10 +300,10 @@ impl Drop for Lender {
     fn drop(&mut self) {
         let mut lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
         // A later lender of bytes with the same start may have taken this entry.
-        if let Some(lender) = lenders.get(&self.range.0)
+        if let Some((_, lender)) = lenders.get(&self.start)
             && lender.strong_count() == 0
         {
-            lenders.remove(&self.range.0);
+            lenders.remove(&self.start);
         }
     }
 }
@@ -305,14 +317,21 @@ pub enum SharedBinary {
 impl SharedBinary {
     /// Stores the binary `term`, which has these bytes. Returns `None` without memory for it.
     pub fn new(term: Term, bytes: &[u8]) -> Option<Self> {
-        if bytes.len() <= COPIED_MAX && header().is_some() {
+        let is_copied = bytes.len() <= COPIED_MAX || is_temporary(term, bytes);
+        if is_copied && header().is_some() {
             return Counted::new(bytes).map(SharedBinary::Counted);
         }
-        let lender = Lender::of(term, bytes)?;
+        let (lender, bytes) = Lender::of(term, bytes)?;
         LIVE_BINARIES.fetch_add(1, Ordering::Relaxed);
         let lent = ResourceArc::new(Lent { lender, bytes });
         Some(SharedBinary::Lent(lent))
     }
+}
+
+/// Returns whether the VM copied `bytes` for this call. Then it copies them again, elsewhere, when
+/// it is asked again. A lender would keep the whole binary and a copy.
+fn is_temporary(term: Term, bytes: &[u8]) -> bool {
+    binary(term).is_none_or(|again| again.as_ptr() != bytes.as_ptr())
 }
 
 /// Makes the reader's binary of a lent one.
