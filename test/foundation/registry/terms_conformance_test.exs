@@ -163,6 +163,31 @@ conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]]
     end
   end
 
+  # The native engine builds a value in buffers of 256 and 4,096 words. Here the end of one is before,
+  # in and after a term of each kind.
+  test "values of every size near a buffer's end come back as given", %{registry: registry} do
+    long = :binary.copy("long", 20)
+    large = :erlang.bsl(1, 200)
+
+    kinds = [
+      {1, 2},
+      %{a: 1},
+      1.5,
+      large,
+      "short",
+      long,
+      make_ref(),
+      Map.new(1..40, &{&1, &1}),
+      []
+    ]
+
+    for around <- [128, 2_048], size <- (around - 110)..(around + 2) do
+      value = Enum.to_list(1..size) ++ kinds
+      {:ok, _} = Registry.register(registry, size, value)
+      assert {size, Registry.lookup(registry, size)} == {size, [{self(), value}]}
+    end
+  end
+
   test "values come back as they were given to a process far away", %{registry: registry} do
     terms = Foundation.Terms.all()
     for {name, value} <- terms, do: {:ok, _} = Registry.register(registry, name, value)
