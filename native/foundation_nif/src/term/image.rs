@@ -38,7 +38,7 @@ use rustler::{Env, Term};
 
 use super::layout::{BOXED, SUBTAG, TAGS};
 use super::view::binary;
-use super::{LIST, PRIMARY, binary_term, no_term, raw_word, word};
+use super::{LIST, PRIMARY, binary_term, is_immediate, no_term, raw_word, word};
 
 /// The most words of an image, and of a [`block`]: a quarter of a megabyte.
 pub const WORDS_MAX: usize = 32 * 1024;
@@ -162,25 +162,18 @@ impl<'b, 'a> Builder<'b, 'a> {
     /// appends the objects that they point to. So it needs no recursion. When the buffer is full,
     /// the word being scanned is unchanged, and [`Builder::moved`] continues with it.
     fn build(&mut self) -> Result<(), Full> {
-        let mut at = self.at;
-        while at < self.end {
+        while self.at < self.end {
+            let at = self.at;
             // SAFETY: the words before `end` have been written.
             let word = unsafe { self.words[at].assume_init() };
-            let appended = match word & PRIMARY {
-                LIST => self.list(at, word),
-                BOXED => self.boxed(at, word),
+            match word & PRIMARY {
+                LIST => self.list(word)?,
+                BOXED => self.boxed(at, word)?,
                 // A header. Skip its raw words, which could be mistaken for terms.
-                0 => {
-                    at += self.layout.raw_words(word);
-                    Ok(())
-                }
-                _ => Ok(()),
-            };
-            if let Err(full) = appended {
-                self.at = at;
-                return Err(full);
+                0 => self.at += self.layout.raw_words(word),
+                _ => {}
             }
-            at += 1;
+            self.at += 1;
         }
         Ok(())
     }
@@ -231,13 +224,24 @@ impl<'b, 'a> Builder<'b, 'a> {
         Ok(())
     }
 
+    /// Appends the first cell of a list. While nothing else is left to scan, and the heads are
+    /// immediates, it also appends the cells after it, and scans their tails.
     #[inline]
-    fn list(&mut self, at: usize, word: u64) -> Result<(), Full> {
-        let to = self.end;
-        // SAFETY: a list that is not empty points at two words.
-        unsafe { self.copy((word & !TAGS) as *const u64, 2)? }
-        self.point(at, to, LIST);
-        Ok(())
+    fn list(&mut self, mut word: u64) -> Result<(), Full> {
+        loop {
+            let (at, to) = (self.at, self.end);
+            let cell = (word & !TAGS) as *const u64;
+            // SAFETY: a list that is not empty points at two words.
+            let (head, tail) = unsafe {
+                self.copy(cell, 2)?;
+                (*cell, *cell.add(1))
+            };
+            self.point(at, to, LIST);
+            if at + 1 != to || !is_immediate(head) || tail & PRIMARY != LIST {
+                return Ok(());
+            }
+            (self.at, word) = (to + 1, tail);
+        }
     }
 
     #[inline]
