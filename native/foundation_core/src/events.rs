@@ -1,7 +1,7 @@
 //! The state of each telemetry event, by its name: settings, counts, strategy, batch.
 //!
 //! Event names come from a program's text, so there are few. An event stays for as long as the
-//! program runs, and a lookup takes no lock. Past [`MOST`] names, all further names share one
+//! program runs, and a lookup takes no lock. Past [`NAMES_MAX`] names, all further names share one
 //! event.
 
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use crate::sampler::Sampler;
 use crate::window::Opener;
 
 /// The most names that have an event of their own.
-pub const MOST: u64 = 10_000;
+pub const NAMES_MAX: u64 = 10_000;
 /// More slots than names, so a probe ends soon.
 const SLOTS: usize = 16_384;
 /// Counts that many schedulers write are kept in parts, one for each shard of the windows.
@@ -248,7 +248,7 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
     ) -> Option<&'static Event<N, T>> {
         for slot in self.probe(key) {
             if slot.get().is_none() {
-                if self.count.load(Ordering::Relaxed) >= MOST {
+                if self.count.load(Ordering::Relaxed) >= NAMES_MAX {
                     return None;
                 }
                 let fresh = name()?;
@@ -269,7 +269,7 @@ impl<N: Send + Sync, T: Send + Sync> Events<N, T> {
 
     /// Returns whether there is room for another name.
     pub fn has_room(&self) -> bool {
-        self.count.load(Ordering::Relaxed) < MOST
+        self.count.load(Ordering::Relaxed) < NAMES_MAX
     }
 
     /// Returns the events from a cursor on, and the next cursor. The first cursor is 0.
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn names_past_the_bound_have_no_event() {
         let events = Events::<u64, ()>::default();
-        for n in 0..MOST {
+        for n in 0..NAMES_MAX {
             assert!(events.get_or_insert(&n.to_le_bytes(), || Some(n)).is_some());
         }
         assert!(events.get_or_insert(b"more", || Some(0)).is_none());

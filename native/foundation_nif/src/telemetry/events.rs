@@ -9,8 +9,8 @@ use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::{
-    NANOSECONDS, OneEvent, TABLES, clock, event, identify_name, is_hot, is_nil, is_open, is_there,
-    nil, number, stored,
+    NS_PER_MS, OneEvent, TABLES, clock, event, identify_name, is_nil, is_open, is_there, nil,
+    number, stored, takes_new,
 };
 use crate::background::{self, Job};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
@@ -53,7 +53,7 @@ fn optional(term: Term) -> Result<Option<u64>, Failure> {
 /// Cost: the encoding of the key, plus O(1). A large key goes to a dirty scheduler.
 fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifResult<'a> {
     let mut buffer = Buffer::new();
-    if !is_hot() || !identify_name(&mut buffer, name) {
+    if !takes_new() || !identify_name(&mut buffer, name) {
         return nil(env);
     }
     let Some(event) = event(env, buffer.bytes(), name) else {
@@ -65,7 +65,7 @@ fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifR
     };
     let own = optional(window)?;
     let window = || match own {
-        Some(window) => window.saturating_mul(NANOSECONDS),
+        Some(window) => window.saturating_mul(NS_PER_MS),
         None => event
             .window
             .get_or(|| TABLES.window.load(Ordering::Relaxed)),
@@ -188,7 +188,7 @@ fn telemetry_configure<'a>(
     let event = event!(env, name);
     // A setting that is not given keeps its value.
     if let Some(window) = window {
-        event.window.set(Some(window.saturating_mul(NANOSECONDS)));
+        event.window.set(Some(window.saturating_mul(NS_PER_MS)));
     }
     if size.is_some() {
         event.batch_size.set(size);
@@ -210,7 +210,7 @@ fn telemetry_settings<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> 
     let timeout = event
         .batch_timeout
         .get_or(|| TABLES.batch_timeout.load(Ordering::Relaxed));
-    Ok((window / NANOSECONDS, size, timeout).encode(env))
+    Ok((window / NS_PER_MS, size, timeout).encode(env))
 }
 
 fn totals_term(env: Env<'_>, totals: Totals) -> Term<'_> {

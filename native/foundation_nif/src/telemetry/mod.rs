@@ -59,8 +59,12 @@ static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     batch_timeout: AtomicU64::new(0),
 });
 
+/// There are no tables.
 const CLOSED: u8 = 0;
+/// Events and spans of all processes are in the tables.
 const OPEN: u8 = 1;
+/// A feature flag sends new events and spans to the process dictionary. The tables serve the spans
+/// that began in them.
 const DIVERTED: u8 = 2;
 /// Refuses new events, while the waiting ones can still be read.
 const SEALED: u8 = 3;
@@ -78,8 +82,9 @@ fn is_there() -> bool {
     STATE.load(Ordering::Acquire) != CLOSED
 }
 
+/// Returns whether new events and spans go into the tables.
 #[inline]
-fn is_hot() -> bool {
+fn takes_new() -> bool {
     STATE.load(Ordering::Acquire) == OPEN
 }
 
@@ -95,7 +100,7 @@ fn number(term: Term) -> Result<u64, Failure> {
     term.decode().map_err(|_| Failure::BadArgument)
 }
 
-const NANOSECONDS: u64 = 1_000_000;
+const NS_PER_MS: u64 = 1_000_000;
 
 /// The most elements of a name that are distinguished. Their words and a digest must fit in a
 /// buffer.
@@ -171,7 +176,7 @@ fn telemetry_start<'a>(
     let max_windows = number(max_windows)?;
     let settings = [
         (&tables.max_pending, number(max_pending)?),
-        (&tables.window, number(window)?.saturating_mul(NANOSECONDS)),
+        (&tables.window, number(window)?.saturating_mul(NS_PER_MS)),
         (&tables.batch_size, number(batch_size)?),
         (&tables.batch_timeout, number(batch_timeout)?),
     ];

@@ -9,7 +9,7 @@ use foundation_core::span::{Carried, Frame, NotReady, Spans};
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
 
 use super::stored::{self, Stored};
-use super::{clock, is_hot, is_open, nil, number};
+use super::{clock, is_open, nil, number, takes_new};
 use crate::background::{self, Job};
 use crate::faults;
 use crate::measure::Call;
@@ -187,7 +187,7 @@ fn number_of_digits(digits: &[u8]) -> Option<u64> {
 /// never inside one.
 #[inline]
 fn answers(env: Env<'_>) -> bool {
-    is_hot() || (is_open() && SPANS.innermost(caller(env), |_| ()).is_some())
+    takes_new() || (is_open() && SPANS.innermost(caller(env), |_| ()).is_some())
 }
 
 fn require_map(term: Term) -> Result<(), Failure> {
