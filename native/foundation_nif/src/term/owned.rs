@@ -15,7 +15,7 @@ use rustler::{Env, ResourceArc, Term};
 
 use super::budget::{BYTES_MAX, IMAGE_BYTES_A_NODE, NODES_MAX};
 use super::image::{self, Built, Image, WORD, WORDS_MAX};
-use super::shared::{Counted, Lent, SharedBinary, lent_size, lent_term, long_binary};
+use super::shared::{Borrowed, Counted, SharedBinary, borrowed_size, borrowed_term, long_binary};
 use super::view::{Size, binary};
 use crate::background::{self, Job};
 use crate::faults;
@@ -75,7 +75,7 @@ impl Drop for Environment {
 
 /// A part of a term that is neither in its words nor a binary that the words point to.
 enum Part {
-    Lent(ResourceArc<Lent>),
+    Borrowed(ResourceArc<Borrowed>),
     /// A process, port or reference of another node, in the external format.
     External(Box<[u8]>),
     Environment(Environment),
@@ -92,7 +92,7 @@ impl Part {
 
     fn term<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
-            Part::Lent(lent) => lent_term(lent, env),
+            Part::Borrowed(borrowed) => borrowed_term(borrowed, env),
             Part::External(bytes) => match env.binary_to_term(bytes) {
                 Some((term, _)) => term,
                 None => unreachable!("it was read when it was written"),
@@ -104,7 +104,7 @@ impl Part {
     /// Returns the bytes of memory that it uses, itself not included.
     fn size(&self) -> usize {
         match self {
-            Part::Lent(lent) => lent_size(lent),
+            Part::Borrowed(borrowed) => borrowed_size(borrowed),
             Part::External(bytes) => allocated(bytes.len()),
             Part::Environment(_) => Environment::SIZE,
         }
@@ -179,7 +179,7 @@ impl Whole {
                         image::mark(&mut whole.words[bits..2 * bits], *at);
                         continue;
                     }
-                    SharedBinary::Lent(lent) => Part::Lent(lent),
+                    SharedBinary::Borrowed(borrowed) => Part::Borrowed(borrowed),
                 },
                 None => Part::new(*term)?,
             };
@@ -279,7 +279,7 @@ impl Form {
         if let Some(bytes) = long_binary(term) {
             return Some(match SharedBinary::new(term, bytes)? {
                 SharedBinary::Counted(counted) => Form::Counted(counted),
-                SharedBinary::Lent(lent) => Form::Part(Part::Lent(lent)),
+                SharedBinary::Borrowed(borrowed) => Form::Part(Part::Borrowed(borrowed)),
             });
         }
         match image::with(term, WORDS_MAX, |built| Form::of_image(&built)).flatten() {

@@ -5,16 +5,16 @@
 //!
 //! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary of the VM.
 //!   Readers share it like any other binary. So are longer bytes that start within a byte of another
-//!   binary: the VM has no bytes of these that could be lent.
+//!   binary: the VM has no bytes of these that could be borrowed.
 //! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
-//!   it as a [`Lent`] resource. If the bytes already belong to a lender, that one lends them again.
+//!   it as a [`Borrowed`] resource. If the bytes already belong to a lender, that one lends them again.
 //!
 //! # Counting
 //!
 //! The VM shares a binary by adding 1 to its reference count. A NIF can ask for that only with an
 //! environment. When the library is loaded, [`learn`] finds the count by the changes that the VM
 //! makes to it. [`Counted::term`] adds 1 and hands the VM the new reference. If the count is not
-//! found, all binaries are lent.
+//! found, all binaries are borrowed.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -44,7 +44,7 @@ const COPIED_MAX: usize = 8 * 1024;
 /// have the bytes only if as many overlapping parts of one binary had been stored.
 const ASKED_MAX: usize = 64;
 
-/// The number of stored binaries. A lent one counts while a reader has it.
+/// The number of stored binaries. A borrowed one counts while a reader has it.
 pub static LIVE_BINARIES: AtomicI64 = AtomicI64::new(0);
 
 /// The offsets from a binary's address: its reference count and its size in words, its data in
@@ -221,27 +221,27 @@ fn learn_header() -> Option<Header> {
 }
 
 /// A lender's binary, as a resource, from which a reader's binary is made in one step.
-pub struct Lent {
+pub struct Borrowed {
     lender: Arc<Lender>,
     bytes: *const [u8],
 }
 
 // SAFETY: the bytes never change, and live as long as the lender.
-unsafe impl Send for Lent {}
+unsafe impl Send for Borrowed {}
 // SAFETY: as above.
-unsafe impl Sync for Lent {}
+unsafe impl Sync for Borrowed {}
 
 #[rustler::resource_impl]
-impl Resource for Lent {}
+impl Resource for Borrowed {}
 
-impl Lent {
+impl Borrowed {
     fn bytes(&self) -> &[u8] {
         // SAFETY: the bytes live as long as the lender, which `self` keeps alive.
         unsafe { &*self.bytes }
     }
 }
 
-impl Drop for Lent {
+impl Drop for Borrowed {
     /// Runs in the process that collects the last binary. The background thread frees large ones.
     fn drop(&mut self) {
         LIVE_BINARIES.fetch_sub(1, Ordering::Relaxed);
@@ -311,7 +311,7 @@ impl Drop for Lender {
 /// A stored binary.
 pub enum SharedBinary {
     Counted(Counted),
-    Lent(ResourceArc<Lent>),
+    Borrowed(ResourceArc<Borrowed>),
 }
 
 impl SharedBinary {
@@ -323,8 +323,8 @@ impl SharedBinary {
         }
         let (lender, bytes) = Lender::of(term, bytes)?;
         LIVE_BINARIES.fetch_add(1, Ordering::Relaxed);
-        let lent = ResourceArc::new(Lent { lender, bytes });
-        Some(SharedBinary::Lent(lent))
+        let borrowed = ResourceArc::new(Borrowed { lender, bytes });
+        Some(SharedBinary::Borrowed(borrowed))
     }
 }
 
@@ -334,17 +334,17 @@ fn is_temporary(term: Term, bytes: &[u8]) -> bool {
     binary(term).is_none_or(|again| again.as_ptr() != bytes.as_ptr())
 }
 
-/// Makes the reader's binary of a lent one.
-pub fn lent_term<'a>(lent: &ResourceArc<Lent>, env: Env<'a>) -> Term<'a> {
-    lent.make_binary(env, Lent::bytes).to_term(env)
+/// Makes the reader's binary of a borrowed one.
+pub fn borrowed_term<'a>(borrowed: &ResourceArc<Borrowed>, env: Env<'a>) -> Term<'a> {
+    borrowed.make_binary(env, Borrowed::bytes).to_term(env)
 }
 
-/// Returns the bytes of memory that a lent binary uses.
-pub fn lent_size(lent: &Lent) -> usize {
+/// Returns the bytes of memory that a borrowed binary uses.
+pub fn borrowed_size(borrowed: &Borrowed) -> usize {
     /// The VM's part of a resource.
     const RESOURCE: usize = 120;
     let lender = Environment::SIZE + size_of::<Lender>();
-    RESOURCE + size_of::<Lent>() + lender + lent.bytes.len()
+    RESOURCE + size_of::<Borrowed>() + lender + borrowed.bytes.len()
 }
 
 /// Returns the bytes of a binary that is longer than a heap binary.
