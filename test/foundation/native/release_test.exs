@@ -42,7 +42,7 @@ defmodule Foundation.Native.ReleaseTest do
 
   describe "the library is built" do
     test "where no release has it" do
-      assert Release.reason_to_build(nil, __ENV__.file, nil) =~ "@source_url in mix.exs"
+      assert Release.reason_to_build(nil, __ENV__.file, nil) =~ "mix.exs has no @source_url"
     end
 
     test "where the checksums of a package are missing" do

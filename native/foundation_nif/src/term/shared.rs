@@ -7,7 +7,7 @@
 //!   Readers share it like any other binary. So are longer bytes that start within a byte of another
 //!   binary: the VM has no bytes of these that could be borrowed.
 //! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
-//!   it as a [`Borrowed`] resource. If the bytes already belong to a lender, that one lends them again.
+//!   it as a [`Borrowed`] resource. If the bytes already belong to a lender, it lends them again.
 //!
 //! # Counting
 //!
