@@ -6,9 +6,6 @@ defmodule Foundation.Native.LibraryFile do
   # what is not there. So its size and checksum are compared before it is loaded. The checksum
   # guards against damage, not against an attacker, who could change this module as well.
 
-  # How much of the file is read at once.
-  @chunk 65_536
-
   @type fingerprint :: {bytes :: non_neg_integer, md5 :: binary}
 
   @doc """
@@ -32,16 +29,11 @@ defmodule Foundation.Native.LibraryFile do
   """
   @spec fingerprint(Path.t()) :: fingerprint | nil
   def fingerprint(path) do
-    {bytes, md5} =
-      (path <> extension())
-      |> File.stream!([], @chunk)
-      |> Enum.reduce({0, :erlang.md5_init()}, fn chunk, {bytes, md5} ->
-        {bytes + byte_size(chunk), :erlang.md5_update(md5, chunk)}
-      end)
-
-    {bytes, :erlang.md5_final(md5)}
-  rescue
-    File.Error -> nil
+    # In one read: a reload runs this beside busy processes, which run between two reads.
+    case File.read(path <> extension()) do
+      {:ok, library} -> {byte_size(library), :erlang.md5(library)}
+      {:error, _reason} -> nil
+    end
   end
 
   @doc """
