@@ -28,7 +28,7 @@ defmodule Foundation.DocsTest do
 
   @pages Path.wildcard("*.md") ++ Path.wildcard("guides/*.{md,livemd}")
 
-  test "every public function says what it does, since when, and of what types" do
+  test "every public function has @doc, @doc since and @spec" do
     for module <- public(), {{kind, name, arity}, _, _, doc, meta} <- documented(module) do
       function = "#{inspect(module)}.#{name}/#{arity}"
       assert is_map(doc), "#{function} has no @doc"
@@ -38,7 +38,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "every public function shows itself in an example" do
+  test "every public function has a doctest example" do
     for module <- public(),
         {{kind, name, arity}, _, _, %{"en" => doc}, _meta} <- documented(module),
         kind in [:function, :macro] do
@@ -46,7 +46,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "the examples of every public module are run" do
+  test "the doctests of every public module are run" do
     run =
       for file <- Path.wildcard("test/**/*_test.exs"),
           [_all, name] <- Regex.scan(~r/^\s*doctest ([\w.]+)/m, File.read!(file)),
@@ -58,13 +58,13 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "every area has a chapter on consistency, and one on its events" do
+  test "every area's moduledoc has a chapter on consistency and one on events" do
     for module <- @areas, chapter <- ["Consistency", "Telemetry events"] do
       assert moduledoc(module) =~ ~r/^## #{chapter}/m, "#{inspect(module)} has no #{chapter}"
     end
   end
 
-  test "every event of the library's own is in a table of its area, and in the guide to operating" do
+  test "every telemetry event is in its area's table and in the operating guide" do
     tables = Enum.map_join(public(), &moduledoc/1)
     operating = File.read!("guides/operating.md")
 
@@ -82,7 +82,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "what the documentation refers to exists, and is public" do
+  test "every reference in the documentation is to a public function or module" do
     texts =
       for(page <- @pages, page != "INTERNALS.md", do: {page, File.read!(page)}) ++
         for module <- public(),
@@ -108,7 +108,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "the bounds that the guides name are those that hold" do
+  test "the bounds in the guides equal the bounds in the code" do
     for {guide, schema} <- [
           {"guides/telemetry.md", Foundation.Telemetry.Events.Settings.schema()},
           {"guides/error_context.md", Foundation.ErrorContext.Limits.schema()}
@@ -121,7 +121,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "links between the pages lead somewhere" do
+  test "links between pages have a target" do
     for page <- @pages,
         [_all, target] <- Regex.scan(~r/\]\(([^)#\s]+)(?:#[^)]*)?\)/, File.read!(page)),
         not String.contains?(target, "://") do
@@ -130,7 +130,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "guides/guarantees.md names the tests of each guarantee, and they are there" do
+  test "guides/guarantees.md names existing tests for each guarantee" do
     rows =
       for "| " <> row <- "guides/guarantees.md" |> File.read!() |> String.split("\n"),
           row != "guarantee | test |",
@@ -146,7 +146,7 @@ defmodule Foundation.DocsTest do
     end
   end
 
-  test "the module page of Foundation and the README share one text" do
+  test "the moduledoc of Foundation and the README share one text" do
     [_title, shared, _rest] = String.split(File.read!("README.md"), "<!-- MDOC -->")
     assert moduledoc(Foundation) == shared
     assert shared =~ "A drop-in replacement"

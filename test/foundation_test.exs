@@ -3,7 +3,7 @@ defmodule FoundationTest do
 
   doctest Foundation
 
-  test "application, crates and library are of one version" do
+  test "the application, the crates and the library have the same version" do
     [_, crates] = Regex.run(~r/^version = "(.+)"$/m, File.read!("Cargo.toml"))
 
     assert Foundation.version() == crates

@@ -5,7 +5,7 @@ defmodule Foundation.GuidesTest do
   for guide <- ["README.md" | Path.wildcard("guides/*.{md,livemd}")] do
     @external_resource guide
 
-    test "what #{guide} shows holds, one after the other" do
+    test "the examples of #{guide} give the results that it shows" do
       # A Mix project, for the tasks that a guide calls.
       script = """
       {:ok, _apps} = Application.ensure_all_started(:mix)
@@ -18,7 +18,7 @@ defmodule Foundation.GuidesTest do
       assert status == 0, output
     end
 
-    test "#{guide} has no code that nobody runs" do
+    test "every code block of #{guide} is run by a test" do
       prose = Regex.replace(~r/^```.*?^```$/ms, File.read!(unquote(guide)), "")
       refute prose =~ ~r/^\n {4}\S/m, "an indented block: fence it, so that it is run"
     end

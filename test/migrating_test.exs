@@ -13,18 +13,18 @@ defmodule Foundation.MigratingTest do
     on_exit(fn -> Foundation.FeatureFlags.boot() end)
   end
 
-  test "the audit finds nothing in the code after" do
+  test "the audit finds nothing in the migrated code" do
     assert capture_io(fn -> Mix.Task.rerun("foundation.audit", ["test/migrating/after.ex"]) end) =~
              "No use"
   end
 
-  test "the guide shows the code after as it is" do
+  test "the guide shows the migrated code verbatim" do
     code = String.trim(File.read!("test/migrating/after.ex"))
     assert String.contains?(File.read!(@guide), "```elixir\n#{code}\n```")
   end
 
   for fleet <- [Fleet.Before, Fleet.After], stage <- 1..4 do
-    test "#{inspect(fleet)} does its work at stage #{stage}" do
+    test "#{inspect(fleet)} works at stage #{stage}" do
       {:ok, _stage} = Foundation.Migration.to_stage(unquote(stage))
       fleet = unquote(fleet)
       test = self()

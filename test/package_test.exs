@@ -4,17 +4,17 @@ defmodule Foundation.PackageTest do
 
   @package Mix.Project.config()[:package]
 
-  test "what a package holds is in the repository, and nothing that was built" do
+  test "every file of a package is in the repository, and none is a build product" do
     assert packed() -- tracked() == Enum.filter(packed(), &String.starts_with?(&1, "checksum-"))
   end
 
-  test "all that the repository has in a place that is packed is in the package" do
+  test "every repository file under a packed path is in the package" do
     for file <- tracked(), Enum.any?(@package[:files], &String.starts_with?(file, &1 <> "/")) do
       assert file in packed()
     end
   end
 
-  test "a package holds the library, its guides, licence and sources" do
+  test "a package has the library, its guides, licence and sources" do
     sources =
       Enum.flat_map(
         ~w(lib/**/*.ex native/package/**/Cargo.toml native/foundation_*/src/**/*.rs),
@@ -28,7 +28,7 @@ defmodule Foundation.PackageTest do
     assert (sources ++ pages) -- packed() == []
   end
 
-  test "a package holds nothing that only the repository needs" do
+  test "a package has no file that only the repository needs" do
     places =
       ~w(Cargo.toml test/ bench/ native/fuzz/ offline/ script/ examples/ _build/ deps/ target/ priv/ .github/ .ci/)
 
@@ -60,7 +60,7 @@ defmodule Foundation.PackageTest do
           do: {name, version}
     end
 
-    test "name what the library needs as the repository's do, and nothing else" do
+    test "name the same dependencies as the repository's manifests, without the development ones" do
       for crate <- @crates,
           heading <- ["dependencies", ~S|target."cfg(target_os = \"linux\")".dependencies|] do
         packed = section(manifest("native/package/#{crate}"), heading)
@@ -86,14 +86,14 @@ defmodule Foundation.PackageTest do
     end
   end
 
-  test "the licence that is named is the one that is packed" do
+  test "the licence named in mix.exs is the packed one" do
     assert @package[:licenses] == ["Apache-2.0"]
     assert File.read!("LICENSE") =~ "Apache License"
   end
 
   @tag :tmp_dir
   @tag timeout: :timer.minutes(10)
-  test "a package compiles by itself, and its library loads", %{tmp_dir: root} do
+  test "a package compiles on its own, and its library loads", %{tmp_dir: root} do
     for file <- packed(), do: copy(file, root)
     # What stands in for its dependencies: a package gets those from Hex.
     for file <- tracked(), String.starts_with?(file, "offline/"), do: copy(file, root)

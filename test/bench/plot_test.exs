@@ -24,7 +24,7 @@ defmodule Foundation.Bench.PlotTest do
 
   defp count(svg, what), do: length(String.split(svg, what)) - 1
 
-  test "a run of one row becomes a file, and the file becomes its pictures" do
+  test "a run of one row writes a file, and the file renders to its plots" do
     rows = Enum.filter(Bench.RegistryReads.rows(), &(&1.name == :lookup_ets))
     context = %Context{quick?: true, rounds: 3, per_round: 500}
 
@@ -74,7 +74,7 @@ defmodule Foundation.Bench.PlotTest do
     )
   end
 
-  test "the ratio stands below each place of the axis" do
+  test "the ratio is printed below each tick of the axis" do
     svg =
       Plot.picture([result(%{}), result(%{"size" => 10_000_000, "ours" => 1, "theirs" => 1.0e6})])
 
@@ -83,12 +83,12 @@ defmodule Foundation.Bench.PlotTest do
     assert {"number quiet", "10M"} in texts
   end
 
-  test "of two results for one point the later counts" do
+  test "the later of two results for one point is drawn" do
     [{"row.svg", svg}] = Plot.pictures([result(%{}), result(%{"theirs" => 20.0})])
     assert for({"number", text} <- texts(svg), do: text) == ["2.0×"]
   end
 
-  test "every point is inside of the plot" do
+  test "every point is inside the plot" do
     for values <- [[0, 0.0], [0.03, 7], [99.9, 100], [1.0e9, 3.2e9], [9.99e5, 1.0e6]] do
       [ours, theirs] = values
       svg = Plot.picture([result(%{"ours" => ours, "theirs" => theirs})])
@@ -99,13 +99,13 @@ defmodule Foundation.Bench.PlotTest do
     end
   end
 
-  test "names that mean something in XML are text" do
+  test "names with XML characters are escaped" do
     svg = Plot.picture([result(%{"what" => ~S(a < b & "c"), "against" => "<&>"})])
     assert {"title", ~S(row: a < b & "c")} in texts(svg)
     assert {"text-theirs", "<&>"} in texts(svg)
   end
 
-  test "labels of lines that end at one place do not cover each other" do
+  test "labels of lines with the same end do not overlap" do
     results = for variant <- ~w(a b c), do: result(%{"variant" => variant, "ours" => 50.0})
     svg = Plot.picture(results)
 
@@ -121,7 +121,7 @@ defmodule Foundation.Bench.PlotTest do
     |> Enum.each(fn [a, b] -> assert b - a >= 16 end)
   end
 
-  test "what is decoded is what was encoded" do
+  test "JSON survives a round trip" do
     value = %{
       "a" => [1, -2.5, 1.0e-9, 123_456_789_012, nil, true, false, %{}, []],
       "b" => "\"\\\n\u00B5\u{1D11E}\0"
@@ -131,7 +131,7 @@ defmodule Foundation.Bench.PlotTest do
     assert JSON.decode(~S( { "a" : [ 1 , 2e3 ] } )) == {:ok, %{"a" => [1, 2.0e3]}}
   end
 
-  test "what is not JSON is refused" do
+  test "invalid JSON raises" do
     for text <- [
           "",
           "[",

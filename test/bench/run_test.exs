@@ -36,13 +36,13 @@ defmodule Foundation.Bench.RunTest do
     end
   end
 
-  test "what is refused ends with status 2, and says why" do
+  test "invalid options exit with status 2 and print the reason" do
     assert {output, 2} = run(["lokup"])
     assert output =~ "no row lokup"
   end
 
   @tag :tmp_dir
-  test "the file of a run has an object for each result, and becomes a table", %{tmp_dir: dir} do
+  test "the JSON file of a run has an object per result and renders to a table", %{tmp_dir: dir} do
     file = Path.join(dir, "results.json")
     {_output, 0} = run(~w(--quick --rounds 1 --size 1000 lookup_ets --json) ++ [file])
     {:ok, results} = Bench.JSON.decode(File.read!(file))

@@ -6,17 +6,17 @@ defmodule Foundation.Bench.SummaryTest do
   @benchmarks File.read!("BENCHMARKS.md")
   @readme File.read!("README.md")
 
-  test "the first table of BENCHMARKS.md is the one that its results give" do
+  test "the summary of BENCHMARKS.md equals the one computed from its results" do
     assert Bench.Summary.benchmarks(@benchmarks) == @benchmarks,
            "run script/bench --record: the summary and the results of BENCHMARKS.md differ"
   end
 
-  test "the figures of README.md are those of BENCHMARKS.md" do
+  test "the figures of README.md equal those of BENCHMARKS.md" do
     assert Bench.Summary.readme(@readme, @benchmarks) == @readme,
            "run script/bench --record: the figures of README.md and BENCHMARKS.md differ"
   end
 
-  test "a result in which Foundation costs more is in the first table, in bold" do
+  test "a result in which Foundation costs more is in the summary, in bold" do
     [_heading, line | _] =
       for "| `lookup` " <> _ = line <- String.split(@benchmarks, "\n"), do: line
 

@@ -4,7 +4,7 @@ defmodule Foundation.ConcurrentRegistryFaultTest do
   alias Foundation.ConcurrentRegistry, as: Table
 
   for engine <- [:native, :ets] do
-    test "#{engine}: a table that ends under its users answers rightly or raises" do
+    test "#{engine}: a call during the table's end answers correctly or raises" do
       for _round <- 1..20 do
         owner = start_worker()
         table = run(owner, fn -> Table.new(engine: unquote(engine)) end)

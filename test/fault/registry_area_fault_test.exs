@@ -12,9 +12,10 @@ conformance "AreaProcessesKilledUnderLoad",
   @kills 30
 
   @tag timeout: 120_000
-  test "every process of the area dies again and again, and the registry keeps its promises", %{
-    registry: registry
-  } do
+  test "the registry keeps its guarantees while every process of the area is killed repeatedly",
+       %{
+         registry: registry
+       } do
     steps = for worker <- 1..@workers, do: &work(registry, worker, &1 || 0)
     load = Load.start(steps)
 

@@ -3,7 +3,7 @@ import Foundation.Conformance.Registry
 conformance "Deaths",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
-  test "thousands of deaths at once leave no entry, and reads hide the dead from the first moment",
+  test "thousands of simultaneous deaths leave no entry, and no read returns a dead process",
        %{
          registry: registry
        } do
@@ -103,7 +103,7 @@ conformance "Deaths",
     assert Registry.select(registry, [{{:_, :_, :_}, [], [true]}]) == []
   end
 
-  test "after the death of a key's owner exactly one waiting process gets the key", %{
+  test "exactly one waiting process gets the key of a dead owner", %{
     registry: registry,
     options: options
   } do

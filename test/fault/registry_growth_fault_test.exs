@@ -11,7 +11,7 @@ conformance "GrowthUnderLoad",
   @entries 10_000
 
   @tag timeout: 120_000
-  test "what stays is found and what went is not, while the table grows and shrinks", %{
+  test "lookups find present keys and no removed ones while the table grows and shrinks", %{
     registry: registry
   } do
     stays = stays()

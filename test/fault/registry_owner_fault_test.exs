@@ -12,7 +12,7 @@ conformance "OwnerKilledUnderLoad",
   @kills 30
 
   @tag timeout: 120_000
-  test "the owner dies again and again: no error, no lost entry, no stale read", %{
+  test "repeated owner deaths cause no error, no lost entry and no stale read", %{
     registry: registry
   } do
     for key <- 1..500, do: {:ok, _} = Registry.register(registry, {:stays, key}, key)
@@ -79,7 +79,7 @@ conformance "OwnerKilledUnderLoad",
 end
 
 conformance "StoppedUnderLoad", subjects: :ours do
-  test "an orderly stop gives its callers 'unknown registry' and nothing else", %{
+  test "an orderly stop gives concurrent callers only 'unknown registry'", %{
     registry: registry
   } do
     callers =

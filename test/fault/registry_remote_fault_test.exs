@@ -5,7 +5,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
   alias Foundation.{Native, Registry}
 
   # Where this failed the whole VM went: the holder's number was taken for a term.
-  test "a remote holder that dies while its key is asked for is never named" do
+  test "a remote owner that dies during a lookup is never returned" do
     name = unique_name("remote")
     start_supervised!({Registry, name: name, keys: :unique, engine: :native})
     me = self()
@@ -36,7 +36,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
     end
   end
 
-  test "a death that one registry is told of is one in all of them" do
+  test "a remote death reported to one registry applies to all registries" do
     alone(fn ->
       names = for _ <- 1..3, do: unique_name("remote")
       for name <- names, do: {:ok, _owner} = start(name, :unique)
@@ -63,7 +63,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
     end)
   end
 
-  test "a remote registrant outlives its registry, and then leaves nothing behind" do
+  test "a remote registrant that outlives its registry leaves nothing behind" do
     alone(fn ->
       before = counts()
       name = unique_name("remote")

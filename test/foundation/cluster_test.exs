@@ -45,7 +45,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
         ClusterNode.on(node, :info, [cluster]).state == :up
     end
 
-    test "a name that one node registers is found on all",
+    test "a name registered on one node is found on all nodes",
          %{cluster: cluster, nodes: [a, _b]} = c do
       pid = ClusterNode.register(a, cluster, :key, {:value, 1})
 
@@ -73,7 +73,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
           do: eventually(fn -> ClusterNode.on(node, :lookup, [cluster, :key]) == [] end)
     end
 
-    test "of 10,000 races of three nodes each has one winner, and each loser is told once",
+    test "each of 10,000 races of three nodes has one winner, and each loser is notified once",
          %{cluster: cluster} = context do
       members = for node <- context.all, do: {node, ClusterNode.member(node)}
       keys = 1..10_000
@@ -135,7 +135,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
             eventually(fn -> ClusterNode.on(node, :whereis_name, [{cluster, :key}]) == winner end)
     end
 
-    test "the names of a process go when it dies", %{cluster: cluster, nodes: [a, b]} do
+    test "the names of a process are removed when it dies", %{cluster: cluster, nodes: [a, b]} do
       pid = ClusterNode.register(a, cluster, :key)
       ClusterNode.run(pid, :register, [cluster, :other])
       ClusterNode.run(pid, :join, [cluster, :group, 1])
@@ -170,7 +170,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       eventually(fn -> length(ClusterNode.on(b, :members, [cluster, :group])) == 3 end)
     end
 
-    test "ensure starts one process for each key, asked for on all nodes at once",
+    test "concurrent ensure calls on all nodes start one process per key",
          %{cluster: cluster} = context do
       keys = 1..100
 
@@ -191,7 +191,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       for pid <- Enum.uniq(List.flatten(Map.values(by_key))), do: Process.exit(pid, :kill)
     end
 
-    test "a node that drains registers nothing and is nobody's home",
+    test "a draining node refuses registrations and is no key's home node",
          %{cluster: cluster, nodes: [a, b]} do
       pid = ClusterNode.register(a, cluster, :stays)
       task = Task.async(fn -> ClusterNode.on(a, :drain, [cluster]) end)
@@ -229,7 +229,9 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       _ = b
     end
 
-    test "a second start, an unknown option and an unknown cluster", %{cluster: cluster} do
+    test "a second start, an unknown option and an unknown cluster are errors", %{
+      cluster: cluster
+    } do
       {:error, {:already_started, pid}} = Cluster.start_link(name: cluster)
       assert Process.alive?(pid)
 

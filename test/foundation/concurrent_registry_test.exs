@@ -10,7 +10,7 @@ defmodule Foundation.ConcurrentRegistryTest do
     describe "#{engine}:" do
       setup do: %{table: Table.new(engine: unquote(engine))}
 
-      test "a key of any kind is set, read, updated, kept apart from all others, and removed",
+      test "a key of any type is set, read, updated and removed without a change to others",
            %{table: table} do
         terms = for {_name, term} <- Terms.all(), do: term
 
@@ -36,7 +36,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Table.size(table) == 0
       end
 
-      test "keys that are nearly the same are two", %{table: table} do
+      test "nearly equal keys are different keys", %{table: table} do
         for group <- Terms.near_misses() do
           for {key, index} <- Enum.with_index(group), do: Table.put(table, key, index)
 
@@ -54,7 +54,7 @@ defmodule Foundation.ConcurrentRegistryTest do
       end
 
       # An update that does not find what it has read goes on for ever.
-      test "0.0 and -0.0 are what === says they are, in an update too", %{table: table} do
+      test "0.0 and -0.0 are compared by ===, in an update too", %{table: table} do
         [zero, minus_zero] = Terms.zeros()
 
         for {one, other} <- [
@@ -70,7 +70,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
-      test "a value of any kind comes back as it was", %{table: table} do
+      test "a value of any type is returned unchanged", %{table: table} do
         for {_name, value} <- Terms.all() do
           Table.put(table, :put, value)
           assert Table.get(table, :put) === value
@@ -80,7 +80,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
-      test "what takes long to copy is a key and a value all the same", %{table: table} do
+      test "a term that takes long to copy works as a key and as a value", %{table: table} do
         heavy = Enum.to_list(1..20_000)
         assert Table.put(table, heavy, heavy) == :ok
         refute Table.put_new(table, heavy, 1)
@@ -91,7 +91,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Table.size(table) == 0
       end
 
-      test "false and nil are values", %{table: table} do
+      test "false and nil are stored as values", %{table: table} do
         Table.put(table, :key, nil)
         assert Table.get(table, :key, :default) == nil
         refute Table.put_new(table, :key, 1)
@@ -100,20 +100,20 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Table.update(table, :key, :default, &not/1) == true
       end
 
-      test "what is not there is the default, and removing it is fine", %{table: table} do
+      test "get of an absent key returns the default, and delete returns :ok", %{table: table} do
         assert Table.get(table, :key) == nil
         assert Table.get(table, :key, :default) == :default
         assert Table.delete(table, :key) == :ok
         assert Table.size(table) == 0
       end
 
-      test "an update of a key that is not there sets the default and does not run the function",
+      test "update of an absent key sets the default and does not run the function",
            %{table: table} do
         assert Table.update(table, :key, 7, fn _ -> flunk("ran") end) == 7
         assert Table.get(table, :key) == 7
       end
 
-      test "a sequence of operations does what it does to a map", %{table: table} do
+      test "a sequence of operations has the results that it has on a map", %{table: table} do
         keys = [1, 1.0, "1", {:_, 1}, {2, 1}, %{}, %{a: 1}]
 
         Enum.reduce(1..5_000, %{}, fn n, model ->
@@ -152,7 +152,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end)
       end
 
-      test "no concurrent update is lost, whatever the key", %{table: table} do
+      test "no concurrent update is lost, for a key of any type", %{table: table} do
         for key <- [:key, {:"$1", :_}, %{a: 1}] do
           1..8
           |> Enum.map(fn _ ->
@@ -164,7 +164,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
-      test "every concurrent update returns a value of its own", %{table: table} do
+      test "every concurrent update returns a different value", %{table: table} do
         returned =
           1..8
           |> Enum.map(fn _ ->
@@ -176,7 +176,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Enum.sort(returned) == Enum.to_list(1..4_000)
       end
 
-      test "an update loses to no put and no delete that comes between", %{table: table} do
+      test "an update retries after a concurrent put or delete", %{table: table} do
         Table.put(table, :key, 1)
         parent = self()
 
@@ -202,7 +202,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Table.get(table, :key) == :default
       end
 
-      test "of processes that race to put a new key one wins", %{table: table} do
+      test "exactly one of many racing put_new calls succeeds", %{table: table} do
         for key <- 1..200 do
           winners =
             1..4
@@ -215,7 +215,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
-      test "a function that raises, exits or is killed changes nothing and blocks nobody",
+      test "an update function that raises, exits or is killed has no effect and blocks no caller",
            %{table: table} do
         Table.put(table, :key, 1)
 
@@ -241,7 +241,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Table.update(table, :key, 0, &(&1 + 1)) == 3
       end
 
-      test "a function may use the table", %{table: table} do
+      test "an update function may call the same table", %{table: table} do
         Table.put(table, :a, 1)
         assert Table.update(table, :b, 0, & &1) == 0
 
@@ -250,7 +250,7 @@ defmodule Foundation.ConcurrentRegistryTest do
                end) == 2
       end
 
-      test "a walk is lazy and can be halted", %{table: table} do
+      test "stream is lazy and can be halted", %{table: table} do
         for n <- 1..1_000, do: Table.put(table, n, n)
         stream = Table.stream(table)
         Table.put(table, :late, 1)
@@ -259,7 +259,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Enum.count(stream) == 1_001
       end
 
-      test "a walk shows each key that was there throughout once, whatever happens meanwhile",
+      test "stream returns each key present throughout exactly once during concurrent writes",
            %{table: table} do
         stay = MapSet.new(1..3_000)
         for n <- stay, do: Table.put(table, n, 0)
@@ -291,7 +291,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         assert Task.await(writer) > 0
       end
 
-      test "it goes with the process that made it, whoever put what into it" do
+      test "a table ends with the process that made it, and its entries are freed" do
         owner = start_worker()
         table = run(owner, fn -> Table.new(engine: unquote(engine)) end)
         other = start_worker()
@@ -315,7 +315,7 @@ defmodule Foundation.ConcurrentRegistryTest do
     end
   end
 
-  test "options that are none are refused" do
+  test "invalid options raise" do
     assert_raise ArgumentError, ~r/expected :engine of the options .* got: :sqlite/, fn ->
       Table.new(engine: :sqlite)
     end
@@ -325,13 +325,13 @@ defmodule Foundation.ConcurrentRegistryTest do
     end
   end
 
-  test "without the option a table is of the application's engine" do
+  test "a table without the :engine option uses the application's engine" do
     for table <- [Table.new(), Table.new(engine: nil)] do
       assert table.backend == Table.new(engine: Foundation.engine()).backend
     end
   end
 
-  test "two tables have nothing in common" do
+  test "two tables share no entries" do
     one = Table.new()
     two = Table.new()
     Table.put(one, :key, 1)

@@ -20,18 +20,18 @@ defmodule Foundation.ConfigTest do
     end)
   end
 
-  test "a setting that is not set has its default" do
+  test "an unset setting has its default" do
     assert Config.get(:engine) == :auto
     assert Config.get(Foundation.Telemetry.SampledEvents)[:window] == 1_000
     assert Config.validate!() == :ok
   end
 
-  test "a section keeps the defaults of what it does not set" do
+  test "a section keeps the defaults of its unset settings" do
     put_env(:registry, max_entries: 10)
     assert Config.get(:registry) == [adopt_timeout: 60_000, max_entries: 10]
   end
 
-  test "a value that is not of its type is refused, with the one that was meant" do
+  test "a value of the wrong type is refused, with a suggestion" do
     put_env(:engine, :nativ)
 
     message =
@@ -42,7 +42,7 @@ defmodule Foundation.ConfigTest do
     assert_raise ArgumentError, message, fn -> Config.get(:engine) end
   end
 
-  test "a value in a section is refused likewise" do
+  test "a value of the wrong type in a section is refused" do
     put_env(:registry, adopt_timeout: -1)
 
     assert_raise ArgumentError,
@@ -108,7 +108,7 @@ defmodule Foundation.ConfigTest do
                  &Config.validate!/0
   end
 
-  test "flags are booleans and percentages" do
+  test "flags accept booleans and percentages" do
     put_env(:feature_flags, use_ets_agent_registry: false, enforce_no_process_dict: 100)
     assert Config.validate!() == :ok
 
@@ -116,7 +116,7 @@ defmodule Foundation.ConfigTest do
     assert_raise ArgumentError, ~r/integer from 0 to 100/, &Config.validate!/0
   end
 
-  test "an unknown setting is warned of and stops nothing" do
+  test "an unknown setting logs a warning and does not stop the start" do
     put_env(:registy, [])
 
     log = capture_log(fn -> assert Config.validate!() == :ok end)

@@ -59,7 +59,7 @@ defmodule Foundation.EngineTest do
   defp warnings(output), do: output |> String.split("[warning]") |> length() |> Kernel.-(1)
 
   describe "engine: :auto" do
-    test "takes the library", %{app: app} do
+    test "uses the library", %{app: app} do
       output = vm(app)
 
       assert output =~ "engine: native"
@@ -67,7 +67,7 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 0
     end
 
-    test "falls back to ETS with one warning where there is no library", context do
+    test "falls back to ETS with one warning when the library is missing", context do
       File.rm!(context.library)
       output = vm(context.app)
 
@@ -77,7 +77,7 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 1
     end
 
-    test "falls back to ETS where the library is of another version", context do
+    test "falls back to ETS when the library has another version", context do
       resource = Path.join(context.app, "ebin/foundation.app")
       version = inspect(Foundation.version())
       text = File.read!(resource)
@@ -92,7 +92,7 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 1
     end
 
-    test "falls back to ETS where the library is none", context do
+    test "falls back to ETS when the file is not a library", context do
       File.write!(context.library, "not a library")
       output = vm(context.app)
 
@@ -102,7 +102,7 @@ defmodule Foundation.EngineTest do
     end
 
     # The system maps such a file, and the VM would end at the first access to what is missing.
-    test "falls back to ETS where the library was cut short", context do
+    test "falls back to ETS when the library is truncated", context do
       whole = File.read!(context.library)
 
       for part <- [2, 10, 100] do
@@ -115,7 +115,7 @@ defmodule Foundation.EngineTest do
       end
     end
 
-    test "falls back to ETS where one byte of the library is another", context do
+    test "falls back to ETS when one byte of the library has changed", context do
       whole = File.read!(context.library)
       at = div(byte_size(whole), 2)
       <<before::binary-size(at), byte, rest::binary>> = whole
@@ -127,7 +127,7 @@ defmodule Foundation.EngineTest do
     end
 
     # As in an escript, or a release that puts all modules into one directory.
-    test "falls back to ETS where the application's directory is unknown", context do
+    test "falls back to ETS when the application's directory is unknown", context do
       flat = Path.join(Path.dirname(context.app), "flat")
       File.mkdir_p!(flat)
 
@@ -144,7 +144,7 @@ defmodule Foundation.EngineTest do
   end
 
   describe "engine: :native" do
-    test "takes the library", %{app: app} do
+    test "uses the library", %{app: app} do
       assert vm(app, @report, engine(:native)) =~ "engine: native"
     end
 
@@ -168,7 +168,7 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 0
     end
 
-    test "does without a library", context do
+    test "works without a library", context do
       File.rm!(context.library)
       output = vm(context.app, @report, engine(:ets))
 
@@ -177,7 +177,7 @@ defmodule Foundation.EngineTest do
     end
   end
 
-  test "an engine that does not exist stops the start", %{app: app} do
+  test "an unknown engine fails the start", %{app: app} do
     output = vm(app, @report, engine(:rust))
 
     assert output =~
@@ -207,25 +207,25 @@ defmodule Foundation.EngineTest do
     assert output =~ "at last: native"
   end
 
-  describe "Foundation.Native loaded anew" do
+  describe "Foundation.Native reloaded" do
     @version "IO.puts(\"library: \#{Foundation.Native.library_version() || \"none\"}\")\n"
     @anew ":code.purge(Foundation.Native); :code.delete(Foundation.Native)\n"
 
-    test "after it was deleted takes its library back", %{app: app} do
+    test "after a delete gets its library back", %{app: app} do
       output = vm(app, @report <> @anew <> @version <> @anew <> @version)
 
       assert length(String.split(output, "library: #{Foundation.version()}")) == 4
       refute output =~ "[error]"
     end
 
-    test "over itself is refused, and goes on as it was", %{app: app} do
+    test "a second time is refused, and the first stays loaded", %{app: app} do
       output = vm(app, @report <> "IO.inspect(:code.load_file(Foundation.Native))\n" <> @version)
 
       assert length(String.split(output, "library: #{Foundation.version()}")) == 3
       assert output =~ "was not reloaded"
     end
 
-    test "is itself also while others call it", %{app: app} do
+    test "keeps its library while other processes call it", %{app: app} do
       output =
         vm(
           app,
@@ -309,7 +309,7 @@ defmodule Foundation.EngineTest do
     work_on = fn -> worked.(worked, for(place <- 1..4, do: :counters.get(done, place))) end
     """
 
-    test "under load keeps the entries and disturbs nobody", %{app: app} do
+    test "under load keeps the entries and breaks no call", %{app: app} do
       output =
         vm(
           app,
@@ -353,7 +353,7 @@ defmodule Foundation.EngineTest do
     end
 
     # Tables of three loads of the library, each used after every later one.
-    test "keeps concurrent tables, whenever they were made", %{app: app} do
+    test "keeps concurrent tables made before and after the reload", %{app: app} do
       output =
         vm(
           app,
@@ -422,7 +422,7 @@ defmodule Foundation.EngineTest do
       assert output =~ "{:at_last, :first, :third}"
     end
 
-    test "without its library says so for each call of a concurrent table", %{app: app} do
+    test "without its library raises for each call of a concurrent table", %{app: app} do
       output =
         vm(
           app,
@@ -461,7 +461,7 @@ defmodule Foundation.EngineTest do
           do: assert(output =~ "#{name}: \"this table cannot be reached")
     end
 
-    test "does not take another library for its own, and says so", context do
+    test "refuses another library, with a message", context do
       other = String.replace_suffix(context.library, ".so", "_built_anew.so")
       File.cp!(context.library, other)
 
@@ -486,7 +486,7 @@ defmodule Foundation.EngineTest do
       assert output =~ ~r/library: none.*library: #{Foundation.version()}.*count: 0/s
     end
 
-    test "with its file replaced keeps the tables, or says that they are out of reach", context do
+    test "with its file replaced keeps the tables or reports them as unreachable", context do
       output =
         vm(
           context.app,
@@ -507,7 +507,7 @@ defmodule Foundation.EngineTest do
       assert output =~ "count: 1" or output =~ "is another one than was loaded"
     end
 
-    test "of another version does not take the library", context do
+    test "of another version does not take over the library", context do
       source = Path.expand("../../lib/foundation/native.ex", __DIR__)
       other = String.replace(File.read!(source), "Mix.Project.config()[:version]", ~s("9.8.7"))
 
@@ -536,7 +536,7 @@ defmodule Foundation.EngineTest do
     end
 
     @tag :linux
-    test "leaves the library in memory meanwhile", %{app: app} do
+    test "keeps the library in memory meanwhile", %{app: app} do
       mapped = "IO.puts(\"mapped: \#{File.read!(\"/proc/self/maps\") =~ \"foundation_nif\"}\")\n"
       # Not loaded again after this: nothing calls it.
       output = vm(app, @report <> @anew <> ":code.purge(Foundation.Native)\n" <> mapped)

@@ -50,7 +50,7 @@ defmodule Foundation.EventLogTest do
       assert at in before..System.system_time(:microsecond)
     end
 
-    test "gives any term back", %{log: log} do
+    test "returns any term unchanged", %{log: log} do
       data = [1.5, "a", <<1::3>>, make_ref(), &Enum.map/2, %{a: {1, 2}}, 2 ** 200, self(), nil]
       assert {:ok, 9} = EventLog.append(log, "s", Enum.map(data, &{"type", &1}))
       assert log |> EventLog.read("s") |> Enum.map(& &1.data) == data
@@ -95,7 +95,7 @@ defmodule Foundation.EventLogTest do
       assert log |> EventLog.stream(:all) |> Enum.map(& &1.position) == Enum.to_list(1..256)
     end
 
-    test "raises for an event above max_event_bytes, and appends the others of no such call",
+    test "raises for an event above max_event_bytes and appends no event of that call",
          %{tmp_dir: dir} do
       log = unique_name("log")
       options = [name: log, dir: Path.join(dir, "small"), max_event_bytes: 1_000]
@@ -105,7 +105,7 @@ defmodule Foundation.EventLogTest do
       assert EventLog.version(log, "s") == 0
     end
 
-    test "takes large events", %{log: log} do
+    test "accepts large events", %{log: log} do
       data = :crypto.strong_rand_bytes(10_000_000)
       assert EventLog.append(log, "s", [{:large, data}, {:large, data}]) == {:ok, 2}
       assert [%{data: ^data}, %{data: ^data}] = EventLog.read(log, "s")
@@ -159,7 +159,7 @@ defmodule Foundation.EventLogTest do
       assert positions(EventLog.read(log, :all, from: 2, direction: :backward)) == [2, 1]
     end
 
-    test "has a limit of 1,000 events by default, and any other", %{log: log} do
+    test "limits to 1,000 events by default, or to :limit", %{log: log} do
       {:ok, 2_500} = EventLog.append(log, "many", for(n <- 1..2_500, do: {:n, n}))
       assert length(EventLog.read(log, "many")) == 1_000
       assert versions(EventLog.read(log, "many", limit: 2_400)) == Enum.to_list(1..2_400)
@@ -176,7 +176,7 @@ defmodule Foundation.EventLogTest do
     end
   end
 
-  test "stream/3 is of a snapshot of the log", %{log: log} do
+  test "stream/3 reads a snapshot of the log", %{log: log} do
     EventLog.append(log, "s", for(n <- 1..20, do: {:n, n}))
     stream = EventLog.stream(log, "s", from: 2, chunk: 3)
 
@@ -192,7 +192,7 @@ defmodule Foundation.EventLogTest do
   end
 
   describe "snapshots" do
-    test "are kept newest only, also over a restart", %{log: log, tmp_dir: dir} do
+    test "keep only the newest, across a restart too", %{log: log, tmp_dir: dir} do
       assert EventLog.get_snapshot(log, "s") == :error
       assert EventLog.put_snapshot(log, "s", 5, :five) == :ok
       assert EventLog.put_snapshot(log, "s", 4, :four) == :ok
@@ -254,7 +254,7 @@ defmodule Foundation.EventLogTest do
       assert EventLog.start_link(name: log, dir: dir) == {:error, {:already_started, pid}}
     end
 
-    test "is not needed by calls while it is being restarted", %{log: log, tmp_dir: dir} do
+    test "may be down during a call while it restarts", %{log: log, tmp_dir: dir} do
       {:ok, 1} = EventLog.append(log, "s", [{:n, 1}])
       :ok = stop_supervised(log)
       name = unique_name("log")
@@ -267,7 +267,7 @@ defmodule Foundation.EventLogTest do
       GenServer.stop(successor)
     end
 
-    test "leaves a log that nobody adopts in time, which is closed", %{tmp_dir: dir} do
+    test "leaves a log that closes when it is not adopted in time", %{tmp_dir: dir} do
       dir = Path.join(dir, "left")
       name = unique_name("log")
       {:ok, owner} = start_unlinked(name: name, dir: dir, adopt_timeout: 1)
@@ -290,7 +290,7 @@ defmodule Foundation.EventLogTest do
     end
   end
 
-  test "the health check has its figures, and says whether its owner is up", %{log: log} do
+  test "the health check has the log's figures and its owner's status", %{log: log} do
     {:ok, 1} = EventLog.append(log, "s", [{:n, 1}])
     figures = Map.put(EventLog.info(log), :owner_alive, true)
     assert Foundation.HealthCheck.check_event_log().logs[log] == figures
@@ -304,7 +304,7 @@ defmodule Foundation.EventLogTest do
     assert EventLog.version(log, "s") == 0
   end
 
-  test "what it makes is for the node's user alone", %{tmp_dir: dir} do
+  test "the log's files are accessible to the node's user only", %{tmp_dir: dir} do
     dir = Path.join([dir, "made", "log"])
     log = unique_name("log")
     start_supervised!({EventLog, name: log, dir: dir}, id: log)
@@ -314,14 +314,14 @@ defmodule Foundation.EventLogTest do
     end
   end
 
-  test "a directory that cannot be made is an error", %{tmp_dir: dir} do
+  test "a directory that cannot be created is an error", %{tmp_dir: dir} do
     file = Path.join(dir, "file")
     File.write!(file, "")
     options = [name: unique_name("log"), dir: Path.join(file, "log")]
     assert EventLog.start_link(options) == {:error, {:io, :enotdir}}
   end
 
-  test "wrong options raise, with a suggestion", %{tmp_dir: dir} do
+  test "invalid options raise with a suggestion", %{tmp_dir: dir} do
     start = &EventLog.start_link/1
     assert_raise ArgumentError, ~r/:name/, fn -> start.(dir: dir) end
     assert_raise ArgumentError, ~r/:dir/, fn -> start.(name: :log) end
@@ -354,7 +354,7 @@ defmodule Foundation.EventLogTest do
     end
   end
 
-  test "a backup is a log of its own, and is made while appends go on", %{log: log, tmp_dir: dir} do
+  test "a backup is an independent log, and runs during appends", %{log: log, tmp_dir: dir} do
     for n <- 1..100, do: EventLog.append(log, "s", [{:n, n}])
     writer = Task.async(fn -> for n <- 1..200, do: EventLog.append(log, "s", [{:n, n}]) end)
     copy = Path.join(dir, "copy")
@@ -385,7 +385,7 @@ defmodule Foundation.EventLogTest do
       :ok = :file.close(device)
     end
 
-    test "is met by verify/1 and by the read of the event", %{log: log, segment: file} do
+    test "is reported by verify/1 and by the read of the event", %{log: log, segment: file} do
       assert EventLog.verify(log) == :ok
       flip(file, 100)
       assert {:error, [{:damaged, ^file, {:checksum, offset}}]} = EventLog.verify(log)
@@ -396,7 +396,7 @@ defmodule Foundation.EventLogTest do
       assert [%{version: 20}] = EventLog.read(log, "s", from: 20)
     end
 
-    test "is refused at a start, and reported", %{log: log, tmp_dir: dir, segment: file} do
+    test "fails the start and is reported", %{log: log, tmp_dir: dir, segment: file} do
       :ok = stop_supervised(log)
       flip(file, 100)
 
@@ -417,7 +417,9 @@ defmodule Foundation.EventLogTest do
     end
   end
 
-  test "an interval returns before the sync, and keeps what it returned", %{tmp_dir: dir} do
+  test "with an interval an append returns before the sync, and its event is kept", %{
+    tmp_dir: dir
+  } do
     dir = Path.join(dir, "interval")
     log = unique_name("log")
     start_supervised!({EventLog, name: log, dir: dir, sync: {:interval, 5}}, id: log)

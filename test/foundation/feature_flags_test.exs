@@ -19,7 +19,7 @@ defmodule Foundation.FeatureFlagsTest do
 
   doctest FeatureFlags
 
-  test "a new application runs on shared state, and enforces nothing" do
+  test "a new application uses shared state and enforces nothing" do
     assert FeatureFlags.list_all() == %{
              use_ets_agent_registry: true,
              use_logger_error_context: true,
@@ -38,7 +38,7 @@ defmodule Foundation.FeatureFlagsTest do
     end
   end
 
-  test "a change is seen by a process that was there before" do
+  test "an already running process sees a change" do
     reader =
       spawn_link(fn ->
         receive do
@@ -51,7 +51,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert_receive {:read, true}
   end
 
-  test "a percentage is listed as it was set, and is no boolean" do
+  test "a percentage is listed as it was set, and enabled?/1 is false below 100" do
     assert FeatureFlags.set_percentage(:use_ets_agent_registry, 30) == :ok
     assert FeatureFlags.list_all().use_ets_agent_registry == 30
     refute FeatureFlags.enabled?(:use_ets_agent_registry)
@@ -67,7 +67,7 @@ defmodule Foundation.FeatureFlagsTest do
     end
   end
 
-  test "a higher percentage turns nobody off, and each is about as large as it says" do
+  test "a higher percentage turns no id off, and each share is close to its percentage" do
     on =
       for percentage <- 0..100 do
         :ok = FeatureFlags.set_percentage(:use_ets_agent_registry, percentage)
@@ -84,7 +84,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert Enum.zip(on, tl(on)) |> Enum.all?(fn {low, high} -> MapSet.subset?(low, high) end)
   end
 
-  test "who is on under one flag says nothing about another" do
+  test "the ids of two flags are independent" do
     for flag <- @flags, do: :ok = FeatureFlags.set_percentage(flag, 50)
 
     for one <- @flags, other <- @flags, one < other do
@@ -98,7 +98,7 @@ defmodule Foundation.FeatureFlagsTest do
     end
   end
 
-  test "the ids of a percentage are these in every VM" do
+  test "the ids of a percentage are the same in every VM" do
     :ok = FeatureFlags.set_percentage(:use_ets_agent_registry, 20)
 
     on =
@@ -107,7 +107,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert on == [3, 6, 8]
   end
 
-  test "setting an unknown flag is an error, and changes none" do
+  test "setting an unknown flag is an error and changes no flag" do
     before = FeatureFlags.list_all()
 
     for set <- [
@@ -122,7 +122,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert FeatureFlags.list_all() == before
   end
 
-  test "reading an unknown flag raises, with the one that was probably meant" do
+  test "reading an unknown flag raises with a suggestion" do
     message = ~r/expected a flag to be one of .*, got: :use_ets_agent_registy, did you mean :use_/
 
     assert_raise ArgumentError, message, fn ->
@@ -136,7 +136,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert_raise ArgumentError, ~r/got: "text"$/, fn -> FeatureFlags.enabled?("text") end
   end
 
-  test "a flag that is not even an atom is an unknown one" do
+  test "a flag that is not an atom is unknown" do
     for flag <- ["use_ets_agent_registry", 1, nil, {:a, 1}] do
       unknown = {:error, {:unknown_flag, flag}}
       assert FeatureFlags.enable(flag) == unknown
@@ -146,7 +146,7 @@ defmodule Foundation.FeatureFlagsTest do
     end
   end
 
-  test "what is neither a boolean nor a percentage is refused" do
+  test "a value that is neither a boolean nor a percentage is refused" do
     for value <- [nil, :on, -1, 101, 50.0, "50", {1, 2}] do
       assert FeatureFlags.set(:enforce_no_process_dict, value) ==
                {:error, {:invalid_value, value}}
@@ -173,7 +173,7 @@ defmodule Foundation.FeatureFlagsTest do
       end)
     end
 
-    test "are laid over the current ones" do
+    test "override the current ones" do
       :ok = FeatureFlags.disable(:use_ets_agent_registry)
       Application.put_env(:foundation, :feature_flags, use_genserver_telemetry: 40)
 
@@ -187,7 +187,7 @@ defmodule Foundation.FeatureFlagsTest do
              }
     end
 
-    test "change nothing if one of them is wrong" do
+    test "change nothing if one of them is invalid" do
       before = FeatureFlags.list_all()
 
       for {wrong, reason} <- [
@@ -201,7 +201,7 @@ defmodule Foundation.FeatureFlagsTest do
       end
     end
 
-    test "that are wrong stop the application at its start, and say what is wrong" do
+    test "that are invalid fail the application's start with the reason" do
       Application.put_env(:foundation, :feature_flags, use_ets_agent_registy: true)
 
       assert {:error, message} = FeatureFlags.boot()
@@ -231,7 +231,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert FeatureFlags.list_all() == before
   end
 
-  test "while the server is away flags are read, and not set" do
+  test "flags can be read but not set while the server is down" do
     :ok = Supervisor.terminate_child(Foundation.Supervisor, FeatureFlags)
     on_exit(fn -> Supervisor.restart_child(Foundation.Supervisor, FeatureFlags) end)
 
@@ -249,13 +249,13 @@ defmodule Foundation.FeatureFlagsTest do
       on_exit(fn -> Supervisor.restart_child(Foundation.Supervisor, FeatureFlags) end)
     end
 
-    test "after a change and before its answer has made it" do
+    test "after a change and before its answer has kept the change" do
       stand_in(fn {:put, changes} -> Table.put(changes) end)
       assert FeatureFlags.disable(:use_ets_agent_registry) == :ok
       refute FeatureFlags.enabled?(:use_ets_agent_registry)
     end
 
-    test "in the middle of a change leaves everything as it was" do
+    test "in the middle of a change leaves the flags unchanged" do
       flag = :use_genserver_telemetry
       mode = FeatureFlags.mode(flag)
 
@@ -291,7 +291,7 @@ defmodule Foundation.FeatureFlagsTest do
     end
   end
 
-  test "of changes from many processes at once none is lost" do
+  test "concurrent changes from many processes are all kept" do
     for _round <- 1..20 do
       @flags
       |> Enum.map(&Task.async(fn -> FeatureFlags.set_percentage(&1, 33) end))
@@ -303,7 +303,7 @@ defmodule Foundation.FeatureFlagsTest do
   end
 
   describe "the mode of an area" do
-    test "is shared until its flag has been off, then carries over what is left" do
+    test "is shared until its flag has been off, then carries over the rest" do
       flag = :use_logger_error_context
 
       # As at a start of the application.
@@ -316,7 +316,7 @@ defmodule Foundation.FeatureFlagsTest do
       :ok = FeatureFlags.boot()
     end
 
-    test "is refused with the flag off and no process dictionary allowed" do
+    test "raises with the flag off and the process dictionary disallowed" do
       :ok = FeatureFlags.enable(:enforce_no_process_dict)
       :ok = FeatureFlags.disable(:use_genserver_telemetry)
       assert FeatureFlags.mode(:use_genserver_telemetry) == :refused

@@ -4,7 +4,7 @@ defmodule Foundation.HealthCheckTest do
 
   alias Foundation.{AgentRegistry, HealthCheck}
 
-  test "the registry's figures are those of the agents' table" do
+  test "the registry's figures equal those of the agents' table" do
     before = HealthCheck.check_registry()
     :ok = AgentRegistry.register_agent({:health, 1}, self())
 
@@ -17,7 +17,7 @@ defmodule Foundation.HealthCheckTest do
     assert check.processes |> Map.values() |> Enum.all?()
   end
 
-  test "with the registry's supervisor terminated there is no table, and no raise" do
+  test "without the registry's supervisor the figures report no table and do not raise" do
     :ok = Supervisor.terminate_child(Foundation.Supervisor, Foundation.RegistrySupervisor)
 
     assert %{
@@ -37,7 +37,7 @@ defmodule Foundation.HealthCheckTest do
 
   doctest HealthCheck
 
-  test "all figures are together, with the flags and the stage" do
+  test "the report has the figures of all areas, the flags and the stage" do
     assert %{
              registry: %{table_exists: true},
              telemetry: %{tables_exist: true},
@@ -57,7 +57,7 @@ defmodule Foundation.HealthCheckTest do
       end)
     end
 
-    test "is ok, or names what is down, at any depth" do
+    test "is :ok or names the processes that are down, at any depth" do
       assert HealthCheck.status() == :ok
 
       for {supervisor, id} <- tree() do
@@ -72,7 +72,7 @@ defmodule Foundation.HealthCheckTest do
       end
     end
 
-    test "names the tables that are missing" do
+    test "names the missing tables" do
       :ok = Supervisor.terminate_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
       :ok = Supervisor.terminate_child(Foundation.Supervisor, Foundation.RegistrySupervisor)
       assert {:degraded, reasons} = HealthCheck.status()

@@ -5,7 +5,7 @@ defmodule Foundation.JSONTest do
 
   defp encode(value), do: IO.iodata_to_binary(Foundation.JSON.encode(value))
 
-  test "nil and booleans are JSON's own, other atoms are strings" do
+  test "nil and booleans become JSON literals, other atoms strings" do
     assert encode([nil, true, false, :ok]) == ~S([null,true,false,"ok"])
   end
 
@@ -18,15 +18,15 @@ defmodule Foundation.JSONTest do
     assert encode("a\"b\\c\nd\te\r\0\x1f") == ~S("a\"b\\c\nd\te\r\u0000\u001F")
   end
 
-  test "text beyond ASCII stays as it is" do
+  test "non-ASCII text is unchanged" do
     assert encode("é € 𝄞") == ~s("é € 𝄞")
   end
 
-  test "bytes that are no UTF-8 are replaced one by one" do
+  test "invalid UTF-8 is replaced byte by byte" do
     assert encode(<<"a", 0xFF, "b", 0xC3>>) == ~s("a\uFFFDb\uFFFD")
   end
 
-  test "an empty map and an empty list differ" do
+  test "an empty map becomes {} and an empty list []" do
     assert encode([%{}, []]) == "[{},[]]"
   end
 
@@ -35,7 +35,7 @@ defmodule Foundation.JSONTest do
     assert encode(%{"a b" => %{c: "d"}}) == ~S({"a b":{"c":"d"}})
   end
 
-  test "what has no form is refused" do
+  test "a term without a JSON form raises" do
     for value <- [{1, 2}, self(), make_ref(), 1..2, [1 | 2]] do
       assert_raise ArgumentError, fn -> encode([value]) end
     end

@@ -53,7 +53,7 @@ defmodule Foundation.MigrationTest do
     assert flags == FeatureFlags.list_all()
   end
 
-  test "it goes forward through all stages, one flag a step" do
+  test "migrate_to goes forward through all stages, one flag per step" do
     at(1)
 
     for stage <- 2..5 do
@@ -68,7 +68,7 @@ defmodule Foundation.MigrationTest do
     assert told() == []
   end
 
-  test "it goes back through all stages, one flag a step" do
+  test "a rollback goes back through all stages, one flag per step" do
     at(5)
 
     for stage <- [4, 3, 2, 1] do
@@ -82,7 +82,7 @@ defmodule Foundation.MigrationTest do
     assert told() == []
   end
 
-  test "it goes over several stages, with an event for each in order" do
+  test "a change over several stages emits an event per stage, in order" do
     for from <- 1..5, to <- 1..5 do
       at(from)
       assert Migration.to_stage(to) == {:ok, to}
@@ -97,7 +97,7 @@ defmodule Foundation.MigrationTest do
     end
   end
 
-  test "it goes back to a stage, and refuses what is none or not back" do
+  test "rollback/1 goes to an earlier stage and refuses an invalid or later one" do
     assert Migration.rollback(2) == {:ok, 2}
     assert told() == [{3, :use_genserver_telemetry}, {2, :use_logger_error_context}]
     assert Migration.rollback(2) == {:ok, 2}
@@ -114,7 +114,7 @@ defmodule Foundation.MigrationTest do
     assert Migration.status().stage == 2
   end
 
-  test "in an emergency it goes back to the first at once, and says why" do
+  test "an emergency rollback goes to the first stage at once and logs the reason" do
     for from <- 1..5 do
       at(from)
       log = capture_log(fn -> assert Migration.emergency_rollback({:too, :slow}) == {:ok, 1} end)
@@ -123,7 +123,7 @@ defmodule Foundation.MigrationTest do
     end
   end
 
-  test "the stage is what the flags say, also where they were set one by one" do
+  test "the stage follows from the flags, even if they were set one by one" do
     :ok = FeatureFlags.disable(:use_ets_agent_registry)
     assert Migration.status().stage == 1
     :ok = FeatureFlags.set_percentage(:use_ets_agent_registry, 99)
@@ -143,7 +143,7 @@ defmodule Foundation.MigrationTest do
   end
 
   describe "the caller's own entries" do
-    test "are carried over with the stage that is theirs" do
+    test "are carried over at the stage that moves their area" do
       at(1)
       :ok = AgentRegistry.register_agent("mine", self(), %{n: 1})
       ErrorContext.set_context(%{request_id: "r-1"})
@@ -166,7 +166,7 @@ defmodule Foundation.MigrationTest do
       ErrorContext.clear_context()
     end
 
-    test "of code that put them there itself are carried over too" do
+    test "that other code put in the process dictionary are carried over" do
       at(1)
       Process.put(:registered_agents, %{"old" => {self(), %{}}, "older" => self()})
       Process.put(:error_context, %{request_id: "old"})
@@ -177,7 +177,7 @@ defmodule Foundation.MigrationTest do
     end
   end
 
-  describe "a change that fails leaves everything as it was" do
+  describe "a failed change leaves flags and entries unchanged:" do
     # What breaks a step into each stage, and the error.
     defp without(supervisor, child, fun) do
       :ok = Supervisor.terminate_child(supervisor, child)
@@ -231,7 +231,7 @@ defmodule Foundation.MigrationTest do
       end
     end
 
-    test "where an agent of the caller's is another's in the registry" do
+    test "when the registry has an agent of the caller under another process" do
       other = start_worker()
       :ok = AgentRegistry.register_agent("taken", other)
       at(1)
@@ -254,7 +254,7 @@ defmodule Foundation.MigrationTest do
       assert AgentRegistry.get_agent("taken") == {:ok, self()}
     end
 
-    test "while the process that changes flags is away" do
+    test "while the flags server is down" do
       for {from, change} <- [
             {1, &Migration.advance/0},
             {4, &Migration.advance/0},
@@ -287,7 +287,7 @@ defmodule Foundation.MigrationTest do
     end
   end
 
-  test "two changes at once are one after another" do
+  test "two concurrent changes run one after another" do
     for _round <- 1..10 do
       at(1)
       [one, other] = for _ <- 1..2, do: Task.async(&Migration.advance/0)
@@ -295,7 +295,7 @@ defmodule Foundation.MigrationTest do
     end
   end
 
-  test "nothing is lost and nothing raises in processes that work through all changes" do
+  test "working processes lose nothing and no call raises through all stages" do
     at(1)
 
     change = fn ->

@@ -48,7 +48,7 @@ defmodule Foundation.NativeArgumentsTest do
   for {function, types} <- NativeArguments.all(),
       {type, position} <- Enum.with_index(types),
       type not in [:any, :event] do
-    test "#{function} refuses what is no #{type} at #{position}", %{names: names} do
+    test "#{function} refuses any term but #{type} at argument #{position}", %{names: names} do
       for name <- names,
           {wrong, tag} <- NativeArguments.terms(),
           tag not in NativeArguments.accepted(unquote(type)) do
@@ -63,7 +63,9 @@ defmodule Foundation.NativeArgumentsTest do
   # What is no event's name is none that this engine knows: the caller asks why.
   for {function, types} <- NativeArguments.all(),
       {:event, position} <- Enum.with_index(types) do
-    test "#{function} knows no event that has no name at #{position}", %{names: [name | _]} do
+    test "#{function} returns nil for a term that is no event name at argument #{position}", %{
+      names: [name | _]
+    } do
       for {wrong, tag} <- NativeArguments.terms(),
           tag not in NativeArguments.accepted(:event) do
         assert {wrong, call(unquote(function), name, unquote(position), wrong)} == {wrong, nil}
@@ -74,14 +76,14 @@ defmodule Foundation.NativeArgumentsTest do
   # And anything at all is taken where anything is.
   for {function, types} <- NativeArguments.all(),
       {:any, position} <- Enum.with_index(types) do
-    test "#{function} takes any term at #{position}", %{names: names} do
+    test "#{function} accepts any term at argument #{position}", %{names: names} do
       for name <- names, {term, _tag} <- NativeArguments.terms() do
         call(unquote(function), name, unquote(position), term)
       end
     end
   end
 
-  test "the tables are started with all settings or none" do
+  test "the tables start with all settings or with none" do
     before = Native.telemetry_settings([:foundation_test, :settings])
 
     for position <- 0..4 do
@@ -92,7 +94,7 @@ defmodule Foundation.NativeArgumentsTest do
     assert Native.telemetry_settings([:foundation_test, :settings]) == before
   end
 
-  test "cursors that were never given out are answered", %{names: names} do
+  test "cursors that were never issued get an answer", %{names: names} do
     for name <- names do
       for key <- 1..50, do: Native.registry_register(name, key, key)
 

@@ -32,7 +32,7 @@ if List.to_integer(:erlang.system_info(:otp_release)) >= 29 do
     defp pair(x, y), do: apply(@module, :pair, [x, y])
 
     for engine <- [:native, :ets], keys <- [:unique, :duplicate] do
-      test "native records are keys and values of a registry, #{engine}, #{keys}" do
+      test "native records work as keys and values of a registry, #{engine}, #{keys}" do
         registry = unquote(:"#{__MODULE__}.#{engine}.#{keys}")
 
         start_supervised!(
@@ -51,7 +51,7 @@ if List.to_integer(:erlang.system_info(:otp_release)) >= 29 do
         assert Registry.count(registry) == 3
       end
 
-      test "native records are keys and values of a concurrent table, #{engine}, #{keys}" do
+      test "native records work as keys and values of a concurrent table, #{engine}, #{keys}" do
         table = Table.new(engine: unquote(engine))
         large = pair(Enum.to_list(1..100_000), unquote(keys))
         :ok = Table.put(table, pair(1, 2), large)
@@ -59,7 +59,7 @@ if List.to_integer(:erlang.system_info(:otp_release)) >= 29 do
       end
     end
 
-    test "native records are names, attributes and keys of telemetry" do
+    test "native records work as names, attributes and keys of telemetry" do
       id = Span.start_span(pair(1, 2), %{a: pair(3, 4)})
       assert %{name: name, attributes: attributes} = Span.current_span()
       assert {name, attributes} == {pair(1, 2), %{a: pair(3, 4)}}

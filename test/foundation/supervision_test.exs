@@ -18,11 +18,11 @@ defmodule Foundation.SupervisionTest do
     :foundation_agent_registry
   ]
 
-  test "the processes have their names" do
+  test "every supervised process has its registered name" do
     for name <- @names, do: assert(is_pid(Process.whereis(name)), inspect(name))
   end
 
-  test "killing any supervised process, once each, leaves the system whole" do
+  test "a kill of any supervised process leaves the system working" do
     agent = start_worker()
     :ok = FeatureFlags.set_percentage(:enforce_no_process_dict, 7)
     on_exit(fn -> FeatureFlags.reset_all() end)
@@ -53,7 +53,7 @@ defmodule Foundation.SupervisionTest do
   end
 
   # As a release upgrade does it, which runs a supervisor's init/1 in the supervisor that is there.
-  test "a code change of every process answers, and changes no child" do
+  test "code_change of every process succeeds and changes no child" do
     before = processes()
 
     for {path, pid} <- before do

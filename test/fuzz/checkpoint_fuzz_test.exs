@@ -20,7 +20,7 @@ defmodule Foundation.CheckpointFuzzTest do
   end
 
   @tag timeout: :infinity
-  test "a damaged checkpoint is never taken for another state", %{dir: dir} do
+  test "a damaged checkpoint is never restored as another state", %{dir: dir} do
     # Whatever is loaded, or made once, the first time; also what a file system says of a directory
     # that is to be deleted as a file.
     for input <- 1..200, do: damaged(input)

@@ -16,7 +16,7 @@ defmodule Foundation.TermsFuzzTest do
   @window_ms 600_000
 
   @tag timeout: :infinity
-  test "terms are one key if and only if they are equal, and come back as they were" do
+  test "two terms are the same key if and only if they are equal, and are returned unchanged" do
     for engine <- [:native, :ets], keys <- [:unique, :duplicate] do
       start_supervised!({Registry, name: name(engine, keys), keys: keys, engine: engine})
     end

@@ -24,7 +24,7 @@ defmodule Foundation.TraceparentFuzzTest do
   ]
 
   @tag timeout: :infinity
-  test "a header is taken if and only if the grammar has it" do
+  test "a header is accepted if and only if the grammar allows it" do
     grammar = [Regex.compile!(@version_00), Regex.compile!(@later, "s")]
     # Whatever is loaded the first time.
     for _ <- 1..200, do: judge(grammar, header())
@@ -34,7 +34,7 @@ defmodule Foundation.TraceparentFuzzTest do
     end)
   end
 
-  test "what is no binary is no header" do
+  test "a term that is not a binary is no header" do
     for term <- [nil, :atom, 1, ~c"00-", <<1::3>>, %{}, {"00"}, ["00"]] do
       assert Span.from_traceparent(term) == {:error, :invalid_format}
     end

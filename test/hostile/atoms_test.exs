@@ -16,7 +16,7 @@ defmodule Foundation.Hostile.AtomsTest do
 
   for engine <- [:native, :ets] do
     @tag engine: engine
-    test "no function makes an atom of a string, on the #{engine} engine" do
+    test "no function creates an atom from a string, on the #{engine} engine" do
       name = unique_name("atoms")
       start_supervised!({Registry, name: name, keys: :unique, engine: unquote(engine)})
       table = ConcurrentRegistry.new(engine: unquote(engine))
@@ -29,7 +29,7 @@ defmodule Foundation.Hostile.AtomsTest do
     end
   end
 
-  test "the count would show one" do
+  test "the atom count rises when an atom is created" do
     before = :erlang.system_info(:atom_count)
     _atom = String.to_atom(random())
     assert :erlang.system_info(:atom_count) == before + 1

@@ -13,7 +13,7 @@ defmodule Foundation.Hostile.FloodsTest do
   @names 10_000
   @others [:foundation, :other_events]
 
-  test "event names past the bound are counted and batched under one, and none is lost" do
+  test "event names over the bound share one name for counts and batches, and no event is lost" do
     alone(fn ->
       names = for n <- 1..(@names + 2_000), do: [:flood, :"name_#{n}"]
 
@@ -31,7 +31,7 @@ defmodule Foundation.Hostile.FloodsTest do
     end)
   end
 
-  test "strategies of names past the bound are refused, and those before it hold" do
+  test "strategies for names over the bound are refused, and earlier ones still apply" do
     alone(fn ->
       refused =
         Enum.count(1..(@names + 500), fn n ->
@@ -50,7 +50,7 @@ defmodule Foundation.Hostile.FloodsTest do
     end)
   end
 
-  test "registries come and go by the thousand, and nothing is left of them" do
+  test "thousands of started and stopped registries leave nothing behind" do
     alone(fn ->
       before = counts()
 
@@ -68,7 +68,7 @@ defmodule Foundation.Hostile.FloodsTest do
     end)
   end
 
-  test "of a flood of waiters for one lock each that lives gets it, in order, and no row is left" do
+  test "each living waiter of a flooded lock gets it in order, and no row is left" do
     name = unique_name("flood")
     start_supervised!({Registry, name: name, keys: :unique})
     test = self()
@@ -96,7 +96,7 @@ defmodule Foundation.Hostile.FloodsTest do
     refute_received {:got, _}
   end
 
-  test "a flood of listeners hears of everything, in order" do
+  test "a flood of listeners gets every message in order" do
     listeners = for _ <- 1..300, do: unique_name("listener")
     test = self()
 

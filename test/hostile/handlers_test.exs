@@ -55,7 +55,7 @@ defmodule Foundation.Hostile.HandlersTest do
       @describetag engine: engine
       @describetag settings: [batch_size: 10, batch_timeout: 60_000, max_pending: 1_000]
 
-      test "of batches holds up no caller, and what waits is bounded and counted" do
+      test "for batches blocks no caller, and pending events are bounded and counted" do
         stop = misbehave(:loop, [@batched])
         for n <- 1..5_000, do: :ok = SampledEvents.emit_batched(@batch, %{n: n}, %{})
         assert_receive :looping
@@ -78,7 +78,7 @@ defmodule Foundation.Hostile.HandlersTest do
                  SampledEvents.stats(@batch)
       end
 
-      test "of abandoned spans holds up no span, and none is lost" do
+      test "for abandoned spans blocks no span, and no span is lost" do
         stop = misbehave(:loop, [@abandoned])
         first = in_span()
         kill(first)
@@ -95,7 +95,7 @@ defmodule Foundation.Hostile.HandlersTest do
         for pid <- [first | others], do: assert_receive({@abandoned, _, %{name: ^pid}})
       end
 
-      test "of an event keeps its caller, and nobody else" do
+      test "for an event blocks its caller only" do
         stop = misbehave(:loop, [[:hostile, :event]])
         event = fn key -> SampledEvents.emit_event([:hostile, :event], %{}, %{key: key}) end
         caller = spawn(fn -> event.(1) end)
@@ -107,7 +107,7 @@ defmodule Foundation.Hostile.HandlersTest do
         kill(caller)
       end
 
-      test "of cleaned up agents holds up no clean-up" do
+      test "for cleaned-up agents delays no clean-up" do
         stop = misbehave(:loop, [@cleanup])
         assert_agents_are_cleaned_up()
         assert_receive :looping

@@ -10,7 +10,7 @@ defmodule Foundation.Hostile.LeaksTest do
 
   @settings [{SampledEvents, window: 3_600_000, batch_timeout: 3_600_000}]
 
-  test "nothing is left of what has been dropped" do
+  test "dropped tables, entries and spans leave no allocation behind" do
     alone(@settings, fn ->
       before = counts()
 

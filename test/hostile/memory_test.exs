@@ -13,7 +13,7 @@ defmodule Foundation.Hostile.MemoryTest do
   @entries 20_000
   @large_entries 2_000
 
-  test "an entry takes at most 1.6 times what ETS does, and info/1 says so within 15 %" do
+  test "an entry takes at most 1.6 times its size in ETS, and info/1 is right within 15 %" do
     alone([engine: :native], fn ->
       for {name, value} <- values() do
         count = if name == :shared, do: @large_entries, else: @entries

@@ -15,7 +15,7 @@ defmodule Foundation.Hostile.RestoredTest do
 
   for engine <- [:native, :ets] do
     describe "on #{engine}:" do
-      test "a binary that update/4 writes as it was leaves one binary" do
+      test "update/4 that writes an unchanged binary keeps one copy" do
         alone([engine: unquote(engine)], fn ->
           for length <- @lengths, shape <- shapes() do
             table = ConcurrentRegistry.new()
@@ -31,7 +31,7 @@ defmodule Foundation.Hostile.RestoredTest do
         end)
       end
 
-      test "a binary that update_value/3 and put_meta/3 write as it was leaves one binary" do
+      test "update_value/3 and put_meta/3 that write an unchanged binary keep one copy" do
         alone([engine: unquote(engine)], fn ->
           {:ok, _owner} = Registry.start_link(name: :restored, keys: :unique)
 
@@ -53,7 +53,7 @@ defmodule Foundation.Hostile.RestoredTest do
         end)
       end
 
-      test "a binary that goes from key to key leaves one binary" do
+      test "a binary that moves from key to key keeps one copy" do
         alone([engine: unquote(engine)], fn ->
           for length <- @lengths, shape <- shapes() do
             table = ConcurrentRegistry.new()
@@ -71,7 +71,7 @@ defmodule Foundation.Hostile.RestoredTest do
         end)
       end
 
-      test "a buffer that is taken apart leaves its last part" do
+      test "a buffer consumed in parts keeps only its last part" do
         alone([engine: unquote(engine)], fn ->
           table = ConcurrentRegistry.new()
           ConcurrentRegistry.put(table, :key, bytes(20 * @times))
@@ -91,7 +91,7 @@ defmodule Foundation.Hostile.RestoredTest do
     end
   end
 
-  test "a part of what is shared keeps it while it is read, and no longer" do
+  test "a part of a shared binary keeps the whole alive only while a reader refers to it" do
     alone([engine: :native], fn ->
       table = ConcurrentRegistry.new()
       whole = bytes(100_000)

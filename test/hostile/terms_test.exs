@@ -22,7 +22,7 @@ defmodule Foundation.Hostile.TermsTest do
   @names ~w(deep deep_tuple wide_tuple wide_map long_binary bits improper big_integer function odd)a
 
   @tag settings: [window: 3_600_000]
-  test "a list that nests ten million lists is a key, and a value" do
+  test "a list nested ten million deep works as a key and as a value" do
     name = unique_name("deepest")
     start_supervised!({Registry, name: name, keys: :unique, engine: :native})
     deep = nested_lists(@deepest)
@@ -36,7 +36,7 @@ defmodule Foundation.Hostile.TermsTest do
     assert Registry.lookup(name, 1) == [{self(), deep}]
   end
 
-  test "a binary of a hundred megabytes is a key, and a value" do
+  test "a binary of 100 MB works as a key and as a value" do
     name = unique_name("longest")
     start_supervised!({Registry, name: name, keys: :unique, engine: :native})
     assert {:ok, _owner} = Registry.register(name, longest(), longest())
@@ -50,7 +50,7 @@ defmodule Foundation.Hostile.TermsTest do
       @describetag engine: engine
       @describetag settings: [window: 3_600_000, batch_timeout: 600_000]
 
-      test "a key, a value and metadata of a registry" do
+      test "works as a key, a value and metadata of a registry" do
         for keys <- [:unique, :duplicate] do
           name = unique_name("hostile")
           start_supervised!({Registry, name: name, keys: keys, engine: unquote(engine)}, id: name)
@@ -72,7 +72,7 @@ defmodule Foundation.Hostile.TermsTest do
         end
       end
 
-      test "a key and a value of a concurrent table" do
+      test "works as a key and a value of a concurrent table" do
         table = ConcurrentRegistry.new(engine: unquote(engine))
         term = term(unquote(name))
         assert ConcurrentRegistry.put(table, term, term) == :ok
@@ -83,7 +83,7 @@ defmodule Foundation.Hostile.TermsTest do
         assert ConcurrentRegistry.size(table) == 0
       end
 
-      test "a dedup key, what a batched event carries, and the name of a strategy" do
+      test "works as a dedup key, as data of a batched event and as a strategy's name" do
         term = term(unquote(name))
         event = [:hostile, unquote(name)]
 
@@ -103,7 +103,7 @@ defmodule Foundation.Hostile.TermsTest do
         refute Sampler.should_sample?(term, %{})
       end
 
-      test "the name and an attribute of a span" do
+      test "works as a name and an attribute of a span" do
         term = term(unquote(name))
         listen([[:foundation, :span, :stop]])
         Span.start_span(term, %{term: term})
@@ -121,7 +121,7 @@ defmodule Foundation.Hostile.TermsTest do
   end
 
   for name <- @names do
-    test "#{name}: an agent's id and metadata" do
+    test "#{name}: works as an agent's id and metadata" do
       term = term(unquote(name))
       assert AgentRegistry.register_agent(term, self(), %{term: term}) == :ok
       assert AgentRegistry.get_agent_with_metadata(term) === {:ok, {self(), %{term: term}}}
@@ -130,7 +130,7 @@ defmodule Foundation.Hostile.TermsTest do
       assert AgentRegistry.get_agent(term) == {:error, :not_found}
     end
 
-    test "#{name}: a key and a value of an error context" do
+    test "#{name}: works as a key and a value of an error context" do
       term = term(unquote(name))
       context = %{term => term, term: term}
       assert ErrorContext.set_context(context) == :ok
@@ -145,7 +145,7 @@ defmodule Foundation.Hostile.TermsTest do
       assert ErrorContext.clear_context() == :ok
     end
 
-    test "#{name}: whom a flag is on for, and a flag that there is not" do
+    test "#{name}: works as an id for a flag, and is refused as a flag's name or value" do
       term = term(unquote(name))
       assert FeatureFlags.enabled_for_id?(:use_ets_agent_registry, term)
       assert {:error, {:unknown_flag, ^term}} = FeatureFlags.enable(term)

@@ -32,7 +32,10 @@ defmodule TelemetryTest do
     assert_received {^event, %{count: 1}, %{a: 1}}
   end
 
-  test "metadata is empty unless given, and a number is the value", %{id: id, event: event} do
+  test "metadata defaults to an empty map, and a number becomes the measurement :value", %{
+    id: id,
+    event: event
+  } do
     attach(id, [event])
     :telemetry.execute(event, %{count: 1})
     assert_received {^event, %{count: 1}, metadata} when metadata == %{}
@@ -50,7 +53,7 @@ defmodule TelemetryTest do
     refute_received {^event, ^ref, _measurements, _metadata}
   end
 
-  test "a local function as a handler is told of in a report", %{id: id, event: event} do
+  test "a local function as a handler is reported with a log entry", %{id: id, event: event} do
     handler = :telemetry_report_test
     %{level: level} = :logger.get_primary_config()
     :ok = :logger.add_handler(handler, __MODULE__.Reports, %{config: self()})
@@ -71,7 +74,7 @@ defmodule TelemetryTest do
     assert is_list(format) or is_binary(format)
   end
 
-  test "an event without handlers is nobody's", %{event: event} do
+  test "an event without handlers returns :ok", %{event: event} do
     assert :telemetry.execute(event, %{}) == :ok
   end
 
@@ -89,7 +92,7 @@ defmodule TelemetryTest do
     assert :telemetry.attach(id, event, &__MODULE__.send_event/4, self()) == :ok
   end
 
-  test "handlers of many events and many handlers of an event", %{id: id, event: event} do
+  test "a handler may have many events, and an event many handlers", %{id: id, event: event} do
     other = event ++ [:other]
     attach(id, [event, other])
     attach({id, 2}, [event])
@@ -114,7 +117,7 @@ defmodule TelemetryTest do
     end
   end
 
-  test "handlers are listed by the beginning of their events", %{id: id, event: event} do
+  test "handlers are listed by an event prefix", %{id: id, event: event} do
     attach(id, [event ++ [:a], event ++ [:b]])
     function = &__MODULE__.send_event/4
 
@@ -151,7 +154,7 @@ defmodule TelemetryTest do
       attach(id, [event ++ [:start], event ++ [:stop], event ++ [:exception]])
     end
 
-    test "tells of its start and its stop", %{event: event} do
+    test "emits a start and a stop event", %{event: event} do
       assert :telemetry.span(event, %{a: 1}, fn -> {:result, %{b: 2}} end) == :result
 
       [start, stop] = [event ++ [:start], event ++ [:stop]]
@@ -162,7 +165,7 @@ defmodule TelemetryTest do
       assert ended - began == duration
     end
 
-    test "takes measurements of its own for the stop", %{event: event} do
+    test "takes extra measurements for the stop event", %{event: event} do
       assert :telemetry.span(event, %{}, fn -> {1, %{bytes: 3}, %{}} end) == 1
 
       stop = event ++ [:stop]
@@ -176,7 +179,7 @@ defmodule TelemetryTest do
       assert_received {^start, _, %{telemetry_span_context: 1}}
     end
 
-    test "tells of what was raised, thrown or exited, and passes it on", %{event: event} do
+    test "emits an exception event for a raise, throw or exit, and passes it on", %{event: event} do
       for {kind, fun} <- [
             error: fn -> :erlang.error(:reason) end,
             throw: fn -> throw(:reason) end,

@@ -194,7 +194,7 @@ for %{id: engine} <- Foundation.Conformance.Registry.subjects(:ours),
     unless Code.ensure_loaded?(:proper),
       do: @moduletag(skip: "PropEr (Debian: erlang-proper) is not installed")
 
-    test "every sequence of commands gives what the model gives" do
+    test "every sequence of commands gives the results of the model" do
       initial = RegistryModel.new(@kind, RegistryStatem.slots())
 
       property =
@@ -211,7 +211,7 @@ for %{id: engine} <- Foundation.Conformance.Registry.subjects(:ours),
       assert :proper.quickcheck(property, [:quiet, numtests: 400, max_size: 60]) == true
     end
 
-    test "commands that run beside each other give what some sequence of them gives" do
+    test "concurrent commands give the results of some sequential order" do
       initial = RegistryModel.new(@kind, RegistryStatem.slots())
 
       property =

@@ -10,7 +10,7 @@ defmodule Foundation.RegistryTermsPropertyTest do
   @terms 5_000
 
   for engine <- [:native, :ets] do
-    test "terms are one key if and only if they are equal, on #{engine}" do
+    test "two terms are the same key if and only if they are equal, on #{engine}" do
       name = start_registry(unquote(engine))
       terms = random_terms(@terms)
 

@@ -10,7 +10,7 @@ defmodule Foundation.StoredValuesPropertyTest do
   @terms 3_000
 
   for engine <- [:native, :ets] do
-    test "values are the same after they were read, collected and stored again, on #{engine}" do
+    test "values are unchanged after a read, a collection and a new store, on #{engine}" do
       table = ConcurrentRegistry.new(engine: unquote(engine))
       terms = shapes() ++ random_terms(@terms)
 
@@ -36,7 +36,7 @@ defmodule Foundation.StoredValuesPropertyTest do
       end
     end
 
-    test "maps of every size are maps that can be read and changed, on #{engine}" do
+    test "stored maps of every size can be read and changed, on #{engine}" do
       name = unique_name("sizes")
       start_supervised!({Registry, name: name, keys: :unique, engine: unquote(engine)})
 

@@ -116,7 +116,7 @@ for engine <- [:ets, :native] do
     unless Code.ensure_loaded?(:proper),
       do: @moduletag(skip: "PropEr (Debian: erlang-proper) is not installed")
 
-    test "every sequence of commands gives what the model gives" do
+    test "every sequence of commands gives the results of the model" do
       names = TelemetryStatem.names()
       listen(names ++ Enum.map(names, &[:batched | &1]))
       stop_supervised!(Foundation.TelemetrySupervisor)

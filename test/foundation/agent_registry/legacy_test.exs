@@ -46,7 +46,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
       assert AgentRegistry.count() == 1
     end
 
-    test "the same agent again keeps its metadata, or takes new, another is refused" do
+    test "registering the same agent keeps or replaces metadata, and another pid is refused" do
       {pid, other} = {start_worker(), start_worker()}
       assert AgentRegistry.register_agent("a", pid, %{n: 1}) == :ok
       assert AgentRegistry.register_agent("a", pid) == :ok
@@ -58,7 +58,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
       assert AgentRegistry.register_agent("b", dead_pid()) == {:error, :not_alive}
     end
 
-    test "a dead agent is not found, and its id is free" do
+    test "a dead agent is not found and its id is free" do
       {pid, other} = {start_worker(), start_worker()}
       :ok = AgentRegistry.register_agent("a", pid)
       kill(pid)
@@ -68,7 +68,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
       assert AgentRegistry.get_agent("a") == {:ok, other}
     end
 
-    test "they are in the dictionary of the process, and no other sees them" do
+    test "agents are in the process dictionary, invisible to other processes" do
       :ok = AgentRegistry.register_agent("a", self(), %{n: 1})
       assert Process.get(:registered_agents) == %{"a" => {self(), %{n: 1}}}
       assert Registry.lookup(@table, "a") == []
@@ -77,7 +77,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
                {:error, :not_found}
     end
 
-    test "a pid alone, as an application may have kept it, is an agent without metadata" do
+    test "a bare pid in the process dictionary is an agent without metadata" do
       Process.put(:registered_agents, %{"a" => self(), "b" => {self(), %{n: 1}}})
       assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{}}}
       assert Enum.sort(AgentRegistry.list_agents()) == [{"a", self()}, {"b", self()}]
@@ -113,7 +113,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
       assert AgentRegistry.count() == 0
     end
 
-    test "everything raises, and says why, where no process dictionary is allowed" do
+    test "every call raises with the reason when the process dictionary is disallowed" do
       :ok = FeatureFlags.enable(:enforce_no_process_dict)
       message = ~r/enforce_no_process_dict is on, got one because :use_ets_agent_registry is off/
 
@@ -131,7 +131,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
     end
   end
 
-  test "with a percentage, an agent is in the table or not, by its id" do
+  test "with a percentage, the agent's id decides whether it is in the table" do
     :ok = FeatureFlags.set_percentage(@flag, 50)
     for n <- 1..100, do: :ok = AgentRegistry.register_agent(n, self())
 
@@ -143,7 +143,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
   end
 
   describe "when the flag is turned on" do
-    test "what a process has moves with its next call, whichever that is" do
+    test "a process's agents move to the table with its next call of any kind" do
       for {call, n} <- [
             {fn -> AgentRegistry.get_agent("none") end, 1},
             {fn -> AgentRegistry.register_agent("new", self()) end, 2},
@@ -163,7 +163,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
       end
     end
 
-    test "an id that two processes had stays with the first, and a warning says so" do
+    test "an id held by two processes stays with the first, with a warning" do
       worker = start_worker()
       :ok = run(worker, fn -> AgentRegistry.register_agent("twice", worker) end)
       :ok = AgentRegistry.register_agent("twice", self())
@@ -182,7 +182,7 @@ defmodule Foundation.AgentRegistry.LegacyTest do
     end
   end
 
-  test "nothing is lost and nothing raises in processes that work while the flag changes" do
+  test "no agent is lost and no call raises while the flag changes" do
     change = fn ->
       on()
       off()

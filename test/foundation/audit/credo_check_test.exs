@@ -44,7 +44,7 @@ defmodule Foundation.Audit.CredoCheckTest do
     check.run(Credo.SourceFile.parse(source, "lib/a.ex"), [])
   end
 
-  test "what the audit finds is an issue on its line" do
+  test "each finding of the audit is an issue on its line" do
     assert [issue] =
              issues("defmodule A do\n  alias Process, as: P\n  def f, do: P.get(:a)\nend\n")
 
@@ -52,7 +52,7 @@ defmodule Foundation.Audit.CredoCheckTest do
     assert issue.message =~ "Process.get/1 uses the process dictionary: read it where it is kept"
   end
 
-  test "a clean file has no issue, nor has one that does not parse" do
+  test "a clean file and a file that does not parse have no issue" do
     assert issues("defmodule A do\n  def f, do: 1\nend\n") == []
     assert issues("def f(") == []
   end

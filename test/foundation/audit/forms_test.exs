@@ -380,7 +380,7 @@ defmodule Foundation.Audit.FormsTest do
   end
 
   for {name, source} <- clean do
-    test "does not take for it: #{name}" do
+    test "accepts #{name}" do
       assert calls(unquote(source)) == []
     end
   end

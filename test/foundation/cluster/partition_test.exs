@@ -92,7 +92,7 @@ defmodule Foundation.Cluster.PartitionTest do
 
   for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_version() != nil do
     @tag tables: tables
-    test "of two registrations for one name the older one wins, and the loser is told once (#{tables})",
+    test "the older of two registrations wins, and the loser is notified once (#{tables})",
          %{peers: [{a, _}, {b, node_b}, {c, _}] = peers, cluster: cluster} do
       cut(a, node_b, peers)
       eventually(fn -> node_b not in on(a, :nodes, [cluster]) end)
@@ -158,7 +158,7 @@ defmodule Foundation.Cluster.PartitionTest do
 
   for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_version() != nil do
     @tag tables: tables
-    test "after each heal all nodes agree on one living owner a name (#{tables})", context do
+    test "after each heal all nodes agree on one living owner per name (#{tables})", context do
       %{peers: peers, cluster: cluster} = context
       members = for {peer, _node} <- peers, _index <- 1..4, do: {peer, member(peer)}
 

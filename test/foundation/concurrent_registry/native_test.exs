@@ -12,7 +12,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end
   end
 
-  test "entries are freed when the table's process ends, though the table is referred to" do
+  test "entries are freed when the table's process ends, despite references to the table" do
     alone(fn ->
       before = counts()
       owner = start_worker()
@@ -26,7 +26,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end)
   end
 
-  test "entries are freed when nobody refers to their table any more, though its process lives" do
+  test "entries are freed with the last reference to their table while its process lives" do
     alone(fn ->
       before = counts()
       owner = start_worker()
@@ -37,7 +37,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end)
   end
 
-  test "nothing is left of tables that were collected" do
+  test "collected tables leave no memory behind" do
     alone(fn ->
       before = counts()
       owner = start_worker()
@@ -49,7 +49,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end)
   end
 
-  test "what is overwritten, updated and deleted is freed" do
+  test "overwritten, updated and deleted values are freed" do
     alone(fn ->
       before = counts()
       table = Table.new(engine: :native)
@@ -68,7 +68,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end)
   end
 
-  test "a walk takes a bounded part of the table a call, and every entry once" do
+  test "a walk visits a bounded part of the table per call and every entry once" do
     table = Table.new(engine: :native)
     for key <- 1..20_000, do: Table.put(table, key, key)
 
@@ -83,7 +83,7 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     assert parts |> Enum.concat() |> Enum.sort() == for(key <- 1..20_000, do: {key, key})
   end
 
-  test "cursors and versions that were never given out do no harm" do
+  test "cursors and versions that were never issued are harmless" do
     table = Table.new(engine: :native)
     for key <- 1..50, do: Table.put(table, key, key)
 

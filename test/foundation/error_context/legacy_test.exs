@@ -26,12 +26,12 @@ defmodule Foundation.ErrorContext.LegacyTest do
       refute :error_context_depth in Process.get_keys()
     end
 
-    test "what other code has put there is the context" do
+    test "a context that other code put in the process dictionary is used" do
       Process.put(:error_context, %{request_id: 1})
       assert ErrorContext.get_context() == %{request_id: 1}
     end
 
-    test "everything raises, and says why, where no process dictionary is allowed" do
+    test "every call raises with the reason when the process dictionary is disallowed" do
       ErrorContext.set_context(%{request_id: 1})
       :ok = FeatureFlags.enable(:enforce_no_process_dict)
 
@@ -55,7 +55,7 @@ defmodule Foundation.ErrorContext.LegacyTest do
     defp on, do: :ok = FeatureFlags.enable(:use_logger_error_context)
     defp off, do: :ok = FeatureFlags.disable(:use_logger_error_context)
 
-    test "the context of a process is still there, and moves" do
+    test "the context of a process is kept and moves" do
       ErrorContext.set_context(%{request_id: 1})
       on()
       assert ErrorContext.get_context() == %{request_id: 1}
@@ -68,7 +68,7 @@ defmodule Foundation.ErrorContext.LegacyTest do
       assert Process.get(:error_context) == %{request_id: 1}
     end
 
-    test "what is set after the change replaces what was set before it" do
+    test "a context set after the change replaces the one set before" do
       for {change, back} <- [{&on/0, &off/0}, {&off/0, &on/0}] do
         ErrorContext.set_context(%{before: 1})
         change.()
@@ -83,7 +83,7 @@ defmodule Foundation.ErrorContext.LegacyTest do
       end
     end
 
-    test "in the middle of a level, that level still ends where it began" do
+    test "a level that is open during the change ends where it began" do
       for first <- [&on/0, &off/0], outer <- [%{}, %{outer: 1}], ending <- [:return, :raise] do
         first.()
 
@@ -122,7 +122,7 @@ defmodule Foundation.ErrorContext.LegacyTest do
       end
     end
 
-    test "nothing is lost and nothing raises in processes that work meanwhile" do
+    test "concurrent processes lose no context and no call raises" do
       change = fn ->
         on()
         off()

@@ -43,7 +43,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end
   end
 
-  test "the console's usual format prints what is in the context" do
+  test "the console's default format prints the context" do
     log =
       console(fn ->
         ErrorContext.with_context(%{request_id: 123}, fn -> Logger.error("inside") end)
@@ -86,7 +86,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end
   end
 
-  test "a handler that expects a map under its own key gets it and stays" do
+  test "a handler that expects a map under its own key gets it and stays attached" do
     :ok = :logger.add_handler(:context_map_test, MapHandler, %{config: %{test: self()}})
 
     try do
@@ -98,7 +98,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end
   end
 
-  test "nested: :text makes text of what the console leaves out" do
+  test "nested: :text converts values that the console omits to text" do
     nested(:text)
 
     for {value, text} <- [
@@ -117,7 +117,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
            end) =~ ~S(value={:a, "b"} )
   end
 
-  test "a value within max_value_bytes stands as it is, a larger one as cut text" do
+  test "a value over max_value_bytes is truncated text, and a smaller one is unchanged" do
     for {small, large} <- [
           {String.duplicate("a", 1_024), String.duplicate("a", 1_025)},
           {%{a: String.duplicate("a", 900)}, %{a: String.duplicate("a", 1_100)}},
@@ -135,7 +135,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end
   end
 
-  test "no text keeps a control character, wherever it stands" do
+  test "text has no control character at any place" do
     for {value, text} <- [
           {"a\n[error] forged", "a\\n[error] forged"},
           {"\e[31mred", "\\e[31mred"},
@@ -158,7 +158,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     assert Logger.metadata()[:value] == String.duplicate("\\n", 512) <> "…"
   end
 
-  test "a struct as the context breaks no console and comes back as it was" do
+  test "a struct as the context breaks no console and is returned unchanged" do
     for how <- [:raise, :throw, :exit, :wrong, :long, :lines] do
       context = %Sulky{how: how}
 
@@ -190,7 +190,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     assert :logger.get_process_metadata().error_context == %{how: :raise}
   end
 
-  test "the internal key is one that no protocol prints" do
+  test "the internal metadata key holds a list, which no protocol prints" do
     ErrorContext.with_context(%{value: %{}}, fn ->
       assert is_list(:logger.get_process_metadata().error_context_frame)
     end)
@@ -282,7 +282,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     end
   end
 
-  test "no key fails, either" do
+  test "no formatter fails with a key of any kind" do
     for key <- [nil, true, :"", :"a b", :"ü=", :__struct__x, "text", 1, {1}, <<255>>, %{}, self()] do
       log =
         capture_log([metadata: :all], fn ->
@@ -319,7 +319,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     assert log =~ "crumbs" and log =~ "many" and log =~ "bottom"
   end
 
-  test "what a struct hides of itself stays hidden in text" do
+  test "fields that a struct hides from inspect stay hidden in text" do
     nested(:text)
 
     ErrorContext.set_context(%{

@@ -49,7 +49,7 @@ defmodule Foundation.EventLog.AggregateTest do
     start_supervised!({Account, options}, id: make_ref(), restart: :temporary)
   end
 
-  test "aggregate: decides, appends, and folds", %{log: log} do
+  test "aggregate: decides, appends and folds", %{log: log} do
     account = start(log, id: 7)
     assert Aggregate.execute(account, :who) == {:ok, 0, %{id: 7, balance: 0}}
     assert Aggregate.execute(account, {:deposit, 100}) == {:ok, 1}
@@ -106,7 +106,7 @@ defmodule Foundation.EventLog.AggregateTest do
     assert EventLog.info(log).commits < 100
   end
 
-  test "aggregate: decides again when another writer was first", %{log: log} do
+  test "aggregate: decides again after a version conflict with another writer", %{log: log} do
     one = start(log)
     other = start(log)
     {:ok, 1} = Aggregate.execute(one, {:deposit, 100})
@@ -125,7 +125,7 @@ defmodule Foundation.EventLog.AggregateTest do
     assert {:ok, 153, %{balance: 191}} = Aggregate.execute(start(log), :who)
   end
 
-  test "aggregate: wrong options raise, and a log that is not there is an error" do
+  test "aggregate: invalid options raise, and a missing log is an error" do
     assert_raise ArgumentError, fn -> Account.start_link(stream: "a") end
     assert_raise ArgumentError, fn -> Account.start_link(log: :log) end
 

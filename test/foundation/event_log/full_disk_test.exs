@@ -18,7 +18,7 @@ defmodule Foundation.EventLog.FullDiskTest do
       %{mounted: status == 0, output: output}
     end
 
-    test "a full disk fails an append, shows nothing of it, and goes on when there is room",
+    test "an append to a full disk fails without a trace, and a later one succeeds",
          %{tmp_dir: dir, mounted: mounted} do
       # In a container root may have no right to mount: the Rust tests have a full disk of their own.
       if mounted, do: fill(dir)
@@ -26,7 +26,7 @@ defmodule Foundation.EventLog.FullDiskTest do
   else
     @moduletag skip:
                  "mounting a small file system needs root; the Rust tests simulate a full disk"
-    test "a full disk fails an append, shows nothing of it, and goes on when there is room",
+    test "an append to a full disk fails without a trace, and a later one succeeds",
       do: :ok
   end
 

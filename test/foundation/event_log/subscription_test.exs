@@ -26,7 +26,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
 
   defp data(events), do: Enum.map(events, & &1.data)
 
-  test "subscription: catches up, and then follows live, without a gap", %{log: log} do
+  test "subscription: catches up and then follows live without a gap", %{log: log} do
     append(log, 1..250)
     {:ok, subscription} = EventLog.subscribe(log, :all, :all, max_in_flight: 10_000)
     writer = Task.async(fn -> for n <- 251..600, do: append(log, [n]) end)
@@ -35,7 +35,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     refute_receive {:events, _subscription, _events}, 20
   end
 
-  test "subscription: begins where it is told to", %{log: log} do
+  test "subscription: starts at the position given in :from", %{log: log} do
     append(log, 1..3)
     append(log, [4], "other")
     {:ok, third} = EventLog.subscribe(log, "s", "third", from: 3)
@@ -59,7 +59,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(1) |> data() == [6]
   end
 
-  test "subscription: has a name of its own in the log", %{log: log} do
+  test "subscription: a name has one subscriber in a log at a time", %{log: log} do
     worker = start_worker()
     {:ok, _subscription} = run(worker, fn -> EventLog.subscribe(log, :all, :name) end)
     assert EventLog.subscribe(log, :all, :name) == {:error, {:already_subscribed, worker}}

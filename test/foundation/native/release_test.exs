@@ -5,22 +5,22 @@ defmodule Foundation.Native.ReleaseTest do
 
   @url "https://example.com/foundation"
 
-  describe "where the libraries are" do
-    test "by default in the release of the version, in the repository of mix.exs" do
+  describe "the URL of the libraries" do
+    test "is by default the release of the version in the repository of mix.exs" do
       assert Release.url(nil, @url, "1.2.3") == @url <> "/releases/download/v1.2.3"
     end
 
-    test "where the configuration says, whatever mix.exs names" do
+    test "is the configured one, before that of mix.exs" do
       assert Release.url("https://example.org/mirror", @url, "1.2.3") ==
                "https://example.org/mirror"
     end
 
-    test "at the root of a host, where the configuration names no directory" do
+    test "is the root of a host when the configuration names no directory" do
       assert Release.url("https://example.org", @url, "1.2.3") == "https://example.org/"
       assert Release.url("http://example.org:8080", nil, "1.2.3") == "http://example.org:8080/"
     end
 
-    test "at no place that the web does not have" do
+    test "is refused unless it is a web address" do
       for mirror <- [
             "",
             "example.org",
@@ -35,27 +35,27 @@ defmodule Foundation.Native.ReleaseTest do
       end
     end
 
-    test "nowhere while there is no repository" do
+    test "is absent without a repository" do
       assert Release.url(nil, nil, "1.2.3") == nil
     end
   end
 
-  describe "the library is built" do
-    test "where no release has it" do
+  describe "a build from source" do
+    test "happens when no release has the library" do
       assert Release.reason_to_build(nil, __ENV__.file, nil) =~ "mix.exs has no @source_url"
     end
 
-    test "where the checksums of a package are missing" do
+    test "happens when the checksums of a package are missing" do
       assert Release.reason_to_build(@url, "checksum-none.exs", nil) =~ "no checksum-none.exs"
     end
 
-    test "where FOUNDATION_BUILD asks for it" do
+    test "happens when FOUNDATION_BUILD asks for it" do
       for wanted <- ["1", "true"] do
         assert Release.reason_to_build(@url, __ENV__.file, wanted) =~ "FOUNDATION_BUILD=#{wanted}"
       end
     end
 
-    test "where the settings of RustlerPrecompiled ask for it" do
+    test "happens when the settings of RustlerPrecompiled ask for it" do
       assert Release.forced([force_build_all: true], %{}) =~ "rustler_precompiled"
       assert Release.forced([force_build: [foundation: true]], %{}) =~ "rustler_precompiled"
       all = "RUSTLER_PRECOMPILED_FORCE_BUILD_ALL"
@@ -63,7 +63,7 @@ defmodule Foundation.Native.ReleaseTest do
       assert Release.forced([force_build: [other: true]], %{all => "0"}) == nil
     end
 
-    test "by cargo, whose absence has a message that names it" do
+    test "requires cargo, and an error names it when it is absent" do
       assert_raise RuntimeError, ~r/for a reason.*no `cargo` in PATH.*native: false/, fn ->
         Release.require_cargo!("for a reason", nil)
       end
@@ -72,7 +72,7 @@ defmodule Foundation.Native.ReleaseTest do
       assert Release.require_cargo!(nil, nil) == :ok
     end
 
-    test "when it is compiled, and asking for it later is answered with what to run" do
+    test "happens at compilation, and a later request says which command to run" do
       assert Release.build_ignored(false, "1") =~
                "FOUNDATION_BUILD=1 mix deps.compile foundation --force"
 
@@ -80,7 +80,7 @@ defmodule Foundation.Native.ReleaseTest do
       for wanted <- [nil, "0", ""], do: assert(Release.build_ignored(false, wanted) == nil)
     end
 
-    test "nowhere else" do
+    test "happens in no other case" do
       for wanted <- [nil, "0", "false", ""] do
         assert Release.reason_to_build(@url, __ENV__.file, wanted) == nil
       end
@@ -88,7 +88,7 @@ defmodule Foundation.Native.ReleaseTest do
   end
 
   describe "the workflows" do
-    test "build a release's library for each system and NIF version, and for no other" do
+    test "build a release's library for exactly the supported systems and NIF versions" do
       workflow = File.read!(".github/workflows/release.yml")
       [targets] = scan(workflow, ~r/^ +job:\n((?: +- \{.*\}\n)+)/m)
       [nif_versions] = scan(workflow, ~r/^ +nif: \[(.*)\]$/m)
@@ -97,19 +97,19 @@ defmodule Foundation.Native.ReleaseTest do
       assert scan(nif_versions, ~r/"([^"]+)"/) == Release.nif_versions()
     end
 
-    test "name the crate as it is named" do
+    test "name the crate by its name in Cargo.toml" do
       [crate] =
         scan(File.read!("native/foundation_nif/Cargo.toml"), ~r/^\[package\]\nname = "(.+)"$/m)
 
       assert File.read!(".github/workflows/release.yml") =~ "project-name: #{crate}\n"
     end
 
-    test "build with the floor of the NIF versions" do
+    test "build with the lowest NIF version" do
       [floor] = scan(File.read!("Cargo.toml"), ~r/features = \["nif_version_(\d+_\d+)"\]/)
       assert String.replace(floor, "_", ".") == Enum.min(Release.nif_versions())
     end
 
-    test "test on the oldest Elixir of mix.exs, and on none that it refuses" do
+    test "test on the oldest Elixir that mix.exs allows, and on no older one" do
       requirement = Mix.Project.config()[:elixir]
       versions = scan(File.read!(".github/workflows/ci.yml"), ~r/\{ elixir: "([\d.]+)"/)
 
@@ -118,7 +118,7 @@ defmodule Foundation.Native.ReleaseTest do
       assert versions == Enum.sort_by(versions, &Version.parse!(&1 <> ".0"), Version)
     end
 
-    test "run no action that its owner can change under an old name, but for well-known ones" do
+    test "pin each action to a commit, except well-known ones" do
       for file <- Path.wildcard(".github/workflows/*.yml"),
           action <- scan(File.read!(file), ~r/uses: ([^.\s]\S+)/) do
         assert action =~ ~r/^(actions|erlef)\/.+@v\d+$/ or action =~ ~r/@[0-9a-f]{40}$/,

@@ -2,7 +2,7 @@ import Foundation.Conformance.Registry
 
 conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :duplicate]] do
   @tag registry: [max_entries: 3]
-  test "a full registry refuses, counts what it refused, and has room again", %{
+  test "a full registry refuses and counts registrations until an entry is removed", %{
     registry: registry
   } do
     worker = start_worker()
@@ -24,7 +24,7 @@ conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :dupli
     assert %{size: 3, drops: 3} = Registry.info(registry)
   end
 
-  test "memory comes back when the entries go, round after round", %{registry: registry} do
+  test "memory is freed when the entries are removed, in every round", %{registry: registry} do
     %{memory: empty} = Registry.info(registry)
 
     [first | _] =
@@ -43,7 +43,7 @@ conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :dupli
     assert Enum.max(fulls) < first * 1.1
   end
 
-  test "memory comes back when the processes go", %{registry: registry} do
+  test "memory is freed when the processes die", %{registry: registry} do
     %{memory: empty} = Registry.info(registry)
     # Of one key each, which is another form to the library than several.
     workers = start_workers(10_000)
@@ -64,7 +64,7 @@ end
 
 conformance "BoundOfUniqueKeys", subjects: :ours, variants: [[keys: :unique]] do
   @tag registry: [max_entries: 3]
-  test "a full registry still says whose a key is, and gives that of a dead process away",
+  test "a full registry returns a taken key's owner and replaces a dead one",
        %{registry: registry} do
     worker = start_worker()
     {:ok, _} = Registry.register_for(registry, worker, 1, nil)
@@ -86,7 +86,7 @@ conformance "Leaks",
   async: false do
   use Foundation.Alone
 
-  test "nothing that the library allocated is left of a registry",
+  test "a stopped registry leaves no allocation of the library behind",
        %{registry: registry} = context do
     if context.subject == :native do
       alone(fn ->

@@ -8,7 +8,7 @@ conformance "DuplicateKeys",
     [keys: {:duplicate, :key}, partitions: 4, needs: :key_partition]
   ] do
   describe "register/3" do
-    test "takes the same key again, from one process and from many", %{registry: registry} do
+    test "accepts the same key again, from one process and from many", %{registry: registry} do
       worker = start_worker()
       {:ok, _} = run(worker, fn -> Registry.register(registry, "key", :theirs) end)
       {:ok, _} = Registry.register(registry, "key", :mine)
@@ -46,7 +46,7 @@ conformance "DuplicateKeys",
         else: assert(found == values)
     end
 
-    test "finds all of many processes", %{registry: registry} do
+    test "finds the entries of many processes", %{registry: registry} do
       workers = start_workers(64)
 
       for worker <- workers,
@@ -132,14 +132,14 @@ conformance "DuplicateKeys",
       assert length(Registry.lookup(registry, "key")) == 4 - length(matching)
     end
 
-    test "of everything leaves nothing", %{registry: registry} do
+    test "of a pattern that matches all entries leaves none", %{registry: registry} do
       assert Registry.unregister_match(registry, "key", :_) == :ok
       assert Registry.keys(registry, self()) == []
       assert Registry.lookup(registry, "key") == []
       assert Registry.count(registry) == 0
     end
 
-    test "of nothing leaves everything", %{registry: registry} do
+    test "of a pattern that matches no entry leaves all", %{registry: registry} do
       assert Registry.unregister_match(registry, "key", {9, :_}) == :ok
       assert Registry.unregister_match(registry, "absent", :_) == :ok
       assert length(Registry.lookup(registry, "key")) == 4
@@ -152,7 +152,7 @@ conformance "DuplicateKeys",
       assert Registry.values(registry, "other", self()) == [{1, :e}]
     end
 
-    test "what is left goes when the process dies", %{registry: registry} do
+    test "remaining entries are removed when the process dies", %{registry: registry} do
       worker = start_worker()
 
       run(worker, fn ->
@@ -168,7 +168,7 @@ conformance "DuplicateKeys",
   end
 
   describe "dispatch/3,4" do
-    test "looks at its options where it groups by pid, with entries or without", context do
+    test "checks its options only when it groups by pid, with entries or without", context do
       %{registry: registry} = context
       {:ok, _owner} = Registry.register(registry, "key", 1)
       by_pid? = @variant[:keys] == :duplicate and @variant[:partitions] == 4
@@ -243,7 +243,7 @@ conformance "DuplicateKeys",
     end
   end
 
-  test "entries of a dead process go, those of the others stay", %{registry: registry} do
+  test "entries of a dead process are removed and those of others stay", %{registry: registry} do
     [dying, staying] = start_workers(2)
 
     for worker <- [dying, staying], key <- ["a", "a", "b"] do
@@ -258,7 +258,7 @@ conformance "DuplicateKeys",
     assert Enum.sort(Registry.keys(registry, staying)) == ["a", "a", "b"]
   end
 
-  describe "what only unique registries have" do
+  describe "functions of unique registries only" do
     needs(:current_messages)
 
     test "update_value/3 raises", %{registry: registry, options: options} do
@@ -322,7 +322,9 @@ conformance "DuplicateOrder",
     assert_received {:entries, ^expected}
   end
 
-  test "and keep it when entries between them go", %{registry: registry} do
+  test "entries under a key keep their order when entries between them are removed", %{
+    registry: registry
+  } do
     for value <- 1..30, do: {:ok, _} = Registry.register(registry, "key", value)
     :ok = Registry.unregister_match(registry, "key", :"$1", [{:==, {:rem, :"$1", 3}, 0}])
     left = for value <- 1..30, rem(value, 3) != 0, do: {self(), value}

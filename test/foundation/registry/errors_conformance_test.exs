@@ -1,7 +1,7 @@
 import Foundation.Conformance.Registry
 
 conformance "Errors", variants: [[keys: :unique], [keys: :duplicate]] do
-  test "every function says which registry it does not know", _context do
+  test "every function names the unknown registry in its error", _context do
     unknown = unique_name("unknown")
 
     calls = [
@@ -39,7 +39,7 @@ conformance "Errors", variants: [[keys: :unique], [keys: :duplicate]] do
     end
   end
 
-  test "a name that is an atom but no registry is unknown, whatever it is", _context do
+  test "an atom that names no registry is unknown, even if it names something else", _context do
     table = :ets.new(unique_name("table"), [:named_table])
 
     for name <- [nil, true, :"", :kernel, :code_server, table, Kernel] do
@@ -86,7 +86,7 @@ conformance "Errors", variants: [[keys: :unique], [keys: :duplicate]] do
     end
   end
 
-  test "the callbacks of :via take pairs and triples alone", %{registry: registry} do
+  test "the callbacks of :via accept only pairs and triples", %{registry: registry} do
     for {name, arguments} <- [
           {:whereis_name, [registry]},
           {:whereis_name, [{registry, 1, 2, 3}]},
@@ -111,7 +111,7 @@ conformance "DropIn", subjects: :ours do
     assert missing == []
   end
 
-  test "has what the standard library got later", _context do
+  test "has the functions that newer standard libraries have", _context do
     exported = Registry.__info__(:functions)
     for later <- [lock: 3, values: 3, count_select: 2], do: assert(later in exported)
   end
@@ -121,7 +121,7 @@ conformance "DropIn", subjects: :ours do
     assert [_, _] = for({{:start_link, arity}, text} <- deprecated, do: {arity, text})
   end
 
-  test "register/3 returns the process that bears the table's name", context do
+  test "register/3 returns the process registered under the table's name", context do
     assert Registry.register(context.registry, :key, 1) == {:ok, context.owner}
     assert context.owner == Process.whereis(context.registry)
   end

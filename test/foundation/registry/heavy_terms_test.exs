@@ -4,7 +4,7 @@ import Foundation.Conformance.Registry
 conformance "HeavyTerms",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}]] do
-  test "heavy terms are values that every function returns", %{registry: registry} do
+  test "heavy terms as values are returned by every function", %{registry: registry} do
     heavy = Enum.to_list(1..20_000)
     {:ok, _} = Registry.register(registry, :key, heavy)
 
@@ -20,7 +20,7 @@ conformance "HeavyTerms",
     assert Registry.lookup(registry, :key) == []
   end
 
-  test "heavy terms are keys", %{registry: registry} do
+  test "heavy terms work as keys", %{registry: registry} do
     keys = for index <- 1..3, do: Enum.to_list(index..20_000)
     for key <- keys, do: {:ok, _} = Registry.register(registry, key, length(key))
 
@@ -29,7 +29,7 @@ conformance "HeavyTerms",
     assert Registry.lookup_many(registry, keys) == Enum.map(keys, &[{self(), length(&1)}])
   end
 
-  test "heavy terms are metadata from the start", %{options: options} do
+  test "heavy terms work as metadata given at the start", %{options: options} do
     name = unique_name("heavy_meta")
     heavy = Enum.to_list(1..20_000)
     options = Keyword.merge(options, name: name, meta: [heavy: heavy, light: 1])

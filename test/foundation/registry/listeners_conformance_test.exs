@@ -13,7 +13,7 @@ conformance "Listeners",
     %{listened: start_registry(Keyword.put(options(), :listeners, [listener]))}
   end
 
-  test "listeners hear of registration and unregistration, in that order", %{listened: registry} do
+  test "listeners get registration and unregistration in that order", %{listened: registry} do
     me = self()
     {:ok, _} = Registry.register(registry, "key", {:any, %{value: 1}})
     :ok = Registry.unregister(registry, "key")
@@ -24,7 +24,7 @@ conformance "Listeners",
            ]
   end
 
-  test "listeners hear of other processes by their pid", %{listened: registry} do
+  test "listeners get the pid of a registering process", %{listened: registry} do
     worker = start_worker()
     {:ok, _} = run(worker, fn -> Registry.register(registry, "key", 1) end)
     :ok = run(worker, fn -> Registry.unregister(registry, "key") end)
@@ -35,7 +35,7 @@ conformance "Listeners",
            ]
   end
 
-  test "listeners hear nothing of a process's death", %{listened: registry} do
+  test "listeners get no message for a process's death", %{listened: registry} do
     worker = start_worker()
     {:ok, _} = run(worker, fn -> Registry.register(registry, "key", 1) end)
     kill(worker)
@@ -49,7 +49,7 @@ conformance "Listeners",
            ]
   end
 
-  test "listeners hear the unregistration of an absent key", %{listened: registry} do
+  test "listeners get a message for the unregistration of an absent key", %{listened: registry} do
     :ok = Registry.unregister(registry, "absent")
     :ok = Registry.unregister_match(registry, "absent", :_)
     :ok = Registry.unregister_match(registry, "absent", :_, [])
@@ -57,7 +57,7 @@ conformance "Listeners",
     assert messages() == List.duplicate({:unregister, registry, "absent", self()}, 3)
   end
 
-  test "listeners hear one message of an unregistration of many entries", %{listened: registry} do
+  test "listeners get one message for an unregistration of many entries", %{listened: registry} do
     {:ok, _} = Registry.register(registry, "key", 1)
     if options()[:keys] != :unique, do: {:ok, _} = Registry.register(registry, "key", 2)
     _registrations = messages()
@@ -65,9 +65,10 @@ conformance "Listeners",
     assert messages() == [{:unregister, registry, "key", self()}]
   end
 
-  test "listeners hear of unregister_match/3 only when the process has none left", %{
-    listened: registry
-  } do
+  test "listeners get a message for unregister_match/3 only when no entry of the process is left",
+       %{
+         listened: registry
+       } do
     {:ok, _} = Registry.register(registry, "key", {1, :a})
     _registration = messages()
 
@@ -77,7 +78,7 @@ conformance "Listeners",
     assert messages() == [{:unregister, registry, "key", self()}]
   end
 
-  test "listeners hear nothing of what fails or only changes a value", %{listened: registry} do
+  test "listeners get no message for a failed call or a changed value", %{listened: registry} do
     if options()[:keys] == :unique do
       {:ok, _} = Registry.register(registry, "key", 1)
       _registration = messages()
@@ -179,7 +180,7 @@ conformance "Listeners",
 end
 
 conformance "ListenersOfDuplicates", variants: [[keys: :duplicate]] do
-  test "listeners hear nothing of an unregister_match/3 that leaves entries" do
+  test "listeners get no message for an unregister_match/3 that leaves entries" do
     listener = unique_name("listener")
     Process.register(self(), listener)
     registry = start_registry(keys: :duplicate, listeners: [listener])

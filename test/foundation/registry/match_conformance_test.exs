@@ -98,7 +98,7 @@ conformance "MatchSpecs",
       %{worker: worker}
     end
 
-    test "of everything gives every entry", %{registry: registry, worker: worker} do
+    test "of a match-all pattern returns every entry", %{registry: registry, worker: worker} do
       all = [{{:"$1", :"$2", :"$3"}, [], [{{:"$1", :"$2", :"$3"}}]}]
 
       assert Enum.sort(Registry.select(registry, all)) ==
@@ -164,7 +164,7 @@ conformance "MatchSpecs",
       end
     end
 
-    test "gives an entry once, by the first clause that matches", %{registry: registry} do
+    test "returns an entry once, by the first clause that matches", %{registry: registry} do
       spec = [
         {{:_, :_, {:_, :x}}, [], [:x]},
         {{"a", :_, :_}, [], [:never]},
@@ -174,7 +174,7 @@ conformance "MatchSpecs",
       assert Enum.sort(Registry.select(registry, spec)) == [:tuple, :x, :x]
     end
 
-    test "does not give the entries that are gone", %{registry: registry, worker: worker} do
+    test "does not return removed entries", %{registry: registry, worker: worker} do
       :ok = Registry.unregister(registry, "a")
       kill(worker)
 
@@ -221,7 +221,7 @@ conformance "MatchSpecs",
       end
     end
 
-    test "that ETS refuses raises, also of an absent key", %{registry: registry} do
+    test "that ETS rejects raises, even for an absent key", %{registry: registry} do
       {:ok, _} = Registry.register(registry, "key", 1)
 
       for call <- [
@@ -251,7 +251,7 @@ conformance "MatchSpecsOfDuplicates",
     [keys: :duplicate, partitions: 4],
     [keys: {:duplicate, :key}, needs: :key_partition]
   ] do
-  test "match, count_match and select give each entry of a key", %{registry: registry} do
+  test "match, count_match and select return each entry of a key", %{registry: registry} do
     worker = start_worker()
 
     for value <- [{1, :a}, {2, :b}, {2, :c}],
@@ -272,7 +272,7 @@ conformance "MatchSpecsOfDuplicates",
     assert Registry.count_select(registry, [{{"k", :_, {2, :_}}, [], [true]}]) == 3
   end
 
-  test "equal entries count as many as they are", %{registry: registry} do
+  test "equal entries are counted separately", %{registry: registry} do
     for _time <- 1..3, do: {:ok, _} = Registry.register(registry, "k", :same)
     assert Registry.match(registry, "k", :same) == List.duplicate({self(), :same}, 3)
     assert Registry.count_match(registry, "k", :same) == 3

@@ -16,7 +16,7 @@ conformance "Metadata",
   end
 
   # What does not say how much it holds takes another way through the library.
-  test "metadata given at the start may be of any kind", %{options: options} do
+  test "metadata given at the start may be any term", %{options: options} do
     for {about, value} <- Foundation.Terms.all() do
       registry = start_registry(Keyword.put(options, :meta, of_any_kind: value))
       assert {:ok, found} = Registry.meta(registry, :of_any_kind)

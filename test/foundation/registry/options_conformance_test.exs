@@ -90,7 +90,7 @@ conformance "Options" do
       assert is_atom(start_registry(keys: :unique, no_such_option: 1))
     end
 
-    test "returns the process that bears the name", _context do
+    test "returns the process registered under the name", _context do
       name = unique_name("started")
       assert {:ok, pid} = Registry.start_link(keys: :unique, name: name)
       assert Process.whereis(name) == pid
@@ -102,7 +102,10 @@ conformance "Options" do
       assert pid in elem(Process.info(self(), :links), 1)
     end
 
-    test "of a name that is taken returns who has it", %{registry: registry, owner: owner} do
+    test "of a taken name returns already_started with the owner", %{
+      registry: registry,
+      owner: owner
+    } do
       {:ok, _} = Registry.register(registry, "key", 1)
 
       for keys <- [:unique, :duplicate] do
@@ -113,7 +116,7 @@ conformance "Options" do
       assert Registry.lookup(registry, "key") == [{self(), 1}]
     end
 
-    test "of a name that is taken starts no process, whose exit its caller would hear of",
+    test "of a taken name sends its caller no exit message",
          %{registry: registry, owner: owner} do
       caller = start_worker()
       :erlang.trace(caller, true, [:procs])
@@ -139,7 +142,7 @@ conformance "Options" do
       end
     end
 
-    test "wants a keyword list", _context do
+    test "requires a keyword list", _context do
       assert_raise FunctionClauseError, fn -> apply(Registry, :start_link, [:unique]) end
     end
   end
@@ -178,14 +181,14 @@ conformance "Options" do
   end
 
   describe "child_spec/1" do
-    test "is by the registry's name, with the options as they are", _context do
+    test "has the registry's name as its id and the options unchanged", _context do
       options = [keys: :unique, name: :some_registry, anything: 1]
 
       assert %{id: :some_registry, start: {Registry, :start_link, [^options]}} =
                Registry.child_spec(options)
     end
 
-    test "checks nothing: the start does", _context do
+    test "does not check the options", _context do
       assert %{id: Registry, start: {Registry, :start_link, [[]]}} = Registry.child_spec([])
     end
 

@@ -23,7 +23,7 @@ defmodule Foundation.Registry.ProcessesTest do
       end
     end
 
-    test "registrants from before a kill of the monitor are cleaned up after", %{
+    test "registrants from before a kill of the monitor are cleaned up after it", %{
       registry: registry
     } do
       workers = registrants(registry, 50)
@@ -32,7 +32,7 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> Registry.count(registry) == 0 end)
     end
 
-    test "registrants that die while the monitor is away are cleaned up", %{registry: registry} do
+    test "registrants that die while the monitor is down are cleaned up", %{registry: registry} do
       workers = registrants(registry, 50)
       :ok = Supervisor.terminate_child(Foundation.RegistrySupervisor, Monitor)
       late = registrants(registry, 50)
@@ -42,7 +42,7 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> Registry.count(registry) == 0 end)
     end
 
-    test "a kill of the tables' holder takes nothing, and a kill of the owner after it neither",
+    test "entries survive a kill of the tables' holder and then one of the owner",
          %{
            registry: registry,
            owner: owner
@@ -68,7 +68,7 @@ defmodule Foundation.Registry.ProcessesTest do
 
     # The agents' owner says that its parent was killed.
     @tag :capture_log
-    test "a table outlives a kill of the registry's whole supervisor", %{registry: registry} do
+    test "a table survives a kill of the registry's supervisor", %{registry: registry} do
       workers = registrants(registry, 20)
       kill_named(Foundation.RegistrySupervisor)
 
@@ -89,7 +89,7 @@ defmodule Foundation.Registry.ProcessesTest do
       ArgumentError -> false
     end
 
-    test "each process of the area comes back, and the registry is whole", %{registry: registry} do
+    test "each killed process of the area restarts, and the registry works", %{registry: registry} do
       for name <- [TableHolder, Cleanup, Monitor, Locks], do: kill_named(name)
 
       assert {:ok, _owner} = Registry.register(registry, "key", 1)
@@ -100,7 +100,7 @@ defmodule Foundation.Registry.ProcessesTest do
       assert %{table_exists: true, owner_alive: true} = Foundation.HealthCheck.check_registry()
     end
 
-    test "a lock stays its holder's over a kill of the lock server, and the order too", %{
+    test "a kill of the lock server keeps a lock's holder and its queue order", %{
       registry: registry
     } do
       test = self()
@@ -134,7 +134,7 @@ defmodule Foundation.Registry.ProcessesTest do
     end
 
     @tag :capture_log
-    test "a lock stays its holder's over a kill of the registry's whole supervisor", %{
+    test "a kill of the registry's supervisor keeps a lock's holder", %{
       registry: registry
     } do
       test = self()
@@ -162,7 +162,9 @@ defmodule Foundation.Registry.ProcessesTest do
       assert_receive :waited
     end
 
-    test "after a kill of the lock server nobody gets a lock that is held", %{registry: registry} do
+    test "after a kill of the lock server a held lock is granted to no other caller", %{
+      registry: registry
+    } do
       test = self()
 
       holder =
@@ -182,7 +184,7 @@ defmodule Foundation.Registry.ProcessesTest do
     end
 
     # Some die before they have asked, some while they wait, some with the lock.
-    test "callers that are killed at any moment leave nothing of a lock", %{registry: registry} do
+    test "callers killed at any moment leave no lock behind", %{registry: registry} do
       for n <- 1..5_000 do
         pid = spawn(fn -> Registry.lock(registry, rem(n, 3), fn -> :erlang.yield() end) end)
         :erlang.yield()
@@ -208,7 +210,9 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> rows.() == [] end)
     end
 
-    test "a lock whose holder dies while the lock server is away is free", %{registry: registry} do
+    test "a lock whose holder dies while the lock server is down becomes free", %{
+      registry: registry
+    } do
       test = self()
       worker = start_worker()
 

@@ -31,7 +31,7 @@ conformance "Remote",
     assert %{size: 1, processes: 1} = Registry.info(registry)
   end
 
-  test "remote process: it is called by its name, and hears a broadcast",
+  test "remote process: can be called by its name and gets a broadcast",
        %{registry: registry, node: node} = context do
     pid = Peer.spawn_on(node)
     {:ok, _} = Registry.register_for(registry, pid, :key, nil)
@@ -49,7 +49,7 @@ conformance "Remote",
     end
   end
 
-  test "remote process: its entries go when it dies", %{registry: registry, node: node} do
+  test "remote process: its entries are removed when it dies", %{registry: registry, node: node} do
     [dying, staying] = for _index <- 1..2, do: Peer.spawn_on(node)
 
     for pid <- [dying, staying],
@@ -63,7 +63,7 @@ conformance "Remote",
     for key <- 1..50, do: assert(Registry.lookup(registry, {dying, key}) == [])
   end
 
-  test "remote process: all entries of a node go when the node goes", %{
+  test "remote process: all entries of a node are removed when the node goes down", %{
     registry: registry,
     node: node
   } do
@@ -81,7 +81,7 @@ conformance "Remote",
     assert Registry.lookup(registry, :stays) == [{staying, 1}]
   end
 
-  test "remote process: its entries go from each registry that it is in, also from one that was started again",
+  test "remote process: its entries are removed from each registry, restarted ones included",
        %{registry: registry, node: node, options: options} do
     options = Keyword.delete(options, :name)
     [other, again] = for _index <- 1..2, do: start_registry(options)
@@ -100,7 +100,7 @@ conformance "Remote",
     for name <- all, do: eventually(fn -> Registry.count(name) == 0 end)
   end
 
-  test "remote process: it is unregistered, and registers again", %{
+  test "remote process: can unregister and register again", %{
     registry: registry,
     node: node
   } do
@@ -118,7 +118,7 @@ conformance "Remote",
     eventually(fn -> Registry.lookup(registry, :key) == [] end)
   end
 
-  test "remote process: one that is dead already leaves nothing", %{
+  test "remote process: a registration for a dead one leaves no entry", %{
     registry: registry,
     node: node
   } do
@@ -134,7 +134,7 @@ conformance "Remote",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "remote process: one of a node that cannot be reached leaves nothing", %{
+  test "remote process: a registration on an unreachable node leaves no entry", %{
     registry: registry
   } do
     pid = foreign_pid(:"nobody@127.0.0.1", 1)
@@ -166,7 +166,7 @@ conformance "Remote",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  test "remote process: a node that dies while the monitor is away is cleaned up after", %{
+  test "remote process: entries of a node that dies while the monitor is down are removed", %{
     registry: registry
   } do
     {peer, doomed} = Peer.start()

@@ -16,7 +16,10 @@ defmodule Foundation.Registry.SchedulingTest do
   end
 
   describe "on a dirty scheduler" do
-    test "a value with more elements than are counted is looked up", %{name: name, worker: worker} do
+    test "a value with more elements than the count limit is looked up", %{
+      name: name,
+      worker: worker
+    } do
       for {key, value} <- [
             tuple: Tuple.duplicate(1, 200_000),
             map: Map.new(1..150_000, &{&1, &1}),
@@ -30,7 +33,7 @@ defmodule Foundation.Registry.SchedulingTest do
       refute dirty?(worker, fn -> Registry.lookup(name, :light) end)
     end
 
-    test "a function is registered, and looked up if it holds much", context do
+    test "a function is registered, and is looked up if it closes over large data", context do
       %{name: name, worker: worker} = context
       list = Enum.to_list(1..500_000)
       assert dirty?(worker, fn -> Registry.register(name, :much, fn -> list end) end)
@@ -43,7 +46,7 @@ defmodule Foundation.Registry.SchedulingTest do
              end)
     end
 
-    test "a key is registered and looked up that holds long binaries or integers", context do
+    test "a key with long binaries or integers is registered and looked up", context do
       %{name: name, worker: worker} = context
       long = :binary.copy("long", 200_000)
 
@@ -78,7 +81,7 @@ defmodule Foundation.Registry.SchedulingTest do
       for name <- names, do: :ok = Native.registry_stop(name)
     end
 
-    test "long keys are looked up together, but for the first of them", context do
+    test "lookup_many of long keys moves there after the first of them", context do
       %{name: name} = context
       keys = for n <- 1..20, do: %{n => :binary.copy("long", 50_000)}
       assert {results, rest} = Native.registry_lookup_many(name, keys)
@@ -92,7 +95,7 @@ defmodule Foundation.Registry.SchedulingTest do
       assert dirty?(worker, replace)
     end
 
-    test "a dedup key and the name of a strategy are read that are long", %{worker: worker} do
+    test "a long dedup key and a long strategy name are read", %{worker: worker} do
       long = :binary.copy("long", 200_000)
 
       for key <- [long, {:in, long}, fn -> long end] do
@@ -102,7 +105,7 @@ defmodule Foundation.Registry.SchedulingTest do
       end
     end
 
-    test "a span is read that carries much in many pieces", %{worker: worker} do
+    test "a span with much data in many pieces is read", %{worker: worker} do
       piece = Enum.to_list(1..1_000)
 
       run(worker, fn ->
@@ -147,7 +150,7 @@ defmodule Foundation.Registry.SchedulingTest do
     end
   end
 
-  describe "as work of the caller" do
+  describe "as reductions of the caller" do
     test "a chunk of a walk is counted", %{name: name} do
       for key <- 1..2_000, do: {:ok, _} = Registry.register(name, key, key)
       assert reductions(fn -> Native.registry_walk(name, 0) end) > 500

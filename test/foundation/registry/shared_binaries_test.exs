@@ -4,7 +4,7 @@ defmodule Foundation.Registry.SharedBinariesTest do
 
   alias Foundation.Registry
 
-  test "a binary that was read outlives its entry and its registry, and goes with its reader" do
+  test "a binary that was read outlives its registry and is freed with its reader" do
     alone(fn ->
       before = counts()
       name = unique_name("shared")

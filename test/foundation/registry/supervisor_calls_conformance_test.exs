@@ -1,7 +1,10 @@
 import Foundation.Conformance.Registry
 
 conformance "SupervisorCalls", variants: [[keys: :unique], [keys: :duplicate]] do
-  test "a child that a registry does not have is not found", %{registry: registry, owner: owner} do
+  test "supervisor calls for an unknown child return not_found", %{
+    registry: registry,
+    owner: owner
+  } do
     {:ok, _owner} = Registry.register(registry, :key, 1)
 
     assert Supervisor.terminate_child(registry, :nobody) == {:error, :not_found}

@@ -66,7 +66,7 @@ defmodule Foundation.Registry.SurvivalTest do
       GenServer.stop(owner)
     end
 
-    test "a start under a name that others take and give back gets it or says who has it", %{
+    test "a start under a contended name succeeds or returns the name's owner", %{
       options: options
     } do
       name = unique_name("now_and_then")
@@ -111,7 +111,7 @@ defmodule Foundation.Registry.SurvivalTest do
       {name, start_supervised!(spec)}
     end
 
-    test "a killed owner's successor has the entries", %{registry: registry, owner: owner} do
+    test "the successor of a killed owner has the entries", %{registry: registry, owner: owner} do
       worker = start_worker()
       {:ok, ^owner} = run(worker, fn -> Registry.register(registry, "theirs", 1) end)
       {:ok, ^owner} = Registry.register(registry, "ours", 2)
@@ -125,7 +125,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert {:ok, ^successor} = Registry.register(registry, "more", 3)
     end
 
-    test "an owner that crashes leaves the table to its successor", %{
+    test "the successor of a crashed owner has the table", %{
       registry: registry,
       owner: owner
     } do
@@ -135,7 +135,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert Registry.lookup(registry, "key") == [{self(), 1}]
     end
 
-    test "without an owner the table is read and written, and the dead are removed" do
+    test "an ownerless table is read and written, and dead processes are removed" do
       {registry, owner} = start_temporary(@variant)
       worker = start_worker()
       {:ok, _owner} = run(worker, fn -> Registry.register(registry, "theirs", 1) end)
@@ -170,7 +170,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert_raise ArgumentError, fn -> Registry.count(registry) end
     end
 
-    test "a table that nobody adopts in time is destroyed" do
+    test "a table that is not adopted in time is destroyed" do
       {registry, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
       {:ok, _owner} = Registry.register(registry, "key", 1)
       kill(owner)
@@ -180,7 +180,7 @@ defmodule Foundation.Registry.SurvivalTest do
       end)
     end
 
-    test "an :adopt_timeout out of range is refused at the start, and no other registry's" do
+    test "an :adopt_timeout out of range fails the start and affects no other registry" do
       for timeout <- [-1, 2 ** 32, 10 ** 13, 2 ** 64, 1.0, nil] do
         message =
           "expected :adopt_timeout of Registry.start_link/1 to be an integer from 0 to " <>
@@ -210,7 +210,7 @@ defmodule Foundation.Registry.SurvivalTest do
       end
     end
 
-    test "a table is kept for ever with :infinity, and for the longest time" do
+    test "a table stays with an :adopt_timeout of :infinity and with the longest one" do
       for timeout <- [:infinity, 2 ** 32 - 1] do
         {registry, owner} = start_temporary([adopt_timeout: timeout] ++ @variant)
         {:ok, _owner} = Registry.register(registry, "key", 1)
@@ -227,7 +227,7 @@ defmodule Foundation.Registry.SurvivalTest do
       end
     end
 
-    test "a table that was adopted in time stays past that time" do
+    test "a table adopted in time stays after its :adopt_timeout" do
       {registry, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
       {:ok, _owner} = Registry.register(registry, "key", 1)
       kill(owner)
@@ -251,7 +251,10 @@ defmodule Foundation.Registry.SurvivalTest do
     end
 
     @tag registry: [meta: [given: 1, changed: 1]]
-    test "metadata survives, and wins over the successor's", %{registry: registry, owner: owner} do
+    test "metadata survives a successor and has priority over its options", %{
+      registry: registry,
+      owner: owner
+    } do
       Registry.put_meta(registry, :changed, 2)
       Registry.put_meta(registry, {:added, 1}, 3)
       Registry.delete_meta(registry, :given)
@@ -264,7 +267,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert Registry.meta(registry, :given) == {:ok, 1}
     end
 
-    test "listeners hear also while there is no owner, and after" do
+    test "listeners get messages without an owner and after its successor starts" do
       listener = unique_name("listener")
       Process.register(self(), listener)
       {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
@@ -283,7 +286,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert_received {:unregister, ^registry, "key", ^me}
     end
 
-    test "listeners stay where the successor names none, and go where it names an empty list" do
+    test "listeners stay when the successor gives none, and end when it gives an empty list" do
       listener = unique_name("listener")
       Process.register(self(), listener)
       {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
@@ -300,7 +303,7 @@ defmodule Foundation.Registry.SurvivalTest do
       refute_received {:unregister, ^registry, "key", ^me}
     end
 
-    test "a successor with other keys has the listeners that it names only" do
+    test "a successor with other :keys has only its own listeners" do
       listener = unique_name("listener")
       Process.register(self(), listener)
       {registry, owner} = start_temporary([listeners: [listener]] ++ @variant)
@@ -316,7 +319,7 @@ defmodule Foundation.Registry.SurvivalTest do
     end
 
     # Here, where nothing runs beside it, because there are no more such names.
-    test "a name may be any atom that the VM takes for one" do
+    test "a name may be any atom that the VM accepts as a registered name" do
       for name <- [nil, true, false] do
         options = [name: name] ++ @variant ++ @subject.options
         owner = start_supervised!({Registry, options})
@@ -331,7 +334,7 @@ defmodule Foundation.Registry.SurvivalTest do
                {:error, {:already_started, :undefined}}
     end
 
-    test "a successor with other keys starts over, and says so" do
+    test "a successor with other :keys starts empty and logs that" do
       {registry, owner} = start_temporary(@variant)
       {:ok, _owner} = Registry.register(registry, "key", 1)
       kill(owner)
@@ -347,7 +350,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert Registry.count(registry) == 0
     end
 
-    test "a second start finds the first", %{registry: registry, owner: owner} do
+    test "a second start returns the first owner", %{registry: registry, owner: owner} do
       assert Registry.start_link([name: registry] ++ @variant ++ @subject.options) ==
                {:error, {:already_started, owner}}
     end
@@ -358,7 +361,7 @@ defmodule Foundation.Registry.SurvivalTest do
       assert Process.info(self(), :links) == {:links, before}
     end
 
-    test "callers who take a registry for a supervisor get an answer", %{registry: registry} do
+    test "supervisor calls to a registry get an answer", %{registry: registry} do
       assert Supervisor.which_children(registry) == []
       assert Supervisor.count_children(registry).active == 0
     end
@@ -399,7 +402,7 @@ defmodule Foundation.Registry.SuccessionTest do
     %{holder: holder}
   end
 
-  test "whoever bears the name has the table: a successor bears it last", %{holder: holder} do
+  test "a successor takes the name only after it has the table", %{holder: holder} do
     name = unique_name("succession")
     :sys.resume(holder)
     start_supervised!({Registry, keys: :unique, name: name, engine: :ets})
@@ -416,7 +419,7 @@ defmodule Foundation.Registry.SuccessionTest do
     assert Registry.register(name, "more", 3) == {:ok, successor}
   end
 
-  test "a name that is found borne leads to a table", %{holder: holder} do
+  test "a registered name always leads to a table", %{holder: holder} do
     name = unique_name("first")
     start = start_meanwhile(name)
     eventually(fn -> claims(holder) != [] end)
@@ -428,7 +431,9 @@ defmodule Foundation.Registry.SuccessionTest do
     assert {{:ok, _owner}, _messages} = Task.await(start)
   end
 
-  test "a name that somebody else takes meanwhile is theirs", %{holder: holder} do
+  test "a name that another process takes during a start stays with that process", %{
+    holder: holder
+  } do
     name = unique_name("taken")
     start = start_meanwhile(name)
     eventually(fn -> claims(holder) != [] end)

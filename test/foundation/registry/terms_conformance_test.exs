@@ -7,7 +7,7 @@ conformance "KeysOfEveryKind",
     [keys: :duplicate],
     [keys: {:duplicate, :key}, needs: :key_partition]
   ] do
-  test "keys are found, in the presence of all the others", %{registry: registry} do
+  test "keys are found among all the others", %{registry: registry} do
     terms = terms()
 
     for {name, key} <- terms,
@@ -39,7 +39,7 @@ conformance "KeysOfEveryKind",
 
   needs(:exact_unregister)
 
-  test "keys are unregistered one by one, without a trace in the others", %{registry: registry} do
+  test "keys are unregistered one by one without an effect on the others", %{registry: registry} do
     terms = terms()
     for {name, key} <- terms, do: {:ok, _} = Registry.register(registry, key, name)
 
@@ -60,7 +60,7 @@ conformance "KeysOfEveryKind",
 
   needs(:exact_unregister)
 
-  test "keys that are nearly equal are not taken for each other", %{registry: registry} do
+  test "nearly equal keys are different keys", %{registry: registry} do
     for group <- Foundation.Terms.near_misses() do
       present = Enum.take_every(group, 2)
       absent = group -- present
@@ -88,7 +88,7 @@ conformance "KeysOfEveryKind",
     end
   end
 
-  test "keys 0.0 and -0.0 are equal if and only if === says so", %{registry: registry} do
+  test "keys 0.0 and -0.0 are equal if and only if === is true", %{registry: registry} do
     [zero, minus_zero] = Foundation.Terms.zeros()
 
     for {one, other} <- [{zero, minus_zero}, {{:in, zero}, {:in, minus_zero}}] do
@@ -99,7 +99,7 @@ conformance "KeysOfEveryKind",
     end
   end
 
-  test "keys come back as they were given, also with the sign of a zero", %{registry: registry} do
+  test "keys are returned unchanged, with the sign of a zero", %{registry: registry} do
     for zero <- Foundation.Terms.zeros(), key <- [zero, {:in, zero}, [zero], %{in: zero}] do
       {:ok, _} = Registry.register(registry, key, nil)
       assert [found] = Registry.keys(registry, self())
@@ -110,7 +110,7 @@ conformance "KeysOfEveryKind",
     end
   end
 
-  test "keys go with their process", %{registry: registry} do
+  test "keys are removed when their process dies", %{registry: registry} do
     worker = start_worker()
 
     terms =
@@ -149,7 +149,7 @@ conformance "KeysOfEveryKind",
 end
 
 conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]] do
-  test "values come back as they were given", %{registry: registry} do
+  test "values are returned unchanged", %{registry: registry} do
     terms = Foundation.Terms.all()
 
     for {name, value} <- terms, do: {:ok, _} = Registry.register(registry, name, value)
@@ -188,7 +188,7 @@ conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]]
     end
   end
 
-  test "values come back as they were given to a process far away", %{registry: registry} do
+  test "values are returned unchanged to another process", %{registry: registry} do
     terms = Foundation.Terms.all()
     for {name, value} <- terms, do: {:ok, _} = Registry.register(registry, name, value)
 
@@ -204,14 +204,14 @@ conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]]
     assert mistaken == []
   end
 
-  test "values keep -0.0 apart where this OTP does", %{registry: registry} do
+  test "values keep 0.0 and -0.0 apart on an OTP that does", %{registry: registry} do
     [_zero, minus_zero] = Foundation.Terms.zeros()
     {:ok, _} = Registry.register(registry, :key, {minus_zero, [minus_zero]})
     assert [{_, {value, [_]}}] = Registry.lookup(registry, :key)
     assert <<1::1, 0::63>> = <<value::float>>
   end
 
-  test "values outlive the memory of who registered them", %{registry: registry} do
+  test "values outlive the heap of the process that registered them", %{registry: registry} do
     text = :binary.copy("large", 1_000)
     part = binary_part(text, 100, 500)
     value = %{whole: text, part: part, list: Enum.to_list(1..1_000)}

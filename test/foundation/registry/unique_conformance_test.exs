@@ -7,7 +7,9 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
       assert is_pid(owner) and Process.alive?(owner) and owner != self()
     end
 
-    test "of a taken key returns who has it and leaves the entry alone", %{registry: registry} do
+    test "of a taken key returns already_registered with the owner and keeps the entry", %{
+      registry: registry
+    } do
       worker = start_worker()
       {:ok, _} = run(worker, fn -> Registry.register(registry, "key", :first) end)
 
@@ -39,7 +41,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
           do: assert(Registry.lookup(registry, {:key, index}) == [{self(), index}])
     end
 
-    test "lets exactly one of many racing processes win", %{registry: registry} do
+    test "lets exactly one of many racing processes succeed", %{registry: registry} do
       workers = start_workers(20)
 
       results =
@@ -74,7 +76,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
       assert Registry.lookup(registry, :absent) == []
     end
 
-    test "gives the same answer to every process", %{registry: registry} do
+    test "returns the same to every process", %{registry: registry} do
       {:ok, _} = Registry.register(registry, "key", %{deep: [1, {2}]})
       me = self()
 
@@ -84,7 +86,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
   end
 
   describe "keys/2 and values/3" do
-    test "belong to the process that is asked for", %{registry: registry} do
+    test "return the entries of the given process only", %{registry: registry} do
       worker = start_worker()
       {:ok, _} = run(worker, fn -> Registry.register(registry, "theirs", 1) end)
       {:ok, _} = Registry.register(registry, "mine", 2)
@@ -102,7 +104,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
       assert Registry.values(registry, "key", dead_pid()) == []
     end
 
-    test "values/3 takes anything for a pid and finds nothing", %{registry: registry} do
+    test "values/3 accepts any term as a pid and returns an empty list", %{registry: registry} do
       {:ok, _} = Registry.register(registry, "key", 1)
       assert Registry.values(registry, "key", :not_a_pid) == []
     end
@@ -247,7 +249,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
     assert Registry.count(registry) == 0
   end
 
-  test "the entries of a dead process go, however it died", %{registry: registry} do
+  test "the entries of a dead process are removed, for any exit reason", %{registry: registry} do
     for reason <- [:kill, :shutdown, :boom] do
       worker = start_worker()
 
@@ -263,7 +265,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
     end
   end
 
-  test "registries do not see each other", %{registry: registry} do
+  test "registries share no entries", %{registry: registry} do
     other = start_registry(keys: :unique)
     {:ok, _} = Registry.register(registry, "key", 1)
     {:ok, _} = Registry.register(other, "key", 2)

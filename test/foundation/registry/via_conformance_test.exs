@@ -15,7 +15,9 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
     assert Agent.get(plain, & &1) == 11
   end
 
-  test "a taken name makes start_link return who has it", %{registry: registry} do
+  test "a taken name makes start_link return already_started with its owner", %{
+    registry: registry
+  } do
     name = {:via, Registry, {registry, :name}}
     {:ok, agent} = Agent.start_link(fn -> 0 end, name: name)
 
@@ -57,14 +59,16 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
     assert_receive {:info, :again}
   end
 
-  test "a name of nobody: call exits, cast is :ok, whereis is nil", %{registry: registry} do
+  test "an unregistered name: call exits, cast returns :ok, whereis returns nil", %{
+    registry: registry
+  } do
     name = {:via, Registry, {registry, :nobody}}
     assert GenServer.whereis(name) == nil
     assert {:noproc, {GenServer, :call, _}} = catch_exit(GenServer.call(name, :hello))
     assert GenServer.cast(name, :hello) == :ok
   end
 
-  test "send/2 to nobody is a bad argument", %{registry: registry} do
+  test "send/2 to an unregistered name exits with badarg", %{registry: registry} do
     assert :badarg == catch_badarg(fn -> Registry.send({registry, :nobody}, :hello) end)
     assert :badarg == catch_badarg(fn -> Registry.send({registry, :nobody, :value}, :hello) end)
   end
@@ -89,7 +93,7 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
     assert Registry.unregister_name({registry, :name}) == :ok
   end
 
-  test "register_name/2 takes the caller alone", %{registry: registry} do
+  test "register_name/2 accepts only the caller's pid", %{registry: registry} do
     worker = start_worker()
 
     assert_raise FunctionClauseError, fn -> Registry.register_name({registry, :name}, worker) end
@@ -127,7 +131,7 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
     end
   end
 
-  test "a process that fails in init/1 leaves no name", %{registry: registry} do
+  test "a process that fails in init/1 leaves no name registered", %{registry: registry} do
     Process.flag(:trap_exit, true)
     name = {:via, Registry, {registry, :failing}}
 

@@ -83,7 +83,7 @@ defmodule Foundation.Telemetry.BoundsTest do
   def count(_name, %{count: n}, _metadata, counts), do: :counters.add(counts, 2, n)
 
   @tag engine: :native
-  test "spans leave nothing behind" do
+  test "ended and abandoned spans leave no memory behind" do
     alone(fn ->
       before = counts()
       big = Enum.to_list(1..10_000)

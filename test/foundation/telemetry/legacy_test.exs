@@ -13,7 +13,7 @@ defmodule Foundation.Telemetry.LegacyTest do
 
   for engine <- [:ets, :native] do
     @tag engine: engine
-    test "with the flag off windows are a process's own and counted, beside the #{engine} engine" do
+    test "with the flag off windows are per process and counted, beside the #{engine} engine" do
       listen([@event])
       :ok = FeatureFlags.disable(:use_genserver_telemetry)
       for _ <- 1..2, do: SampledEvents.emit_event(@event, %{}, %{id: 1})
@@ -51,7 +51,7 @@ defmodule Foundation.Telemetry.LegacyTest do
     end
 
     @tag engine: engine
-    test "a change of the flag in the middle of a span loses none, beside the #{engine} engine" do
+    test "a flag change during an open span loses no span, beside the #{engine} engine" do
       for first <- [true, false], ending <- [:by_id, :innermost] do
         :ok = FeatureFlags.set(:use_genserver_telemetry, first)
         listen([[:foundation, :span, :stop], [:foundation, :span, :abandoned]])
@@ -83,7 +83,7 @@ defmodule Foundation.Telemetry.LegacyTest do
     end
 
     @tag engine: engine
-    test "where no process dictionary is allowed they raise, beside the #{engine} engine" do
+    test "legacy calls raise without a process dictionary, beside the #{engine} engine" do
       :ok = FeatureFlags.disable(:use_genserver_telemetry)
       :ok = FeatureFlags.enable(:enforce_no_process_dict)
 

@@ -26,7 +26,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert %{offered: 2, emitted: 1, suppressed: 1} = counts(@event)
       end
 
-      test "metadata tells keys apart, and 1 is not 1.0" do
+      test "different metadata are different keys, and 1 is not 1.0" do
         listen([@event])
 
         for id <- [1, 1.0, "1", :"1", [1], {1}, %{}, nil],
@@ -36,7 +36,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       end
 
       @tag settings: [window: 60_000]
-      test "keys of every kind of term open a window of their own, once" do
+      test "a key of any type of term opens its own window once" do
         # Without a key, which these two are, the metadata is it.
         keys = for {_name, key} <- Foundation.Terms.all(), key not in [nil, false], do: key
         for key <- keys ++ keys, do: SampledEvents.emit_event(@event, %{}, %{}, dedup_key: key)
@@ -45,7 +45,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       end
 
       @tag settings: [window: 60_000]
-      test "small maps are one key each, whatever their values have in common" do
+      test "every small map is a key of its own" do
         values = [0, 1, -1, 255, 256, :a, :b, [], nil, self(), "", "a", "b", <<0>>, <<0, 0>>]
         values = values ++ [1.0, {1}, "123456", "1234567", 2 ** 31, 2 ** 59, 2 ** 70]
 
@@ -59,7 +59,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert n == length(maps)
       end
 
-      test "options in any order, or written otherwise, are the same options" do
+      test "options in another order or notation have the same effect" do
         listen([@event])
 
         for options <- [
@@ -92,7 +92,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert %{emitted: 1, suppressed: 2} = counts(@event)
       end
 
-      test "a dedup key in the options wins over one in the metadata, that over the metadata" do
+      test "a dedup key in the options has priority over one in the metadata" do
         SampledEvents.emit_event(@event, %{}, %{dedup_key: :a, n: 1})
         SampledEvents.emit_event(@event, %{}, %{dedup_key: :a, n: 2})
         assert %{emitted: 1} = counts(@event)
@@ -104,7 +104,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert %{emitted: 4} = counts(@event)
       end
 
-      test "a window lasts its time from its first event, whatever comes meanwhile" do
+      test "repeats do not extend a window" do
         listen([@event])
         started = System.monotonic_time(:millisecond)
         now = fn -> System.monotonic_time(:millisecond) end
@@ -155,7 +155,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         eventually(fn -> match?(%{pending: 0, emitted: 2}, SampledEvents.stats(@event)) end)
       end
 
-      test "a key of false is a key, only nil is none" do
+      test "false is a valid dedup key, and nil means no key" do
         for {metadata, options} <- [
               {%{}, [dedup_key: false]},
               {%{}, [dedup_key: false, window: 60_000]}
@@ -173,7 +173,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       end
 
       @tag settings: [max_windows: 4, window: 60_000]
-      test "an event's counts are of its own windows" do
+      test "an event's counts cover only its own windows" do
         for id <- 1..3, do: SampledEvents.emit_event(@event, %{}, %{id: id})
         for id <- 1..3, do: SampledEvents.emit_event([:_], %{}, %{id: id})
         assert %{windows: 1, evicted: 2} = SampledEvents.stats(@event)
@@ -182,7 +182,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert %{windows: 0, evicted: 0, offered: 0} = SampledEvents.stats([:suite, :unknown])
       end
 
-      test "an event's own windows are closed when they have expired" do
+      test "an event's own windows are closed after they expire" do
         for id <- 1..10, do: SampledEvents.emit_event(@event, %{}, %{id: id}, window: 1)
         other = [:suite, :other]
         for id <- 1..2, do: SampledEvents.emit_event(other, %{}, %{id: id}, window: 60_000)
@@ -190,7 +190,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert %{windows: 2} = SampledEvents.stats(other)
       end
 
-      test "an event's own window holds where none is given, and one of 0 suppresses nothing" do
+      test "an event's own window is its default, and a window of 0 suppresses nothing" do
         :ok = SampledEvents.configure_event(@event, window: 0)
         for _ <- 1..5, do: SampledEvents.emit_event(@event, %{}, %{})
         assert %{emitted: 5} = counts(@event)
@@ -231,7 +231,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       end
 
       @tag settings: [max_windows: 10]
-      test "past the bound the oldest window goes, and is counted" do
+      test "beyond the bound the oldest window is closed and counted" do
         for key <- 1..11, do: SampledEvents.emit_event(@event, %{}, %{key: key}, window: 60_000)
         assert %{windows: 10, evicted: 1} = SampledEvents.stats()
         for key <- 2..11, do: SampledEvents.emit_event(@event, %{}, %{key: key}, window: 60_000)
@@ -252,7 +252,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         assert windows + evicted == 40_000
       end
 
-      test "expired windows are closed by themselves" do
+      test "expired windows are closed without a call" do
         for key <- 1..100, do: SampledEvents.emit_event(@event, %{}, %{key: key}, window: 20)
         SampledEvents.emit_event(@event, %{}, %{key: :long}, window: 60_000)
         eventually(fn -> SampledEvents.stats().windows == 1 end)
@@ -278,7 +278,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         end
       end
 
-      test "a name that is no list of atoms is refused, and so is a wrong window" do
+      test "an event name that is not a list of atoms raises, and so does an invalid window" do
         for name <- [:event, [], ["a"], [:a, 1], [:a | :b], nil] do
           assert_raise ArgumentError,
                        ~r/expected an event name to be a non-empty list of atoms/,
@@ -306,7 +306,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
         end
       end
 
-      test "repeats are decided before the strategy, so that they use up no rate" do
+      test "repeats are suppressed before the strategy and use none of its rate" do
         :ok = Sampler.configure_event(@event, {:rate_limited, 2})
         for _ <- 1..10, do: SampledEvents.emit_event(@event, %{}, %{key: 1})
         for key <- 2..4, do: SampledEvents.emit_event(@event, %{}, %{key: key})
@@ -336,7 +336,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
       assert length(received([:suite, :once])) == 1
     end
 
-    test "batches" do
+    test "emits batches" do
       listen([[:batched, :suite, :many]])
       for n <- 1..3, do: assert(:ok = Events.batch_events(:many, %{n: n}, %{}))
       SampledEvents.flush()
@@ -362,7 +362,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
                        %{id: 2, kind: :throw, reason: :out, stacktrace: [_ | _]}}
     end
 
-    test "needs a prefix of atoms" do
+    test "requires a prefix of atoms" do
       for options <- [[], [prefix: "a"], [prefix: [:a], other: 1]] do
         assert_raise ArgumentError, fn -> Foundation.Telemetry.Events.Emitter.prefix!(options) end
       end
@@ -370,7 +370,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
   end
 
   describe "settings" do
-    test "that are wrong stop the start, and say why" do
+    test "that are invalid fail the start with the reason" do
       for {settings, message} <- [
             {[windw: 1], ~r/did you mean :window/},
             {[window: -1], ~r/expected :window of .* to be/},

@@ -37,12 +37,12 @@ defmodule Foundation.Telemetry.SamplerTest do
     describe "strategies on the #{engine} engine:" do
       @describetag engine: engine
 
-      test "a name without a strategy keeps all" do
+      test "an event name without a strategy keeps all events" do
         assert kept(10) == 10
         assert %{strategy: :always} = Sampler.get_stats(@event)
       end
 
-      test ":always keeps all, :never none" do
+      test ":always keeps all events and :never keeps none" do
         :ok = Sampler.configure_event(@event, :always)
         assert kept(100) == 100
         :ok = Sampler.configure_event(@event, :never)
@@ -149,12 +149,12 @@ defmodule Foundation.Telemetry.SamplerTest do
         assert Task.await(task) == 100
       end
 
-      test "{:adaptive, 1.0e-9} keeps the first, as it is one in 30 years" do
+      test "{:adaptive, 1.0e-9} keeps the first event, the only one in 30 years" do
         :ok = Sampler.configure_event(@event, {:adaptive, 1.0e-9})
         assert kept(100) == 1
       end
 
-      test "what is no strategy is refused and changes nothing" do
+      test "an invalid strategy raises and changes nothing" do
         :ok = Sampler.configure_event(@event, :never)
 
         for wrong <- [
@@ -190,7 +190,7 @@ defmodule Foundation.Telemetry.SamplerTest do
         assert Sampler.get_stats(@event).strategy == :never
       end
 
-      test "strategies outlive the batch processor" do
+      test "strategies survive a kill of the batch processor" do
         :ok = Sampler.configure_event(@event, :never)
         kill_server(Foundation.Telemetry.SampledEvents)
         refute Sampler.should_sample?(@event)

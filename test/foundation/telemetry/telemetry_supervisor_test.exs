@@ -29,7 +29,7 @@ defmodule Foundation.TelemetrySupervisorTest do
   for engine <- [:ets, :native] do
     @tag engine: engine
     @tag capture_log: true
-    test "callers go on while the owner of the tables is killed, on the #{engine} engine" do
+    test "calls succeed while the owner of the tables is killed, on the #{engine} engine" do
       killer = Task.async(fn -> for _ <- 1..5, do: {Process.sleep(20), kill_server(Tables)} end)
 
       together(4, fn i ->
@@ -46,7 +46,7 @@ defmodule Foundation.TelemetrySupervisorTest do
     end
 
     @tag engine: engine
-    test "an orderly stop destroys the tables, and events go straight on, on the #{engine} engine" do
+    test "after an orderly stop events are emitted directly, on the #{engine} engine" do
       listen([[:suite, :alone], [:batched, :suite, :alone]])
       stop_supervised!(Foundation.TelemetrySupervisor)
       assert Tables.exist?() == %{span_contexts: false, sampled_events_state: false}
@@ -65,7 +65,7 @@ defmodule Foundation.TelemetrySupervisorTest do
 
   for engine <- [:ets, :native] do
     @tag engine: engine
-    test "health figures say what is up, on the #{engine} engine" do
+    test "health figures report the processes that are up, on the #{engine} engine" do
       SampledEvents.emit_event([:suite, :health], %{}, %{})
       figures = HealthCheck.check_telemetry()
 
@@ -97,7 +97,7 @@ defmodule Foundation.TelemetrySupervisorTest do
   for table <- [:sampled_events_state, :sampled_events_order, :sampled_events_batches] do
     @tag engine: :ets
     @tag capture_log: true
-    test "an event goes straight on, and figures do not raise, once #{table} is gone" do
+    test "events are emitted directly and figures do not raise without #{table}" do
       listen([[:suite, :gone], [:batched, :suite, :gone]])
       true = :ets.delete(unquote(table))
 
@@ -120,7 +120,7 @@ defmodule Foundation.TelemetrySupervisorTest do
     @describetag engine: :native
     @describetag settings: [batch_timeout: 60_000]
 
-    test "outlive a kill of their owner, with windows, counts, settings, strategies, batches and spans" do
+    test "survive a kill of their owner with all windows, settings, batches and spans" do
       event = [:suite, :survivor]
       listen([event, [:batched | event], [:foundation, :span, :stop]])
       SampledEvents.configure_event(event, batch_size: 7)
@@ -160,7 +160,7 @@ defmodule Foundation.TelemetrySupervisorTest do
       assert %{offered: 16_000, emitted: 16_000, pending: 0} = stats([:suite, :batch])
     end
 
-    test "are empty after an orderly stop and a start, with the settings read again" do
+    test "are empty with fresh settings after an orderly stop and a start" do
       event = [:suite, :anew]
       Sampler.configure_event(event, :never)
       SampledEvents.configure_event(event, window: 0)

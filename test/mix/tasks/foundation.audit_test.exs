@@ -34,7 +34,7 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     {status, output, errors}
   end
 
-  test "what is found is printed by file and line, with what to use instead; status 1", c do
+  test "findings are printed with file, line and replacement, and the status is 1", c do
     assert {1, output, ""} = audit([c.lib])
 
     assert [first, second, "2 uses of the process dictionary in 3 files."] =
@@ -44,18 +44,18 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     assert second =~ "#{c.lib}/legacy/b.ex:1: :erlang.get/1 - "
   end
 
-  test "nothing found is status 0", c do
+  test "the status is 0 without findings", c do
     assert audit([Path.join(c.lib, "clean.ex")]) ==
              {0, "No use of the process dictionary in 1 file.\n", ""}
   end
 
-  test "--allow, several times", c do
+  test "--allow can be given several times", c do
     assert {1, output, ""} = audit([c.lib, "--allow", "**/legacy/*"])
     assert output =~ "1 use of the process dictionary in 2 files."
     assert {0, _, ""} = audit(["--allow", "**/legacy/*", c.lib, "--allow=**/a.ex"])
   end
 
-  test "--format json is one object and nothing else on standard output", c do
+  test "--format json prints one object and nothing else on standard output", c do
     assert {1, output, ""} = audit([c.lib, "--format", "json"])
 
     assert output ==
@@ -70,7 +70,7 @@ defmodule Mix.Tasks.Foundation.AuditTest do
 
   defp suggestion(function), do: Foundation.Audit.Calls.suggestion(function)
 
-  test "misuse is status 2, says what is wrong on standard error, and prints the usage", c do
+  test "misuse prints the mistake and the usage on standard error, and the status is 2", c do
     for {arguments, message} <- [
           {["--alow", "x"], "unknown option or missing value: --alow"},
           {["--allow"], "unknown option or missing value: --allow"},
@@ -82,13 +82,13 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     end
   end
 
-  test "a path that does not exist is status 2, and the others are still reported", c do
+  test "a missing path gives status 2, and the other paths are still reported", c do
     assert {2, output, errors} = audit(["no/such", c.lib])
     assert errors == "** no/such: no such file or directory\n"
     assert output =~ "2 uses"
   end
 
-  test "what could not be read is not said to be clean", c do
+  test "an unreadable file is not reported as clean", c do
     bad = Path.join(c.lib, "bad.ex")
     File.write!(bad, "def f(\n")
 
@@ -97,7 +97,8 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     assert {2, "{\"findings\":[]}\n", _errors} = audit([bad, "--format", "json"])
   end
 
-  test "a file that does not parse is status 2, with its line; JSON stays alone", c do
+  test "a file that does not parse gives status 2 and its line, and JSON stays the only output",
+       c do
     bad = Path.join(c.lib, "bad.ex")
     File.write!(bad, "def f(\n")
     assert {2, output, errors} = audit([c.lib, "--format", "json"])
@@ -105,14 +106,14 @@ defmodule Mix.Tasks.Foundation.AuditTest do
     assert output =~ ~r/\A\{"findings":\[.*\]\}\n\z/
   end
 
-  test "an allow list in the application's configuration is picked up, and added to", c do
+  test "an allow list in the application's configuration is used, and --allow adds to it", c do
     Application.put_env(:foundation, :audit, allow: ["**/legacy/**"])
     assert {1, output, ""} = audit([c.lib])
     assert output =~ "1 use "
     assert {0, _, ""} = audit([c.lib, "--allow", "**/a.ex"])
   end
 
-  test "a configuration that is no list of globs is misuse", c do
+  test "an allow list in the configuration that is not a list of globs is misuse", c do
     for {wrong, message} <- [
           {"lib/**", "expected :audit of config :foundation to be a keyword list"},
           {[allow: "lib/**"], "expected :allow of :audit of config :foundation to be a list"},
@@ -137,7 +138,7 @@ defmodule Mix.Tasks.Foundation.AuditTest do
       String.to_atom(name)
     end
 
-    test "its own sources are audited when no path is given", %{tmp_dir: dir} do
+    test "the project's own sources are audited without a path", %{tmp_dir: dir} do
       app = project(dir, "audited_plain", "")
 
       Mix.Project.in_project(app, dir, fn _ ->
@@ -147,13 +148,13 @@ defmodule Mix.Tasks.Foundation.AuditTest do
       end)
     end
 
-    test "an allow list in mix.exs is picked up", %{tmp_dir: dir} do
+    test "an allow list in mix.exs is used", %{tmp_dir: dir} do
       keys = ", foundation_audit: [allow: [\"lib/legacy\", \"lib/a.ex\"]]"
       app = project(dir, "audited_allowing", keys)
       Mix.Project.in_project(app, dir, fn _ -> assert {0, _, ""} = audit([]) end)
     end
 
-    test "one in mix.exs that is no list of globs is misuse", %{tmp_dir: dir} do
+    test "an allow list in mix.exs that is not a list of globs is misuse", %{tmp_dir: dir} do
       app = project(dir, "audited_wrong", ", foundation_audit: [allow: :all]")
 
       Mix.Project.in_project(app, dir, fn _ ->
@@ -162,7 +163,7 @@ defmodule Mix.Tasks.Foundation.AuditTest do
       end)
     end
 
-    test "the source directories that it configures are its own", %{tmp_dir: dir} do
+    test "the configured source directories are audited", %{tmp_dir: dir} do
       app = project(dir, "audited_paths", ", elixirc_paths: [\"lib/legacy\", \"missing\"]")
 
       Mix.Project.in_project(app, dir, fn _ ->
@@ -171,7 +172,7 @@ defmodule Mix.Tasks.Foundation.AuditTest do
       end)
     end
 
-    test "an umbrella's are those of its applications", %{tmp_dir: dir} do
+    test "the sources of an umbrella are those of its applications", %{tmp_dir: dir} do
       one = Path.join(dir, "apps/audited_one")
       File.mkdir_p!(Path.join(one, "source"))
       File.write!(Path.join(one, "source/c.ex"), "Process.get(:c)\n")

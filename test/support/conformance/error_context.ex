@@ -16,13 +16,13 @@ defmodule Foundation.Conformance.ErrorContext do
         on_exit(fn -> :ok = FeatureFlags.reset_all() end)
       end
 
-      test "there is none at first" do
+      test "a new process has no context" do
         assert ErrorContext.get_context() == %{}
         assert ErrorContext.clear_context() == :ok
         assert ErrorContext.get_context() == %{}
       end
 
-      test "it is exactly what was set, with no key more" do
+      test "get_context/0 returns exactly the context that was set" do
         for context <- [
               %{},
               %{request_id: 1},
@@ -36,7 +36,7 @@ defmodule Foundation.Conformance.ErrorContext do
         end
       end
 
-      test "setting replaces, clearing removes" do
+      test "set_context/1 replaces the context and clear_context/0 removes it" do
         ErrorContext.set_context(%{a: 1, b: 1})
         ErrorContext.set_context(%{b: 2})
         assert ErrorContext.get_context() == %{b: 2}
@@ -62,7 +62,7 @@ defmodule Foundation.Conformance.ErrorContext do
         assert ErrorContext.get_context() == %{a: 1, b: 1}
       end
 
-      test "it is restored on return, raise, throw and exit, whatever was done inside" do
+      test "the context is restored on return, raise, throw and exit" do
         inside = [
           fn -> :ok end,
           fn -> ErrorContext.set_context(%{inner: true}) end,
@@ -94,7 +94,7 @@ defmodule Foundation.Conformance.ErrorContext do
         end
       end
 
-      test "what is raised, thrown or exited with leaves as it is, with its stacktrace" do
+      test "a raise, throw or exit passes unchanged with its stacktrace" do
         for {kind, reason} <- [
               {:error, %ArgumentError{message: "mine"}},
               {:error, :badarith},
@@ -121,12 +121,12 @@ defmodule Foundation.Conformance.ErrorContext do
         assert [{:erlang, :binary_to_integer, _, _} | _] = stacktrace
       end
 
-      test "500 levels merge and restore" do
+      test "500 nested levels merge and restore" do
         assert nest(1, 500) == Map.new(1..500, &{:"level_#{&1}", &1})
         assert ErrorContext.get_context() == %{}
       end
 
-      test "each set and each level is told of, with the levels around it" do
+      test "each set and each level emits an event with its depth" do
         listen()
         ErrorContext.set_context(%{a: 1})
         assert_receive {:depth, 0}
@@ -145,7 +145,7 @@ defmodule Foundation.Conformance.ErrorContext do
         refute_received {:depth, _}
       end
 
-      test "a struct stays one when it meets a map, and its metadata takes the map" do
+      test "a struct merged with a map stays a struct, with the map in its metadata" do
         operation = ErrorContext.new(__MODULE__, :test, %{user: "ada"})
         ErrorContext.set_context(operation)
 
@@ -169,7 +169,7 @@ defmodule Foundation.Conformance.ErrorContext do
         end)
       end
 
-      test "it goes from parent to child to grandchild" do
+      test "the context is inherited from parent to child to grandchild" do
         context = %{request_id: 1, deep: [%{}]}
         test = self()
 
@@ -207,7 +207,7 @@ defmodule Foundation.Conformance.ErrorContext do
         end)
       end
 
-      test "a propagated function brings its context, and puts back that of its caller" do
+      test "a propagated function uses its own context and restores the caller's" do
         fun =
           ErrorContext.with_context(%{request_id: 1}, fn ->
             ErrorContext.propagate(fn a, b -> {a + b, ErrorContext.get_context()} end)
@@ -226,7 +226,7 @@ defmodule Foundation.Conformance.ErrorContext do
                  {{3, %{request_id: 1}}, %{}}
       end
 
-      test "with callers it is the nearest caller's, but for the own" do
+      test "inherited context comes from the nearest caller, and a process's own has priority" do
         callers = fn -> ErrorContext.get_context(callers: true) end
         assert callers.() == %{}
         ErrorContext.set_context(%{from: :test})
@@ -254,7 +254,7 @@ defmodule Foundation.Conformance.ErrorContext do
         assert Task.await(Task.async(own)) == %{from: :own}
       end
 
-      test "an exception is enriched with the context it was raised in" do
+      test "an exception is enriched with the context of its raise" do
         exception =
           try do
             ErrorContext.with_context(%{a: 1}, fn ->
@@ -275,7 +275,7 @@ defmodule Foundation.Conformance.ErrorContext do
                  {:error, %{reason: exception, context: %{a: 1, b: 2}}}
       end
 
-      test "whatever ended a context is enriched with it" do
+      test "an error of any kind is enriched with the context that it ended" do
         for {kind, reason} <- [
               {:throw, :thrown},
               {:throw, {:error, :thrown}},

@@ -14,7 +14,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     {name, table}
   end
 
-  test "a claim on a key dies with the process that was killed over it" do
+  test "a claim on a key is ignored when its process is dead" do
     {registry, table} = start(keys: :unique)
     {:ok, _owner} = Registry.register(registry, %{a: 1}, :value)
     :ets.insert(table.claims, {Table.hash(%{a: 1}), dead_pid()})
@@ -24,7 +24,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     assert :ets.tab2list(table.claims) == []
   end
 
-  test "of callers that race to remove or change an entry under an odd key, one does" do
+  test "exactly one of many racing callers removes or changes an entry under an odd key" do
     {registry, table} = start(keys: :unique)
 
     for key <- @odd_keys, round <- 1..20 do
@@ -48,7 +48,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
   end
 
   for keys <- [:unique, :duplicate] do
-    test "nothing is left of a #{keys} registry's entries and registrants once they are gone" do
+    test "removed entries and dead registrants of a #{keys} registry leave no row behind" do
       {registry, table} = start(keys: unquote(keys))
       workers = start_workers(5)
 
@@ -73,7 +73,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
 
   for keys <- [:unique, :duplicate] do
     # A caller that has found the registry by its name, when it stops: what it has found is gone.
-    test "every function of a #{keys} registry says that it is unknown once its tables are gone" do
+    test "every function of a #{keys} registry raises or returns unknown without its tables" do
       {registry, table} = start(keys: unquote(keys), max_entries: 10)
       :ok = stop_supervised(registry)
       Table.publish(table)
@@ -107,7 +107,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     end
   end
 
-  test "registering for processes that die meanwhile leaves nothing behind" do
+  test "register_for/4 for processes that die meanwhile leaves no row behind" do
     {registry, table} = start(keys: :unique)
 
     results =
@@ -123,7 +123,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     for part <- [table.entries, table.index], do: eventually(fn -> :ets.tab2list(part) == [] end)
   end
 
-  test "a full table refuses, says so, and counts what it refused" do
+  test "a full table refuses a registration and counts the refusal" do
     {registry, _table} = start(keys: :duplicate, max_entries: 2)
     {:ok, _owner} = Registry.register(registry, "a", nil)
     {:ok, _owner} = Registry.register(registry, "a", nil)
@@ -137,7 +137,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     assert {:ok, _owner} = Registry.register(registry, "a", nil)
   end
 
-  test "the figures are those of the table" do
+  test "info/1 has the figures of the table" do
     {registry, _table} = start(keys: :duplicate)
     empty = Registry.info(registry)
     assert %{size: 0, keys: 0, processes: 0, drops: 0, engine: :ets} = empty
@@ -150,7 +150,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
     assert full.memory > empty.memory
   end
 
-  test "compressed entries are the same entries" do
+  test "compressed entries are returned unchanged" do
     {registry, table} = start(keys: :unique, compressed: true)
     assert :ets.info(table.entries, :compressed)
     value = String.duplicate("value", 1_000)

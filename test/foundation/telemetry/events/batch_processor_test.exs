@@ -36,7 +36,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 100, batch_timeout: 50]
-      test "a batch that does not fill is emitted when its time is up" do
+      test "a partial batch is emitted after its timeout" do
         listen([@batched])
         SampledEvents.emit_batched(@batch, %{n: 1}, %{})
         assert %{pending: 1} = counts(@batch)
@@ -46,7 +46,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 7, batch_timeout: 60_000]
-      test "flush emits what is pending, in batches of the size at most" do
+      test "flush emits the pending events in batches of at most the batch size" do
         listen([@batched])
         for n <- 1..17, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
         assert :ok = SampledEvents.flush()
@@ -66,7 +66,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_timeout: 60_000, max_pending: 50, batch_size: 1_000]
-      test "past the bound the newest is dropped, over all names" do
+      test "beyond the bound the newest event is dropped, counted over all names" do
         listen([@batched])
         for n <- 1..40, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
         for n <- 1..20, do: SampledEvents.emit_batched([:suite, :other], %{n: n}, %{})
@@ -79,7 +79,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 10, batch_timeout: 60_000]
-      test "an event has batches of its own settings" do
+      test "an event's own settings apply to its batches" do
         listen([@batched])
         :ok = SampledEvents.configure_event(@batch, batch_size: 2)
         for n <- 1..4, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
@@ -91,7 +91,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 100, batch_timeout: 60_000]
-      test "what is pending is cut by a smaller size and waits for a shorter timeout" do
+      test "pending events follow a new batch size and a new timeout" do
         listen([@batched])
         for n <- 1..10, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
         :ok = SampledEvents.configure_event(@batch, batch_size: 4)
@@ -104,7 +104,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_timeout: 60_000]
-      test "flush by a handler of a batch has what is pending emitted after it" do
+      test "flush in a batch's handler emits the pending events after that batch" do
         test = self()
 
         handler = fn _, %{count: count}, _, _ ->
@@ -126,7 +126,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_timeout: 60_000]
-      test "flush outlasts kills of the processor" do
+      test "flush succeeds although the processor is killed" do
         listen([@batched])
         flusher = Task.async(fn -> for _ <- 1..2_000, do: :ok = SampledEvents.flush() end)
 
@@ -141,7 +141,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 25, batch_timeout: 50]
-      test "each process's events are in order within a batch and from batch to batch" do
+      test "the events of a process stay in order within and across batches" do
         listen([@batched])
 
         together(8, fn i ->
@@ -157,7 +157,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 1_000, batch_timeout: 60_000]
-      test "any term comes back from a batch as it went in" do
+      test "a batch returns any term unchanged" do
         listen([@batched])
         terms = for {_name, term} <- Foundation.Terms.all(), do: term
 
@@ -172,7 +172,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_timeout: 60_000]
-      test "a strategy thins out batched events too" do
+      test "a sampling strategy applies to batched events" do
         :ok = Sampler.configure_event(@batch, {:rate_limited, 3})
         for n <- 1..10, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
         assert %{pending: 3, sampled_out: 7, offered: 10} = counts(@batch)
@@ -190,7 +190,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 1, batch_timeout: 60_000]
-      test "a handler that appends to its own event does not hold the processor" do
+      test "a handler that appends to its own event does not block the processor" do
         on_exit(fn -> :telemetry.detach(:appends) end)
 
         :telemetry.attach(
@@ -206,7 +206,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 1_000, batch_timeout: 60_000]
-      test "an orderly stop of the processor emits what is pending" do
+      test "an orderly stop of the processor emits the pending events" do
         listen([@batched])
         for n <- 1..10, do: SampledEvents.emit_batched(@batch, %{n: n}, %{})
         :ok = Supervisor.terminate_child(Foundation.TelemetrySupervisor, SampledEvents)
@@ -226,7 +226,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       @describetag engine: engine
 
       @tag settings: [batch_size: 50, batch_timeout: 20]
-      test "killing the processor under load loses and invents nothing" do
+      test "kills of the processor under load lose no event and count none twice" do
         listen([@batched])
 
         killer =
@@ -255,7 +255,7 @@ defmodule Foundation.Telemetry.Events.BatchProcessorTest do
       end
 
       @tag settings: [batch_size: 2, batch_timeout: 60_000]
-      test "a batch in the hands of a killed processor is emitted again and counted once" do
+      test "a batch that a killed processor was emitting is emitted again and counted once" do
         test = self()
 
         :telemetry.attach(

@@ -9,7 +9,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETSTest do
 
   @event [:suite, :raced]
 
-  test "an event that is emitted before its caller has counted it is not pending -1 times" do
+  test "an event emitted before its caller counts it does not make pending negative" do
     ETS.append(@event, %{n: 1}, %{})
     # What append/3 does first of the next one.
     :ets.insert(:sampled_events_batches, {{@event, 1}, System.system_time(), %{n: 2}, %{}})
@@ -21,7 +21,7 @@ defmodule Foundation.Telemetry.Events.Backends.ETSTest do
     assert %{emitted: 2, pending: 0} = ETS.totals(@event)
   end
 
-  test "an event that comes in while the tables are sealed is its caller's again" do
+  test "an event appended to sealed tables is returned to its caller" do
     ETS.append(@event, %{n: 1}, %{})
     ETS.seal()
     refute ETS.exists?()
