@@ -19,6 +19,7 @@ defmodule Foundation.HealthCheck do
   alias Foundation.{AgentRegistry, Cluster, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{Migration, Native, Registry}
   alias Foundation.Cluster.Config
+  alias Foundation.Resilience.Figures
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc """
@@ -163,17 +164,61 @@ defmodule Foundation.HealthCheck do
   end
 
   @doc """
+  Returns figures of every bulkhead, circuit breaker and rate limiter of this node, by name.
+
+    * `:bulkheads` - `:owner_alive`, `:full` and `:full_count`. Full are the bare name and the keys
+      with no permit left, as `name` or `{name, key}`
+    * `:circuit_breakers` - `:owner_alive`, `:open` and `:open_count`. Open are the bare name and
+      the keys that are not closed, as `{name, state}` or `{{name, key}, state}`. The state is
+      `:open`, `:half_open` or `:isolated`
+    * `:rate_limiters` - `:owner_alive`
+
+  `:owner_alive` is `false` for the moment of the owner's restart. `:full` and `:open` list at most
+  100 of an instance, in no order. `:full_count` and `:open_count` count all of them.
+
+  A breaker stays `:open` after its time until the next call. Keys that come or go meanwhile may be
+  missing. Never raises.
+
+  **Cost:** O(keys), read 500 at a time. Other processes run between two chunks.
+
+      iex> {:ok, _} = Foundation.CircuitBreaker.start_link(name: Docs.Health.Breaker)
+      iex> Foundation.CircuitBreaker.isolate({Docs.Health.Breaker, :eu})
+      iex> Foundation.HealthCheck.check_resilience().circuit_breakers[Docs.Health.Breaker]
+      %{owner_alive: true, open: [{{Docs.Health.Breaker, :eu}, :isolated}], open_count: 1}
+  """
+  @doc since: "0.1.0"
+  @spec check_resilience() :: %{
+          bulkheads: %{
+            atom => %{
+              owner_alive: boolean,
+              full: [Foundation.Bulkhead.name()],
+              full_count: non_neg_integer
+            }
+          },
+          circuit_breakers: %{
+            atom => %{
+              owner_alive: boolean,
+              open: [{Foundation.CircuitBreaker.name(), Foundation.CircuitBreaker.state()}],
+              open_count: non_neg_integer
+            }
+          },
+          rate_limiters: %{atom => %{owner_alive: boolean}}
+        }
+  def check_resilience, do: Figures.all()
+
+  @doc """
   Returns the figures of all areas:
 
     * `:registry` - `check_registry/0`
     * `:telemetry` - `check_telemetry/0`
     * `:event_log` - `check_event_log/0`
     * `:cluster` - `check_cluster/0`
+    * `:resilience` - `check_resilience/0`
     * `:flags` - `:server`, whether flags can be changed, and `:values`
     * `:migration` - `:stage`
     * `:error_context` - `:server`, whether the context of a raise is kept
 
-  Never raises. **Cost:** O(1) in the native engine, O(agents) in the ETS engine.
+  Never raises. **Cost:** the sum of these checks.
 
       iex> Foundation.HealthCheck.check_all().flags.values.use_ets_agent_registry
       true
@@ -184,6 +229,7 @@ defmodule Foundation.HealthCheck do
           telemetry: map,
           event_log: map,
           cluster: map,
+          resilience: map,
           flags: %{server: boolean, values: map},
           migration: %{stage: Migration.stage()},
           error_context: %{server: boolean}
@@ -196,6 +242,7 @@ defmodule Foundation.HealthCheck do
       telemetry: check_telemetry(),
       event_log: check_event_log(),
       cluster: check_cluster(),
+      resilience: check_resilience(),
       flags: %{server: up?(FeatureFlags), values: flags},
       migration: %{stage: stage},
       error_context: %{server: up?(ErrorContext.Raised)}
@@ -211,7 +258,8 @@ defmodule Foundation.HealthCheck do
     * `{:missing, table}` - the tables of `:registry` or `:telemetry`
     * `:not_running` - the application has not been started
 
-  A process that crashed and that its supervisor has started again is no reason. Never raises.
+  A process that crashed and that its supervisor has started again is no reason. An open circuit
+  breaker or a full bulkhead is no reason either: `check_resilience/0` shows them. Never raises.
 
   Asks each supervisor, and so waits for one that is just starting a child, at most a second.
 

@@ -43,6 +43,7 @@ defmodule Foundation.HealthCheckTest do
              telemetry: %{tables_exist: true},
              event_log: %{logs: %{}},
              flags: %{server: true, values: %{use_ets_agent_registry: true}},
+             resilience: %{bulkheads: %{}, circuit_breakers: %{}, rate_limiters: %{}},
              migration: %{stage: 4},
              error_context: %{server: true}
            } = HealthCheck.check_all()

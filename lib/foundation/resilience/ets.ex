@@ -10,6 +10,7 @@ defmodule Foundation.Resilience.ETS do
   # A request names itself by a reference of its caller's. Where the server is killed before it has
   # answered, the caller asks its successor, who finds what was granted.
 
+  alias Foundation.Native
   alias Foundation.Resilience.{Events, Instance}
   alias Foundation.Resilience.ETS.{Breaker, Limiter, Pool, Reaper}
 
@@ -18,6 +19,8 @@ defmodule Foundation.Resilience.ETS do
   @patience_ms 5_000
   @pause_ms 2
   @ms 1_000_000
+  # How many rows a walk over the table takes at a time.
+  @chunk 500
 
   @states %{bulkhead: Pool, circuit_breaker: Breaker, rate_limiter: Limiter}
 
@@ -85,10 +88,14 @@ defmodule Foundation.Resilience.ETS do
     end
   end
 
-  @doc "Returns all instances: `{name, kind}`."
-  @spec names() :: [{atom, Instance.kind()}]
-  def names do
-    :ets.select(@table, [{{{:instance, :"$1"}, :"$2", :_, :_, :_}, [], [{{:"$1", :"$2"}}]}])
+  @doc "Returns all instances; none where the application is not running."
+  @spec instances() :: [{atom, Instance.kind(), pid, config :: map}]
+  def instances do
+    row = {{:instance, :"$1"}, :"$2", :"$3", :"$4", :_}
+    :ets.select(@table, [{row, [], [{{:"$1", :"$2", :"$3", :"$4"}}]}])
+  rescue
+    # There is no table.
+    ArgumentError -> []
   end
 
   @doc "Returns the owners of all instances: `{name, pid, adopt_timeout}`."
@@ -97,16 +104,44 @@ defmodule Foundation.Resilience.ETS do
     :ets.select(@table, [{row, [], [{{:"$1", :"$2", :"$3"}}]}])
   end
 
-  @doc "Calls `fun` with each place of an instance, its state and the configuration."
-  @spec each(atom, (term, struct, map -> term)) :: :ok
-  def each(name, fun) do
-    with {_kind, _owner, config, _timeout} <- instance(name) do
-      for [place, state] <- :ets.match(@table, {{:state, name, :"$1"}, :"$2"}),
-          do: fun.(place, state, config)
-    end
+  @doc """
+  Calls `fun` with the accumulator and each target that is full or not closed, of all instances:
+  `{name, place, {:in_use, in_use, resized}}` or `{name, place, {:phase, phase}}`. A bulkhead's
+  `:max` is in the configuration of its instance, so `fun` compares it.
 
-    :ok
+  The table selects the rows, so the states themselves are not copied. It is read in chunks.
+  """
+  @spec reduce_limiting(acc, ({atom, Native.place(), tuple}, acc -> acc)) :: acc when acc: term
+  def reduce_limiting(acc, fun) do
+    row = {{:state, :"$1", :"$2"}, :"$3"}
+    in_use = {:map_get, :in_use, :"$3"}
+    phase = {:map_get, :phase, :"$3"}
+
+    # Only a pool has `in_use`, only a breaker `phase`.
+    spec = [
+      {row, [{:is_map_key, :in_use, :"$3"}, {:>, in_use, 0}],
+       [{{:"$1", :"$2", {{:in_use, in_use, {:map_get, :resized, :"$3"}}}}}]},
+      {row, [{:is_map_key, :phase, :"$3"}, {:"/=", phase, :closed}],
+       [{{:"$1", :"$2", {{:phase, phase}}}}]}
+    ]
+
+    # Fixed, so that a row is visited once while others come and go.
+    :ets.safe_fixtable(@table, true)
+
+    try do
+      reduce_chunks(:ets.select(@table, spec, @chunk), acc, fun)
+    after
+      :ets.safe_fixtable(@table, false)
+    end
+  rescue
+    # The application stops meanwhile, and the table with it.
+    ArgumentError -> acc
   end
+
+  defp reduce_chunks({rows, continuation}, acc, fun),
+    do: reduce_chunks(:ets.select(continuation), Enum.reduce(rows, acc, fun), fun)
+
+  defp reduce_chunks(:"$end_of_table", acc, _fun), do: acc
 
   @spec owner?(atom, pid) :: boolean
   def owner?(name, pid), do: match?({_kind, ^pid, _config, _timeout}, instance(name))
