@@ -31,8 +31,10 @@ defmodule Foundation.Resilience.ETS.Reaper do
 
   def handle_cast(_unknown, state), do: {:noreply, state}
 
+  # With a timeout of `:infinity` the state waits for a successor as long as it takes.
   @impl true
-  def handle_info({{:down, name, timeout}, _ref, :process, owner, _reason}, state) do
+  def handle_info({{:down, name, timeout}, _ref, :process, owner, _reason}, state)
+      when is_integer(timeout) and timeout >= 0 do
     Process.send_after(self(), {:expire, name, owner}, timeout)
     {:noreply, state}
   end
