@@ -19,7 +19,7 @@ defmodule Foundation.Registry.Backends.ETS.Select do
 
   alias Foundation.Registry.Backends.ETS.Table
 
-  @variables for n <- 9..1, do: :"$#{n}"
+  @variables for n <- 9..1//-1, do: :"$#{n}"
 
   @doc "Returns what `spec` makes of the entries of processes that are alive."
   @spec run(Table.t(), [term]) :: {:ok, [term]} | :error
