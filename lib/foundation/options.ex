@@ -71,7 +71,7 @@ defmodule Foundation.Options do
   @doc """
   Says that `key` is none of the schema's, with the one that was probably meant.
   """
-  @spec unknown(atom, schema, String.t()) :: String.t()
+  @spec unknown(atom, keyword, String.t()) :: String.t()
   def unknown(key, schema, place) do
     known = Keyword.keys(schema)
 

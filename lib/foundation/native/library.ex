@@ -37,7 +37,11 @@ defmodule Foundation.Native.Library do
                         {:error, _cause} -> nil
                       end)
 
-        def path, do: LibraryFile.path(unquote(app), unquote(path))
+        # Through a place that type checkers do not look into, as the build without a library does.
+        def path do
+          :persistent_term.get({__MODULE__, :path}, LibraryFile.path(unquote(app), unquote(path)))
+        end
+
         def check(path), do: LibraryFile.check(path, @fingerprint)
         def built?, do: :persistent_term.get({__MODULE__, :built}, @built)
       end

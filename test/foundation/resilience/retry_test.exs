@@ -58,7 +58,7 @@ defmodule Foundation.RetryTest do
     Retry.run(fn -> raise "last" end, base_ms: 0, max_attempts: 2)
   rescue
     error ->
-      assert error.message == "last"
+      assert Exception.message(error) == "last"
       assert Enum.any?(__STACKTRACE__, fn {module, _, _, _} -> module == __MODULE__ end)
   end
 
