@@ -49,6 +49,8 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
     case Native.span_leave(mark) do
       {spans, true} -> spans
       {spans, false} -> spans ++ leave(mark)
+      # The tables have ended meanwhile, and the frames with them.
+      nil -> []
     end
   end
 
