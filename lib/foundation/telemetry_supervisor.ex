@@ -1,6 +1,7 @@
 defmodule Foundation.TelemetrySupervisor do
   @moduledoc """
-  Supervises the telemetry area: its tables, the span process, the batch processor.
+  Supervises the telemetry area: its tables, the span process (with a monitor in the ETS engine)
+  and the batch processor.
   """
 
   use Supervisor
@@ -11,17 +12,16 @@ defmodule Foundation.TelemetrySupervisor do
   @doc false
   def start_link(options) do
     # Not in init/1, which a code change calls in the supervisor that runs.
-    Predecessor.await_gone([Tables, Span, SampledEvents])
-    Supervisor.start_link(__MODULE__, options, name: __MODULE__)
+    Predecessor.await_gone([Tables, Span.Monitor, Span, SampledEvents])
+    engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
+    Supervisor.start_link(__MODULE__, engine, name: __MODULE__)
   end
 
   @impl true
-  def init(options) do
-    children = [
-      {Tables, Keyword.take(options, [:engine])},
-      {Span, []},
-      {SampledEvents, []}
-    ]
+  def init(engine) do
+    # The native library monitors processes by itself.
+    monitors = if engine == :ets, do: [Span.Monitor], else: []
+    children = [{Tables, engine: engine}] ++ monitors ++ [Span, SampledEvents]
 
     # rest_for_one: what comes later works on the tables of the first, and finds out anew what
     # is in them when they may have changed. The batch processor comes last: it knows nothing that

@@ -41,8 +41,8 @@ defmodule Foundation.Telemetry.Span do
     * 10,000 open spans a process. One that is started past that has an id and a start event and
       is not kept.
     * 128 events and 128 links a span. The first are kept.
-    * 100,000 abandoned spans that wait for a slow handler of `:abandoned`, in the native engine.
-      Those of later deaths are dropped, and `:dropped` says how many.
+    * 100,000 abandoned spans that wait for a slow handler of `:abandoned`. Those of later deaths
+      are dropped, and `:dropped` says how many.
 
   ## Telemetry events
 

@@ -40,7 +40,7 @@ defmodule Foundation.Telemetry.Tables do
   def init(options) do
     # So that terminate/2 runs when the supervisor stops it.
     Process.flag(:trap_exit, true)
-    engine = Keyword.get_lazy(options, :engine, &Foundation.engine/0)
+    engine = Keyword.fetch!(options, :engine)
     {events, spans} = {Events.Backend.of_engine(engine), Span.Backend.of_engine(engine)}
     settings = Events.Settings.read!()
     Legacy.Telemetry.divert()

@@ -91,11 +91,11 @@ defmodule Foundation.Telemetry.Span.Frame do
     if length(items) < most, do: %{span | key => items ++ [item]}, else: span
   end
 
-  @doc "A span as it is now."
-  @spec ended(span) :: ended
-  def ended(span) do
+  @doc "A span as it was at a time in nanoseconds, by default now."
+  @spec ended(span, integer) :: ended
+  def ended(span, at \\ System.monotonic_time(:nanosecond)) do
     {span.name, span.span_id, span.parent_id, span.trace_id, span.trace_flags, span.attributes,
-     span.events, span.links, System.monotonic_time(:nanosecond) - span.started}
+     span.events, span.links, at - span.started}
   end
 
   @doc "A span that is started now."

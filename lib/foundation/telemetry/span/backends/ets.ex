@@ -5,12 +5,13 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   # so no row has two writers.
   #
   # {{pid, 0}, :watched} stays while its process lives, also when nothing is open: one monitor
-  # a process. Without the table spans still have ids and events, and are not kept.
+  # a process. `ETS.Abandoned` has the rows of dead processes. Without the table spans still have
+  # ids and events, and are not kept.
 
   @behaviour Foundation.Telemetry.Span.Backend
 
-  alias Foundation.Telemetry.Span
-  alias Foundation.Telemetry.Span.Frame
+  alias Foundation.Telemetry.Span.{Frame, Monitor}
+  alias Foundation.Telemetry.Span.Backends.ETS.Abandoned
 
   @table :span_contexts
 
@@ -96,60 +97,23 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     end
   end
 
-  # Those that started a span while there was nobody to monitor them are in the table.
   @impl true
   def watch do
-    @table |> :ets.select([{{{:"$1", 0}, :_}, [], [:"$1"]}]) |> Enum.each(&Process.monitor/1)
+    # A predecessor may have died with a notification unread.
+    send(self(), :abandoned)
+    :ok
   end
 
   @impl true
-  def abandoned({:watch, pid}) do
-    Process.monitor(pid)
-    {[], :done, 0}
-  end
-
-  # The outermost is forgotten with all else of the process, contexts and mark.
-  def abandoned({:DOWN, _ref, :process, pid, _reason}) do
-    case spans_of(pid, @last) do
-      [] ->
-        forget({pid, @last})
-        {[], :done, 0}
-
-      spans ->
-        {List.update_at(spans, -1, fn {span, _key} -> {span, {pid, @last}} end), :done, 0}
-    end
+  def abandoned(:abandoned) do
+    spans = Abandoned.next()
+    {spans, if(spans == [], do: :done, else: :more), Abandoned.take_dropped()}
   end
 
   def abandoned(_message), do: :ignored
 
-  defp spans_of(pid, position) do
-    with {^pid, n} = key when n > 0 <- :ets.prev(@table, {pid, position}) do
-      case :ets.lookup_element(@table, key, 2) do
-        span when is_map(span) -> [{Frame.ended(span), key} | spans_of(pid, n)]
-        _context -> spans_of(pid, n)
-      end
-    else
-      _none -> []
-    end
-  end
-
   @impl true
-  def forget({pid, @last}) do
-    case :ets.prev(@table, {pid, @last}) do
-      {^pid, _n} = key ->
-        # The mark comes last: while it is there a successor looks for the rest.
-        :ets.delete(@table, key)
-        forget({pid, @last})
-
-      _another ->
-        :ok
-    end
-  end
-
-  def forget(key) do
-    :ets.delete(@table, key)
-    :ok
-  end
+  defdelegate forget(token), to: Abandoned
 
   defp innermost, do: before(@last)
 
@@ -170,7 +134,7 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
 
   defp put(n, frame) do
     # The mark first: a process that dies in between leaves nothing that is not watched.
-    if n == 1 and :ets.insert_new(@table, {{self(), 0}, :watched}), do: tell({:watch, self()})
+    if n == 1 and :ets.insert_new(@table, {{self(), 0}, :watched}), do: Monitor.watch()
     :ets.insert(@table, {{self(), n}, frame})
     :ok
   rescue
@@ -182,12 +146,5 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
     :ets.delete(@table, {self(), n})
   rescue
     ArgumentError -> true
-  end
-
-  # Not a call: the span process reads the table when it starts, so it finds a process that
-  # notified it while it was down. `send/2` to an unregistered name would raise.
-  defp tell(message) do
-    with pid when is_pid(pid) <- Process.whereis(Span), do: send(pid, message)
-    :ok
   end
 end
