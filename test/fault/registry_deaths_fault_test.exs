@@ -19,7 +19,7 @@ conformance "Deaths",
     for pid <- dying, do: Process.exit(pid, :kill)
 
     for {{pid, ref}, index} <- Enum.with_index(refs) do
-      assert_receive {:DOWN, ^ref, :process, ^pid, _reason}, 10_000
+      assert_receive {:DOWN, ^ref, :process, ^pid, _reason}
       assert Registry.lookup(registry, {:dies, index}) == []
       assert Registry.keys(registry, pid) == []
     end
@@ -95,10 +95,10 @@ conformance "Deaths",
         end)
       end
 
-    registrants = spawners |> Task.await_many(60_000) |> Enum.concat()
+    registrants = spawners |> Task.await_many(60_000, 30_000) |> Enum.concat()
     # Before the last has ended the registry can be empty and fill again.
-    eventually(fn -> not Enum.any?(registrants, &Process.alive?/1) end, 20_000)
-    eventually(fn -> Registry.count(registry) == 0 end, 20_000)
+    eventually(fn -> not Enum.any?(registrants, &Process.alive?/1) end)
+    eventually(fn -> Registry.count(registry) == 0 end)
     assert %{size: 0, keys: 0, processes: 0} = Registry.info(registry)
     assert Registry.select(registry, [{{:_, :_, :_}, [], [true]}]) == []
   end
@@ -122,7 +122,7 @@ conformance "Deaths",
           end
 
         Process.exit(holder, :kill)
-        results = Task.await_many(attempts)
+        results = Task.await_many(attempts, 30_000)
         assert [{winner, {^round, winner}}] = Registry.lookup(registry, :prize)
         assert Enum.count(results, &match?({:ok, _}, &1)) == 1
         assert Enum.count(results, &(&1 == {:error, {:already_registered, winner}})) == 3

@@ -82,7 +82,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
         for {_node, member} <- members do
           Task.async(fn -> ClusterNode.register_all(member, cluster, keys) end)
         end
-        |> Task.await_many(60_000)
+        |> Task.await_many(60_000, 30_000)
         |> Enum.sum()
 
       eventually(
@@ -112,7 +112,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       results =
         members
         |> Enum.map(&Task.async(fn -> ClusterNode.run(&1, :register, [cluster, :key]) end))
-        |> Task.await_many(30_000)
+        |> Task.await_many(30_000, 30_000)
 
       assert [winner] = for({member, {:ok, _}} <- Enum.zip(members, results), do: member)
       [loser | _] = members -- [winner]
@@ -179,7 +179,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
           mfa = {GenServer, :start, [ClusterNode, nil]}
           Task.async(fn -> {key, ClusterNode.on(node, :ensure, [cluster, key, mfa])} end)
         end
-        |> Task.await_many(60_000)
+        |> Task.await_many(60_000, 30_000)
 
       by_key = Enum.group_by(pids, &elem(&1, 0), fn {_key, {:ok, pid}} -> pid end)
 
@@ -204,7 +204,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       eventually(fn -> Enum.all?(1..50, &(ClusterNode.on(b, :home, [cluster, &1]) != a)) end)
       assert Cluster.whereis_name({cluster, :stays}) == pid
       Process.exit(pid, :kill)
-      assert Task.await(task) == :ok
+      assert Task.await(task, 30_000) == :ok
       assert ClusterNode.on(a, :info, [cluster]).state == :draining
     end
 
@@ -275,10 +275,10 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
 
       kill(supervisor)
       eventually(fn -> Cluster.lookup(cluster, :mine) == [{self(), 1}] end)
-      eventually(fn -> Cluster.info(cluster).state == :up end, 15_000)
+      eventually(fn -> Cluster.info(cluster).state == :up end)
       assert Cluster.members(cluster, :group) == [{self(), 1}]
       eventually(fn -> Cluster.lookup(cluster, :theirs) == [{there, 2}] end)
-      eventually(fn -> ClusterNode.on(b, :lookup, [cluster, :mine]) == [{self(), 1}] end, 15_000)
+      eventually(fn -> ClusterNode.on(b, :lookup, [cluster, :mine]) == [{self(), 1}] end)
 
       eventually(
         fn -> ClusterNode.on(b, :members, [cluster, :group]) == [{self(), 1}] end,
@@ -286,7 +286,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       )
 
       {:ok, _} = Cluster.register(cluster, :later, 1)
-      eventually(fn -> ClusterNode.on(b, :lookup, [cluster, :later]) == [{self(), 1}] end, 15_000)
+      eventually(fn -> ClusterNode.on(b, :lookup, [cluster, :later]) == [{self(), 1}] end)
     end
   end
 end

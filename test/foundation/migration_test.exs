@@ -291,7 +291,7 @@ defmodule Foundation.MigrationTest do
     for _round <- 1..10 do
       at(1)
       [one, other] = for _ <- 1..2, do: Task.async(&Migration.advance/0)
-      assert Enum.sort(Task.await_many([one, other])) == [{:ok, 2}, {:ok, 3}]
+      assert Enum.sort(Task.await_many([one, other], 30_000)) == [{:ok, 2}, {:ok, 3}]
     end
   end
 

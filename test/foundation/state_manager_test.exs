@@ -320,7 +320,7 @@ defmodule Foundation.StateManagerTest do
     # True once the server has handled a tick of its own that was sent after this was called.
     defp tick(pid) do
       :erlang.trace(pid, true, [:receive])
-      assert_receive {:trace, ^pid, :receive, {Foundation.StateManager, :tick}}, 1_000
+      assert_receive {:trace, ^pid, :receive, {Foundation.StateManager, :tick}}
       :sys.get_state(pid)
       :erlang.trace(pid, false, [:receive])
       true
@@ -606,7 +606,7 @@ defmodule Foundation.StateManagerTest do
         end
       end)
 
-      assert_receive {^round, first}, 5_000
+      assert_receive {^round, first}
       # Anywhere in the write of the next.
       for _ <- 1..:rand.uniform(20_000), do: :ok
       kill(pid)
@@ -655,7 +655,7 @@ defmodule Foundation.StateManagerTest do
       pid = start_supervised!({Impatient, checkpoint_dir: dir, tell: self()})
       :ok = GenServer.cast(pid, :wait)
       :ok = StateManager.checkpoint(pid)
-      assert_receive :timed_out, 2_000
+      assert_receive :timed_out
     end
 
     test "the server hibernates again after a checkpoint", %{tmp_dir: dir} do

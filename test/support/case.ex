@@ -82,7 +82,7 @@ defmodule Foundation.Case do
     receive do
       {:DOWN, ^ref, :process, ^pid, _reason} -> :ok
     after
-      5_000 -> ExUnit.Assertions.flunk("#{inspect(pid)} did not die of #{inspect(reason)}")
+      30_000 -> ExUnit.Assertions.flunk("#{inspect(pid)} did not die of #{inspect(reason)}")
     end
   end
 

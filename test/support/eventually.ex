@@ -15,7 +15,7 @@ defmodule Foundation.Eventually do
   raised as it is, or an assertion error with the last value.
   """
   @spec eventually((() -> as_boolean(value)), pos_integer) :: value when value: term
-  def eventually(condition, timeout_ms \\ 5_000) when is_function(condition, 0) do
+  def eventually(condition, timeout_ms \\ 30_000) when is_function(condition, 0) do
     poll(condition, System.monotonic_time(:millisecond) + timeout_ms, timeout_ms)
   end
 

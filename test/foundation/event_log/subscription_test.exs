@@ -19,7 +19,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
   defp take(_subscription, 0), do: []
 
   defp take(subscription, count) do
-    assert_receive {:events, ^subscription, events}, 5_000
+    assert_receive {:events, ^subscription, events}
     assert length(events) <= count
     events ++ take(subscription, count - length(events))
   end
@@ -31,7 +31,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
     {:ok, subscription} = EventLog.subscribe(log, :all, :all, max_in_flight: 10_000)
     writer = Task.async(fn -> for n <- 251..600, do: append(log, [n]) end)
     assert subscription |> take(600) |> data() == Enum.to_list(1..600)
-    Task.await(writer)
+    Task.await(writer, 30_000)
     refute_receive {:events, _subscription, _events}, 20
   end
 
@@ -81,7 +81,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
 
     run(worker, fn ->
       {:ok, subscription} = EventLog.subscribe(log, :all, :name)
-      assert_receive {:events, ^subscription, [_first, second | _rest]}, 5_000
+      assert_receive {:events, ^subscription, [_first, second | _rest]}
       :ok = EventLog.ack(subscription, second)
     end)
 

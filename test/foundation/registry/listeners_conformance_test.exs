@@ -107,7 +107,7 @@ conformance "Listeners",
         end)
       end)
     end)
-    |> Task.await_many()
+    |> Task.await_many(30_000, 30_000)
 
     heard = messages()
     assert length(heard) == 8 * 200

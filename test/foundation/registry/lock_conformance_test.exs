@@ -21,7 +21,7 @@ conformance "Lock",
     assert Task.yield(waiter, 50) == nil
 
     release(holder)
-    assert Task.await(waiter) == :got_it
+    assert Task.await(waiter, 30_000) == :got_it
   end
 
   test "lock/3 calls with different keys do not block each other; keys are compared by ===", %{
@@ -59,7 +59,7 @@ conformance "Lock",
       end
 
     release(holder)
-    Task.await_many(waiters)
+    Task.await_many(waiters, 30_000)
     assert for(_ <- 1..10, do: receive_turn()) == Enum.to_list(1..10)
   end
 
@@ -78,7 +78,7 @@ conformance "Lock",
     waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
     eventually(fn -> Process.info(waiter.pid, :status) == {:status, :waiting} end)
     kill(holder)
-    assert Task.await(waiter) == :got_it
+    assert Task.await(waiter, 30_000) == :got_it
   end
 
   test "lock/3 skips a waiter that was killed", %{registry: registry} do
@@ -122,7 +122,7 @@ conformance "Lock",
         end
       end)
     end
-    |> Task.await_many(30_000)
+    |> Task.await_many(30_000, 30_000)
 
     assert :counters.get(counter, 1) == 8 * 50
   end
@@ -173,7 +173,7 @@ conformance "Lock",
     end
 
     send(worker, {:run, self(), make_ref(), fun})
-    assert_receive {:holding, ^worker}, 5_000
+    assert_receive {:holding, ^worker}
     worker
   end
 

@@ -125,7 +125,7 @@ defmodule Foundation.Registry.ProcessesTest do
       send(holder, :go)
 
       for {pid, n} <- Enum.with_index(waiting, 2) do
-        assert_receive {:locked, locked}, 2_000
+        assert_receive {:locked, locked}
         assert locked == n
         send(pid, :go)
       end
@@ -180,7 +180,7 @@ defmodule Foundation.Registry.ProcessesTest do
       waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :mine end) end)
       assert Task.yield(waiter, 50) == nil
       send(holder, :go)
-      assert Task.await(waiter) == :mine
+      assert Task.await(waiter, 30_000) == :mine
     end
 
     # Some die before they have asked, some while they wait, some with the lock.

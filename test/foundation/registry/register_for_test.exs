@@ -105,7 +105,11 @@ conformance "RegisterFor",
       worker = start_worker()
       registrar = Task.async(fn -> Registry.register_for(registry, worker, {:race, round}, 1) end)
       Process.exit(worker, :kill)
-      assert Task.await(registrar) in [{:ok, Process.whereis(registry)}, {:error, :not_alive}]
+
+      assert Task.await(registrar, 30_000) in [
+               {:ok, Process.whereis(registry)},
+               {:error, :not_alive}
+             ]
     end
 
     eventually(fn -> Registry.count(registry) == 0 end)

@@ -40,7 +40,7 @@ conformance "Remote",
     ref = make_ref()
     question = {:get, {Function, :identity, []}}
     assert Registry.broadcast(registry, :key, {:"$gen_call", {self(), ref}, question}) == 1
-    assert_receive {^ref, ^node}, 5_000
+    assert_receive {^ref, ^node}
 
     if context.options[:keys] == :unique do
       name = {:via, Registry, {registry, :key}}
@@ -144,7 +144,7 @@ conformance "Remote",
       {:error, :not_alive} -> :knew_it
     end
 
-    eventually(fn -> Registry.lookup(registry, :key) == [] end, 15_000)
+    eventually(fn -> Registry.lookup(registry, :key) == [] end)
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 

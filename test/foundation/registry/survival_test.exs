@@ -41,7 +41,7 @@ defmodule Foundation.Registry.SurvivalTest do
 
       capture_log(fn ->
         :erlang.resume_process(owner)
-        assert {:ok, started} = Task.await(task)
+        assert {:ok, started} = Task.await(task, 30_000)
         assert Process.whereis(options[:name]) == started
       end)
 
@@ -428,7 +428,7 @@ defmodule Foundation.Registry.SuccessionTest do
     :sys.resume(holder)
     eventually(fn -> Process.whereis(name) end)
     assert Registry.count(name) == 0
-    assert {{:ok, _owner}, _messages} = Task.await(start)
+    assert {{:ok, _owner}, _messages} = Task.await(start, 30_000)
   end
 
   test "a name that another process takes during a start stays with that process", %{
@@ -440,7 +440,7 @@ defmodule Foundation.Registry.SuccessionTest do
 
     Process.register(self(), name)
     :sys.resume(holder)
-    {started, messages} = Task.await(start)
+    {started, messages} = Task.await(start, 30_000)
     assert started == {:error, {:already_started, self()}}
     # As GenServer: on earlier releases its caller hears of the exit.
     if function_exported?(:proc_lib, :init_fail, 2), do: assert(messages == {:messages, []})

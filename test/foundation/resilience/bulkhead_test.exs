@@ -139,8 +139,8 @@ defmodule Foundation.BulkheadTest do
     heavy = in_worker(name, [weight: 2, wait: 300], :got)
     waiting(name, 1)
     light = in_worker(name, [wait: 60_000], :got)
-    assert_receive {:got, ^heavy, {:error, %Rejected{reason: :timeout}}}, 5_000
-    assert_receive {:got, ^light, {:ok, _permit}}, 5_000
+    assert_receive {:got, ^heavy, {:error, %Rejected{reason: :timeout}}}
+    assert_receive {:got, ^light, {:ok, _permit}}
     assert %{timed_out: 1, rejected: 0} = Bulkhead.info(name)
   end
 
@@ -243,7 +243,7 @@ defmodule Foundation.BulkheadTest do
 
     waiting(name, 1)
     stop_supervised!(name)
-    assert {:returned, %ArgumentError{}} = Task.await(task)
+    assert {:returned, %ArgumentError{}} = Task.await(task, 30_000)
     assert Bulkhead.release(permit) == :ok
 
     assert_raise ArgumentError, ~r/unknown bulkhead: #{inspect(name)}/, fn ->

@@ -146,7 +146,7 @@ defmodule Foundation.Telemetry.SamplerTest do
         task = Task.async(fn -> receive(do: (:go -> kept(100))) end)
         :ok = Sampler.configure_event(@event, :always)
         send(task.pid, :go)
-        assert Task.await(task) == 100
+        assert Task.await(task, 30_000) == 100
       end
 
       test "{:adaptive, 1.0e-9} keeps the first event, the only one in 30 years" do

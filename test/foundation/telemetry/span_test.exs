@@ -383,7 +383,7 @@ defmodule Foundation.Telemetry.SpanTest do
               end)
             end)
 
-          assert %{parent_id: ^id, trace_id: ^trace} = Task.await(task)
+          assert %{parent_id: ^id, trace_id: ^trace} = Task.await(task, 30_000)
         end
       end
 
@@ -490,7 +490,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert_receive {@abandoned, %{duration: duration}, %{name: :inner, status: :abandoned}},
                        2_000
 
-        assert_receive {@abandoned, _, %{name: :outer, attributes: %{a: 1}}}, 2_000
+        assert_receive {@abandoned, _, %{name: :outer, attributes: %{a: 1}}}
         assert duration >= 0
         refute Process.alive?(pid)
         refute_receive {@abandoned, _, _}, 50
@@ -500,7 +500,7 @@ defmodule Foundation.Telemetry.SpanTest do
         Task.await(Task.async(fn -> for _ <- 1..10, do: Span.with_span(:done, %{}, do: :ok) end))
         # Something that is abandoned later, as a mark that the earlier death was seen.
         spawn(fn -> Span.start_span(:mark) end)
-        assert_receive {@abandoned, _, %{name: :mark}}, 2_000
+        assert_receive {@abandoned, _, %{name: :mark}}
         assert received(@abandoned) == []
       end
 
@@ -528,8 +528,8 @@ defmodule Foundation.Telemetry.SpanTest do
         end
 
         {:ok, _} = Supervisor.restart_child(Foundation.TelemetrySupervisor, Span)
-        assert_receive {@abandoned, _, %{name: :early}}, 2_000
-        assert_receive {@abandoned, _, %{name: :late}}, 2_000
+        assert_receive {@abandoned, _, %{name: :early}}
+        assert_receive {@abandoned, _, %{name: :late}}
         refute_receive {@abandoned, _, _}, 50
       end
 
@@ -582,12 +582,12 @@ defmodule Foundation.Telemetry.SpanTest do
 
       test "every span of a thousand processes that die at once is abandoned once" do
         pids = for n <- 1..1_000, do: spawn(fn -> hold(n) end)
-        for n <- 1..1_000, do: assert_receive({@start, _, %{name: ^n}}, 5_000)
+        for n <- 1..1_000, do: assert_receive({@start, _, %{name: ^n}})
         Enum.each(pids, &Process.exit(&1, :kill))
 
         names =
           for _ <- 1..1_000 do
-            assert_receive {@abandoned, _, %{name: name}}, 5_000
+            assert_receive {@abandoned, _, %{name: name}}
             name
           end
 
@@ -677,7 +677,7 @@ defmodule Foundation.Telemetry.SpanTest do
 
     test "the native backend has no abandoned spans, and looks again later" do
       assert Foundation.Telemetry.Span.Backends.Native.abandoned(:abandoned) == {[], :done, 0}
-      assert_receive :abandoned, 10_000
+      assert_receive :abandoned
     end
   end
 
@@ -698,10 +698,10 @@ defmodule Foundation.Telemetry.SpanTest do
           end)
         end
 
-      for n <- 1..50, do: assert_receive({:started, ^n}, 5_000)
+      for n <- 1..50, do: assert_receive({:started, ^n})
       Process.exit(Process.whereis(Span.Monitor), :kill)
       Enum.each(pids, &send(&1, :end))
-      for n <- 1..50, do: assert_receive({@abandoned, _, %{name: ^n}}, 5_000)
+      for n <- 1..50, do: assert_receive({@abandoned, _, %{name: ^n}})
       eventually(fn -> :ets.tab2list(:span_contexts) == [] end)
       assert received(@abandoned) == []
     end
@@ -731,7 +731,7 @@ defmodule Foundation.Telemetry.SpanTest do
         on_exit(fn -> :telemetry.detach(:blocking) end)
 
         die_in_span(counts)
-        assert_receive {:blocked, server}, 10_000
+        assert_receive {:blocked, server}
         extra = 500
         for _ <- 1..(@waiting + extra), do: die_in_span(counts)
         eventually(fn -> :counters.get(counts, 3) == @waiting + extra + 1 end, 60_000)

@@ -41,7 +41,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
           end)
         end
 
-      results = Task.await_many(tasks)
+      results = Task.await_many(tasks, 30_000)
       assert Enum.count(results, &(&1 == {:drop, 1})) == 1
       Registry.unregister(registry, key)
     end
@@ -115,7 +115,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
         pid = spawn(fn -> receive do: (:go -> :ok) end)
         killer = Task.async(fn -> Process.exit(pid, :kill) end)
         result = Registry.register_for(registry, pid, n, nil)
-        Task.await(killer)
+        Task.await(killer, 30_000)
         if match?({:ok, _}, result), do: :registered, else: result
       end
 
