@@ -2,13 +2,13 @@
 #
 #     script/soak [MINUTES] [--engine native|ets] [--seed N]
 #
-# Two minutes unless told otherwise. An *area* (soak/areas/) says what its processes do, which
-# faults it can stand, and which invariants hold nevertheless. The processes are the crew
-# (support/crew.exs), who work against a model; every few seconds they are paused, and what can be
-# known exactly only while nothing is in flight is audited. The choice of faults and of work follows
-# the seed; how they fall together does not.
+# The default is two minutes. An *area* (soak/areas/) defines what its processes do, which faults it
+# withstands, and which invariants hold nevertheless. The processes are the crew (support/crew.exs).
+# They work against a model. Every few seconds they pause, and an audit checks what is exact only
+# while no call is in flight. The seed determines the faults and the work, but not how they
+# interleave.
 #
-# Exit status: 0 all invariants hold, 1 one does not, 2 misuse.
+# Exit status: 0 all invariants hold, 1 one does not, 2 wrong usage.
 
 # The report formats figures as the demo does.
 Code.require_file("../examples/cross_reference/lib/cross_reference/format.ex", __DIR__)
@@ -51,7 +51,7 @@ defmodule Soak.Run do
   end
 
   defp run(options) do
-    # Every kill is reported; they are what is asked for.
+    # The logger would report every kill, and kills are intended here.
     Logger.configure(level: :none)
     Application.put_env(:foundation, :engine, options.engine)
     {:ok, _started} = Application.ensure_all_started(:foundation)
@@ -71,7 +71,7 @@ defmodule Soak.Run do
     faults = Faults.new(@areas, options)
     break(faults, started + options.minutes * 60_000, now() + @audit_ms)
 
-    # Without faults, so that the last audit finds everything up.
+    # Without faults, so that the last audit finds all processes up.
     Process.sleep(@warm_up_ms)
     audit()
     Memory.judge(start, Memory.settled())

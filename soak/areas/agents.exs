@@ -1,6 +1,6 @@
 defmodule Soak.Agents do
   @moduledoc false
-  # The registry of agents, which loses its owner and its whole supervisor.
+  # The registry of agents. Faults kill its owner and its whole supervisor.
 
   @behaviour Soak.Area
 
@@ -56,14 +56,14 @@ defmodule Soak.Agents do
     ]
   end
 
-  # There the tables end with their holder and its supervisor.
+  # In the ETS engine the tables end with their holder and its supervisor.
   def faults(:ets),
     do: [{"owner of the agents killed", 3, fn -> Faults.kill(AgentRegistry.table()) end}]
 
   defp kill_supervisor do
     owner = Faults.await(AgentRegistry.table())
     Faults.kill(RegistrySupervisor)
-    # Its last child: so all are there.
+    # The supervisor starts this process last, so all others are up.
     Faults.await(AgentRegistry.table(), owner)
   end
 
@@ -97,7 +97,7 @@ defmodule Soak.Agents do
         expect(AgentRegistry.register_agent(id, agent), {:error, :not_alive})
       end
 
-      # It is free, also where its holder has died just now.
+      # The id is free, even if its holder has died just now.
       expect(AgentRegistry.register_agent(id, other), :ok)
       expect(AgentRegistry.get_agent(id), {:ok, other})
       if rem(n, 20) == 0, do: expect({id, other} in AgentRegistry.list_agents(), true)
@@ -125,7 +125,7 @@ defmodule Soak.Agents do
 
   ## One agent whose metadata all change
 
-  # The agent is this member.
+  # This member is the agent.
   defp hold(epoch_held) do
     held =
       Epoch.judge(:agents, fn epoch ->
@@ -148,7 +148,7 @@ defmodule Soak.Agents do
     result =
       Epoch.judge(:agents, fn epoch ->
         AgentRegistry.update_metadata(@shared, fn %{epoch: of, updates: n} = metadata ->
-          # One of the epoch before is about to be registered anew.
+          # The entry of the previous epoch, before `hold/1` registers the agent again.
           if of == epoch, do: %{metadata | updates: n + 1}, else: throw(:of_another_epoch)
         end)
       end)
@@ -175,7 +175,7 @@ defmodule Soak.Agents do
     told_of_deaths()
   end
 
-  # Nobody is killed meanwhile who counts or tells.
+  # During the audit nobody kills a process that counts or reports deaths.
   defp told_of_deaths do
     eventually(fn -> AgentRegistry.count() == length(AgentRegistry.list_agents()) end)
     Process.sleep(50)

@@ -1,7 +1,7 @@
 defmodule Soak.Context do
   @moduledoc false
-  # The error context: whatever is killed meanwhile, it is what was set, and after each
-  # `with_context/2` what it was before, however that ended.
+  # The error context. Under all faults it is the map that was set, and after `with_context/2`
+  # returns, raises, throws or exits it is the earlier one.
 
   @behaviour Soak.Area
 
@@ -61,8 +61,8 @@ defmodule Soak.Context do
     outcome
   end
 
-  # Each is one of its own: equal ones of equal stacktraces, as this recursion has, are told apart
-  # by nobody.
+  # The messages are unique: this recursion has equal stacktraces, and raises with equal messages
+  # and stacktraces cannot be told apart.
   defp leave(1, _inside), do: raise("raised #{System.unique_integer()}")
   defp leave(2, _inside), do: throw(:thrown)
   defp leave(3, _inside), do: exit(:left)
@@ -72,7 +72,7 @@ defmodule Soak.Context do
     expect(Task.await(task), inside)
   end
 
-  # What was kept goes with its owner; then it is the context that is there now.
+  # The kept context is lost with its owner. Then the current context counts.
   defp enriched(%{error: error, context: found}, error, inside, outside),
     do: Record.check!(:context, found in [inside, outside], fn -> {found, inside, outside} end)
 

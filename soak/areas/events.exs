@@ -1,8 +1,8 @@
 defmodule Soak.Events do
   @moduledoc false
-  # Deduplicated and batched events. Each is one of its own, so that what became of it is known:
-  # a raced one is emitted by exactly one of those who raced, a batched one at least once, and the
-  # counts add up to the calls.
+  # Deduplicated and batched events. Each event has an id of its own, so its fate is known. A raced
+  # event is emitted by exactly one of the racing processes, and a batched event at least once. The
+  # counts add up to the number of calls.
 
   @behaviour Soak.Area
 
@@ -13,7 +13,7 @@ defmodule Soak.Events do
 
   @raced [:soak, :raced]
   @batched [:soak, :batched]
-  # Longer than from one audit to the next.
+  # Longer than the time between two audits.
   @window_ms 20_000
   @round_ms 5
   @racers 4
@@ -71,7 +71,7 @@ defmodule Soak.Events do
     ]
   end
 
-  # In the ETS engine what is in the tables ends with them.
+  # In the ETS engine the events end with the tables.
   defp tables do
     [
       {"owner of the telemetry tables killed", 2, fn -> Faults.kill(Tables) end},
@@ -87,7 +87,7 @@ defmodule Soak.Events do
 
   ## Calls
 
-  # All racers emit each event of a round, and again in the rest of the round.
+  # Every racer emits each event of a round, and repeats it until the round ends.
   defp race(index) do
     [audit: audit] = :ets.lookup(__MODULE__, :audit)
     round = div(System.monotonic_time(:millisecond), @round_ms)
@@ -135,7 +135,7 @@ defmodule Soak.Events do
 
     for [id, emitted] <- :ets.match(__MODULE__, {{:raced, :"$1"}, :"$2"}),
         {{epoch, _audit, _round}, _n} = id,
-        # At the end of an epoch some may have been decided in the next.
+        # When an epoch ends, some events may be decided in the next one.
         epoch == now do
       Record.check!(:windows, emitted == 1, fn -> {id, :emitted, emitted, :times} end)
     end
@@ -159,7 +159,7 @@ defmodule Soak.Events do
     end
   end
 
-  # From here on the counts are compared.
+  # The counts are compared from here on.
   defp settle do
     base =
       for event <- [@raced, @batched], into: %{} do

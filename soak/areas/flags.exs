@@ -1,7 +1,7 @@
 defmodule Soak.Flags do
   @moduledoc false
-  # Flags, and the last step of a migration there and back: the one that changes nothing for who
-  # uses no process dictionary.
+  # Flags, and the last step of a migration, forwards and backwards. That step changes nothing for a
+  # process that does not use its process dictionary.
 
   @behaviour Soak.Area
 
@@ -28,7 +28,7 @@ defmodule Soak.Flags do
   @impl true
   def faults(_engine), do: [{"FeatureFlags killed", 3, fn -> Faults.kill(FeatureFlags) end}]
 
-  # A step is refused while what it needs, or the flags' server, is away.
+  # A step is refused while the flags' server, or a process that the step needs, is down.
   defp migrate(stage) do
     judged =
       Epoch.judge(:flags, fn _epoch ->
@@ -55,7 +55,7 @@ defmodule Soak.Flags do
 
     case judged do
       {:ok, stage} -> {3, stage}
-      # The application was stopped: its flags are those of its configuration, or as they were.
+      # After a restart of the application the flags are those of its configuration, or unchanged.
       :unjudged -> {0, Migration.status().stage}
     end
   end
@@ -67,7 +67,7 @@ defmodule Soak.Flags do
         Record.check!(:flags, found == {true, true}, fn -> {flag, found} end)
       end
 
-      # It never raises.
+      # `HealthCheck.status/0` never raises.
       status = HealthCheck.status()
       Record.check!(:flags, status == :ok or match?({:degraded, _}, status), fn -> status end)
     end)

@@ -1,8 +1,8 @@
 defmodule Soak.Locks do
   @moduledoc false
-  # `Foundation.Registry.lock/3`. Whoever is inside finds nobody there who is alive. Members are
-  # killed inside, too. The locks outlive the registry area's supervisor; they end with the
-  # application, which is an epoch.
+  # `Foundation.Registry.lock/3`. A process inside the lock finds no other living process there.
+  # Faults kill members inside as well. Locks outlive the supervisor of the registry area. They end
+  # with the application, which starts a new epoch.
 
   @behaviour Soak.Area
 

@@ -1,12 +1,13 @@
 defmodule Soak.Registry do
   @moduledoc false
-  # Three registries: of unique and of duplicate keys, which lose their owner and their supervisor
-  # again and again and must lose no entry, and a third that is stopped in order too, which
-  # loses all of them each time.
+  # Three registries. The ones with unique and with duplicate keys lose their owner and their
+  # supervisor again and again, and must keep every entry. The third is also stopped in order, and
+  # loses all entries each time.
   #
-  # Registrants, mortal, register and unregister keys of their own, and keep a row in the model for
-  # each entry: made after it was registered, deleted before it is unregistered. So a row that is
-  # there before and after a read, of a process that is alive after it, must be read.
+  # Registrants can be killed at any time. They register and unregister keys of their own, and keep
+  # a row in the model for each entry. A row is written after the registration and deleted before
+  # the entry is unregistered. So a read must find the entry of a row that exists before and after
+  # the read, if the registrant is alive after it.
 
   @behaviour Soak.Area
 
@@ -84,8 +85,8 @@ defmodule Soak.Registry do
       ]
   end
 
-  # The holder of the ETS tables and a table's owner must not die together, and the faults do not
-  # always wait for all to be up.
+  # The holder of the ETS tables and the owner of a table must not die together, and the faults do
+  # not always wait until all processes are up.
   defp unless_native(:native), do: []
   defp unless_native(:ets), do: [Foundation.Registry.TableHolder]
 
@@ -121,14 +122,14 @@ defmodule Soak.Registry do
       %{} ->
         value = Entries.value(key)
         result = Registry.register(registry, key, value)
-        # Nobody else has this key but those that had this slot before, who are dead.
+        # Only the earlier processes of this slot had this key, and they are dead.
         Record.check!(:refused, match?({:ok, _owner}, result), fn -> {registry, key, result} end)
         Entries.put(registry, key, state.slot, value, epoch)
         %{state | own: Map.put(state.own, own, value)}
     end
   end
 
-  # What it did it may have done in the epoch that ended or in the one that began.
+  # The change may have happened in the epoch that ended or in the one that began.
   defp settle(registry, index, state) do
     key = Entries.key(registry, state.slot, index)
 
@@ -138,7 +139,7 @@ defmodule Soak.Registry do
     end
   end
 
-  # The registry was stopped, and everything in it is gone.
+  # The registry was stopped, so all its entries are gone.
   defp drop(registry, state) do
     for {^registry, index} <- Map.keys(state.own),
         do: Entries.delete(registry, Entries.key(registry, state.slot, index), state.slot)
@@ -179,7 +180,7 @@ defmodule Soak.Registry do
     judge_values(found, key)
   end
 
-  # Nothing is there, or what is there is of another epoch.
+  # The entry is missing, or it is of another epoch.
   defp judge_found(found, _registry, {key, _slot}, _row, _epoch), do: judge_values(found, key)
 
   defp judge_values(found, key) do
@@ -188,7 +189,7 @@ defmodule Soak.Registry do
     end
   end
 
-  # Whoever is dead now was perhaps alive when it was read. It must not be read again.
+  # A process that is dead now may have been alive at the read. A second read must not return it.
   defp judge_stale(found, how, registry, key, row) do
     case for {pid, _value} <- found, not Process.alive?(pid), do: pid do
       [] ->
@@ -222,7 +223,7 @@ defmodule Soak.Registry do
     {1, index}
   end
 
-  # A key that goes from one process to the next as they die.
+  # A key that passes from one process to the next as they die.
   defp exchange(index) do
     me = self()
 
@@ -275,8 +276,7 @@ defmodule Soak.Registry do
     end)
   end
 
-  # `Process.alive?/1` is what readers promise to agree with: not a monitor's message, which is
-  # later.
+  # Readers promise to agree with `Process.alive?/1`. A monitor's message comes later.
   defp spin_until_dead(pid), do: if(Process.alive?(pid), do: spin_until_dead(pid), else: :ok)
 
   defp kill_registrant do

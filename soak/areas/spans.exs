@@ -1,7 +1,7 @@
 defmodule Soak.Spans do
   @moduledoc false
-  # Spans, nested, of processes that go on and of such as die with some open: each that was started
-  # is ended or abandoned, and told of.
+  # Nested spans, of processes that live on and of processes that die with open spans. Each span
+  # that was started is reported as ended or as abandoned.
 
   @behaviour Soak.Area
 
@@ -68,7 +68,7 @@ defmodule Soak.Spans do
       {:ok, operations} ->
         {operations, index}
 
-      # Some are perhaps open, of one epoch or the other.
+      # Some spans may be open, from either epoch.
       :unjudged ->
         end_all()
         {0, index}
@@ -104,7 +104,7 @@ defmodule Soak.Spans do
   @impl true
   def audit do
     Faults.await(Span)
-    # What an epoch takes with it is told of no more.
+    # Spans that end with an epoch are not reported.
     epoch = Epoch.now(:telemetry)
 
     with [{:epoch, ^epoch}] <- :ets.lookup(@table, :epoch) do

@@ -17,7 +17,7 @@ defmodule Soak.State do
 
     @impl GenServer
     def handle_call(:count, _from, %{count: count}), do: {:reply, count + 1, state(count + 1)}
-    # A state that is wrong in any part is answered with no number.
+    # A state with a wrong part is the answer itself, which is not a number and fails the check.
     def handle_call(:get, _from, state),
       do: {:reply, if(state == state(state.count), do: state.count, else: state), state}
 
@@ -90,7 +90,7 @@ defmodule Soak.State do
         do: fault
   end
 
-  # In a process of its own, as the server is linked to it: one that is admitted ends with it.
+  # The server links to its caller. A process of its own ends a server that was wrongly started.
   defp intrude(server) do
     Faults.await(server)
     options = [name: nil, checkpoint_dir: link(:persistent_term.get(__MODULE__), server)]
@@ -113,7 +113,7 @@ defmodule Soak.State do
     %{server: server, answered: GenServer.call(server, :get), durable: 0, unanswered: 0}
   end
 
-  # Only this member counts with its server, so that it knows within what its state must be.
+  # Only this member counts with its server, so it knows the bounds of the server's state.
   defp count(state) do
     state = if :rand.uniform(50) == 1, do: checkpoint(state), else: state
     answer = GenServer.call(state.server, :count)
@@ -124,13 +124,13 @@ defmodule Soak.State do
     Process.sleep(1)
     {1, %{state | answered: answer, unanswered: 0}}
   catch
-    # It was killed: what it did not answer it may have counted and checkpointed.
+    # The server was killed. It may have counted and checkpointed without an answer.
     :exit, _reason ->
       Faults.await(state.server)
       {0, %{state | unanswered: state.unanswered + 1}}
   end
 
-  # A server that was killed since the last answer has a state of before.
+  # If the server was killed since the last answer, its state may be an earlier one.
   defp checkpoint(state) do
     :ok = StateManager.checkpoint(state.server)
     %{state | durable: min(state.durable, state.answered)}

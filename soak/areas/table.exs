@@ -1,6 +1,7 @@
 defmodule Soak.Table do
   @moduledoc false
-  # A `Foundation.ConcurrentRegistry`: updates add up, and one of those who race puts a key.
+  # A `Foundation.ConcurrentRegistry`: updates add up, and exactly one of the racing processes puts
+  # a key.
 
   @behaviour Soak.Area
 
@@ -18,7 +19,7 @@ defmodule Soak.Table do
     [added: "updates of the concurrent table lost", put: "keys put by none or by two"]
   end
 
-  # The table is of the process that runs the soak.
+  # The process that runs the soak owns the table.
   @impl true
   def open(_options), do: :persistent_term.put(__MODULE__, ConcurrentRegistry.new())
 
@@ -34,7 +35,7 @@ defmodule Soak.Table do
     Record.add(key, 1)
     Record.check!(:added, value >= 1, fn -> {key, value} end)
 
-    # All members come by each number.
+    # All members reach each number, and race to put its key.
     if ConcurrentRegistry.put_new(table(), {:raced, n}, index), do: Record.add(:put, 1)
     winner = ConcurrentRegistry.get(table(), {:raced, n})
     Record.check!(:put, winner in 1..@members, fn -> {n, winner} end)
@@ -59,7 +60,7 @@ defmodule Soak.Table do
     expected = Record.get(:put) - Record.get(:taken)
     Record.check!(:put, length(raced) == expected, fn -> {length(raced), :of, expected} end)
 
-    # Whoever comes by a number later puts it again.
+    # A member that reaches one of these numbers later puts its key again.
     for key <- raced, do: :ok = ConcurrentRegistry.delete(table(), key)
     Record.add(:taken, length(raced))
   end

@@ -1,7 +1,7 @@
 defmodule Soak.Crew do
   @moduledoc false
-  # The processes that work: each repeats its area's step. Who is mortal may be killed at any
-  # moment, by the faults or by others of the crew, and is replaced.
+  # The processes that work. Each repeats its area's step. A fault or another member may kill a
+  # mortal member at any moment, and it is replaced.
 
   use GenServer
 
@@ -13,10 +13,10 @@ defmodule Soak.Crew do
   def start_link(areas, seed),
     do: GenServer.start_link(__MODULE__, {areas, seed}, name: __MODULE__)
 
-  @doc "All who are alive now."
+  @doc "All members that are alive now."
   def members, do: for([pid] <- :ets.match(@table, {:"$1", :_, :_}), Process.alive?(pid), do: pid)
 
-  @doc "A mortal member of an area, or nil. `:rand` chooses."
+  @doc "A mortal member of an area, chosen by `:rand`, or nil."
   def victim(area) do
     case :ets.match(@table, {:"$1", area, true}) do
       [] -> nil
@@ -66,11 +66,11 @@ defmodule Soak.Crew do
     case Record.guard(fn -> member.step.(state) end) do
       {:ok, {operations, state}} ->
         Record.operations(area.name(), operations)
-        # Nobody works all the time: there is more to do than processors to do it.
+        # Members rest now and then, because there are more of them than processors.
         if :rand.uniform(@idle_every) == 1, do: Process.sleep(1)
         work(area, member, state)
 
-      # What it knows is not what is; another begins anew.
+      # This member's knowledge is wrong. Another one begins anew.
       :failed ->
         exit(:failed)
     end

@@ -1,13 +1,13 @@
 defmodule Soak.Epoch do
   @moduledoc false
-  # What is lost by order: an orderly stop takes a table with it, and the model must know.
+  # Losses on purpose: an orderly stop ends a table, and the model must know about it.
   #
-  # A domain's epoch is even while it stands and odd while it is being stopped and started. What was
-  # seen in an epoch that has ended meanwhile is not judged.
+  # A domain's epoch is even while the domain is up, and odd while it is stopped and started. An
+  # observation from an epoch that has ended meanwhile is not judged.
 
   @pause_ms 1
 
-  @doc "Makes the domains, all at 0."
+  @doc "Creates the domains, each at epoch 0."
   def open(domains) do
     for domain <- domains, do: :persistent_term.put({__MODULE__, domain}, :atomics.new(1, []))
     :ok
@@ -15,7 +15,7 @@ defmodule Soak.Epoch do
 
   def now(domain), do: :atomics.get(cell(domain), 1)
 
-  @doc "Runs `fun`, which destroys and makes anew what is in the domains."
+  @doc "Runs `fun`, which destroys and rebuilds the contents of the domains."
   def change(domains, fun) do
     for domain <- domains, do: :atomics.add(cell(domain), 1, 1)
     fun.()
@@ -24,8 +24,8 @@ defmodule Soak.Epoch do
   end
 
   @doc """
-  Runs `fun` with the epoch: `{:ok, result}`, or `:unjudged` if the epoch ended meanwhile, whatever
-  `fun` found or raised.
+  Runs `fun` with the current epoch and returns `{:ok, result}`. Returns `:unjudged` if the epoch
+  ended meanwhile, even if `fun` raised.
   """
   def judge(domain, fun) do
     case now(domain) do

@@ -1,6 +1,6 @@
 defmodule Soak.Faults do
   @moduledoc false
-  # Breaks things, one after the other, in an order that follows the seed.
+  # Causes faults, one after the other. The seed determines their order.
 
   alias Soak.{Epoch, Record}
 
@@ -16,12 +16,12 @@ defmodule Soak.Faults do
     all =
       Enum.flat_map(weighted, fn {kind, weight, fun} -> List.duplicate({kind, fun}, weight) end)
 
-    # For whom a fault chooses itself.
+    # A random choice that does not depend on the order of the faults.
     :rand.seed(:exsss, options.seed)
     {List.to_tuple(all), :rand.seed_s(:exsss, options.seed)}
   end
 
-  @doc "Chooses a fault and lets it happen."
+  @doc "Chooses a fault and runs it."
   def one({all, random}) do
     {number, random} = :rand.uniform_s(tuple_size(all), random)
     {pause, random} = :rand.uniform_s(2 * @pause_ms, random)
@@ -44,7 +44,7 @@ defmodule Soak.Faults do
     await(name, pid)
   end
 
-  @doc "Has a supervisor stop a child in order and start it again, which ends the domains' epochs."
+  @doc "Has a supervisor stop and restart a child in order, which ends the domains' epochs."
   def restart(supervisor, child, domains) do
     await(supervisor)
 
@@ -54,7 +54,7 @@ defmodule Soak.Faults do
     end)
   end
 
-  @doc "The process of this name, another than `not_this`, as soon as there is one."
+  @doc "Waits for a process of this name other than `not_this`, and returns it."
   def await(name, not_this \\ nil), do: await(name, not_this, @await_ms)
 
   defp await(name, not_this, left) do

@@ -1,17 +1,17 @@
 defmodule Soak.Memory do
   @moduledoc false
-  # Memory, read when what can go has gone: what the VM has allocated, and what is resident, in
-  # which its allocators keep what has been.
+  # Memory after garbage has been collected: what the VM has allocated, and the resident set, in
+  # which the VM's allocators keep freed memory.
 
   alias Soak.Record
 
-  # What the event windows of the last seconds take, and lists of atoms, modules and monitors.
+  # Room for the event windows of the last seconds, and for lists of atoms, modules and monitors.
   @allocated 16_000_000
   @resident 96_000_000
 
   def settled do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    # The library frees what was retired within its tick of a second.
+    # The library frees retired memory at its next tick, after a second at most.
     Process.sleep(2_500)
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     %{resident: resident(), vm: :erlang.memory(:total), live: live()}
@@ -32,7 +32,7 @@ defmodule Soak.Memory do
 
   defp live, do: Foundation.Native.live_counts()
 
-  # In bytes; nil where there is no such file.
+  # In bytes, or nil where the file does not exist.
   defp resident do
     with {:ok, status} <- File.read("/proc/self/status"),
          [_line, kilobytes] <- Regex.run(~r/VmRSS:\s+(\d+) kB/, status) do

@@ -1,6 +1,6 @@
 defmodule Soak.Pause do
   @moduledoc false
-  # Stops the crew between two steps, so that what is in flight is nothing.
+  # Stops the crew between two steps, so that no call is in flight.
 
   import Foundation.Eventually
 
@@ -12,7 +12,7 @@ defmodule Soak.Pause do
     :persistent_term.put(__MODULE__, :atomics.new(1, []))
   end
 
-  @doc "Where a member of the crew waits while there is a pause."
+  @doc "A member of the crew waits here during a pause."
   def point do
     if paused?() do
       :ets.insert(@table, {self()})
@@ -30,7 +30,7 @@ defmodule Soak.Pause do
     end
   end
 
-  @doc "Runs `fun` while everybody in the crew waits."
+  @doc "Runs `fun` while all members of the crew wait."
   def all(fun) do
     :atomics.put(cell(), 1, 1)
     eventually(fn -> Enum.all?(Soak.Crew.members(), &:ets.member(@table, &1)) end, 60_000)

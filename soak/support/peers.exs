@@ -1,6 +1,6 @@
 defmodule Soak.Peers do
   @moduledoc false
-  # Another node, whose processes are registered here, and which goes.
+  # Another node, whose processes are registered here. It dies or is disconnected.
 
   alias Foundation.{AgentRegistry, Peer, Registry}
   alias Soak.{Faults, Record}
@@ -9,7 +9,7 @@ defmodule Soak.Peers do
 
   @count 20
 
-  @doc "A node comes, is registered, and is killed."
+  @doc "Starts a node, registers its processes, and kills it."
   def kill do
     {peer, node} = Peer.start()
     pids = register(node)
@@ -17,12 +17,12 @@ defmodule Soak.Peers do
     gone(pids)
   end
 
-  @doc "A node comes, is registered, is lost, is back, is registered again, and goes."
+  @doc "Starts a node, registers its processes, disconnects and reconnects it, and stops it."
   def disconnect do
-    # A peer that is controlled through the distribution would end with it.
+    # A peer that is controlled through the distribution would end with the connection.
     {peer, node} = Peer.start(connection: :standard_io)
     pids = register(node)
-    # Whom it monitors later it would connect to again, and find alive.
+    # If it set up a monitor later, it would reconnect and find the process alive.
     _state = :sys.get_state(Faults.await(Foundation.Registry.Monitor))
     true = Node.disconnect(node)
     gone(pids)
@@ -57,7 +57,7 @@ defmodule Soak.Peers do
     pids
   end
 
-  # A remote process counts as alive until its monitor says otherwise.
+  # A remote process counts as alive until its monitor fires.
   defp gone(pids) do
     for pid <- pids do
       eventually(fn -> Registry.lookup(Soak.Unique, {:remote, pid}) == [] end, 20_000)

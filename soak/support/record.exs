@@ -1,6 +1,6 @@
 defmodule Soak.Broken do
   @moduledoc false
-  # An invariant that does not hold.
+  # Raised for an invariant that does not hold.
   defexception [:invariant, :detail]
 
   @impl true
@@ -9,13 +9,13 @@ end
 
 defmodule Soak.Record do
   @moduledoc false
-  # What happened: operations by area, faults by kind, checks and failures by invariant.
+  # Counts operations by area, faults by kind, and checks and failures by invariant.
 
   alias Soak.Broken
 
   @table __MODULE__
   @details 5
-  # Of the soak itself; every area adds its own.
+  # The invariants of the soak itself. Every area adds its own.
   @invariants [
     crew: "raises that should not be",
     progress: "areas that came to a stop",
@@ -34,7 +34,7 @@ defmodule Soak.Record do
   def operations(area, count), do: add({:operations, area}, count)
   def fault(kind), do: add({:fault, kind}, 1)
 
-  @doc "Raises `Soak.Broken` unless the condition holds; counts the check if it does."
+  @doc "Counts a check. Raises `Soak.Broken` unless the condition holds."
   def check!(invariant, holds?, detail) do
     if holds? do
       add({:checks, invariant}, 1)
@@ -45,7 +45,7 @@ defmodule Soak.Record do
     :ok
   end
 
-  @doc "Runs `fun`; what it raises is recorded."
+  @doc "Runs `fun` and records what it raises."
   def guard(fun) do
     {:ok, fun.()}
   rescue
@@ -61,7 +61,7 @@ defmodule Soak.Record do
     :failed
   end
 
-  @doc "An area that did nothing has shown nothing."
+  @doc "An area without operations has shown nothing, so it fails."
   def progress(area) do
     guard(fn ->
       check!(:progress, get({:operations, area}) > 0, fn -> "#{area} did nothing" end)

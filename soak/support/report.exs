@@ -1,6 +1,6 @@
 defmodule Soak.Report do
   @moduledoc false
-  # The report, for a person; its last line for script/test.
+  # The report for a reader. Its last line is for script/test.
 
   alias CrossReference.Format
   alias Soak.{Memory, Record}

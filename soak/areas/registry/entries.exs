@@ -1,6 +1,6 @@
 defmodule Soak.Registry.Entries do
   @moduledoc false
-  # The model: what is registered, by registry, key and slot.
+  # The model: the registered entries, by registry, key and slot.
 
   @table __MODULE__
 
@@ -8,7 +8,7 @@ defmodule Soak.Registry.Entries do
     @table = :ets.new(@table, [:named_table, :public, :ordered_set, write_concurrency: true])
   end
 
-  @doc "A key of a slot; duplicate ones are shared by some slots. All sorts of terms."
+  @doc "A key of a slot, a term of any type. Some slots share duplicate keys."
   def key(Soak.Duplicate, slot, index), do: shape(rem(index, 7), {rem(slot, 4), index})
   def key(_unique, slot, index), do: shape(rem(index, 7), {slot, index})
 
@@ -20,7 +20,7 @@ defmodule Soak.Registry.Entries do
   defp shape(5, {slot, index}), do: slot + index / 1_000
   defp shape(6, {slot, index}), do: Bitwise.bsl(slot, 100) + index
 
-  @doc "A value that says whose it is, and for which key."
+  @doc "A value that names its process and its key."
   def value(key) do
     {self(), key, :erlang.unique_integer([:positive]),
      case :rand.uniform(4) do
@@ -34,7 +34,7 @@ defmodule Soak.Registry.Entries do
   def fits?({pid, key, number, _padding}, pid, key) when is_integer(number), do: true
   def fits?(_value, _pid, _key), do: false
 
-  # The slot is looked for in the row: of unique keys it is the key's own.
+  # The slot comes from the row. For a unique key it is the key's own.
   def put(registry, key, slot, value, epoch),
     do: :ets.insert(@table, {{slot, registry, key}, self(), value, epoch})
 
@@ -47,7 +47,7 @@ defmodule Soak.Registry.Entries do
     end
   end
 
-  @doc "The rows of whoever had this slot before are of a dead process."
+  @doc "Deletes the rows of the earlier process of this slot, which is dead."
   def forget(slot), do: :ets.match_delete(@table, {{slot, :_, :_}, :_, :_, :_})
 
   def of(pid),

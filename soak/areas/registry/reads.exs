@@ -1,18 +1,18 @@
 defmodule Soak.Registry.Reads do
   @moduledoc false
-  # All the ways to read an entry, each as `[{pid, value}]`.
+  # All functions that read an entry. Each returns `[{pid, value}]`.
 
   alias Foundation.Registry
 
   @every [:lookup, :lookup_many, :values, :keys, :match, :select, :dispatch]
 
-  @doc "Stands for the value where a function gives none."
+  @doc "Stands for the value where a function returns none."
   def no_value, do: :no_value
 
   def all(Soak.Duplicate), do: @every
   def all(_unique), do: [:whereis | @every]
 
-  # A stream reads the whole table, so seldom.
+  # A stream reads the whole table, so it is used seldom.
   def any(registry) do
     if :rand.uniform(50) == 1, do: :stream, else: Enum.random(all(registry))
   end

@@ -1,10 +1,10 @@
 defmodule Soak.Registry.Tree do
   @moduledoc false
-  # The supervisor of the three registries, below one that starts it again.
+  # The supervisor of the three registries, under another one that restarts it.
 
   use Supervisor
 
-  # Its children end after it, and until they have it cannot start anew.
+  # Its children end after it. It cannot start again until they have.
   @restarts 1_000_000
 
   def start_link(engine, meta) do
