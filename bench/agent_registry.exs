@@ -2,13 +2,13 @@ Code.require_file("support/tables.exs", __DIR__)
 
 defmodule Bench.AgentRegistry do
   @moduledoc false
-  # Registration of agents against what an application would write without this library.
+  # Registration of agents against a GenServer that an application would write without this library.
 
   alias Bench.{Row, Tables}
 
   defmodule Server do
     @moduledoc false
-    # A process that monitors what registers with it and keeps it in ETS.
+    # A process that monitors the registered processes and keeps them in ETS.
     use GenServer
 
     def start_link(table), do: GenServer.start_link(__MODULE__, table)
@@ -54,8 +54,8 @@ defmodule Bench.AgentRegistry do
     ]
   end
 
-  # One process registers `size` others. They are new in each round, and dead before the
-  # next.
+  # One process registers `size` other processes. Each round starts new ones, after the last have
+  # died.
   defp register_agent(size, context) do
     table = Bench.Agents
     {:ok, server} = Server.start_link(table)

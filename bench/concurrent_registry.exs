@@ -1,7 +1,7 @@
 defmodule Bench.ConcurrentRegistry do
   @moduledoc false
-  # A concurrent table against an ETS table that is used by hand, and its update against the same in
-  # ETS, which has no such operation of its own.
+  # A concurrent table against an ETS table that is used directly. ETS has no update with a
+  # function, so theirs is a loop over `:ets.select_replace/2`.
 
   alias Bench.Row
   alias Foundation.ConcurrentRegistry, as: Table

@@ -1,7 +1,7 @@
 defmodule Bench.ErrorContext do
   @moduledoc false
-  # What a context costs against the bare Logger metadata that it is kept in, and a flag
-  # against the term that it is read from. Nobody listens to the event.
+  # A context against Logger metadata, which it is kept in, and a flag against a persistent term,
+  # which it is read from. No handler is attached to the event.
 
   alias Bench.Row
   alias Foundation.{ErrorContext, FeatureFlags}
@@ -78,7 +78,7 @@ defmodule Bench.ErrorContext do
     result
   end
 
-  # The metadata is of this process, and begins empty in each round.
+  # The metadata belong to this process. They are empty when a round begins.
   defp pair(context, ours, theirs, check) do
     operations = Enum.to_list(1..context.per_round)
 

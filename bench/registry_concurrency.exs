@@ -2,8 +2,8 @@ Code.require_file("support/tables.exs", __DIR__)
 
 defmodule Bench.RegistryConcurrency do
   @moduledoc false
-  # Many processes at once. The figure is time on the clock for each read of any of them, so
-  # with two schedulers it is half of what a read takes.
+  # Many processes at once. The figure is elapsed time divided by the number of all reads. With two
+  # schedulers it is half of the time that a read takes.
 
   alias Bench.{Row, Tables}
 
@@ -53,7 +53,7 @@ defmodule Bench.RegistryConcurrency do
     reads(size, context, 8, fn _side, measure -> measure.() end)
   end
 
-  # The writers register keys of their own and take them back, for as long as the readers read.
+  # The writers register and unregister keys of their own until the readers end.
   defp reads_while_writing(size, context) do
     reads(size, context, context.processes || 4, fn side, measure ->
       writers = for n <- 1..2, do: spawn(fn -> write(side, size + n * 1_000, 0) end)
@@ -84,7 +84,7 @@ defmodule Bench.RegistryConcurrency do
     end)
   end
 
-  # The readers begin at different places, so that they do not read the same key together.
+  # The readers begin at different places, so they do not read the same key at the same time.
   defp together(side, keys, readers) do
     length = length(keys)
     rotated = for n <- 1..readers, do: rotated(keys, div(length * n, readers))
@@ -110,9 +110,8 @@ defmodule Bench.RegistryConcurrency do
   defp unregister(:ours, key), do: Foundation.Registry.unregister(@ours, key)
   defp unregister(:theirs, key), do: Registry.unregister(@theirs, key)
 
-  # The cost of one call of `dispatch/3` that is handed the entries, and of one message of a
-  # fan-out. Subscribers take their messages on another scheduler, and have taken all of a side's
-  # before the other's turn.
+  # The cost of one call of `dispatch/3`, and of one message of a broadcast. Subscribers run on
+  # another scheduler. They have received all messages of one side before the other side's turn.
   defp dispatch(size, context) do
     Tables.with_tables([:ours, :theirs], :duplicate, fn ->
       subscribers = for _n <- 1..size, do: subscriber()
@@ -123,7 +122,7 @@ defmodule Bench.RegistryConcurrency do
       end
 
       Bench.check!("broadcast", broadcast(:ours), size)
-      # As many as are long enough to time.
+      # Enough calls to time.
       times = if context.quick?, do: 5, else: 50 |> min(div(50_000, size)) |> max(1)
       messages = min(times, 5)
 

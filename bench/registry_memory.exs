@@ -2,8 +2,8 @@ Code.require_file("support/vm.exs", __DIR__)
 
 defmodule Bench.RegistryMemory do
   @moduledoc false
-  # What entries cost in memory, and whether it is given back. Each figure comes from a VM
-  # of its own. Needs Linux's /proc for the resident set.
+  # The memory that entries take, and whether it is given back. Each figure comes from a VM of its
+  # own. Needs Linux's /proc for the resident set.
 
   alias Bench.{Result, Row, VM}
 
@@ -41,7 +41,7 @@ defmodule Bench.RegistryMemory do
 
   defp at_most(times), do: {:at_most, times}
 
-  # A million processes are more than a VM has by default.
+  # By default a VM allows fewer than a million processes.
   defp memory(size, context) do
     kinds = if size <= 100_000, do: ~w(integer binary process), else: ~w(integer binary)
 
@@ -65,8 +65,8 @@ defmodule Bench.RegistryMemory do
     end
   end
 
-  # Growth: resident memory after the last time against after the first. Left: what of
-  # the memory that a full table took is still taken when it is empty.
+  # Growth: the resident set after the last fill against that after the first. Left: the share of a
+  # full table's memory that an empty one still takes.
   defp memory_back(size, context) do
     samples = for _time <- 1..times(context), do: probe(["back", "#{size}", "10"])
 
@@ -104,12 +104,12 @@ defmodule Bench.RegistryMemory do
 
   defp ends(samples), do: [Enum.min(samples), Enum.max(samples)]
 
-  # Memory does not vary as time does.
+  # Memory varies less than time does.
   defp times(context), do: if(context.quick? or context.growth?, do: 1, else: 3)
 
   defp fill(side, kind, size), do: probe(["fill", side, kind, "#{size}"])
 
-  # Without the VM's own cache of free segments (+MMmcs), which is gone through by and by: what is
-  # freed is seen to go back.
+  # Disables the VM's cache of free segments (+MMmcs), which returns memory slowly. So the figure
+  # shows what is freed.
   defp probe(arguments), do: VM.run(@probe, ["#{Foundation.engine()}" | arguments], "+MMmcs 0")
 end

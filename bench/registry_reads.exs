@@ -108,7 +108,7 @@ defmodule Bench.RegistryReads do
         run: fn size, context ->
           [
             named("binary", lookup_ets(:integer, size, context, :binary.copy("x", 10_000))),
-            # 16 bytes a cell.
+            # 16 bytes per cell.
             named("term", lookup_ets(:integer, size, context, Enum.to_list(1..625)))
           ]
         end
@@ -124,7 +124,7 @@ defmodule Bench.RegistryReads do
     end
   end
 
-  # Where it is shown how the rows grow, one kind is enough of what takes long or much memory.
+  # A row that shows growth uses one kind, if measuring all takes long or much memory.
   defp left_out(size, %{growth?: true} = context)
        when size > 1_000_000 or context.processes != nil,
        do: [:binary]
@@ -165,8 +165,7 @@ defmodule Bench.RegistryReads do
     end)
   end
 
-  # `whereis_name/1` takes a tuple of the registry and the key. It is built beforehand for
-  # both.
+  # `whereis_name/1` takes a tuple of the registry and the key. Both sides build it beforehand.
   defp whereis(kind, size, context) do
     keys = Bench.keys(kind, size)
 
@@ -231,7 +230,7 @@ defmodule Bench.RegistryReads do
         for(key <- sample(keys), do: [{key, owner, nil}])
       )
 
-      # Twenty batches a round, so that the clock does not count.
+      # Twenty batches a round, so that the clock's resolution does not matter.
       rounds = %{context | per_round: batch * if(context.quick?, do: 2, else: 20)}
 
       Bench.with_rounds(keys, rounds, fn keys_of ->
@@ -241,7 +240,7 @@ defmodule Bench.RegistryReads do
           end
 
           Bench.pair(context, &cost.(&1, ours), fn round ->
-            # What building a list of as many elements costs is not ETS's.
+            # ETS's side does not count the time to build a list of as many elements.
             cost.(round, theirs) - cost.(round, &same/1)
           end)
         end)

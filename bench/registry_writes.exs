@@ -2,7 +2,7 @@ Code.require_file("support/tables.exs", __DIR__)
 
 defmodule Bench.RegistryWrites do
   @moduledoc false
-  # Registrations, their end, and the end of their processes.
+  # Registrations, unregistrations, and the deaths of registrants.
 
   alias Bench.{Row, Tables}
 
@@ -73,8 +73,8 @@ defmodule Bench.RegistryWrites do
   defp at_least(times), do: {:at_least, times}
   defp at_most(times), do: {:at_most, times}
 
-  # Into a table that has `size` entries, new processes register one key each. Each
-  # times its one call; the clock's own cost, timed in the same way, is subtracted.
+  # New processes register one key each in a table of `size` entries. Each process times its one
+  # call. The cost of the clock is timed in the same way and subtracted.
   defp register_fresh(size, context) do
     processes = if context.quick?, do: 100, else: 2_000
 
@@ -93,13 +93,13 @@ defmodule Bench.RegistryWrites do
     end)
   end
 
-  # All live until the last has registered, so that no clean-up runs meanwhile.
+  # All processes live until the last has registered, so no clean-up runs meanwhile.
   defp fresh(processes, fun) do
     caller = self()
 
     {pids, total} =
       Enum.map_reduce(1..processes, 0, fn n, total ->
-        # Where the caller is pinned, that is where its children belong.
+        # Where the caller is pinned, its children must be pinned too.
         pid =
           :erlang.spawn_opt(
             fn ->
@@ -137,7 +137,7 @@ defmodule Bench.RegistryWrites do
     Bench.pair(context, &cost.(:ours, &1), &cost.(:theirs, &1))
   end
 
-  # A million keys: ours alone, against itself with a thousandth of them.
+  # A million keys: ours alone, against ours with a thousandth of them.
   defp unregister_many_keys(1_000_000 = size, %{growth?: false} = context) do
     small = div(size, 1_000)
 
@@ -152,14 +152,14 @@ defmodule Bench.RegistryWrites do
     end)
   end
 
-  # One process holds `size` keys of a duplicate registry, and takes back one of them. What
-  # it took back it registers again, untimed.
+  # One process holds `size` entries under a duplicate key and unregisters one of its keys. It
+  # registers that key again, untimed.
   defp unregister_many_keys(size, context) do
     Tables.with_tables([:ours, :theirs], :duplicate, fn ->
       Bench.pinned(fn ->
         for side <- [:ours, :theirs], key <- 1..size, do: Tables.register(side, key, nil)
 
-        # Theirs takes milliseconds each.
+        # Theirs takes milliseconds per call.
         Bench.pair(context, &unregister(:ours, size, 500, &1), &unregister(:theirs, size, 3, &1))
       end)
     end)

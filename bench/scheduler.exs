@@ -2,14 +2,14 @@ Code.require_file("support/vm.exs", __DIR__)
 
 defmodule Bench.Scheduler do
   @moduledoc false
-  # How long one native call keeps a normal scheduler, at worst, in large tables, under every
+  # The longest time that one native call keeps a normal scheduler, in large tables, under every
   # operation that the other rows measure.
   #
-  # Two clocks. Inside: a library built with the feature `measure` times each of its calls and says
-  # which was the longest on a normal scheduler; that is the figure. From outside:
-  # `:erlang.system_monitor/2` reports who ran for a millisecond at once (`long_schedule`), which
-  # also sees what is in no call of ours, such as the VM's own work for a process that exits. Each
-  # is the median of three runs.
+  # Two clocks measure it. The figure is from inside: a library built with the feature `measure`
+  # times each of its calls, and names the longest on a normal scheduler. From outside,
+  # `:erlang.system_monitor/2` reports each process that ran for a millisecond without a break
+  # (`long_schedule`). That also covers the VM's own work, such as that for a process that exits.
+  # Each figure is the median of three runs.
 
   alias Bench.{Result, Row, VM}
 
@@ -32,7 +32,7 @@ defmodule Bench.Scheduler do
   end
 
   defp scheduler(size, context) do
-    # Another engine makes no native calls.
+    # The other engine makes no native calls.
     if Foundation.engine() == :native do
       library = build()
       times = if context.quick?, do: 1, else: 3
@@ -59,8 +59,8 @@ defmodule Bench.Scheduler do
     }
   end
 
-  # Of the same sources and with the same profile as the one that is used, in a directory of its
-  # own: nothing that is used is replaced.
+  # The same sources and profile as the library in use, but a directory of its own, so the library
+  # in use is not replaced.
   defp build do
     cargo =
       System.find_executable("cargo") ||
@@ -72,7 +72,7 @@ defmodule Bench.Scheduler do
       ~w(build --quiet --release --locked --package foundation_nif --features measure --target-dir) ++
         [target]
 
-    # Without a target of the environment's, cargo's output is where it is looked for.
+    # Without a target from the environment, cargo's output goes where this script looks for it.
     case System.cmd(cargo, arguments,
            cd: @root,
            stderr_to_stdout: true,
@@ -83,7 +83,7 @@ defmodule Bench.Scheduler do
     end
   end
 
-  # The VM wants `.so` also where the system says `.dylib`.
+  # The VM expects `.so`, even where the system's suffix is `.dylib`.
   defp loadable(target) do
     [built | _] = Path.wildcard("#{target}/release/libfoundation_nif.{so,dylib}")
     file = Path.join(target, "foundation_nif.so")

@@ -5,8 +5,8 @@ defmodule Bench.Surface do
   @moduledoc false
   # Every function of `Registry` that clients call often, over the values that clients keep.
   #
-  # The size is the number of entries under a duplicate key, each of its own process. In the rows of
-  # a whole table it is the number of entries, and in those of one process the number of its keys.
+  # The size is the number of entries under a duplicate key, each of its own process. In a row of a
+  # whole table it is the number of entries. In a row of one process it is the number of its keys.
 
   alias Bench.{Row, Tables, Values}
   alias Foundation.Registry, as: Ours
@@ -16,10 +16,10 @@ defmodule Bench.Surface do
   @ours Tables.ours()
   @theirs Tables.theirs()
 
-  # The value's size matters to these calls as to `lookup`, so fewer values are enough.
+  # The size of the value affects these calls as it affects `lookup`, so fewer values are enough.
   @few ~w(nil map_5 config)
 
-  # A list under each of 1,000 entries is 16 MB for one call.
+  # A list of words under each of 1,000 entries is 16 MB per call.
   @most_words 200_000
 
   def rows do
@@ -199,8 +199,8 @@ defmodule Bench.Surface do
     end
   end
 
-  # Processes that subscribe to a key of `size` entries and exit, until the table has forgotten
-  # them.
+  # Processes that subscribe to a key of `size` entries and exit, until the table has no entry of
+  # theirs.
   defp death(size, context) do
     tables(:duplicate, context, fn ->
       processes = subscribers(size, nil)
@@ -242,8 +242,8 @@ defmodule Bench.Surface do
 
   ## What they share
 
-  # The entries of a client's own process are among what is measured, so it runs in the process
-  # that is timed.
+  # The entries of the client's own process are part of the measurement, so it runs in the timed
+  # process.
   defp tables(kind, _context, fun),
     do: Tables.with_tables([:ours, :theirs], kind, fn -> Bench.pinned(fun) end)
 

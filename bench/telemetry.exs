@@ -1,6 +1,6 @@
 defmodule Bench.Telemetry do
   @moduledoc false
-  # Events and spans, without handlers, against what an application would write itself.
+  # Events and spans without handlers, against what an application would write itself.
 
   alias Bench.Row
   alias Foundation.Telemetry.Events.Backend
@@ -15,7 +15,7 @@ defmodule Bench.Telemetry do
   # Longer than a round.
   @short_window 100
 
-  # The calls that clients write: where the key is, and whether a window is given.
+  # The calls that clients write. They differ in the place of the key and in the options.
   @calls [
     {"option", :option, []},
     {"option, window", :option, [window: @window]},
@@ -164,7 +164,7 @@ defmodule Bench.Telemetry do
     ]
   end
 
-  # Theirs has the same key, made in the same way of the same arguments.
+  # Theirs has the same key, made in the same way from the same arguments.
   defp dedup_hit(size, context) do
     for {variant, where, options} <- calls(context) do
       repeats(size, context, call(where, options), &call_of(where, &1), fn calls ->
@@ -189,7 +189,7 @@ defmodule Bench.Telemetry do
     end
   end
 
-  # How a row grows is shown for one call.
+  # One call shows how the row grows.
   defp calls(%{growth?: true}), do: [hd(@calls)]
   defp calls(_context), do: @calls
 
@@ -226,7 +226,7 @@ defmodule Bench.Telemetry do
     end)
   end
 
-  # Every key has its window when `fun` is called, with the keys of repeats.
+  # Every key has its window when `fun` is called with the keys of repeats.
   defp repeats(size, context, emit, key, fun) do
     SampledEvents.configure_event(@event, window: @window)
     keys = Enum.map(1..size, key)
@@ -246,8 +246,8 @@ defmodule Bench.Telemetry do
     Supervisor.restart_child(Foundation.Supervisor, Foundation.TelemetrySupervisor)
   end
 
-  # Each round has keys of its own, in a table that is empty before. Neither side closes a window
-  # while it is timed: ours outlive the round, and both are emptied after it.
+  # Each round has keys of its own, in a table that was empty. Neither side closes a window while it
+  # is timed: ours outlive the round, and both tables are emptied after it.
   defp dedup_new(size, context) do
     for {variant, where, options} <- calls(context) do
       options = if options == [], do: [], else: [window: @short_window]
@@ -293,7 +293,7 @@ defmodule Bench.Telemetry do
   end
 
   defp batch_append(size, context) do
-    # For one writer it is faster without.
+    # It is faster without this option for one writer.
     several? = context.processes != nil
     :ets.new(@table, [:named_table, :ordered_set, :public, write_concurrency: several?])
     {:ok, server} = Batches.start_link()

@@ -1,23 +1,23 @@
 defmodule Bench do
   @moduledoc false
-  # How a row is measured: ours and theirs take turns in every round, in one process on one
-  # scheduler, and the row's figure is the ratio of the two medians.
+  # Measures a row. Ours and theirs take turns in every round, in one process on one scheduler. The
+  # row's figure is the ratio of the two medians.
 
   defmodule Row do
     @moduledoc false
-    # `run` is called with a size and a `Bench.Context` and returns the row's results: one, or one
-    # a variant. `target` is `{:at_least, number}`, `{:at_most, number}`, or a map of
-    # those by size, variant or `{size, variant}`.
+    # `run` takes a size and a `Bench.Context` and returns the row's results: one, or one for each
+    # variant. `target` is `{:at_least, number}`, `{:at_most, number}`, or a map from size, variant
+    # or `{size, variant}` to one of those.
     #
-    # `what` says in a few words what is measured, and `theirs` what it is compared with, by
-    # variant where that differs.
+    # `what` says in a few words what is measured, and `theirs` what it is compared with, by variant
+    # where that differs.
     #
-    # `growth` are the sizes at which it is shown how the row grows; without any it has no size
-    # that could be chosen. `processes` is the size at which the row is measured in 1, 2, 4
-    # and 8 processes. `fills?` says that each round makes all entries anew.
+    # `growth` lists the sizes that show how the row grows. Without it, the row has one fixed size.
+    # `processes` is the size at which the row is measured in 1, 2, 4 and 8 processes. `fills?` says
+    # that each round makes all entries anew.
     #
-    # `mean` is the target of the geometric mean of all the row's ratios; without it none is
-    # printed. `ets_target` and `ets_mean` take the place of the two under the ETS engine.
+    # `mean` is the target for the geometric mean of all ratios of the row. Without it, no mean is
+    # printed. `ets_target` and `ets_mean` replace the two under the ETS engine.
     @enforce_keys [:name, :what, :theirs, :sizes, :target, :run]
     defstruct @enforce_keys ++
                 [:quick, :processes, :mean, :ets_target, :ets_mean, growth: [], fills?: false]
@@ -25,10 +25,10 @@ defmodule Bench do
 
   defmodule Context do
     @moduledoc false
-    # `rounds` and `per_round` say how long to measure, `quick?` that it is only to be shown
-    # that everything runs, `growth?` that it is to be shown how the rows grow, and `processes`
-    # in how many to measure: with nil in the one that is pinned. `only` is a text that a variant's
-    # name must contain, for rows that have many.
+    # `rounds` and `per_round` say how long to measure. With `quick?` a run only shows that all rows
+    # work, and with `growth?` it shows how the rows grow. `processes` is the number of processes;
+    # with nil the row runs in one, which is pinned. `only` selects the variants whose names contain
+    # it.
     defstruct quick?: false,
               growth?: false,
               rounds: 21,
@@ -39,9 +39,9 @@ defmodule Bench do
 
   defmodule Result do
     @moduledoc false
-    # `ratio` is what the target is about: how many times theirs costs ours for
-    # `{:at_least, _}`, how many times ours costs theirs for `{:at_most, _}`.
-    # `more` is what else the row has to say, for the file.
+    # `ratio` is what the target is compared with: theirs divided by ours for `{:at_least, _}`, and
+    # ours divided by theirs for `{:at_most, _}`. `more` has further results of the row, for the
+    # file.
     @enforce_keys [:ours, :theirs]
     defstruct [:variant, :ours, :theirs, :ratio, :spread, unit: :ns, more: []]
   end
@@ -49,9 +49,8 @@ defmodule Bench do
   @doc """
   Runs `ours` and `theirs` in turn and returns a `Result`.
 
-  Each is a function of the round's number that returns the cost of one operation in ns. A
-  round that is not counted goes first. The one that begins changes from round to
-  round.
+  Each function takes the number of the round and returns the cost of one operation in ns. The first
+  round is not counted. The two sides take turns in starting a round.
   """
   def pair(%Context{rounds: rounds}, ours, theirs, options \\ []) do
     both = fn round ->
@@ -70,8 +69,8 @@ defmodule Bench do
   end
 
   @doc """
-  Runs `ours` and `theirs`, functions without arguments, in turn, each as often in a round as
-  theirs fits into 4 ms, and returns a `Result`.
+  Runs `ours` and `theirs`, functions without arguments, in turn and returns a `Result`. Each is
+  called as often in a round as theirs fits into 4 ms.
   """
   def repeated(%Context{} = context, ours, theirs, options \\ []) do
     times = times(theirs, if(context.quick?, do: 100_000, else: 4_000_000))
@@ -79,13 +78,13 @@ defmodule Bench do
     pair(context, cost.(ours), cost.(theirs), options)
   end
 
-  # How often `fun` can be called in `ns`: at least twice.
+  # How often `fun` can be called in `ns`; at least twice.
   defp times(fun, ns, tried \\ 2) do
     taken = max(1, time(fn -> repeat(tried, fun) end))
     if taken * 10 > ns, do: max(2, div(tried * ns, taken)), else: times(fun, ns, tried * 4)
   end
 
-  @doc "Makes a `Result` of what the rounds measured, ours and theirs in the same order."
+  @doc "Makes a `Result` of the figures of the rounds, ours and theirs in the same order."
   def result(ours, theirs, options \\ []) do
     %Result{
       variant: options[:variant],
@@ -97,8 +96,8 @@ defmodule Bench do
     }
   end
 
-  # A round in which the loop alone took longer than the loop with the call in it says
-  # nothing about the call.
+  # If the empty loop took longer than the loop with the call, the round says nothing about the
+  # call.
   defp ratio(ours, theirs, options) do
     {ours, theirs} = {max(ours, 0.1), max(theirs, 0.1)}
     if options[:lower], do: ours / theirs, else: theirs / ours
@@ -111,7 +110,7 @@ defmodule Bench do
     [at.(0.1), at.(0.9)]
   end
 
-  @doc "The geometric mean of the ratios of `results`, as a `Result` without figures of its own."
+  @doc "The geometric mean of the ratios of `results`, as a `Result` without other figures."
   def mean([_ | _] = results) do
     logarithms = for result <- results, do: :math.log(result.ratio)
 
@@ -127,10 +126,10 @@ defmodule Bench do
   def median(samples), do: samples |> Enum.sort() |> Enum.at(div(length(samples), 2))
 
   @doc """
-  Returns what `fun` costs for one of `keys`, in ns, less what walking over the keys costs. For a
-  range from 1 `fun` has no argument.
+  Returns what `fun` costs for one of `keys`, in ns, without the cost of walking over the keys. If
+  the keys are a range from 1, `fun` has no argument.
   """
-  def each(1..times, fun) do
+  def each(1..times//_, fun) do
     loop = time(fn -> repeat(times, &nothing/0) end)
     (time(fn -> repeat(times, fun) end) - loop) / times
   end
@@ -142,8 +141,8 @@ defmodule Bench do
   end
 
   @doc """
-  The same in as many processes as the context asks for, which share the keys: then it is time on
-  the clock for each key of any of them. `check` runs while all of them are alive.
+  Does the same in as many processes as the context asks for, which share the keys. Returns elapsed
+  time divided by the number of all calls. `check` runs while all processes are alive.
   """
   def cost(context, keys, fun, check \\ fn -> :ok end)
 
@@ -161,10 +160,10 @@ defmodule Bench do
   end
 
   @doc """
-  Returns how long it takes, in ns, until as many processes as there are lists have called `fun` with
-  each element of theirs.
+  Starts a process for each list, which calls `fun` with each element of its list. Returns the time
+  until all are done, in ns.
 
-  They are spread over the schedulers, and have their lists before the time begins. `check`
+  The processes are spread over the schedulers and have their lists before the time begins. `check`
   runs after it ends, while all of them are alive.
   """
   def together(lists, fun, check \\ fn -> :ok end) do
@@ -203,7 +202,7 @@ defmodule Bench do
     end
   end
 
-  @doc "Returns how long `fun` takes, in ns. What garbage there was is collected before."
+  @doc "Returns how long `fun` takes, in ns. Collects garbage before it starts."
   def time(fun) do
     :erlang.garbage_collect()
     started = :erlang.monotonic_time()
@@ -232,8 +231,8 @@ defmodule Bench do
   @doc """
   Runs `fun` in a process of its own on the first scheduler and returns its result.
 
-  Unpinned, the same code differs by up to 1.45 between two runs. The option is not
-  documented; where it is gone, this is an ordinary process.
+  Without it, the same code differs by up to 1.45 between two runs. The option is not documented.
+  Where it is missing, this is an ordinary process.
   """
   def pinned(fun, scheduler \\ 1) do
     caller = self()
@@ -242,9 +241,8 @@ defmodule Bench do
     {pid, monitor} =
       :erlang.spawn_opt(
         fn -> send(caller, {reply, fun.()}) end,
-        # As much as stays in a cache: what a call leaves is collected now and then, and is not
-        # written to memory that the system has yet to give, as in a process that has worked for a
-        # while.
+        # The heap fits into a cache, as in a process that has worked for a while. Garbage is
+        # collected now and then, and no call writes to memory that the system has yet to map.
         [:monitor, {:scheduler, scheduler}, {:min_heap_size, 50_000}]
       )
 
@@ -258,7 +256,7 @@ defmodule Bench do
     end
   end
 
-  @doc "Raises unless both are the same: what is timed must be right."
+  @doc "Raises unless both are the same: the timed call must be right."
   def check!(what, ours, expected) do
     unless ours === expected do
       raise "#{what}: expected #{inspect(expected)}, got: #{inspect(ours)}"
@@ -267,7 +265,7 @@ defmodule Bench do
     :ok
   end
 
-  @doc "Returns when `condition` holds. It is asked all the time: what is waited for is being timed."
+  @doc "Returns when `condition` holds. It polls without a pause, because the wait is being timed."
   def spin_until(condition) do
     unless condition.() do
       :erlang.yield()
@@ -276,11 +274,11 @@ defmodule Bench do
   end
 
   @doc """
-  Calls `fun` with a function that returns the keys of a round: `per_round` of `keys`, in random
-  order, other ones in each round as far as there are enough.
+  Calls `fun` with a function that returns the keys of a round: `per_round` of `keys` in random
+  order. As long as there are enough keys, each round has others.
 
-  They are constants, so that no process has to collect or copy them as garbage. The
-  order is the same in every run.
+  They are constants, so no process has to collect or copy them as garbage. The order is the same in
+  every run.
   """
   def with_rounds(keys, %Context{rounds: rounds, per_round: per_round}, fun) do
     chunks =
@@ -300,7 +298,7 @@ defmodule Bench do
     end
   end
 
-  # Endless. Of many millions only those that are taken are drawn.
+  # An endless stream. Of many millions of keys it draws only those that are taken.
   defp in_random_order(keys) do
     if length(keys) <= 2_000_000 do
       Stream.cycle(shuffle(keys))
@@ -324,7 +322,7 @@ defmodule Bench do
     tagged |> Enum.sort() |> Enum.map(&elem(&1, 1))
   end
 
-  @doc "`n` keys of a kind."
+  @doc "Returns `n` keys of a kind."
   def keys(:integer, n), do: Enum.to_list(1..n)
   def keys(:binary, n), do: Enum.map(1..n, &"user:#{&1}")
   def keys(:tuple, n), do: Enum.map(1..n, &{:agent, "id-#{&1}"})

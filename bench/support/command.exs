@@ -3,7 +3,7 @@ for file <- ~w(bench report growth json plot summary),
 
 defmodule Bench.Command do
   @moduledoc false
-  # What the options of script/bench do.
+  # The options of script/bench.
 
   alias Bench.{Context, Growth, JSON, Plot, Report, Result, Summary}
 
@@ -135,7 +135,7 @@ defmodule Bench.Command do
     sizes = if text = options[:size], do: sizes(text)
     file = writable(Keyword.get(options, :json, "bench/results/growth.json"))
 
-    # Room for all that is emitted at the largest size.
+    # Room for all events at the largest size.
     room = [max_windows: 4_000_000, max_pending: 4_000_000]
     Application.put_env(:foundation, Foundation.Telemetry.SampledEvents, room)
     Application.stop(:foundation)
@@ -152,7 +152,7 @@ defmodule Bench.Command do
     end)
   end
 
-  # The file is written after each result: what has been measured is not lost.
+  # The file is written after each result, so a stopped run loses no result.
   defp collect(results, file, fun) do
     Enum.reduce(results, [], fn result, written ->
       written = [Foundation.JSON.encode(fun.(result)) | written]
@@ -174,7 +174,7 @@ defmodule Bench.Command do
     File.write!("README.md", Summary.readme(File.read!("README.md"), page))
   end
 
-  # Of several files, a later one's figures replace an earlier one's.
+  # If several files have the same result, the last one counts.
   defp plot(files, directory) do
     results = Enum.flat_map(files, &read/1)
 
@@ -192,7 +192,7 @@ defmodule Bench.Command do
   end
 
   defp parse(argv) do
-    # `mix run FILE -- ROW` hands the dashes on.
+    # `mix run FILE -- ROW` passes the dashes on.
     case OptionParser.parse(Enum.reject(argv, &(&1 == "--")), strict: @switches) do
       {options, names, []} ->
         {checked(options, names), names}
@@ -242,7 +242,7 @@ defmodule Bench.Command do
     if names == [], do: rows, else: Enum.filter(rows, &("#{&1.name}" in names))
   end
 
-  # The rows at the sizes that were asked for: those whose size can be chosen.
+  # The rows at the requested sizes. A row of one fixed size has no other.
   defp sized(rows, nil), do: rows
 
   defp sized(rows, text) do
@@ -273,7 +273,7 @@ defmodule Bench.Command do
     end
   end
 
-  # The engine is decided when the application starts.
+  # The engine is chosen when the application starts.
   defp start(nil), do: {:ok, _started} = Application.ensure_all_started(:foundation)
 
   defp start(engine) do

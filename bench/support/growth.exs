@@ -1,16 +1,16 @@
 defmodule Bench.Growth do
   @moduledoc false
-  # How rows grow: each at several sizes, and at one size in several processes.
+  # Growth of the rows: each at several sizes, and at one size in several processes.
 
   @processes [1, 2, 4, 8]
 
-  # About what a million entries take in all tables of a row, with room to spare.
+  # About the memory of a million entries in all tables of a row, with room to spare.
   @bytes_per_entry 600
 
   @doc """
   Measures and streams `{row, {dimension, size, processes}, result}`.
 
-  With `sizes`, only at those of them at which the row grows, and in one process.
+  With `sizes`, measures only at those sizes, and in one process.
   """
   def measure(rows, context, sizes \\ nil) do
     context = %{context | growth?: true}
@@ -35,7 +35,7 @@ defmodule Bench.Growth do
     size = if context.quick?, do: min(row.processes, 1_000), else: row.processes
 
     for_each(row, @processes, fn count ->
-      # A share of it has to take much longer than to start a process.
+      # Each process must work much longer than it takes to start.
       per_round = context.per_round * 4
       rounds = rounds(row, size, context)
       context = %{context | processes: count, per_round: per_round, rounds: rounds}
@@ -59,7 +59,7 @@ defmodule Bench.Growth do
     room?
   end
 
-  # Where rounds make all entries anew, fewer have to do.
+  # Where each round makes all entries anew, fewer rounds are enough.
   defp rounds(%{fills?: true}, size, context) do
     context.rounds |> min(div(300_000, size)) |> max(min(3, context.rounds))
   end
@@ -75,11 +75,11 @@ defmodule Bench.Growth do
     end
   end
 
-  @doc "How a point is called in a table."
+  @doc "The name of a point in a table."
   def label({:size, size, nil}), do: size
   def label({:processes, _size, count}), do: "#{count} p"
 
-  @doc "A result as it is written to the file."
+  @doc "A result as the file has it."
   def json(row, {dimension, size, processes} = _point, result) do
     row = %{row | target: nil}
 

@@ -1,6 +1,7 @@
 defmodule Bench.JSON do
   @moduledoc false
-  # Reads the files that the benchmark has written. OTP can from 27 on, Elixir from 1.18 on.
+  # Reads the files that the benchmark has written. OTP has a reader from 27 on, Elixir from 1.18
+  # on.
 
   @doc "Returns `{:ok, value}`, objects as maps with string keys, or `:error`."
   def decode(text) do

@@ -1,5 +1,5 @@
-# Run by bench/registry_memory.exs in a VM of its own, so that nothing that ran before is in
-# the figures. Prints what it measured as one Erlang term.
+# bench/registry_memory.exs runs this in a VM of its own, so nothing that ran before counts. It
+# prints its figures as one Erlang term.
 #
 #     elixir -pa ... memory_probe.exs ENGINE fill SIDE KIND SIZE
 #     elixir -pa ... memory_probe.exs ENGINE back SIZE TIMES
@@ -15,13 +15,13 @@ defmodule Bench.MemoryProbe do
     IO.write(:io_lib.format("~w.~n", [measure(arguments)]))
   end
 
-  # Bytes an entry: [what the VM says, what the system says].
+  # Bytes per entry: [of the VM, of the system].
   defp measure(["fill", side, kind, size]) do
     size = String.to_integer(size)
     side = String.to_atom(side)
     {:ok, _pid} = start(side)
 
-    # The garbage of what runs; the registrants keep theirs, before and after.
+    # Collects the garbage of all processes but the registrants, which keep theirs on both sides.
     running = Process.list()
     first = registrants(side, kind, size)
     before = now(running)
@@ -60,11 +60,10 @@ defmodule Bench.MemoryProbe do
   defp start(:ours), do: Foundation.Registry.start_link(keys: :unique, name: @table)
   defp start(:theirs), do: Registry.start_link(keys: :unique, name: @table)
 
-  # Processes that register when they are told to, and then tell the next; the last one tells the
-  # caller. All exist before the measurement starts, and one at a time is awake, so that no mailbox
-  # and no heap grows meanwhile that would still be in the resident set afterwards. What counts is
-  # what a registration leaves behind, with the monitor or link that belongs to it, and not the
-  # process.
+  # Each process registers when it is told to, and then tells the next one. The last one tells the
+  # caller. All exist before the measurement starts, and one is awake at a time. So no mailbox or
+  # heap grows in the meantime, which the resident set would keep. The figure has the entry with its
+  # monitor or link, and not the process.
   defp registrants(side, "process", size) do
     Enum.reduce(size..1//-1, self(), &registrant([side, "integer", &1..&1, &2]))
   end
@@ -86,7 +85,7 @@ defmodule Bench.MemoryProbe do
   defp owner(fun) do
     caller = self()
 
-    # A heap with room for all of it: one that grows and shrinks again would be measured too.
+    # A heap with room for everything. The figure would include one that grows and shrinks.
     pid =
       :erlang.spawn_opt(
         fn ->
@@ -115,7 +114,7 @@ defmodule Bench.MemoryProbe do
     end
   end
 
-  # No list of results: the heap that it takes would be in the resident set for a while.
+  # Builds no list of results: its heap would stay in the resident set for a while.
   defp fill(side, "integer", range), do: Enum.each(range, &register(side, &1))
   defp fill(side, "binary", range), do: Enum.each(range, &register(side, "user:#{&1}"))
 
@@ -130,7 +129,7 @@ defmodule Bench.MemoryProbe do
     [:erlang.memory(:total), resident()]
   end
 
-  # What a background thread gives back comes a little later: the least of a second.
+  # A background thread gives memory back later, so the lowest figure of a second counts.
   defp settled do
     1..10
     |> Enum.map(fn _turn ->

@@ -1,16 +1,16 @@
 defmodule Bench.Plot do
   @moduledoc false
-  # Draws what a file of `--growth` holds: one picture a row and dimension, ours and theirs in it,
-  # as SVG that is legible on a light and on a dark page.
+  # Draws a file of `--growth`: one picture for each row and dimension, with ours and theirs. The
+  # SVG is legible on a light and on a dark page.
 
   @width 780
-  # The plot's own area; what is below it grows with the number of variants.
+  # The size of the plot. The legend below it grows with the number of variants.
   @left 76
   @right 580
   @top 80
   @bottom 346
 
-  # Blue and orange are told apart by everybody; ours is drawn thicker besides.
+  # Blue and orange differ for readers with any colour vision. Ours also has a thicker line.
   @style """
   .page{fill:#fff;stroke:#d0d7de}
   text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}
@@ -30,8 +30,8 @@ defmodule Bench.Plot do
   @dashes ["none", "7 4", "2 4"]
 
   @doc """
-  Returns `{file name, SVG}` for each row and dimension in the results, in their order. Of two
-  results for one point the later counts.
+  Returns `{file name, SVG}` for each row and dimension in the results, in their order. If a point
+  has two results, the later one counts.
   """
   def pictures(results) do
     results =
@@ -112,11 +112,11 @@ defmodule Bench.Plot do
   defp x_value(%{"dimension" => "processes", "processes" => processes}), do: processes
   defp x_value(%{"size" => size}), do: size
 
-  # A measurement that came out at nothing is drawn at the foot.
+  # A result of zero is drawn at the foot.
   defp value(result, side), do: max(result[side], 0.1)
 
-  # Round numbers around the values: of one or two powers of ten also their halves and fifths, so
-  # that a line is never far.
+  # Round numbers around the values. If there are only one or two powers of ten, also their halves
+  # and fifths, so that a line is always near.
   defp grid(values) do
     {least, most} = Enum.min_max(values)
     {low, high} = {floor(:math.log10(least)), floor(:math.log10(most))}
@@ -127,7 +127,7 @@ defmodule Bench.Plot do
     Enum.filter(marks, &(&1 >= first and &1 <= max(last, 2 * first)))
   end
 
-  # A function from a value to its place between `from` and `to`, by logarithms.
+  # Returns a function from a value to its place between `from` and `to`, on a logarithmic scale.
   defp scale(values, from, to) do
     {least, most} = Enum.min_max(values)
     span = :math.log(most) - :math.log(least)
@@ -138,8 +138,8 @@ defmodule Bench.Plot do
     end
   end
 
-  # What is drawn: ours and theirs of each variant. Where theirs are different things (ETS, a
-  # GenServer), their names tell them apart.
+  # The lines to draw: ours and theirs of each variant. If theirs are different things (ETS, a
+  # GenServer), the lines have their names.
   defp lines(results, variants) do
     several? = length(Enum.uniq(Enum.map(results, & &1["against"]))) > 1
 
@@ -183,7 +183,7 @@ defmodule Bench.Plot do
     ]
   end
 
-  # Beside the ends of the lines, moved apart where these are close together.
+  # Labels beside the ends of the lines, moved apart where these are close together.
   defp labels(lines, y) do
     lines
     |> Enum.map(fn line -> {y.(line.points |> List.last() |> elem(1)), line} end)
@@ -201,7 +201,7 @@ defmodule Bench.Plot do
         {{place, line}, place}
       end)
 
-    # What was pushed beyond the foot pushes back.
+    # Labels below the foot move up, and push those above them.
     {placed, _last} =
       placed
       |> Enum.reverse()

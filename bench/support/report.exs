@@ -1,6 +1,6 @@
 defmodule Bench.Report do
   @moduledoc false
-  # The table that is printed, the file that is written, and the table that is made of files.
+  # The printed table, the file of the results, and the tables made of such files.
 
   @columns [
     {"row", :left},
@@ -24,7 +24,7 @@ defmodule Bench.Report do
     ]
   end
 
-  @doc "What the figures were measured on."
+  @doc "Describes the machine and the software of the run."
   def machine do
     [
       foundation: "#{Foundation.version()}, #{Foundation.engine()} engine, commit #{commit()}",
@@ -73,7 +73,7 @@ defmodule Bench.Report do
     ] ++ result.more
   end
 
-  @doc "A row in a list of rows."
+  @doc "Finds a row by its name."
   def described(row) do
     targets =
       case row.target do
@@ -105,7 +105,7 @@ defmodule Bench.Report do
   def theirs(%{theirs: %{} = theirs}, variant), do: theirs[variant]
   def theirs(%{theirs: theirs}, _variant), do: theirs
 
-  @doc "Whether the result reaches its target; nil where it has none at this size."
+  @doc "Returns whether the result reaches its target, or nil without a target at this size."
   def reached?(row, size, result) do
     case target_of(row, size, result.variant) do
       {:at_least, target} -> result.ratio >= target
@@ -164,9 +164,8 @@ defmodule Bench.Report do
   defp pad(text, width, :right), do: String.pad_leading(text, width)
 
   @doc """
-  The results of one or more runs, each what a file of `--json` holds, as they stand in
-  BENCHMARKS.md: a line on what each was measured on, a table of the rows with the runs side by
-  side, and one of the native calls.
+  Formats the results of one or more files of `--json` for BENCHMARKS.md: a line on the machine and
+  software of each run, a table of the rows with the runs side by side, and one of the native calls.
   """
   def markdown(runs) do
     {calls, rows} =
@@ -269,14 +268,14 @@ defmodule Bench.Report do
   defp sign(nil), do: ""
   defp sign(target), do: target |> String.replace(">=", "≥") |> String.replace("<=", "≤")
 
-  # A mean is of all sizes.
+  # A mean covers all sizes.
   defp size(nil), do: "all"
   defp size(size), do: "#{size}"
 
   defp markdown_size(nil), do: "all"
   defp markdown_size(size), do: thousands(size)
 
-  @doc "A number with commas."
+  @doc "Formats a number with commas."
   def thousands(number) when is_integer(number) do
     number
     |> Integer.digits()
@@ -318,7 +317,7 @@ defmodule Bench.Report do
     "#{elem(:os.type(), 1)} #{major}.#{minor}.#{patch}"
   end
 
-  # What else ran meanwhile: above the number of schedulers, the figures suffer.
+  # The load of the machine. Above the number of schedulers, the figures suffer.
   defp load do
     case File.read("/proc/loadavg") do
       {:ok, text} -> text |> String.split() |> Enum.take(3) |> Enum.join(" ")

@@ -1,7 +1,7 @@
-# Run by bench/scheduler.exs in a VM of its own, with a library that times its calls. Prints what it
-# measured as one Erlang term: a list of {operation, longest call on a normal scheduler in ns by the
-# clock, its function, longest in ns that a thread ran in a call, calls, milliseconds that the VM
-# saw a process run at once}.
+# bench/scheduler.exs runs this in a VM of its own, with a library that times its calls. It prints
+# its figures as one Erlang term: a list of {operation, longest call on a normal scheduler in ns,
+# its function, longest CPU time of a call in ns, calls, longest run of a process that the VM
+# reported in ms}.
 #
 #     elixir -pa ... scheduler_probe.exs LIBRARY SIZE
 
@@ -41,7 +41,7 @@ defmodule Bench.SchedulerProbe do
     IO.write(:io_lib.format("~p.~n", [results]))
   end
 
-  # The library is loaded before the application looks for its own.
+  # The library must be loaded before the application looks for its own.
   defp start(library, size) do
     :ok = Application.load(:foundation)
     version = List.to_string(Application.spec(:foundation, :vsn))
@@ -54,9 +54,9 @@ defmodule Bench.SchedulerProbe do
     {:ok, _started} = Application.ensure_all_started(:foundation)
   end
 
-  # The VM reports a process that ran for a millisecond at once. It does not say in which function
-  # where that is native (`:undefined`), so reports are told apart by process: those of processes
-  # that were there before the application have nothing to do with it.
+  # The VM reports a process that ran for a millisecond without a break. For native code it does not
+  # name the function (`:undefined`), so the reports are told apart by process. Processes that are
+  # older than the application do not count.
   defp watch(unrelated) do
     seen = :ets.new(__MODULE__, [:public, :named_table])
     watcher = spawn_link(fn -> receive_reports(seen, Map.new(unrelated, &{&1, true})) end)
@@ -75,8 +75,8 @@ defmodule Bench.SchedulerProbe do
     receive_reports(seen, unrelated)
   end
 
-  # `run` is given a function to make each call with: it gives the scheduler away afterwards, so
-  # that what the VM sees of a process is one call.
+  # `run` takes a function that makes each call and then yields, so that what the VM reports of a
+  # process is one call.
   defp measure(name, run) do
     Native.library_calls()
     :ets.delete_all_objects(__MODULE__)
@@ -84,7 +84,7 @@ defmodule Bench.SchedulerProbe do
 
     calls = for call <- Native.library_calls(), elem(call, 0) != "library_calls", do: call
 
-    # A report comes after its process has left the scheduler.
+    # A report arrives after its process has left the scheduler.
     Process.sleep(20)
     reports = for {_pid, ms} <- :ets.tab2list(__MODULE__), do: ms
 
@@ -101,7 +101,7 @@ defmodule Bench.SchedulerProbe do
     result
   end
 
-  # n keys of one process, each once.
+  # One process has n keys with one entry each.
   defp unique(size) do
     Tables.with_tables([:ours], :unique, fn ->
       {owner, held} =
@@ -157,7 +157,7 @@ defmodule Bench.SchedulerProbe do
     end)
   end
 
-  # Values that have to be built anew for each reader, in a table of n entries.
+  # Values that each read must rebuild, in a table of n entries.
   defp values(size) do
     map = %{name: "agent", started: 1_700_000_000, state: :idle}
     binary = :binary.copy("x", 10_000)
@@ -181,7 +181,7 @@ defmodule Bench.SchedulerProbe do
     end)
   end
 
-  # n entries of one process under one key.
+  # One process has n entries under one key.
   defp duplicate(size) do
     Tables.with_tables([:ours], :duplicate, fn ->
       {owner, held} =
@@ -227,7 +227,7 @@ defmodule Bench.SchedulerProbe do
     end
   end
 
-  # n duplicate keys of one process, each once.
+  # One process has n duplicate keys with one entry each.
   defp many_keys(size) do
     Tables.with_tables([:ours], :duplicate, fn ->
       {owner, held} =
@@ -264,12 +264,12 @@ defmodule Bench.SchedulerProbe do
     ]
   end
 
-  # n windows and then some: the last of them close the oldest.
+  # More windows than the bound of n. The last ones close the oldest.
   defp events(size) do
     Bench.pinned(fn ->
       more = size + div(size, 10)
       emit = &SampledEvents.emit_event(@event, %{count: 1}, %{}, dedup_key: &1)
-      # Batches are as large as they can be, so that nothing is emitted before the flush.
+      # Batches have their largest size, so nothing is emitted before the flush.
       SampledEvents.configure_event(@batch, batch_size: 2 * size)
 
       [
@@ -296,7 +296,7 @@ defmodule Bench.SchedulerProbe do
     end)
   end
 
-  # Spans of n processes that live, of one that has many open, and of one that dies with them.
+  # Spans of n living processes, of one with many open spans, and of one that dies with them.
   defp spans(size) do
     processes = max(div(size, 10), 100)
 
@@ -320,7 +320,8 @@ defmodule Bench.SchedulerProbe do
     ]
   end
 
-  # Terms that are made to take long, wherever a user's term goes in, whatever the size of a table.
+  # Terms that take long, at every place that takes a user's term. The size of the table is
+  # irrelevant.
   defp hostile(_size) do
     for {name, term} <- hostile_terms() do
       Tables.with_tables([:ours], :unique, fn ->
@@ -335,7 +336,7 @@ defmodule Bench.SchedulerProbe do
     end
   end
 
-  # Just below what is handled on a normal scheduler, and far above.
+  # Just below the bound for a normal scheduler, and far above it.
   defp hostile_terms do
     long = :binary.copy("0123456789", 1_000_000)
 
@@ -390,8 +391,8 @@ defmodule Bench.SchedulerProbe do
 
   defp each(enumerable, call, fun), do: Enum.each(enumerable, &call.(fn -> fun.(&1) end))
 
-  # A process that owns what `fun` registers, and what `fun` returned. It stays on one scheduler,
-  # and has room enough that a call is not interrupted by a collection of its garbage.
+  # A process that owns the entries that `fun` registers, and has what `fun` returned. It stays on
+  # one scheduler. Its heap is large enough that no garbage collection interrupts a call.
   defp holding(fun) do
     caller = self()
 
@@ -428,7 +429,7 @@ defmodule Bench.SchedulerProbe do
     end)
   end
 
-  # Kills the processes, and returns when what they had is gone.
+  # Kills the processes and returns when their entries are gone.
   defp exits(pids, left) do
     Tables.stop(pids)
     Bench.spin_until(fn -> Registry.count(@table) == left end)

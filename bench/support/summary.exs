@@ -1,11 +1,11 @@
 defmodule Bench.Summary do
   @moduledoc false
-  # The tables that BENCHMARKS.md and README.md begin with, made of the results in BENCHMARKS.md.
+  # The first tables of BENCHMARKS.md and README.md, made from the results in BENCHMARKS.md.
   #
-  # A factor is how many times less ours costs: below 1, ours costs more. It is the ratio of the
-  # full table, or its inverse where the target is an upper bound.
+  # A factor says how many times less ours costs; below 1, ours costs more. It is the ratio of the
+  # full table, or its inverse if the target is an upper bound.
 
-  # In words; the row, its size and its variant.
+  # The row in words, and its name, size and variant.
   @summary [
     {"look up a key, 1,000 entries", "lookup", "1,000", "integer"},
     {"look up a key, 1,000,000 entries", "lookup", "1,000,000", "integer"},
@@ -35,13 +35,13 @@ defmodule Bench.Summary do
   # Rows that compare ours with itself.
   @own ["memory_back", "scheduler"]
 
-  @doc "Returns BENCHMARKS.md with its summary made anew of its results."
+  @doc "Returns BENCHMARKS.md with a new summary of its results."
   def benchmarks(page) do
     {runs, results} = results(page)
     replace(page, "summary", summary(runs, results, peers(page)))
   end
 
-  @doc "Returns README.md with its figures made anew of the results in BENCHMARKS.md."
+  @doc "Returns README.md with new figures from the results in BENCHMARKS.md."
   def readme(readme, page) do
     {_runs, results} = results(page)
     replace(readme, "figures", [machine(page), "\n", figures(results)])
@@ -124,7 +124,7 @@ defmodule Bench.Summary do
   defp worst(result),
     do: result.runs |> Enum.map(& &1.factor) |> Enum.reject(&is_nil/1) |> Enum.min(fn -> 1 end)
 
-  # A variant that has been given a name since the results were recorded is found by what it was.
+  # A variant that was renamed after the recording is found by its old name.
   defp find(results, row, size, variant) do
     Enum.find(results, &(&1.row == row and &1.size == size and &1.variant == variant)) ||
       Enum.find(results, &(&1.row == row and &1.size == size))

@@ -1,7 +1,6 @@
 defmodule Bench.Tables do
   @moduledoc false
-  # The same entries in Foundation.Registry, in Elixir's Registry and in ETS, for as long as a row
-  # takes.
+  # Runs a row with the same entries in Foundation.Registry, in Elixir's Registry and in ETS.
 
   @ours Bench.Ours
   @theirs Bench.Theirs
@@ -15,7 +14,7 @@ defmodule Bench.Tables do
   @doc """
   Starts the tables named in `sides` (`:ours`, `:theirs`, `:ets`), empty, and runs `fun`.
 
-  They are gone when it returns, with all processes in them.
+  The tables and all processes in them are gone when it returns.
   """
   def with_tables(sides, keys \\ :unique, fun) do
     supervised = for side <- sides, side != :ets, do: spec(side, keys)
@@ -28,7 +27,7 @@ defmodule Bench.Tables do
     try do
       fun.()
     after
-      # Elixir's Registry takes the processes in it along, and this one is not among them.
+      # Elixir's Registry kills its processes when it stops, and this process is not one of them.
       Supervisor.stop(supervisor)
       if :ets in sides, do: :ets.delete(@ets)
       :erlang.garbage_collect()
@@ -36,8 +35,8 @@ defmodule Bench.Tables do
   end
 
   defp spec(:ours, keys), do: {Foundation.Registry, keys: keys, name: @ours}
-  # One partition a scheduler is what its documentation advises where there is much to do,
-  # but it makes reads slower; one is its default.
+  # Its documentation advises one partition per scheduler under many writes. That makes reads
+  # slower; the default is one.
   defp spec(:theirs, keys), do: {Registry, keys: keys, name: @theirs}
 
   @doc "Registers `key` for the calling process."
@@ -48,11 +47,11 @@ defmodule Bench.Tables do
   def register(:ets, key, value), do: :ets.insert(@ets, {key, self(), value})
 
   @doc """
-  Starts the tables with `keys` in them, all registered by one process with `value`, and calls `fun` with its pid.
+  Starts the tables with `keys`, which one process registers with `value`. Calls `fun` with its pid.
   """
   def with_entries(sides, keys, value, fun) do
     with_tables(sides, fn ->
-      # No list of results: it would be as long as the keys.
+      # Builds no list of results: it would be as long as the keys.
       owner = owner(fn -> for side <- sides, do: Enum.each(keys, &register(side, &1, value)) end)
 
       try do
@@ -63,10 +62,10 @@ defmodule Bench.Tables do
     end)
   end
 
-  @doc "Starts a process that runs `fun` and then waits to be stopped; returns when `fun` is done."
+  @doc "Starts a process that runs `fun` and waits to be stopped. Returns when `fun` is done."
   def owner(fun), do: hd(owners([fun]))
 
-  @doc "Starts one process for each function; returns when all are done."
+  @doc "Starts one process for each function. Returns when all are done."
   def owners(funs) do
     caller = self()
 

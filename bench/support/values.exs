@@ -7,7 +7,7 @@ defmodule Bench.Values do
     defstruct [:id, :state, :started_at, capabilities: [], restarts: 0]
   end
 
-  @doc "All of them, by name."
+  @doc "All values, by name."
   def all do
     [
       {"42", 42},
@@ -26,10 +26,10 @@ defmodule Bench.Values do
     ]
   end
 
-  @doc "The one of that name."
+  @doc "The value of that name."
   def fetch!(name), do: all() |> List.keyfind(name, 0) |> elem(1)
 
-  @doc "Another value of the same shape, for what a client's update makes of it."
+  @doc "Another value of the same shape, as a client's update returns it."
   def next(nil), do: true
   def next(number) when is_integer(number), do: number + 1
   def next(%Agent{} = agent), do: %{agent | restarts: agent.restarts + 1}
@@ -39,7 +39,7 @@ defmodule Bench.Values do
 
   defp map(size), do: Map.new(1..size, &{:"key_#{&1}", &1})
 
-  # A connection pool's: maps and keyword lists inside each other, some 60 words.
+  # The configuration of a connection pool: nested maps and keyword lists, about 60 words.
   defp config do
     %{
       scheme: :https,

@@ -2,7 +2,7 @@ defmodule Bench.VM do
   @moduledoc false
   # Runs a script in a VM of its own.
 
-  @doc "Runs `script` and returns the Erlang term that it prints. `flags` are the VM's."
+  @doc "Runs `script` and returns the Erlang term that it prints. `flags` are options of the VM."
   def run(script, arguments, flags \\ nil) do
     paths = Enum.flat_map(:code.get_path(), &["-pa", List.to_string(&1)])
     flags = if flags, do: ["--erl", flags], else: []
