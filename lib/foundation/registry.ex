@@ -2,9 +2,9 @@ defmodule Foundation.Registry do
   @external_resource Path.join(__DIR__, "registry/moduledoc.md")
   @moduledoc File.read!(Path.join(__DIR__, "registry/moduledoc.md"))
 
-  alias Foundation.Native
+  alias Foundation.{Native, Timeout}
   alias Foundation.Registry.Backends.ETS
-  alias Foundation.Registry.{Backend, Dispatch, Locks, MatchSpec, Options, Owner}
+  alias Foundation.Registry.{Backend, Dispatch, Ensure, Locks, MatchSpec, Options, Owner}
 
   @typedoc "The name of a registry."
   @type registry :: atom
@@ -93,18 +93,14 @@ defmodule Foundation.Registry do
   def whereis_name({registry, key, _value}), do: whereis(registry, key)
 
   defp whereis(registry, key) when is_atom(registry) do
-    case Native.registry_whereis(registry, key) do
-      nil -> registry |> ETS.whereis(key) |> unique!()
-      found -> unique!(found)
-    end
+    with :duplicate <- find(registry, key),
+         do: raise(ArgumentError, ":via is not supported for duplicate registries")
   end
 
   defp whereis(registry, _key), do: Backend.unknown!(registry)
 
-  defp unique!(:duplicate),
-    do: raise(ArgumentError, ":via is not supported for duplicate registries")
-
-  defp unique!(found), do: found
+  defp find(registry, key),
+    do: Native.registry_whereis(registry, key) || ETS.whereis(registry, key)
 
   @doc false
   def register_name({registry, key}, pid), do: register_name(registry, key, nil, pid)
@@ -297,6 +293,55 @@ defmodule Foundation.Registry do
 
       updated_or_error ->
         updated_or_error
+    end
+  end
+
+  @doc """
+  Returns the process under the unique `key`; if there is none, starts it, once for all callers.
+
+  One caller of a key runs `fun`, in its own process, which starts a process and returns `{:ok,
+  pid}`. `ensure/3` registers that process, with the value `nil`, unless it has registered itself.
+  The other callers wait and get the same result. `{:error, reason}` from `fun` goes to all of
+  them. An exception in `fun` is raised in its own caller, and the others get `{:error,
+  exception}`. If the caller that runs `fun` dies, the next one runs its own `fun` at once.
+
+  `{:error, {:already_started, pid}}` from `fun` counts as `{:ok, pid}`, and a process that died
+  before it was registered gives `{:error, :not_alive}`. If another process takes the key by
+  `register/3` meanwhile, that process is the result, and the started one is stopped with
+  `:shutdown`.
+
+  A process that `fun` links to its caller ends with that caller, so start it under a supervisor.
+  If `fun` calls `ensure/3` for its own key, that call raises `ArgumentError`. A process that waits
+  for `fun` must not do so either: it would wait forever.
+
+  **Cost:** one lookup if the key is registered, else a message to a process of the application and
+  back, and `fun`. Raises `ArgumentError` where keys are not unique, and if `fun` returns anything
+  else.
+
+      iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.Ensure)
+      iex> start = fn -> Agent.start(fn -> 0 end) end
+      iex> {:ok, pid} = Foundation.Registry.ensure(Docs.Ensure, "key", start)
+      iex> {:ok, ^pid} = Foundation.Registry.ensure(Docs.Ensure, "key", start)
+      iex> Foundation.Registry.ensure(Docs.Ensure, "other", fn -> {:error, :no_room} end)
+      {:error, :no_room}
+  """
+  @doc since: "0.1.0"
+  @spec ensure(registry, key, (() -> {:ok, pid} | {:ok, pid, term} | {:error, reason})) ::
+          {:ok, pid} | {:error, reason | term}
+        when reason: term
+  def ensure(registry, key, fun) when is_atom(registry) do
+    function!(fun, "ensure/3")
+
+    case find(registry, key) do
+      :undefined ->
+        Ensure.run(registry, key, fun)
+
+      :duplicate ->
+        raise ArgumentError,
+              "Foundation.Registry.ensure/3 is not supported for duplicate registries"
+
+      pid ->
+        {:ok, pid}
     end
   end
 
@@ -609,6 +654,44 @@ defmodule Foundation.Registry do
   @spec lock(registry, term, (() -> result)) :: result when result: var
   def lock(registry, lock_key, function) when is_atom(registry) and is_function(function, 0) do
     Backend.of!(registry)
-    Locks.run(registry, lock_key, function)
+    {:ok, result} = Locks.run({registry, lock_key}, :infinity, function)
+    result
+  end
+
+  @doc """
+  Works like `lock/3`, but waits for the lock at most `timeout` milliseconds, or `:infinity`.
+
+  Raises `Foundation.Timeout` without a call of the function if the lock is not free by then; with
+  0, if it is not free at once. The caller then has nothing and is in no queue. Only the wait is
+  bounded: the function may take as long as it needs.
+
+      iex> {:ok, _} = Foundation.Registry.start_link(keys: :unique, name: Docs.LockTimeout)
+      iex> Foundation.Registry.lock(Docs.LockTimeout, :hello, fn -> 1 + 1 end, 5_000)
+      2
+      iex> Foundation.Registry.lock(Docs.LockTimeout, :hello, fn ->
+      ...>   Foundation.Registry.lock(Docs.LockTimeout, :hello, fn -> :not_called end, 0)
+      ...> end, 5_000)
+      ** (Foundation.Timeout) the call did not end within 0 ms
+  """
+  @doc since: "0.1.0"
+  @spec lock(registry, term, (() -> result), timeout) :: result when result: var
+  def lock(registry, lock_key, function, timeout) when is_atom(registry) do
+    function!(function, "lock/4")
+    place = "the timeout of Foundation.Registry.lock/4"
+    Foundation.Options.value!(timeout, Foundation.Options.time(0), place)
+    Backend.of!(registry)
+
+    case Locks.run({registry, lock_key}, timeout, function) do
+      {:ok, result} -> result
+      :timeout -> raise Timeout, ms: timeout
+    end
+  end
+
+  defp function!(function, _name) when is_function(function, 0), do: function
+
+  defp function!(other, name) do
+    raise ArgumentError,
+          "expected the function of Foundation.Registry.#{name} to take no arguments, " <>
+            "got: #{inspect(other)}"
   end
 end

@@ -2,7 +2,8 @@ defmodule Foundation.Timeout do
   @moduledoc """
   A call that did not end within its time, of `:ms` milliseconds.
 
-  `Foundation.Resilience.run/2` returns it as `{:error, %Foundation.Timeout{}}`.
+  `Foundation.Resilience.run/2` returns it as `{:error, %Foundation.Timeout{}}`, and
+  `Foundation.Registry.lock/4` raises it.
   """
 
   defexception [:ms]

@@ -1,12 +1,13 @@
 defmodule Soak.Locks do
   @moduledoc false
-  # `Foundation.Registry.lock/3`. A process inside the lock finds no other living process there.
-  # Faults kill members inside as well. Locks outlive the supervisor of the registry area. They end
-  # with the application, which starts a new epoch.
+  # `Foundation.Registry.lock/4` and `ensure/3`. A process inside a lock, or inside a function of
+  # `ensure/3`, finds no other living process there. Faults kill members inside as well. Locks
+  # outlive the supervisor of the registry area. They end with the application, which starts a new
+  # epoch.
 
   @behaviour Soak.Area
 
-  alias Foundation.Registry
+  alias Foundation.{Registry, Timeout}
   alias Soak.{Crew, Epoch, Record}
 
   @table __MODULE__
@@ -16,7 +17,8 @@ defmodule Soak.Locks do
   def name, do: "locks"
 
   @impl true
-  def invariants, do: [locks: "locks with two holders"]
+  def invariants,
+    do: [locks: "locks with two holders", flights: "callers of ensure/3 without the outcome"]
 
   @impl true
   def open(_options) do
@@ -34,10 +36,28 @@ defmodule Soak.Locks do
     lock = :rand.uniform(@locks)
 
     Epoch.judge(:locks, fn epoch ->
-      Registry.lock(Soak.Unique, {:lock, lock}, fn -> inside(lock, epoch) end)
+      if :rand.uniform(2) == 1, do: locked(lock, epoch), else: ensured({:flight, lock}, epoch)
     end)
 
     {1, index}
+  end
+
+  defp locked(lock, epoch) do
+    timeout = Enum.random([0, 1, :infinity])
+    Registry.lock(Soak.Unique, {:lock, lock}, fn -> inside(lock, epoch) end, timeout)
+  rescue
+    Timeout -> :timeout
+  end
+
+  # It starts no process, so the next caller runs its function again.
+  defp ensured(flight, epoch) do
+    outcome =
+      Registry.ensure(Soak.Unique, flight, fn ->
+        inside(flight, epoch)
+        {:error, {:outcome, flight}}
+      end)
+
+    Record.check!(:flights, outcome == {:error, {:outcome, flight}}, fn -> {flight, outcome} end)
   end
 
   defp inside(lock, epoch) do

@@ -38,7 +38,7 @@ defmodule Foundation.Case do
   @spec queued(registry :: atom, term) :: non_neg_integer
   def queued(registry, lock_key) do
     case :sys.get_state(Foundation.Registry.Locks).locks do
-      %{{^registry, ^lock_key} => {_holder, queue}} -> 1 + :queue.len(queue)
+      %{{^registry, ^lock_key} => {_holder, queue}} -> 1 + :gb_sets.size(queue)
       %{} -> 0
     end
   end
