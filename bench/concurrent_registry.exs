@@ -1,7 +1,7 @@
 defmodule Bench.ConcurrentRegistry do
   @moduledoc false
   # A concurrent table against an ETS table that is used directly. ETS has no update with a
-  # function, so theirs is a loop over `:ets.select_replace/2`.
+  # function, so that row compares with this library's ETS engine.
 
   alias Bench.Row
   alias Foundation.ConcurrentRegistry, as: Table

@@ -1,9 +1,9 @@
 defmodule Foundation.DocsTest do
-  # What the documentation has to have, for every module that is public: one whose moduledoc is not
-  # `false`. What is `@doc false` in it is not public.
+  # Checks the documentation of every public module, that is, every module with a moduledoc.
+  # Functions with `@doc false` are not public.
   use ExUnit.Case, async: true
 
-  # The modules that these chapters are expected of: all that keep state.
+  # The modules that must have these chapters: all that keep state.
   @areas [
     Foundation.AgentRegistry,
     Foundation.Bulkhead,
@@ -97,7 +97,7 @@ defmodule Foundation.DocsTest do
 
     assert length(references) > 50
 
-    # The first is compiled only where Credo is, the second a process and no module.
+    # The first is compiled only where Credo is installed. The second is a process and not a module.
     public = [Foundation.Audit.CredoCheck, Foundation.Supervisor | public()]
 
     for {where, module, function} <- references do
@@ -157,7 +157,7 @@ defmodule Foundation.DocsTest do
     for module <- modules, ours?(module), moduledoc(module) != nil, do: module
   end
 
-  # Not what the tests themselves are made of.
+  # Leaves out the modules of the tests.
   defp ours?(module) do
     to_string(module.module_info(:compile)[:source]) =~ ~r"/lib/(foundation|mix)[/.]"
   end
@@ -175,7 +175,7 @@ defmodule Foundation.DocsTest do
     for {{kind, name, arity}, _, _, doc, _meta} = entry <- docs,
         kind in [:function, :macro, :callback, :macrocallback],
         doc != :hidden,
-        # `use Supervisor` brings it along.
+        # `use Supervisor` defines it.
         {name, arity} != {:child_spec, 1} or Supervisor not in behaviours(module),
         do: entry
   end
@@ -215,7 +215,7 @@ defmodule Foundation.DocsTest do
     end)
   end
 
-  # A source without comments and documentation.
+  # Returns a source without comments and documentation.
   defp code(file) do
     file
     |> File.read!()

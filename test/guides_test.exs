@@ -1,5 +1,5 @@
 defmodule Foundation.GuidesTest do
-  # Each guide is run in a VM of its own, as its reader would: see `Foundation.Guide`.
+  # Runs each guide in a VM of its own, as a reader would. See `Foundation.Guide`.
   use ExUnit.Case, async: true
 
   for guide <- ["README.md" | Path.wildcard("guides/*.{md,livemd}")] do

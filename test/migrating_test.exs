@@ -1,5 +1,5 @@
 defmodule Foundation.MigratingTest do
-  # Not async: changes the flags. What the guide shows is run by `Foundation.GuidesTest`.
+  # Not async: changes the flags. `Foundation.GuidesTest` runs the code in the guide.
   use Foundation.Case, async: false
 
   import ExUnit.CaptureIO

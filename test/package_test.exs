@@ -1,5 +1,5 @@
 defmodule Foundation.PackageTest do
-  # async: false, because a second Mix and cargo need both of two cores for a while.
+  # Not async: a second Mix and cargo need both of two cores for a while.
   use ExUnit.Case, async: false
 
   @package Mix.Project.config()[:package]
@@ -35,8 +35,8 @@ defmodule Foundation.PackageTest do
     assert Enum.filter(packed(), &String.starts_with?(&1, places)) == []
   end
 
-  # Cargo fetches all that a workspace may need before it builds a part of it, and the repository's
-  # needs three times as much as the library does.
+  # Cargo fetches all dependencies of a workspace before it builds one member. The repository has
+  # three times as many as the library.
   describe "the manifests of a package" do
     @crates ~w(foundation_core foundation_log foundation_nif)
 
@@ -95,7 +95,7 @@ defmodule Foundation.PackageTest do
   @tag timeout: :timer.minutes(10)
   test "a package compiles on its own, and its library loads", %{tmp_dir: root} do
     for file <- packed(), do: copy(file, root)
-    # What stands in for its dependencies: a package gets those from Hex.
+    # Stand-ins for the dependencies, which a package gets from Hex.
     for file <- tracked(), String.starts_with?(file, "offline/"), do: copy(file, root)
 
     environment = [
@@ -104,7 +104,7 @@ defmodule Foundation.PackageTest do
       {"MIX_BUILD_PATH", nil},
       {"CARGO_TARGET_DIR", Path.expand("target/package")},
       {"CARGO_BUILD_TARGET", nil},
-      # Whether it compiles is the question here, not how fast it is then.
+      # This test asks whether the package compiles. The code need not be fast.
       {"CARGO_PROFILE_RELEASE_LTO", "off"},
       {"CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"}
     ]
@@ -116,7 +116,8 @@ defmodule Foundation.PackageTest do
     assert String.ends_with?(engine, "native\n")
   end
 
-  # As Hex expands `:files`: wildcards that match no dot, and directories with all that is in them.
+  # Expands `:files` as Hex does: wildcards match no dot files, and directories stand for all files
+  # in them.
   defp packed do
     @package[:files] |> Enum.flat_map(&Path.wildcard/1) |> Enum.flat_map(&files/1) |> Enum.uniq()
   end
@@ -127,7 +128,7 @@ defmodule Foundation.PackageTest do
       else: [path]
   end
 
-  # A copy without git (script/matrix makes one) has no other files than those, and what is built.
+  # A copy without git (script/matrix makes one) has only tracked files, and build products.
   defp tracked do
     if File.exists?(".git") do
       {files, 0} = System.cmd("git", ~w(ls-files -z --cached --others --exclude-standard))

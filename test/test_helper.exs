@@ -1,2 +1,2 @@
-# A busy machine pauses a process for seconds. A test that waits in vain fails all the same, later.
+# A busy machine can pause a process for seconds. A longer timeout only delays a true failure.
 ExUnit.start(assert_receive_timeout: 30_000)

@@ -1,5 +1,5 @@
 defmodule Foundation.Bench.PlotTest do
-  # Its rows use tables of fixed names.
+  # Not async: the rows use tables of fixed names.
   use ExUnit.Case, async: false
 
   for file <-
@@ -9,7 +9,7 @@ defmodule Foundation.Bench.PlotTest do
 
   alias Bench.{Context, Growth, JSON, Plot}
 
-  # Raises unless it is well-formed, and gives the texts in it by class.
+  # Returns the texts in the SVG by class. Raises unless the SVG is well-formed.
   defp texts(svg) do
     {document, []} = svg |> :erlang.binary_to_list() |> :xmerl_scan.string(quiet: true)
 
@@ -37,7 +37,7 @@ defmodule Foundation.Bench.PlotTest do
     [{"lookup_ets.svg", by_size}, {"lookup_ets_processes.svg", by_processes}] =
       Plot.pictures(results)
 
-    # Ours and theirs, of integers and of binaries, at two sizes.
+    # Ours and theirs, with integers and with binaries, at two sizes.
     assert count(by_size, "<polyline") == 4
     assert count(by_size, "<circle") == 8
     texts = texts(by_size)

@@ -52,7 +52,7 @@ defmodule Foundation.ConcurrentRegistryFaultTest do
     {owner, table}
   end
 
-  # Ends the table, and returns once that can be seen.
+  # Ends the table, and returns when readers can see that.
   defp end_table(owner, table) do
     kill(owner)
     eventually(fn -> ended?(table) end)
@@ -65,7 +65,7 @@ defmodule Foundation.ConcurrentRegistryFaultTest do
     ArgumentError -> true
   end
 
-  # Each user has keys of its own for what it writes, and reads those that all leave alone.
+  # Each user writes keys of its own, and reads keys that nobody changes.
   defp use_until_gone(table, user) do
     for key <- 1..500 do
       assert Table.get(table, key) == %{key => key}

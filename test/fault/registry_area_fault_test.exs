@@ -1,6 +1,6 @@
 import Foundation.Conformance.Registry
 
-# The processes that die here belong to the application, so nothing else may run meanwhile.
+# Not async: the processes that die here belong to the application.
 conformance "AreaProcessesKilledUnderLoad",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]],
@@ -29,7 +29,7 @@ conformance "AreaProcessesKilledUnderLoad",
     eventually(fn -> Registry.count(registry) == 0 end)
     assert %{size: 0, keys: 0, processes: 0} = Registry.info(registry)
 
-    # And it works as before.
+    # The registry still works.
     worker = start_worker()
     {:ok, _} = Registry.register_for(registry, worker, :after, 1)
     assert Registry.lookup(registry, :after) == [{worker, 1}]
@@ -39,8 +39,8 @@ conformance "AreaProcessesKilledUnderLoad",
     assert Registry.lock(registry, :after, fn -> :free end) == :free
   end
 
-  # An ETS table cannot do without its owner and their holder at once: that is two faults. The
-  # native ones need neither.
+  # An ETS table does not survive the death of both its owner and their holder at the same time:
+  # that is two faults. A native table survives both.
   defp phases(:native, registry), do: [[registry | RegistrySupervisor.processes()]]
 
   defp phases(:ets, registry) do
@@ -55,7 +55,7 @@ conformance "AreaProcessesKilledUnderLoad",
 
       if pid = Process.whereis(victim) do
         kill(pid)
-        # A successor that dies in its start is a case too, but not each time.
+        # Now and then the successor is killed during its start.
         if :rand.uniform(3) > 1,
           do: eventually(fn -> Process.whereis(victim) not in [nil, pid] end)
       end
@@ -94,7 +94,7 @@ conformance "AreaProcessesKilledUnderLoad",
     assert Registry.keys(registry, self()) == []
   end
 
-  # Two at once inside would both see the other's absence end.
+  # Two processes inside the lock would both see the key of the other.
   defp locked(registry) do
     :inside =
       Registry.lock(registry, :shared, fn ->

@@ -44,7 +44,7 @@ conformance "Deaths",
       Process.exit(worker, :kill)
       await_dead(worker)
 
-      # The first question after the death is another one each time.
+      # Each round starts with another function, so each is the first call after a death.
       questions = [
         fn -> Registry.lookup(registry, :key) end,
         fn -> Registry.lookup_many(registry, [:key]) |> hd() end,
@@ -83,7 +83,7 @@ conformance "Deaths",
       for spawner <- 1..4 do
         Task.async(fn ->
           for round <- 1..500 do
-            # Registers until it is killed, or ends by itself between two registrations.
+            # Registers until it is killed, or ends between two registrations.
             pid =
               spawn(fn ->
                 for key <- 1..20, do: Registry.register(registry, {spawner, round, key}, key)
@@ -96,7 +96,7 @@ conformance "Deaths",
       end
 
     registrants = spawners |> Task.await_many(60_000, 30_000) |> Enum.concat()
-    # Before the last has ended the registry can be empty and fill again.
+    # Until the last registrant has ended, the registry can be empty and fill again.
     eventually(fn -> not Enum.any?(registrants, &Process.alive?/1) end)
     eventually(fn -> Registry.count(registry) == 0 end)
     assert %{size: 0, keys: 0, processes: 0} = Registry.info(registry)
@@ -146,13 +146,13 @@ conformance "Deaths",
     kill(worker)
 
     for key <- [1, 10_000, 20_000], do: assert(Registry.lookup(registry, key) == [])
-    # The keys are free again while the clean-up is still on its way.
+    # The keys are free while the clean-up is still running.
     for key <- 1..20_000//100, do: assert({:ok, _} = Registry.register(registry, key, :new))
     eventually(fn -> Registry.count(registry) == 201 end)
     for key <- 1..20_000//100, do: assert(Registry.lookup(registry, key) == [{self(), :new}])
   end
 
-  # Not by a monitor: its message comes after the process's own clean-up has begun.
+  # Polls without a monitor, whose message arrives after the clean-up of the process has begun.
   defp await_dead(pid) do
     if Process.alive?(pid) do
       :erlang.yield()

@@ -1,7 +1,7 @@
 import Foundation.Conformance.Registry
 
-# The table grows and shrinks by a factor of a thousand under its readers: what stays must be found
-# in every moment of that, whatever of it lives where.
+# The table grows and shrinks by a factor of a thousand under its readers. At every moment a read
+# must find the entries that stay.
 conformance "GrowthUnderLoad",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]] do
@@ -35,7 +35,7 @@ conformance "GrowthUnderLoad",
     assert Enum.count(Registry.stream(registry)) == length(stays)
   end
 
-  # Keys that are a word, that are bytes, and that are kept as terms; values likewise.
+  # Keys and values of three kinds: one word, bytes, and terms in an environment of their own.
   defp stays do
     for index <- 1..60,
         {kind, value} <- [

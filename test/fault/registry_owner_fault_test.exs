@@ -1,7 +1,7 @@
 import Foundation.Conformance.Registry
 
-# Each worker has keys of its own and knows what must be under them: what it reads back is compared
-# at every step, so a lost entry, a stale read or an error shows at once and where it happened.
+# Each worker has keys of its own and knows their entries. It compares at every step, so a lost
+# entry, a stale read or an error shows where it happened.
 conformance "OwnerKilledUnderLoad",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]] do
@@ -27,13 +27,13 @@ conformance "OwnerKilledUnderLoad",
       Load.progress(load, 300)
       owner = eventually(fn -> Process.whereis(registry) end)
       kill(owner)
-      # Every other one dies in the middle of its adoption, or right after it.
+      # Every second successor is killed during its adoption, or right after it.
       if rem(kill, 2) == 0, do: Load.progress(load, 50)
     end
 
     for model when is_map(model) <- Load.stop(load), do: assert(map_size(model) <= 50)
 
-    # The writers have ended, and their entries with them.
+    # The writers have ended, and their entries are removed.
     eventually(fn -> Registry.count(registry) == 500 end)
     for key <- 1..500, do: assert(Registry.lookup(registry, {:stays, key}) == [{self(), key}])
     assert Registry.meta(registry, :meta) == {:ok, :stays}

@@ -4,7 +4,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
 
   alias Foundation.{Native, Registry}
 
-  # Where this failed the whole VM went: the holder's number was taken for a term.
+  # When this failed, the VM crashed: it read the number of the remote process as a term.
   test "a remote owner that dies during a lookup is never returned" do
     name = unique_name("remote")
     start_supervised!({Registry, name: name, keys: :unique, engine: :native})
@@ -53,7 +53,7 @@ defmodule Foundation.RegistryRemoteFaultTest do
       for name <- names, do: eventually(fn -> Native.registry_count(name) == 0 end)
       eventually(fn -> assert counts() == before end)
 
-      # It was only the connection: the process registers again.
+      # Only the connection was lost, so the process can register again.
       for name <- names do
         assert {:ok, _owner} = Native.registry_register_for(name, pid, :key, 2)
         assert Native.registry_lookup(name, :key) == [{pid, 2}]

@@ -1,12 +1,12 @@
 for engine <- [:ets, :native] do
   defmodule Module.concat(Foundation.AgentRegistryTest, Macro.camelize("#{engine}")) do
-    # Not async: counts the agents of the whole application, and its telemetry.
+    # Not async: the table of agents and its telemetry are global.
     use Foundation.Case, async: false
 
     alias Foundation.{AgentRegistry, Peer}
     alias Foundation.Registry.{Cleanup, Monitor}
 
-    # The agents' table of the application is of one engine: here it is of each in turn.
+    # The application has one table of agents. These tests run it on each engine.
     setup_all do
       restart_table(engine: unquote(engine))
       on_exit(fn -> restart_table([]) end)
@@ -27,7 +27,7 @@ for engine <- [:ets, :native] do
     setup do
       for {id, _pid} <- AgentRegistry.list_agents(), do: AgentRegistry.unregister_agent(id)
       eventually(fn -> AgentRegistry.count() == 0 end)
-      # The deaths of an earlier test's agents have been told when both have answered.
+      # Once both have answered, the deaths of an earlier test's agents have been reported.
       for name <- [Monitor, Cleanup], do: :sys.get_state(name)
       :ok
     end
@@ -50,7 +50,7 @@ for engine <- [:ets, :native] do
 
     def raise_always(_event, _measurements, _metadata, _config), do: raise("no")
 
-    # The sum of the events, once it is what is expected and `quiet_ms` have brought no more.
+    # The sum of the events, once it is as expected and no event has followed for `quiet_ms`.
     defp cleaned(expected, sum \\ 0, quiet_ms \\ 50) do
       receive do
         {:cleanup, %{count: count}, %{}} when count > 0 ->
@@ -278,7 +278,7 @@ for engine <- [:ets, :native] do
       kill(pid)
       eventually(fn -> AgentRegistry.count() == 0 end)
       eventually(fn -> :telemetry.list_handlers([:foundation, :registry, :cleanup]) == [] end)
-      # It answers when it has logged the handler's end.
+      # It answers after it has logged that the handler was detached.
       :sys.get_state(reporter)
       assert Process.whereis(Cleanup) == reporter
     end
@@ -325,7 +325,7 @@ for engine <- [:ets, :native] do
         end
       end
 
-      # What was sent before this is traced once the process has answered.
+      # Once the process has answered, all earlier messages to it have been traced.
       defp refute_woken(name) do
         pid = Process.whereis(name)
         :sys.get_state(pid)
@@ -371,7 +371,7 @@ for engine <- [:ets, :native] do
     end
 
     if engine == :native do
-      # The owner says that its parent was killed.
+      # The owner logs that its parent was killed.
       @tag :capture_log
       test "agents survive a kill of the registry's whole supervisor" do
         :ok = AgentRegistry.register_agent("a", self(), %{n: 1})

@@ -150,7 +150,7 @@ defmodule Foundation.AuditTest do
       File.chmod!(closed, 0)
       on_exit(fn -> File.chmod!(closed, 0o700) end)
 
-      # Root lists every directory.
+      # Root can list every directory.
       if match?({:error, :eacces}, File.ls(closed)) do
         for path <- [dir, closed] do
           assert %{problems: [%{file: ^closed, message: "permission denied"}]} = Audit.run([path])
@@ -239,7 +239,7 @@ defmodule Foundation.AuditTest do
     assert {:ok, []} = scan.()
     before = :erlang.system_info(:atom_count)
     for _ <- 1..1000, do: assert({:ok, []} = scan.())
-    # A thousand scans see ten thousand names. Other tests run meanwhile and may make some.
+    # A thousand scans read ten thousand names. Other tests may create some atoms meanwhile.
     assert :erlang.system_info(:atom_count) - before < 5_000
   end
 end

@@ -53,7 +53,7 @@ defmodule Foundation.ConcurrentRegistryTest do
         end
       end
 
-      # An update that does not find what it has read goes on for ever.
+      # An update whose compare-and-swap never succeeds would loop endlessly.
       test "0.0 and -0.0 are compared by ===, in an update too", %{table: table} do
         [zero, minus_zero] = Terms.zeros()
 
@@ -189,7 +189,7 @@ defmodule Foundation.ConcurrentRegistryTest do
           end)
 
         assert_receive {:read, 1}
-        # The same value again is another write all the same.
+        # Writing the same value is a write too.
         Table.put(table, :key, 1)
         send(task.pid, :go)
         assert_receive {:read, 1}
@@ -268,7 +268,7 @@ defmodule Foundation.ConcurrentRegistryTest do
           Task.async(fn ->
             Stream.iterate(1, &(&1 + 1))
             |> Enum.reduce_while(nil, fn n, _ ->
-              # The table doubles and shrinks, and what stays is written.
+              # The table grows and shrinks while the remaining entries are updated.
               for k <- 1..200, do: Table.put(table, {:come, n, k}, k)
               for k <- 1..20, do: Table.update(table, rem(n * 20 + k, 3_000) + 1, 0, &(&1 + 1))
               if n > 30, do: for(k <- 1..200, do: Table.delete(table, {:come, n - 30, k}))

@@ -1,5 +1,5 @@
 defmodule Foundation.ConfigTest do
-  # Not async: the application's environment is everybody's.
+  # Not async: the application's environment is global.
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog

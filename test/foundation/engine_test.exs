@@ -1,8 +1,8 @@
 defmodule Foundation.EngineTest do
-  # Each test starts a VM of its own, on a copy of the application that it may spoil.
+  # Each test starts a VM of its own, with a copy of the application that it may damage.
   use ExUnit.Case, async: true
 
-  # One line a fact: what the application says of itself after its start.
+  # Prints facts about the application after its start, one per line.
   @report """
   case Application.ensure_all_started(:foundation) do
     {:ok, _} ->
@@ -36,7 +36,7 @@ defmodule Foundation.EngineTest do
     %{app: app, library: copy}
   end
 
-  # Everything the other VM prints, its log included.
+  # Everything that the other VM prints, with its log.
   defp vm(app, code \\ @report, flags \\ []) do
     telemetry = Application.app_dir(:telemetry, "ebin")
     vm_with(["-pa", Path.join(app, "ebin"), "-pa", telemetry], code, flags)
@@ -101,7 +101,7 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 1
     end
 
-    # The system maps such a file, and the VM would end at the first access to what is missing.
+    # The system maps such a file, and the VM would crash at the first access to the missing part.
     test "falls back to ETS when the library is truncated", context do
       whole = File.read!(context.library)
 
@@ -126,7 +126,7 @@ defmodule Foundation.EngineTest do
       assert output =~ "is damaged"
     end
 
-    # As in an escript, or a release that puts all modules into one directory.
+    # An escript, or a release with all modules in one directory, has such a layout.
     test "falls back to ETS when the application's directory is unknown", context do
       flat = Path.join(Path.dirname(context.app), "flat")
       File.mkdir_p!(flat)
@@ -250,8 +250,8 @@ defmodule Foundation.EngineTest do
       assert output =~ ~s(seen: ["#{Foundation.version()}"])
     end
 
-    # A registry that processes read, change, walk and die in all the time. What none of them may
-    # see is another answer, or an error.
+    # Processes read, change, walk and die in a registry all the time. None of them may see a wrong
+    # answer or an error.
     @filled """
     alias Foundation.{Native, Registry}
     main = self()
@@ -294,7 +294,7 @@ defmodule Foundation.EngineTest do
     workers =
       for {fun, place} <- Enum.with_index(work, 1), do: spawn(fn -> forever.(forever, place, fun) end)
 
-    # Returns when each has done something since.
+    # Returns when each process has done something since.
     worked = fn worked, before ->
       now = for place <- 1..4, do: :counters.get(done, place)
       moved = Enum.zip_with(now, before, &>/2)
@@ -331,7 +331,7 @@ defmodule Foundation.EngineTest do
                   true = :code.soft_purge(Native)
                   :code.delete(Native)
 
-                # Over itself: refused.
+                # Loading the library over itself is refused.
                 3 ->
                   {:error, :on_load_failure} = :code.load_file(Native)
               end
@@ -352,7 +352,7 @@ defmodule Foundation.EngineTest do
       refute output =~ "died"
     end
 
-    # Tables of three loads of the library, each used after every later one.
+    # Tables of three loads of the library. Each is used after every later load.
     test "keeps concurrent tables made before and after the reload", %{app: app} do
       output =
         vm(
@@ -401,7 +401,7 @@ defmodule Foundation.EngineTest do
           end_of.(dies)
           IO.puts("ended")
 
-          # A type that no table has any more is given back, and the next loads go on.
+          # A resource type without tables is released, and the next loads succeed.
           for n <- 1..50 do
             table = make.(n)
             #{@anew}
@@ -538,7 +538,7 @@ defmodule Foundation.EngineTest do
     @tag :linux
     test "keeps the library in memory meanwhile", %{app: app} do
       mapped = "IO.puts(\"mapped: \#{File.read!(\"/proc/self/maps\") =~ \"foundation_nif\"}\")\n"
-      # Not loaded again after this: nothing calls it.
+      # Nothing calls the module afterwards, so it is not loaded again.
       output = vm(app, @report <> @anew <> ":code.purge(Foundation.Native)\n" <> mapped)
 
       assert output =~ "mapped: true"

@@ -1,12 +1,12 @@
 defmodule Foundation.ErrorContextTest do
-  # Not async: the flags, which choose the backend, are the VM's.
+  # Not async: the flags, which choose the backend, are global.
   use Foundation.Case, async: false
   use Foundation.Conformance.ErrorContext, flag: true
 
   alias Foundation.ErrorContext.Raised
 
   setup do
-    # As at a start: no process has anything to carry over.
+    # As after a start: no process has a context to carry over.
     :ok = FeatureFlags.boot()
   end
 
@@ -127,7 +127,7 @@ defmodule Foundation.ErrorContextTest do
     end
 
     test "equals a plain model after each random step" do
-      # A small model: own metadata, and a stack of contexts over it.
+      # A small model: the process's own metadata, and a stack of contexts over it.
       keys = [:a, :b, :c, :d]
       values = [1, "two", nil, [3], %{four: 4}, :five]
       :rand.seed(:exsss, {1, 2, 3})

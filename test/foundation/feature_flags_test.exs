@@ -1,5 +1,5 @@
 defmodule Foundation.FeatureFlagsTest do
-  # Not async: the flags are the VM's.
+  # Not async: the flags are global.
   use ExUnit.Case, async: false
 
   alias Foundation.FeatureFlags
@@ -75,7 +75,7 @@ defmodule Foundation.FeatureFlagsTest do
         set =
           for id <- 1..2_000, FeatureFlags.enabled_for_id?(:use_ets_agent_registry, id), do: id
 
-        # Five standard deviations of a binomial of 2,000.
+        # Five standard deviations of a binomial distribution with n = 2,000.
         deviation = :math.sqrt(2_000 * percentage / 100 * (1 - percentage / 100))
         assert_in_delta length(set), 20 * percentage, 5 * deviation + 0.5
         MapSet.new(set)
@@ -221,7 +221,7 @@ defmodule Foundation.FeatureFlagsTest do
     assert_receive {:DOWN, ^reference, _, _, :killed}
 
     assert FeatureFlags.list_all() == before
-    # Synchronises with the supervisor, which has dealt with the exit when it answers.
+    # Once the supervisor answers, it has handled the exit.
     assert {_, pid, _, _} =
              Foundation.Supervisor
              |> Supervisor.which_children()
@@ -271,7 +271,7 @@ defmodule Foundation.FeatureFlagsTest do
       refute Foundation.Legacy.Telemetry.on?()
     end
 
-    # Does what the server does with one call, and is killed before it answers.
+    # Does what the server does in one call, and is killed before it answers.
     defp stand_in(work) do
       test = self()
 
@@ -306,7 +306,7 @@ defmodule Foundation.FeatureFlagsTest do
     test "is shared until its flag has been off, then carries over the rest" do
       flag = :use_logger_error_context
 
-      # As at a start of the application.
+      # As after a start of the application.
       :ok = FeatureFlags.boot()
       assert FeatureFlags.mode(flag) == :shared
       :ok = FeatureFlags.disable(flag)

@@ -1,5 +1,5 @@
 defmodule Foundation.HealthCheckTest do
-  # Not async: takes the registry's supervisor down.
+  # Not async: stops the registry's supervisor.
   use Foundation.Case, async: false
 
   alias Foundation.{AgentRegistry, HealthCheck}
@@ -62,7 +62,7 @@ defmodule Foundation.HealthCheckTest do
       assert HealthCheck.status() == :ok
 
       for {supervisor, id} <- tree() do
-        # The child's own supervisor may be another by now.
+        # The child's supervisor may have been restarted.
         {supervisor, id} = Enum.find(tree(), {supervisor, id}, fn {_, other} -> other == id end)
         :ok = Supervisor.terminate_child(supervisor, id)
         assert {:degraded, reasons} = HealthCheck.status()

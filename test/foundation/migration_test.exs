@@ -1,5 +1,5 @@
 defmodule Foundation.MigrationTest do
-  # Not async: the flags are the VM's, and processes of the application are taken down.
+  # Not async: the flags are global, and processes of the application are stopped.
   use Foundation.Case, async: false
 
   import ExUnit.CaptureLog
@@ -35,7 +35,7 @@ defmodule Foundation.MigrationTest do
     told()
   end
 
-  # What was emitted, oldest first.
+  # The emitted events, oldest first.
   defp told do
     receive do
       {:stage, %{stage: stage} = measurements, %{feature: flag} = metadata}
@@ -178,7 +178,7 @@ defmodule Foundation.MigrationTest do
   end
 
   describe "a failed change leaves flags and entries unchanged:" do
-    # What breaks a step into each stage, and the error.
+    # Runs `fun` while a child that the step needs is stopped.
     defp without(supervisor, child, fun) do
       :ok = Supervisor.terminate_child(supervisor, child)
 
@@ -275,7 +275,7 @@ defmodule Foundation.MigrationTest do
       end
     end
 
-    # All that a change could change for this process.
+    # All state of this process that a migration could change.
     defp state do
       %{
         flags: FeatureFlags.list_all(),

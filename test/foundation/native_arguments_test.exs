@@ -1,5 +1,5 @@
 defmodule Foundation.NativeArgumentsTest do
-  # Not async: the telemetry tables are the application's.
+  # Not async: the telemetry tables belong to the application.
   use Foundation.Case, async: false
 
   alias Foundation.{Native, NativeArguments}
@@ -13,7 +13,7 @@ defmodule Foundation.NativeArgumentsTest do
       id: :d
     )
 
-    # A log of each name too: what is said about one that is not there is nil.
+    # Event logs of the same names, because the functions return nil for a log that does not exist.
     dir = Path.join(System.tmp_dir!(), "foundation_#{unique}")
 
     for name <- [unique, duplicate] do
@@ -43,8 +43,8 @@ defmodule Foundation.NativeArgumentsTest do
     assert NativeArguments.functions() == Enum.sort(known)
   end
 
-  # Terms that are of another type are refused with an ArgumentError, wherever they stand: no
-  # crash, no panic, no other answer, and nothing done.
+  # A term of another type at any position is refused with an ArgumentError. The library does not
+  # crash or panic, gives no other answer, and changes nothing.
   for {function, types} <- NativeArguments.all(),
       {type, position} <- Enum.with_index(types),
       type not in [:any, :event] do
@@ -60,7 +60,7 @@ defmodule Foundation.NativeArgumentsTest do
     end
   end
 
-  # What is no event's name is none that this engine knows: the caller asks why.
+  # The engine knows no event of such a name. Its caller then checks the name.
   for {function, types} <- NativeArguments.all(),
       {:event, position} <- Enum.with_index(types) do
     test "#{function} returns nil for a term that is no event name at argument #{position}", %{
@@ -73,7 +73,7 @@ defmodule Foundation.NativeArgumentsTest do
     end
   end
 
-  # And anything at all is taken where anything is.
+  # Arguments of any type accept all terms.
   for {function, types} <- NativeArguments.all(),
       {:any, position} <- Enum.with_index(types) do
     test "#{function} accepts any term at argument #{position}", %{names: names} do

@@ -1,4 +1,4 @@
-# Native records are terms of a kind of their own from OTP 29 on.
+# From OTP 29 on, native records are a type of their own.
 if List.to_integer(:erlang.system_info(:otp_release)) >= 29 do
   defmodule Foundation.NativeRecordsTest do
     use Foundation.Case, async: true

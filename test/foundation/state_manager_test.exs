@@ -42,7 +42,7 @@ defmodule Foundation.StateManagerTest do
     start_supervised!({Keeper, options}, id: make_ref(), restart: :temporary)
   end
 
-  # {:ok, state} of what a new server finds, without a trace of its own.
+  # Returns {:ok, state} as a new server finds it, and leaves no trace.
   defp restore(dir) do
     pid = start(dir)
     state = GenServer.call(pid, :get)
@@ -90,7 +90,7 @@ defmodule Foundation.StateManagerTest do
     assert {:error, {{:checkpoint_dir, ^link, :in_use}, _child}} =
              start_supervised({Keeper, name: nil, checkpoint_dir: link}, id: make_ref())
 
-    # Also after the directory has been removed and made again.
+    # The same after the directory was removed and created again.
     File.rm_rf!(own)
     :ok = StateManager.checkpoint(first)
 
@@ -172,7 +172,7 @@ defmodule Foundation.StateManagerTest do
       assert Bitwise.band(File.stat!(Path.join(own, file)).mode, 0o777) == 0o600, file
     end
 
-    # Its owner has chosen the mode of a directory that is there.
+    # An existing directory keeps the mode that its owner has chosen.
     File.chmod!(dir, 0o750)
     start(dir)
     assert Bitwise.band(File.stat!(dir).mode, 0o777) == 0o750
@@ -184,7 +184,7 @@ defmodule Foundation.StateManagerTest do
           stop <- [&GenServer.stop/1, &(:ok = StateManager.checkpoint(&1))] do
         own = Path.join(dir, "own")
         pid = start(own, begin: :kept)
-        # Nothing has changed since.
+        # The state is unchanged.
         :ok = StateManager.checkpoint(pid)
         remove.(own)
         stop.(pid)
@@ -309,7 +309,7 @@ defmodule Foundation.StateManagerTest do
       start(dir) |> GenServer.stop()
       [first] = checkpoints(dir)
 
-      # Three intervals of nothing, then an orderly stop.
+      # Three intervals without a change, and then an orderly stop.
       listen([:restore])
       pid = start(dir, checkpoint_interval: 1)
       for _ <- 1..3, do: eventually(fn -> tick(pid) end)
@@ -317,7 +317,7 @@ defmodule Foundation.StateManagerTest do
       assert checkpoints(dir) == [first]
     end
 
-    # True once the server has handled a tick of its own that was sent after this was called.
+    # Returns true once the server has handled a tick of its own that was sent after this call.
     defp tick(pid) do
       :erlang.trace(pid, true, [:receive])
       assert_receive {:trace, ^pid, :receive, {Foundation.StateManager, :tick}}
@@ -497,7 +497,7 @@ defmodule Foundation.StateManagerTest do
 
     test "that is a file of unbounded length is not read to its end", c do
       {:ok, file} = :file.open(c.newer, [:read, :write, :raw])
-      # A hole of 4 TB, which takes no room on the disk.
+      # A sparse file of 4 TB, which takes no room on the disk.
       {:ok, _} = :file.position(file, 4 * 1024 ** 4)
       :ok = :file.truncate(file)
       :ok = :file.close(file)
@@ -514,7 +514,7 @@ defmodule Foundation.StateManagerTest do
       assert_receive {:corrupt, _, %{path: ^path, reason: :einval}}
     end
 
-    # A write to the disk for each start and stop, on what may be a slow or a busy one.
+    # Each start and stop writes to the disk, which may be slow or busy.
     @tag timeout: 300_000
     test "of 200 random kinds is never used and never crashes the server", c do
       [older, newer] = originals = Enum.map([c.older, c.newer], &File.read!/1)
@@ -576,7 +576,7 @@ defmodule Foundation.StateManagerTest do
   end
 
   test "unrelated files in the directory are left alone", %{tmp_dir: dir} do
-    # The last name has a number that no checkpoint can have, and none could follow.
+    # The number in the last name is too large for a checkpoint.
     names = ~w(README 1.checkpoint a.tmp 99999999999999999999.checkpoint)
     others = for name <- names, do: Path.join(dir, name)
     for path <- others, do: File.write!(path, "mine")
@@ -597,7 +597,7 @@ defmodule Foundation.StateManagerTest do
       assert restored >= floor
       parent = self()
 
-      # Started apart, since the call dies with the server.
+      # In a process of its own, because the call exits when the server dies.
       spawn(fn ->
         for n <- (restored + 1)..(restored + 1000) do
           :ok = GenServer.call(pid, {:put, {n, big}})
@@ -607,7 +607,7 @@ defmodule Foundation.StateManagerTest do
       end)
 
       assert_receive {^round, first}
-      # Anywhere in the write of the next.
+      # At a random point in the next write.
       for _ <- 1..:rand.uniform(20_000), do: :ok
       kill(pid)
       last_acknowledged(round, first)
@@ -663,7 +663,7 @@ defmodule Foundation.StateManagerTest do
       GenServer.call(pid, {:run, &{:reply, :ok, &1, :hibernate}})
       :ok = StateManager.checkpoint(pid)
 
-      # Where a server hibernates is named otherwise from OTP 28 on.
+      # From OTP 28 on, the function in which a server hibernates has another name.
       eventually(fn ->
         {:current_function, {_module, function, _arity}} = Process.info(pid, :current_function)
         function in [:hibernate, :loop_hibernate]

@@ -1,10 +1,10 @@
 defmodule Foundation.StrayMessagesTest do
-  # Not async: sends to every process of the application.
+  # Not async: sends messages to every process of the application.
   use Foundation.Case, async: false
 
   alias Foundation.Registry
 
-  # Supervisors log what they do not know.
+  # Supervisors log unknown messages.
   @moduletag :capture_log
 
   defp terms do
@@ -35,7 +35,7 @@ defmodule Foundation.StrayMessagesTest do
     ]
   end
 
-  # The ids from below the top supervisor to each of its processes, and the process.
+  # Each process, with the ids on the path from the top supervisor to it.
   defp processes(supervisor \\ Foundation.Supervisor, above \\ []) do
     Enum.flat_map(Supervisor.which_children(supervisor), fn
       {id, pid, :supervisor, _modules} -> [{[id | above], pid} | processes(pid, [id | above])]
@@ -43,7 +43,7 @@ defmodule Foundation.StrayMessagesTest do
     end)
   end
 
-  # OTP's supervisors end at a call or a cast that they do not know.
+  # OTP's supervisors exit at an unknown call or cast.
   defp servers, do: for({_id, pid} = process <- processes(), not supervisor?(pid), do: process)
   defp supervisor?(pid), do: match?({:supervisor, _, _}, :proc_lib.translate_initial_call(pid))
 

@@ -32,7 +32,7 @@ defmodule Foundation.SupervisionTest do
       kill(pid)
 
       eventually(fn -> HealthCheck.status() == :ok end)
-      # Restarted, and not only about to be: each of them answers.
+      # The processes have restarted, because each of them has answered.
       assert {_id, successor} = List.last(at(path))
       assert is_pid(successor) and successor != pid, inspect(path)
       for name <- @names, do: assert(is_pid(Process.whereis(name)), inspect({path, name}))
@@ -52,7 +52,7 @@ defmodule Foundation.SupervisionTest do
     end
   end
 
-  # As a release upgrade does it, which runs a supervisor's init/1 in the supervisor that is there.
+  # A release upgrade calls a supervisor's init/1 in the running supervisor.
   test "code_change of every process succeeds and changes no child" do
     before = processes()
 
@@ -71,7 +71,7 @@ defmodule Foundation.SupervisionTest do
     [top | for(path <- paths(), do: {path, path |> at() |> List.last() |> elem(1)})]
   end
 
-  # The ids from below the top supervisor to each child, at any depth.
+  # The ids on the path from the top supervisor to each child, at any depth.
   defp paths(supervisor \\ Foundation.Supervisor, above \\ []) do
     Enum.flat_map(Supervisor.which_children(supervisor), fn
       {id, pid, :supervisor, _} -> [Enum.reverse([id | above]) | paths(pid, [id | above])]

@@ -1,9 +1,9 @@
 defmodule Foundation.CheckpointFuzzTest do
   @moduledoc """
-  Damaged checkpoints: a state that comes back is one that was written, nothing raises, and no atom is made of
-  damage. Only a checksum that is right makes the bytes the node's own data, atoms and all.
+  Damaged checkpoints. A restored state is one that was written. Nothing raises, and damage creates
+  no atom. Bytes with a correct checksum are the node's own data, so their atoms may be created.
   """
-  # Not async: it counts the VM's atoms.
+  # Not async: counts the VM's atoms.
   use Foundation.Case
 
   import Foundation.Fuzz
@@ -21,8 +21,8 @@ defmodule Foundation.CheckpointFuzzTest do
 
   @tag timeout: :infinity
   test "a damaged checkpoint is never restored as another state", %{dir: dir} do
-    # Whatever is loaded, or made once, the first time; also what a file system says of a directory
-    # that is to be deleted as a file.
+    # Loads modules and creates atoms that only the first run needs. The error for deleting a
+    # directory as a file is one of them.
     for input <- 1..200, do: damaged(input)
     for _ <- 1..10, do: directory(dir)
     {:error, _reason} = :file.delete(dir)
@@ -37,7 +37,7 @@ defmodule Foundation.CheckpointFuzzTest do
     end)
   end
 
-  # One in memory. The bytes name an atom that no one has: it must not be made of them.
+  # A checkpoint in memory. Its bytes name an atom that does not exist, and must not create it.
   defp damaged(input) do
     sequence = pick([0, 1, 255, 256, 2 ** 32, 2 ** 64 - 1, :rand.uniform(1_000)])
     {parts, size} = Checkpoint.encode(sequence, state())
@@ -69,7 +69,7 @@ defmodule Foundation.CheckpointFuzzTest do
     assert {:ok, _state} = Checkpoint.decode(sequence, bytes)
   end
 
-  # With a checksum that is right, as a newer release or nobody may have written it: no raise.
+  # A forged checkpoint with a correct checksum, as a newer release may write it. It must not raise.
   defp forged do
     {[_head, _digest | payload], _size} = Checkpoint.encode(1, state())
     payload = payload |> IO.iodata_to_binary() |> several()
@@ -82,7 +82,7 @@ defmodule Foundation.CheckpointFuzzTest do
     end
   end
 
-  # A whole directory: the newest whole one is what comes back.
+  # A whole directory: the newest undamaged checkpoint is restored.
   defp directory(dir) do
     File.rm_rf!(dir)
     {:ok, store, :none, []} = Store.open(dir)
@@ -110,14 +110,14 @@ defmodule Foundation.CheckpointFuzzTest do
 
     for {_path, reason} <- problems, do: assert(known?(reason))
 
-    # And it goes on from there: what is written next is what comes back then.
+    # The store goes on: the next checkpoint is restored too.
     next = state()
     assert {:ok, _store, path, _size} = Store.write(opened, next)
     assert {:ok, _store, {:ok, came_back, ^path}, _problems} = Store.open(dir)
     assert :erlang.term_to_binary(came_back) == :erlang.term_to_binary(next)
   end
 
-  # Says whether the file is another one now.
+  # Returns whether the file has changed.
   defp spoil(path, dir) do
     before = File.read!(path)
 
@@ -138,7 +138,7 @@ defmodule Foundation.CheckpointFuzzTest do
     make.(path)
   end
 
-  # What is in the directory and no checkpoint of this server.
+  # Adds files that are not checkpoints of this server.
   defp strangers(dir) do
     for _ <- 1..:rand.uniform(4) do
       digits = pick([10 ** 20 - 1, 2 ** 64 - 1, 2 ** 64, 2 ** 63, 10 ** 19, :rand.uniform(9)])

@@ -1,9 +1,9 @@
 defmodule Foundation.TermsFuzzTest do
   @moduledoc """
-  Terms and their near misses as keys and values, through every call that encodes, finds, decodes
-  or compares them: in the native engine, in the ETS engine, and by what a map of the VM says.
+  Terms and similar ones as keys and values, through every call that encodes, finds, decodes or
+  compares them. Both engines must agree with a map of the VM.
   """
-  # Not async: event windows are the application's.
+  # Not async: the event windows belong to the application.
   use Foundation.Case
 
   import Foundation.Fuzz
@@ -34,7 +34,7 @@ defmodule Foundation.TermsFuzzTest do
 
   defp name(engine, keys), do: :"terms_#{engine}_#{keys}"
 
-  # Few of them are unlike all others.
+  # Many of the terms are variants of each other.
   defp terms do
     shared = RandomTerms.shared()
 
@@ -91,7 +91,7 @@ defmodule Foundation.TermsFuzzTest do
       assert [{_pid, found}] = Registry.lookup(registry, changed)
       assert RandomTerms.same?(new, value) and RandomTerms.same?(found, value)
 
-      # What is not there changes nothing.
+      # Unregistering an absent key changes nothing.
       for term <- asked,
           not is_map_key(model, term),
           do: :ok = Registry.unregister(registry, term)
@@ -105,7 +105,7 @@ defmodule Foundation.TermsFuzzTest do
     end
   end
 
-  # A bound key is a pattern to nobody.
+  # No function may take a bound key for a pattern.
   defp found?(found, model, term) do
     case {found, model} do
       {[{pid, value}], %{^term => stored}} -> pid == self() and RandomTerms.same?(value, stored)
@@ -132,7 +132,7 @@ defmodule Foundation.TermsFuzzTest do
       keys = Registry.keys(registry, self())
       assert Enum.frequencies(keys) === Enum.frequencies(terms)
 
-      # By its value: literally equal ones only.
+      # Only values that a pattern compares literally.
       value = pick(terms)
       if literal?(value), do: :ok = Registry.unregister_match(registry, gone, value)
       left = if literal?(value), do: Enum.reject(kept, &removed?(&1, gone, value)), else: kept
@@ -161,16 +161,16 @@ defmodule Foundation.TermsFuzzTest do
     assert ConcurrentRegistry.size(table) == 0
   end
 
-  # The value is a pattern, and those tell 0.0 from -0.0 on every OTP.
+  # The value is a pattern. Patterns tell 0.0 from -0.0 on every OTP.
   defp removed?({key, stored}, gone, value), do: key === gone and RandomTerms.same?(stored, value)
 
-  # As a pattern a map stands for a part of it, and some atoms for anything.
+  # In a pattern, a map matches larger maps, and some atoms match any term.
   defp literal?(term) when is_map(term), do: false
   defp literal?([head | tail]), do: literal?(head) and literal?(tail)
   defp literal?(term) when is_tuple(term), do: term |> Tuple.to_list() |> literal?()
   defp literal?(term), do: term != :_
 
-  # A window is opened by the first of each key and by nobody else.
+  # The first event of each key opens its window, and no other event does.
   defp windows(terms, input) do
     terms = Enum.reject(terms, &negative_zero?/1)
 
@@ -183,7 +183,7 @@ defmodule Foundation.TermsFuzzTest do
     end)
   end
 
-  # Until OTP 26 it is equal to the other zero, which windows know of short terms only.
+  # Up to OTP 26 it equals the other zero. Windows treat them as one only in short terms.
   defp negative_zero?(term), do: :erlang.term_to_binary(term) =~ <<70, 0x80, 0::56>>
 
   defp registries(keys), do: for(engine <- [:native, :ets], do: name(engine, keys))
@@ -198,6 +198,6 @@ defmodule Foundation.TermsFuzzTest do
       Enum.all?(Enum.zip(one, other), fn {one, other} -> RandomTerms.same?(one, other) end)
   end
 
-  # Shown when it is wrong, and not before: that takes long.
+  # Formats the term only on a failure, because that takes long.
   defp wrong(what, term), do: flunk("#{what}: #{inspect(term, limit: 50, printable_limit: 200)}")
 end

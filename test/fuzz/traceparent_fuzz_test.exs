@@ -1,9 +1,9 @@
 defmodule Foundation.TraceparentFuzzTest do
   @moduledoc """
-  Damaged `traceparent` headers, judged by the standard's grammar written as a regular expression
-  (W3C Trace Context, 3.2 and 4.3).
+  Damaged `traceparent` headers. A regular expression with the standard's grammar judges them (W3C
+  Trace Context, 3.2 and 4.3).
   """
-  # Not async: it counts the VM's atoms.
+  # Not async: counts the VM's atoms.
   use ExUnit.Case
 
   import Foundation.Fuzz
@@ -26,7 +26,7 @@ defmodule Foundation.TraceparentFuzzTest do
   @tag timeout: :infinity
   test "a header is accepted if and only if the grammar allows it" do
     grammar = [Regex.compile!(@version_00), Regex.compile!(@later, "s")]
-    # Whatever is loaded the first time.
+    # Loads modules that only the first call needs.
     for _ <- 1..200, do: judge(grammar, header())
 
     each_input("traceparent", fn _input ->
@@ -85,7 +85,7 @@ defmodule Foundation.TraceparentFuzzTest do
     end
   end
 
-  # Of the sort that a parser may overlook.
+  # Damage that a parser may overlook.
   defp damaged(header) do
     case :rand.uniform(6) do
       1 ->

@@ -1,6 +1,6 @@
 defmodule Foundation.Hostile.AtomsTest do
   @moduledoc """
-  No atom is made of what comes from outside. Not async: the count is the VM's.
+  No input from outside creates an atom. Not async: counts the VM's atoms.
   """
   use Foundation.TelemetryCase, async: false
 
@@ -21,7 +21,7 @@ defmodule Foundation.Hostile.AtomsTest do
       start_supervised!({Registry, name: name, keys: :unique, engine: unquote(engine)})
       table = ConcurrentRegistry.new(engine: unquote(engine))
 
-      # What is loaded, or made once, the first time.
+      # Creates the atoms that only the first round needs.
       feed(name, table, "warm")
       before = :erlang.system_info(:atom_count)
       for _round <- 1..@rounds, do: feed(name, table, random())

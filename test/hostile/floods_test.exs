@@ -1,7 +1,7 @@
 defmodule Foundation.Hostile.FloodsTest do
   @moduledoc """
-  More of everything than there is room for. Of windows, pending events, entries, spans and what a context
-  holds, the areas' own tests have floods; here are those that need a VM of their own, or many processes.
+  More items than a table has room for. The areas' own tests flood windows, pending events, entries,
+  spans and contexts. The tests here need a VM of their own, or many processes.
   """
   use Foundation.Case, async: true
   use Foundation.Alone

@@ -1,10 +1,10 @@
 defmodule Foundation.Hostile.HandlersTest do
   @moduledoc """
-  Telemetry handlers that misbehave. One that raises, throws or exits is detached by `:telemetry`. One that
-  never returns keeps the process that it runs in, and nobody else: callers go on, what waits is bounded and
-  counted, and when that process is killed its successor finds what it had not told.
+  Telemetry handlers that misbehave. `:telemetry` detaches a handler that raises, throws or exits. A
+  handler that never returns blocks only the process that it runs in. Callers go on, and pending
+  work is bounded and counted. When the blocked process is killed, its successor reports the rest.
 
-  Not async: events and processes are the application's.
+  Not async: events and processes belong to the application.
   """
   use Foundation.TelemetryCase, async: false
 
@@ -44,7 +44,7 @@ defmodule Foundation.Hostile.HandlersTest do
         kill(pid)
         assert_receive {@abandoned, _, %{name: ^pid}}
         assert_agents_are_cleaned_up()
-        # Each has been called, and detached.
+        # Each handler has been called, and detached.
         eventually(fn -> for(%{config: {unquote(how), _}} <- all_handlers(), do: 1) == [] end)
       end
     end
@@ -100,7 +100,7 @@ defmodule Foundation.Hostile.HandlersTest do
         event = fn key -> SampledEvents.emit_event([:hostile, :event], %{}, %{key: key}) end
         caller = spawn(fn -> event.(1) end)
         assert_receive :looping
-        # Its window is open, so this is a repeat.
+        # The window is open, so this is a repeat.
         assert event.(1) == :ok
         assert %{emitted: 1, suppressed: 1} = SampledEvents.stats([:hostile, :event])
         stop.()
@@ -118,7 +118,7 @@ defmodule Foundation.Hostile.HandlersTest do
     end
   end
 
-  # Of a hundred agents that die nothing is left, whatever the process that tells of it does.
+  # All entries of a hundred agents that die are removed, even while the reporter is blocked.
   defp assert_agents_are_cleaned_up do
     table = AgentRegistry.table()
     before = Registry.count(table)
@@ -134,16 +134,16 @@ defmodule Foundation.Hostile.HandlersTest do
 
   defp all_handlers, do: :telemetry.list_handlers([])
 
-  # A process in a span that has its pid for a name.
+  # A process with a span whose name is its pid.
   defp in_span do
     worker = start_worker()
     run(worker, fn -> Span.start_span(worker) end)
     worker
   end
 
-  # Attaches the handler; the function takes it away.
+  # Attaches a handler. Returns a function that detaches it.
   defp misbehave(how, events) do
-    # One for each: what is detached for one event is so for all that it was attached to.
+    # One handler per event, because telemetry detaches a failed handler from all of its events.
     ids =
       for event <- events do
         id = {__MODULE__, make_ref()}
@@ -166,7 +166,7 @@ defmodule Foundation.Hostile.HandlersTest do
     loop()
   end
 
-  # It does wait: a loop that does not would take a processor from the other tests.
+  # Sleeps, because a busy loop would take a processor from the other tests.
   defp loop do
     receive do
     after

@@ -1,6 +1,6 @@
 defmodule Foundation.Hostile.LeaksTest do
   @moduledoc """
-  Everything that the library counts, made and dropped in every way there is.
+  Creates and drops every resource that the library counts, in every possible way.
   """
   use Foundation.Case, async: true
   use Foundation.Alone
@@ -14,7 +14,7 @@ defmodule Foundation.Hostile.LeaksTest do
     alone(@settings, fn ->
       before = counts()
 
-      # What they are made of is copied, since nothing of this process is to keep it.
+      # The workers fill the tables, so this process keeps none of their terms alive.
       registries = for keys <- [:unique, :duplicate], do: start_registry(keys)
       names = Enum.map(registries, &elem(&1, 0))
       workers = start_workers(50)
@@ -28,13 +28,13 @@ defmodule Foundation.Hostile.LeaksTest do
 
       full = counts()
       assert Map.keys(full) == Map.keys(before)
-      # Each of them has gone up: what is not made here is not looked for.
+      # Each count has gone up. A resource that is not created here would not be checked.
       for {sort, count} <- full,
           # Event logs have a test of their own.
           sort not in [:retired, :event_logs],
           do: assert({sort, count > before[sort]} == {sort, true})
 
-      # Some of it goes by itself, some with its process, some with its table.
+      # Some resources are dropped one by one, some with their process, and some with their table.
       Enum.each(Enum.take(workers, 25), &kill/1)
       Native.registry_remote_down(hd(names), remote)
       for {_name, owner} <- registries, do: GenServer.stop(owner)
@@ -48,7 +48,7 @@ defmodule Foundation.Hostile.LeaksTest do
         assert counts() == %{before | tables: length(tables)}
       end)
 
-      # As long as they are referred to.
+      # Keeps the tables referenced until here.
       assert length(tables) == 50
     end)
   end
@@ -72,7 +72,7 @@ defmodule Foundation.Hostile.LeaksTest do
     :ok
   end
 
-  # More than a death removes at once, of every form that keys and values are kept in.
+  # More entries than a death removes at once, with keys and values of every stored form.
   defp fill(name) do
     for n <- 1..300,
         key <- [n, "long #{String.duplicate("key", 9)} #{n}", %{n => n}, [n | make_ref()]] do

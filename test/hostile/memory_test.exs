@@ -1,15 +1,15 @@
 defmodule Foundation.Hostile.MemoryTest do
   @moduledoc """
-  The memory of an entry by its value, against ETS and against `info/1`.
+  The memory of an entry, by its value, against ETS and against `info/1`.
 
-  In a VM of its own, whose memory nothing else changes.
+  Runs in a VM of its own, whose memory nothing else changes.
   """
   use Foundation.Case, async: true
   use Foundation.Alone
 
   alias Foundation.Registry
 
-  # So many that what a registry takes without an entry makes no difference.
+  # With so many entries, the memory of an empty registry does not matter.
   @entries 20_000
   @large_entries 2_000
 
@@ -42,7 +42,7 @@ defmodule Foundation.Hostile.MemoryTest do
 
   defp long(n), do: :binary.copy(<<n::32>>, 17)
 
-  # Bytes an entry beside the heaps of processes, and what the table says of itself.
+  # Returns bytes per entry without the heaps of processes, and as the table reports them.
   defp measure(count, fill) do
     {worker, monitor} = spawn_monitor(fn -> worker(fill) end)
     send(worker, {self(), :fill})
@@ -71,8 +71,8 @@ defmodule Foundation.Hostile.MemoryTest do
     end
   end
 
-  # The VM frees memory of its start, and of what ended, on threads of its own: this waits until two
-  # readings agree.
+  # The VM frees memory of its start and of ended processes on threads of its own. This waits until
+  # two readings agree.
   defp settled(last \\ 0) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     counts()

@@ -1,6 +1,7 @@
 defmodule Foundation.Hostile.RestoredTest do
   @moduledoc """
-  Values that are read and stored again, many times: what is kept stays with the number of entries.
+  Values are read and stored again, many times. The memory stays proportional to the number of
+  entries.
 
   Each test has a VM of its own, since the library counts for the whole VM.
   """
@@ -10,7 +11,7 @@ defmodule Foundation.Hostile.RestoredTest do
   alias Foundation.{ConcurrentRegistry, Registry}
 
   @times 2_000
-  # The bytes of the shorter ones are copied, the longer ones are shared.
+  # Shorter binaries are copied, longer ones are shared.
   @lengths [65, 8_192, 8_193, 50_000]
 
   for engine <- [:native, :ets] do
@@ -111,7 +112,7 @@ defmodule Foundation.Hostile.RestoredTest do
 
   defp bytes(length), do: :binary.copy(<<7>>, length)
 
-  # A term that was read goes at a collection, and its resource when a scheduler has the time.
+  # A collection frees a term that was read. A scheduler frees its resource later.
   defp assert_bounded(bytes, change) do
     before = settled()
     change.()

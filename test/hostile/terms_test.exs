@@ -1,9 +1,10 @@
 defmodule Foundation.Hostile.TermsTest do
   @moduledoc """
-  Terms that are deep, wide, long or odd, at every place where a user's term goes in: it comes out again as it
-  was, and the VM lives. Recursion in the library would end on the stack of a scheduler's thread.
+  Terms that are deep, wide, long or odd, at every place that takes a user's term. They come back
+  unchanged, and the VM survives. Recursion in the library would overflow the stack of a scheduler's
+  thread.
 
-  Not async: it takes a good part of the memory, and the telemetry tables are the application's.
+  Not async: uses much memory, and the telemetry tables belong to the application.
   """
   use Foundation.TelemetryCase, async: false
 
@@ -14,7 +15,7 @@ defmodule Foundation.Hostile.TermsTest do
 
   @moduletag timeout: 300_000
 
-  # Far beyond what recursion has the stack for.
+  # Far deeper than a stack allows for recursion.
   @depth 200_000
   @deepest 10_000_000
   @wide 200_000
@@ -160,7 +161,7 @@ defmodule Foundation.Hostile.TermsTest do
   defp term(:long_binary), do: :binary.copy("a long one", 1_000_000)
   defp term(:bits), do: <<:binary.copy("bits", 1_000_000)::binary, 5::3>>
   defp term(:improper), do: Enum.reduce(1..@depth, :tail, &[&1 | &2])
-  # Later ones of OTP make none of more than 4,194,303 bits.
+  # Later versions of OTP create none of more than 4,194,303 bits.
   defp term(:big_integer), do: Bitwise.bsl(1, 4_000_000)
 
   defp term(:function) do

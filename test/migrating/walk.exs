@@ -1,5 +1,5 @@
-# Walks an application through the five stages and back, and prints what can be seen from outside
-# at each. Run it with
+# Walks an application through the five stages and back, and prints what each looks like from
+# outside. Run it with
 #
 #     mix run test/migrating/walk.exs
 #
@@ -54,7 +54,7 @@ defmodule Fleet.Walk do
     end
   end
 
-  # What an operator has configured the log to print, and the events, come to this process.
+  # Receives the log lines, as an operator has configured them, and the events.
   def log(%{level: :info, msg: {:string, text}, meta: meta}, %{config: %{walk: walk}}) do
     request = if id = meta[:request_id], do: "request_id=#{id} ", else: ""
     send(walk, {:line, "#{request}#{text}"})
@@ -100,7 +100,7 @@ defmodule Fleet.Walk do
     end
   end
 
-  # Another event each time, the same one for all processes.
+  # Emits an event that is new each time, and the same in all processes.
   defp repeated do
     look = %{look: make_ref()}
 

@@ -1,8 +1,8 @@
 defmodule Foundation.OfflineProjectTest do
-  # async: false, because a second Mix needs both of two cores for a moment.
+  # Not async: a second Mix needs both of two cores for a moment.
   use ExUnit.Case, async: false
 
-  # cargo that only leaves a library where the real one would.
+  # A stand-in for cargo that only writes a library where cargo would.
   @cargo """
   #!/bin/sh
   mkdir -p "$CARGO_TARGET_DIR/release"

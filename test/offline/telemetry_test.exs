@@ -1,7 +1,7 @@
 defmodule TelemetryTest do
-  # What Foundation uses of telemetry, and what its documentation promises. Passes on the
-  # package as on the stand-in for builds that cannot reach Hex.
-  # Not async: one test changes what Logger lets through.
+  # The functions of telemetry that Foundation uses, and the guarantees that its documentation
+  # gives. The tests pass on the package, and on the stand-in for builds without Hex. Not async: one
+  # test changes the level of Logger.
   use ExUnit.Case, async: false
 
   import ExUnit.CaptureLog
@@ -10,7 +10,7 @@ defmodule TelemetryTest do
     def log(event, %{config: test}), do: send(test, {:report, event})
   end
 
-  # Handlers are everybody's: every test has names of its own.
+  # Handlers are global, so each test has event names of its own.
   setup context do
     %{id: {__MODULE__, context.test}, event: [:telemetry_test, context.test]}
   end
@@ -205,7 +205,7 @@ defmodule TelemetryTest do
   end
 
   test "persist/0 keeps the handlers, and later ones are attached and detached" do
-    # In a VM of its own: it cannot be taken back.
+    # In a VM of its own, because the change cannot be undone.
     peer = Foundation.Peer.start_alone()
     call = fn function, arguments -> :peer.call(peer, :telemetry, function, arguments) end
     {:ok, _apps} = :peer.call(peer, :application, :ensure_all_started, [:telemetry])

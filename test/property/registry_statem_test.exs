@@ -1,4 +1,5 @@
-# PropEr is an Erlang application beside OTP's: a newer Mix hides what no dependency names.
+# PropEr is an Erlang application beside OTP. A newer Mix hides applications that are not
+# dependencies.
 if function_exported?(Mix, :ensure_application!, 1) and
      :code.lib_dir(:proper) == {:error, :bad_name} do
   try do
@@ -12,13 +13,13 @@ defmodule Foundation.RegistryStatem do
   @moduledoc """
   The registry as a PropEr state machine: random commands on a running registry and on the model.
 
-  Written against PropEr's functions, not its macros, which are Erlang's.
+  It uses PropEr's functions, because its macros are Erlang's.
   """
 
   alias Foundation.{RegistryModel, RegistrySystem}
 
   @slots 4
-  # Few, so that they collide; near to each other, so that confusion shows.
+  # Few keys, so that they collide. Some are similar, so that a confusion shows.
   @keys [:a, 1, 1.0, "text", {:_, 1}, {2, 1}, %{}, %{a: 1}]
   @values [0, 1, 2]
   @system {:var, :system}
@@ -30,7 +31,7 @@ defmodule Foundation.RegistryStatem do
   def command(%RegistryModel{kind: kind}),
     do: :proper_types.frequency(single_steps(kind, @keys) ++ walks())
 
-  @doc "Commands that happen at one moment, with their weights."
+  @doc "Commands that take effect at one moment, with their weights."
   def single_steps(kind, keys) do
     key = :proper_types.elements(keys)
 
@@ -52,7 +53,7 @@ defmodule Foundation.RegistryStatem do
       ]
   end
 
-  # These are no snapshot, so a command beside them may fall into them.
+  # These take no snapshot, so a concurrent command may take effect during them.
   defp walks do
     [
       {1, call(:lookup_many, [:proper_types.list(key())])},
@@ -64,10 +65,10 @@ defmodule Foundation.RegistryStatem do
 
   def precondition(_model, _call), do: true
 
-  # A worker that was gone before the command reached it: nothing happened.
+  # The worker was dead before the command reached it, so nothing happened.
   def next_state(model, :died, _call), do: model
 
-  # Registered just before its process died: nobody can tell whether it was just after.
+  # The process registered and died. The model may know the death already.
   def next_state(model, {:ok_of_dead, generation}, {_, _, _, [_system, slot, key, value]}) do
     if RegistryModel.registrant(model, slot) == {slot, generation},
       do: next(model, :register, [slot, key, value]),
@@ -154,17 +155,17 @@ end
 
 defmodule Foundation.RegistryParallelStatem do
   @moduledoc """
-  The same machine for commands that run beside each other.
+  The same machine with commands that run concurrently.
 
-  Only single steps take part. A read of several entries is no single step: between reading one and
-  looking whether the owner of another is alive, one process may register and another die, which
-  no sequence explains. Such reads run beside the others, and what they give is compared in the
-  sequential machine.
+  Only single steps are compared. A read of several entries is not a single step: it reads one
+  entry, and then checks the owner of another. In between a process may register and another die,
+  which no sequence explains. Such reads only run beside the others. The sequential machine compares
+  their results.
   """
 
   alias Foundation.{RegistryModel, RegistryStatem, RegistrySystem}
 
-  # Hardly any, so that the branches meet.
+  # Two keys, so that the branches collide.
   @keys [1, 1.0]
 
   defdelegate initial_state, to: RegistryStatem
@@ -218,7 +219,7 @@ for %{id: engine} <- Foundation.Conformance.Registry.subjects(:ours),
         :proper.forall(
           :proper_statem.parallel_commands(RegistryParallelStatem, initial),
           fn commands ->
-            # A race shows on some of the runs: each plan is run several times.
+            # A race shows only in some runs, so each plan runs several times.
             Enum.all?(1..5, fn _run -> in_system(&run_parallel(&1, commands)) end)
           end
         )

@@ -1,7 +1,7 @@
 defmodule Foundation.RegistryTermsPropertyTest do
   @moduledoc """
-  Random terms as keys and values. What two terms are, one key or two, is what a map of the VM says of
-  them; what comes back of a value is compared down to its external form, which tells `0.0` from `-0.0`.
+  Random terms as keys and values. A map of the VM says whether two terms are one key or two.
+  Returned values are compared by their external form, which tells `0.0` from `-0.0`.
   """
   use Foundation.Case, async: true
 
@@ -55,7 +55,7 @@ defmodule Foundation.RegistryTermsPropertyTest do
     name
   end
 
-  # From ExUnit's seed, so that a failure can be had again.
+  # From ExUnit's seed, so that a failure can be repeated.
   defp random_terms(count) do
     :rand.seed(:exsss, ExUnit.configuration()[:seed])
     shared = RandomTerms.shared()

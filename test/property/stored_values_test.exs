@@ -1,6 +1,7 @@
 defmodule Foundation.StoredValuesPropertyTest do
   @moduledoc """
-  Random terms as values, and a term of each shape that the VM keeps in its own way. They are read, survive
+  Random terms as values, and a term of each shape with its own representation in the VM. They are
+  read, survive collections and are stored again. Each is compared by its external form.
   collections and are stored again. Each is compared down to its external form.
   """
   use Foundation.Case, async: true
@@ -19,7 +20,7 @@ defmodule Foundation.StoredValuesPropertyTest do
         ConcurrentRegistry.put(table, {:again, n}, ConcurrentRegistry.get(table, n))
       end
 
-      # In a process with a small heap, which is collected while it holds them.
+      # A process with a small heap, which is collected while it holds the terms.
       reader =
         Task.async(fn ->
           for {_term, n} <- Enum.with_index(terms) do
@@ -89,7 +90,7 @@ defmodule Foundation.StoredValuesPropertyTest do
     end
   end
 
-  # Lengths are around those at which the VM keeps a binary elsewhere.
+  # The lengths are around those at which the VM stores a binary in another way.
   defp shapes do
     binaries =
       for length <- [0, 1, 7, 8, 9, 63, 64, 65, 100, 8_192, 8_193, 100_000],
@@ -117,7 +118,7 @@ defmodule Foundation.StoredValuesPropertyTest do
 
   defp part(binary, at, length), do: binary_part(binary, at, length)
 
-  # From ExUnit's seed, so that a failure can be had again.
+  # From ExUnit's seed, so that a failure can be repeated.
   defp random_terms(count) do
     :rand.seed(:exsss, ExUnit.configuration()[:seed])
     shared = RandomTerms.shared()

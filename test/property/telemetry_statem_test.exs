@@ -1,8 +1,9 @@
 defmodule Foundation.TelemetryStatem do
   @moduledoc """
-  Windows and batches as a PropEr state machine: random commands on the running area and on the model.
+  Windows and batches as a PropEr state machine: random commands on the running area and on the
+  model.
 
-  Written against PropEr's functions, not its macros, which are Erlang's.
+  It uses PropEr's functions, because its macros are Erlang's.
   """
 
   import Foundation.TelemetryCase, only: [kill_server: 1]
@@ -11,7 +12,7 @@ defmodule Foundation.TelemetryStatem do
   alias Foundation.TelemetryModel
 
   @names [[:statem, :one], [:statem, :two], [:statem]]
-  # Near to each other, so that confusion shows.
+  # Similar keys, so that a confusion shows.
   @keys [1, 1.0, "1", {1}, [1], %{}, %{a: 1}, %{a: 1.0}, {:_, 1}, :_]
   @bounds [max_windows: 6, max_pending: 7, batch_size: 4]
 
@@ -62,7 +63,7 @@ defmodule Foundation.TelemetryStatem do
 
   def append(name, n) do
     :ok = SampledEvents.emit_batched(name, %{n: n}, %{})
-    # The processor has done what it was told before it answers this.
+    # Once the processor answers, it has handled all earlier messages.
     :sys.get_state(SampledEvents)
     collect()
   end
@@ -77,7 +78,7 @@ defmodule Foundation.TelemetryStatem do
     collect()
   end
 
-  # What it was told before is done: a kill changes nothing that can be seen.
+  # All earlier messages are handled, so a kill changes nothing visible.
   def kill do
     kill_server(SampledEvents)
     :sys.get_state(SampledEvents)

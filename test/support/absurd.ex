@@ -1,7 +1,7 @@
 defmodule Foundation.Test.Absurd do
   @moduledoc """
-  Structs whose protocols misbehave. Here, and not in a test, as protocols are consolidated before
-  tests are read.
+  Structs whose protocols misbehave. They are not in a test, because protocols are consolidated
+  before tests are compiled.
   """
 
   defmodule Sulky do

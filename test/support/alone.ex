@@ -1,10 +1,10 @@
 defmodule Foundation.Alone do
   @moduledoc """
-  Runs a function of a test module in a VM where nothing else is.
+  Runs a function of a test module in a VM where nothing else runs.
 
-  What the library counts is the whole library's. In the VM of the tests what others had goes when it is
-  collected, and ExUnit keeps the contexts of tests for a while: so whoever compares a count with one
-  from before does that alone.
+  The library counts for the whole VM. In the VM of the tests, resources of other tests go only when
+  they are collected, and ExUnit keeps the contexts of tests for a while. So a test that compares
+  counts needs a VM of its own.
   """
 
   import Foundation.Eventually
@@ -26,12 +26,13 @@ defmodule Foundation.Alone do
     do: :persistent_term.put({__MODULE__, env.module}, bytecode)
 
   @doc """
-  What `fun` gives, in a VM with the application started, with these settings. What it raises is raised here.
+  Returns what `fun` returns in a new VM, where the application runs with these settings. Raises
+  what it raises.
   """
   @spec alone(keyword, (() -> result)) :: result when result: term
   def alone(settings \\ [], fun) when is_function(fun, 0) do
     {:module, module} = :erlang.fun_info(fun, :module)
-    # ExUnit runs an async module as soon as it is compiled, which may be before it is noted here.
+    # ExUnit may run an async module as soon as it is compiled, before this module knows about it.
     bytecode = eventually(fn -> :persistent_term.get({__MODULE__, module}, nil) end)
     peer = Peer.start_alone()
 
@@ -45,7 +46,7 @@ defmodule Foundation.Alone do
     end
   end
 
-  @doc "What is alive in the library."
+  @doc "The number of live resources in the library, by kind."
   @spec counts() :: map
   def counts, do: Foundation.Native.live_counts()
 end

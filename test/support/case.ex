@@ -1,10 +1,10 @@
 defmodule Foundation.Case do
   @moduledoc """
-  The case template of this project: waiting, and processes that do what they are told.
+  The case template of this project: waiting, and processes under the control of a test.
 
   A *worker* is a process that runs the functions it is given, one after the other, until it is
-  killed or stopped. It stands for a registrant whose life the test decides about. It is linked to
-  nobody, so its death is the test's to observe, and it dies with the test.
+  killed or stopped. It stands for a registrant whose life the test controls. It has no links, so
+  the test can observe its death. It dies with the test.
   """
 
   use ExUnit.CaseTemplate
@@ -16,7 +16,7 @@ defmodule Foundation.Case do
     end
   end
 
-  @doc "Starts a worker; it ends when the process that started it ends."
+  @doc "Starts a worker. It ends when its parent ends."
   @spec start_worker() :: pid
   def start_worker do
     parent = self()
@@ -32,8 +32,8 @@ defmodule Foundation.Case do
   def start_workers(count), do: for(_index <- 1..count//1, do: start_worker())
 
   @doc """
-  How many hold a lock or wait for it, as its server knows: who has only said so in the table may be
-  overtaken.
+  The number of processes that hold a lock or wait for it, as its server knows. A process that is
+  only in the lock's table may be overtaken.
   """
   @spec queued(registry :: atom, term) :: non_neg_integer
   def queued(registry, lock_key) do
@@ -43,7 +43,7 @@ defmodule Foundation.Case do
     end
   end
 
-  @doc "Runs `fun` in `worker` and returns its result; a raise there is raised here."
+  @doc "Runs `fun` in `worker` and returns its result. If it raises, this function raises the same."
   @spec run(pid, (() -> result)) :: result when result: term
   def run(worker, fun) do
     case run_in_mortal(worker, fun) do
@@ -52,7 +52,7 @@ defmodule Foundation.Case do
     end
   end
 
-  @doc "As `run/2`, in a worker that may end meanwhile."
+  @doc "Works like `run/2`, for a worker that may end meanwhile."
   @spec run_in_mortal(pid, (() -> result)) :: {:returned, result} | {:ended, reason :: term}
         when result: term
   def run_in_mortal(worker, fun) when is_function(fun, 0) do
@@ -73,7 +73,7 @@ defmodule Foundation.Case do
     end
   end
 
-  @doc "Kills a process and returns when it is dead: from here on `Process.alive?/1` says false."
+  @doc "Kills a process and returns when it is dead, so that `Process.alive?/1` is false."
   @spec kill(pid, term) :: :ok
   def kill(pid, reason \\ :kill) do
     ref = Process.monitor(pid)
@@ -86,7 +86,7 @@ defmodule Foundation.Case do
     end
   end
 
-  @doc "A pid that belonged to a process and does so no more."
+  @doc "The pid of a dead process."
   @spec dead_pid() :: pid
   def dead_pid do
     pid = start_worker()
@@ -94,7 +94,7 @@ defmodule Foundation.Case do
     pid
   end
 
-  @doc "A pid of a node that was never connected to."
+  @doc "The pid of a process on a node that was never connected."
   @spec foreign_pid(atom, non_neg_integer) :: pid
   def foreign_pid(node \\ :nobody@nowhere, serial \\ 7) do
     name = Atom.to_string(node)

@@ -1,9 +1,10 @@
 defmodule Foundation.Test.CheckpointedCounter do
   @moduledoc """
-  A counter whose checkpoints are to survive the death of its whole node.
+  A counter whose checkpoints survive the death of its node.
 
-  `main/1` is the program of a node that a test kills: it counts as fast as it can and prints
-  `restored N` once, then `did N` after each count and `saved` when a checkpoint has been written.
+  A test starts a node that runs `main/1`, and kills it. The node counts as fast as it can. It
+  prints `restored N` at its start, `did N` after each count, and `saved` after each written
+  checkpoint.
   """
 
   use Foundation.StateManager
@@ -17,7 +18,7 @@ defmodule Foundation.Test.CheckpointedCounter do
     {:reply, next.count, next}
   end
 
-  # A state that is wrong in any part is not answered with a number.
+  # A state with a wrong part is the answer itself, which is not a number.
   def handle_call(:get, _from, state) do
     {:reply, if(state == state(state.count), do: state.count, else: :wrong), state}
   end
@@ -25,7 +26,7 @@ defmodule Foundation.Test.CheckpointedCounter do
   # Large enough that a kill hits a write now and then.
   defp state(count), do: %{count: count, filler: :binary.copy(<<count::64>>, 20_000)}
 
-  @doc "Starts a server that is linked to nothing, for a caller that ends with the call."
+  @doc "Starts a server without links, so that it outlives its caller."
   def begin(options) do
     with {:ok, pid} <- start_link(options) do
       Process.unlink(pid)
@@ -33,7 +34,7 @@ defmodule Foundation.Test.CheckpointedCounter do
     end
   end
 
-  @doc "Runs until it is killed. Its argument is the directory, as a charlist or an atom."
+  @doc "Runs until the node is killed. Takes the directory as a charlist or an atom."
   def main([dir]) do
     {:ok, _apps} = Application.ensure_all_started(:telemetry)
     event = [:foundation, :state, :checkpoint]
@@ -44,8 +45,8 @@ defmodule Foundation.Test.CheckpointedCounter do
     loop(pid)
   end
 
-  # Runs in the server. It counts no further before this is printed, so every `did N` that is
-  # printed before a `saved` is in that checkpoint.
+  # Runs in the server, which does not count meanwhile. So a checkpoint has every count that was
+  # printed before its `saved`.
   def saved(_event, _measurements, _metadata, _config), do: say("saved")
 
   defp loop(pid) do

@@ -1,9 +1,9 @@
 defmodule Foundation.Eventually do
   @moduledoc """
-  Waiting for a condition that another process brings about.
+  Waits for a condition that another process makes true.
 
-  A test that sleeps for a guessed time is either slow or flaky; this one polls, returns as soon as
-  the condition holds and says at the deadline what it last saw.
+  A test that sleeps for a guessed time is slow or flaky. This module polls, and returns as soon as
+  the condition holds. At the deadline it reports what it last saw.
   """
 
   @poll_ms 2
@@ -11,8 +11,8 @@ defmodule Foundation.Eventually do
   @doc """
   Runs `condition` until it returns a truthy value and returns that value.
 
-  An assertion that fails inside `condition` counts as "not yet". At the deadline the last failure is
-  raised as it is, or an assertion error with the last value.
+  An assertion that fails inside `condition` counts as "not yet". At the deadline the last failure
+  is raised, or an assertion error with the last value.
   """
   @spec eventually((() -> as_boolean(value)), pos_integer) :: value when value: term
   def eventually(condition, timeout_ms \\ 30_000) when is_function(condition, 0) do

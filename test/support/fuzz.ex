@@ -1,14 +1,14 @@
 defmodule Foundation.Fuzz do
   @moduledoc """
-  Random inputs, one after the other, for as long as is asked for.
+  Runs random inputs, one after the other, for the requested time.
 
-  An input is a number: what it means is drawn with `:rand`, which is seeded with the run's seed and
-  that number. So each can be had again, alone. Settings, which `script/fuzz` makes:
+  An input is a number. `:rand`, seeded with the run's seed and that number, generates its contents.
+  So each input can be repeated alone. `script/fuzz` sets these variables:
 
-    * `FOUNDATION_FUZZ_SECONDS` - how long, of one target; a moment by default
+    * `FOUNDATION_FUZZ_SECONDS` - the time for one target; a moment by default
     * `FOUNDATION_FUZZ_SEED` - the run's seed; ExUnit's by default
-    * `FOUNDATION_FUZZ_INPUT` - this input and no other
-    * `FOUNDATION_FUZZ_NOTE` - a file that always says which input it is at, for when the VM is gone
+    * `FOUNDATION_FUZZ_INPUT` - runs only this input
+    * `FOUNDATION_FUZZ_NOTE` - a file that names the current input, in case the VM crashes
   """
 
   import Bitwise
@@ -16,7 +16,7 @@ defmodule Foundation.Fuzz do
 
   @moment_ms 500
 
-  @doc "Runs `fun` for one input after the other; says which it was when it fails."
+  @doc "Runs `fun` for one input after the other. Names the input if it fails."
   @spec each_input(String.t(), (non_neg_integer -> term)) :: :ok
   def each_input(target, fun) do
     seed = number("FOUNDATION_FUZZ_SEED") || ExUnit.configuration()[:seed]
@@ -75,8 +75,8 @@ defmodule Foundation.Fuzz do
   end
 
   @doc """
-  Runs `fun`, which is to make no atom. The count is the VM's: whoever uses this is not async, and runs
-  before what the first run loads.
+  Runs `fun` and checks that it creates no atom. The count is the VM's, so a test that uses this is
+  not async. It calls `fun` once before, because a first run may load modules.
   """
   @spec assert_no_atom_made((() -> term)) :: true
   def assert_no_atom_made(fun) do
@@ -85,15 +85,15 @@ defmodule Foundation.Fuzz do
     assert :erlang.system_info(:atom_count) == before
   end
 
-  @doc "One of these."
+  @doc "Picks one of the values."
   @spec pick([term, ...]) :: term
   def pick(choices), do: Enum.random(choices)
 
-  @doc "Whether a thing happens that does so once in `times`."
+  @doc "Returns true once in `times`, on average."
   @spec once_in(pos_integer) :: boolean
   def once_in(times), do: :rand.uniform(times) == 1
 
-  @doc "The bytes with some damage: a few of them flipped, set, cut out, put in, doubled or swapped."
+  @doc "Damages the bytes: some are flipped, set, cut, inserted, doubled or swapped."
   @spec damage(binary) :: binary
   def damage(""), do: :rand.bytes(:rand.uniform(8))
 

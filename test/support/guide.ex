@@ -1,17 +1,17 @@
 defmodule Foundation.Guide do
   @moduledoc """
-  Runs a guide as its reader would: its Elixir blocks in order, in one session, and compares what
-  comes of them with what the guide says.
+  Runs a guide as a reader would: its Elixir blocks in order, in one session. Compares the results
+  with those in the guide.
 
-    * `#=> value` on lines of its own is what the expression before it gives.
-    * A `text` block after an Elixir block is what that prints and logs.
-    * A block that begins with `import Config` is a configuration: its settings must be known ones.
-    * A block of `def deps` must name this application by its package.
-    * A `console` block of `$ mix …` is run, and what follows is what it prints.
-    * In a Livebook a cell's output stands in the block that is marked as one, `Mix.install` is
-      passed over: the project is there already.
+    * `#=> value` on lines of its own is the value of the expression before it.
+    * A `text` block after an Elixir block is what that block prints and logs.
+    * A block that begins with `import Config` is a configuration with known settings.
+    * A block of `def deps` names this application by its package.
+    * A `console` block of `$ mix …` is run, and the rest of the block is its output.
+    * In a Livebook, the block marked as output is a cell's output. `Mix.install` is skipped,
+      because the project is already there.
 
-  Whatever else stands in a fenced block is an error, so nothing in a guide goes unread.
+  Any other fenced block is an error, so every block in a guide is checked.
   """
 
   import ExUnit.Assertions
@@ -27,7 +27,7 @@ defmodule Foundation.Guide do
     :ok
   end
 
-  @doc "The fenced blocks of a guide."
+  @doc "Returns the fenced blocks of a guide."
   @spec blocks(Path.t()) :: [block]
   def blocks(path) do
     path |> File.read!() |> String.split("\n") |> Enum.with_index(1) |> fenced([])
@@ -43,7 +43,7 @@ defmodule Foundation.Guide do
 
   defp fenced([_prose | rest], blocks), do: fenced(rest, blocks)
 
-  # What an `iex` session begins with.
+  # The state of an `iex` session at its start.
   defp env(path), do: %{Code.env_for_eval([]) | file: path}
 
   defp run_blocks([], session), do: session
@@ -70,7 +70,7 @@ defmodule Foundation.Guide do
     run_blocks(rest, session)
   end
 
-  # A Livebook's output, in a block without a language: what a cell prints, else its value.
+  # A Livebook's output is a block without a language: the text that a cell prints, or its value.
   defp run_blocks([{line, "elixir", text}, {_, "", expected} | rest], session) do
     {printed, value, session} = printing(session, line, text)
     output = if printed == "", do: inspect(value), else: printed
@@ -93,13 +93,13 @@ defmodule Foundation.Guide do
   defp run_blocks([{line, language, _text} | _rest], session),
     do: flunk("#{session.path}:#{line}: nobody runs a block of #{inspect(language)} here")
 
-  # What the command does, here.
+  # Runs a Mix command in this VM.
   defp mix(["run", file]), do: Code.eval_file(file)
 
   defp mix([task | arguments]) do
     Mix.Task.rerun(task, arguments)
   catch
-    # A task that has found something says so by its exit status too.
+    # A task with findings also reports them by its exit status.
     :exit, {:shutdown, _status} -> :ok
   end
 
@@ -109,7 +109,7 @@ defmodule Foundation.Guide do
       Application.put_env(:foundation, key, value)
 
       try do
-        # Raises for one that does not exist, or has another type.
+        # Raises for an unknown setting, or for one of another type.
         _setting = Foundation.Config.get(key)
       after
         case before do
@@ -120,7 +120,7 @@ defmodule Foundation.Guide do
     end
   end
 
-  # What a block prints and logs, its value, and the session after it.
+  # Returns what a block prints and logs, its value, and the session after it.
   defp printing(session, line, text) do
     me = self()
     log = [colors: [enabled: false], format: "$metadata[$level] $message\n"]
@@ -140,7 +140,7 @@ defmodule Foundation.Guide do
     {printed <> logged, value, session}
   end
 
-  # Up to each `#=>` for itself, with the value that it announces.
+  # Splits a block at each `#=>`, with the announced value.
   defp evaluate(session, line, text) do
     text
     |> String.split("\n")
@@ -154,7 +154,7 @@ defmodule Foundation.Guide do
 
   defp step(["#=>" <> _ | _] = lines, line, value, session) do
     text = Enum.map_join(lines, "\n", &String.trim_leading(&1, "#=>"))
-    # By value: from one OTP to the next a map's keys are shown in another order.
+    # Compares values, because OTP versions print the keys of a map in different orders.
     {expected, _binding} = Code.eval_string(text)
 
     assert value == expected,
@@ -166,7 +166,7 @@ defmodule Foundation.Guide do
   defp step(lines, line, _value, session) do
     quoted = Code.string_to_quoted!(Enum.join(lines, "\n"), file: session.path, line: line)
 
-    # One after the other, as they are typed: a macro is there once its module is.
+    # Evaluates one expression after the other, so that a macro is known once its module is defined.
     expressions =
       case quoted do
         {:__block__, _meta, expressions} -> expressions
@@ -180,7 +180,7 @@ defmodule Foundation.Guide do
     end)
   end
 
-  # But for white space, by which a guide breaks long lines.
+  # Ignores white space, because a guide breaks long lines.
   defp same!(given, expected, path, line) do
     assert plain(given) == plain(expected),
            "#{path}:#{line}: expected\n#{expected}\ngot\n#{given}"

@@ -1,9 +1,9 @@
 defmodule Foundation.Load do
   @moduledoc """
-  Processes that keep a system busy while a test breaks something.
+  Processes that keep a system busy while a test injects faults.
 
   Each runs its step again and again, with a state of its own, until it is told to stop. The test
-  can wait for progress, so that every fault falls into work and none into a pause.
+  can wait for progress, so that every fault falls into work and not into a pause.
   """
 
   import Foundation.Eventually
@@ -13,7 +13,9 @@ defmodule Foundation.Load do
   @stop 1
   @steps 2
 
-  @doc "Starts one process for each step, a function of its last result; the first gets `nil`."
+  @doc """
+  Starts one process for each step, a function of its last result. Its first argument is `nil`.
+  """
   @spec start([(term -> term)]) :: %__MODULE__{}
   def start(steps) do
     cells = :atomics.new(2, [])
@@ -37,14 +39,14 @@ defmodule Foundation.Load do
     :ok
   end
 
-  @doc "Lets every process end its step and returns the last results, in the order of the steps."
+  @doc "Lets every process finish its step. Returns the last results, in the order of the steps."
   @spec stop(%__MODULE__{}) :: [term]
   def stop(%{cells: cells, tasks: tasks}) do
     :atomics.put(cells, @stop, 1)
     Task.await_many(tasks, 60_000)
   end
 
-  # Its failure is told by stop/1, or by the link.
+  # stop/1 or the link reports its failure.
   defp dead?(task), do: not Process.alive?(task.pid)
 
   defp repeat(cells, step, state) do

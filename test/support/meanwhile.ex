@@ -1,13 +1,13 @@
 defmodule Foundation.Meanwhile do
   @moduledoc """
-  Work that goes on in several processes while something changes.
+  Runs work in several processes while something changes.
   """
 
   @doc """
-  Runs `start.(worker)` and then `round.(worker, n)` for `n` of 0, 1, 2 … in `workers` tasks, and `change` in
-  this process all the while, until there were `changes` of them and every worker has done `rounds`.
+  Runs `start.(worker)` and then `round.(worker, n)` for `n` of 0, 1, 2 … in `workers` tasks. Runs
+  `change` in this process until it ran `changes` times and every worker has done `rounds`.
 
-  What a worker raises is raised here.
+  Raises what a worker raises.
   """
   def meanwhile(change, start, round, opts \\ []) do
     opts = Keyword.merge([workers: 8, changes: 30, rounds: 5], opts)

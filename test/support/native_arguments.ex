@@ -1,6 +1,6 @@
 defmodule Foundation.NativeArguments do
   @moduledoc """
-  What each argument of each function of the library may be, and terms of every type there is.
+  The types of each argument of each function of the library, and terms of all types.
   """
 
   import Foundation.Case, only: [foreign_pid: 0]
@@ -134,18 +134,18 @@ defmodule Foundation.NativeArguments do
     limiter_info: [:limiter]
   }
 
-  # These load the library, or are there in a library of their own only.
+  # These load the library, or exist only in a special build.
   @others [__info__: 1, load: 2, reattach: 0, library_calls: 0]
 
   @doc "The types of each function's arguments."
   def all, do: @arguments
 
-  @doc "The functions of the library, as the module of its stubs has them."
+  @doc "The functions of the library, from the module of its stubs."
   def functions, do: Enum.sort(Native.__info__(:functions) -- @others)
 
   @doc """
-  A term of each type, with tags: what it is for `accepted/1`. Functions, references and ports are
-  also those of other nodes; the last ones are of several types at once.
+  Terms of all types, with tags for `accepted/1`. Functions, references and ports of other nodes are
+  among them. The last terms are of several types at once.
   """
   def terms do
     [
@@ -196,16 +196,16 @@ defmodule Foundation.NativeArguments do
     ]
   end
 
-  @doc "The tags of terms that an argument may be."
+  @doc "The tags of terms that an argument may have."
   def accepted(type)
-  # An atom that names no registry is answered with nil.
+  # For an atom that names no registry, the answer is nil.
   def accepted(:name), do: [:atom, nil, :boolean]
   def accepted(:kind), do: []
   def accepted(:zero), do: [:zero]
   def accepted(:natural), do: [:zero, :natural, :large]
   def accepted(:optional), do: [nil | accepted(:natural)]
   def accepted(:bound), do: accepted(:natural)
-  # 256 is none.
+  # 256 is out of range.
   def accepted(:byte), do: [:zero, :natural]
   def accepted(:boolean), do: [:boolean]
   def accepted(:table), do: []
@@ -224,17 +224,17 @@ defmodule Foundation.NativeArguments do
   def accepted(:event), do: [:atoms]
   def accepted(:outcome), do: []
   def accepted(:strategy), do: []
-  # No digits: answered as an id that nobody has.
+  # A binary without digits is an id that no span has.
   def accepted(:maybe_id), do: [nil, :binary]
   def accepted(:id), do: []
-  # An atom that names no instance is answered with nil, and one with a key is a pair.
+  # For an atom that names no instance, the answer is nil. A pair is an instance with a key.
   def accepted(type) when type in [:bulkhead, :breaker, :limiter],
     do: [:tuple | accepted(:name)]
 
   def accepted(:natural_32), do: [:zero, :natural]
   def accepted(:maybe_bound), do: [nil | accepted(:bound)]
   def accepted(:reference), do: [:reference]
-  # Answered with the names of the limits.
+  # The answer names the limits.
   def accepted(:cost), do: Enum.uniq(for {_term, tag} <- terms(), do: tag)
 
   def accepted(type)
@@ -249,7 +249,7 @@ defmodule Foundation.NativeArguments do
   def accepted(:reference), do: [:reference]
   def accepted(:direction), do: []
 
-  @doc "A term that an argument may be, in a call about the registry of a name."
+  @doc "A valid argument of a type, in a call about the registry of that name."
   def valid(type, name)
   def valid(:name, name), do: name
   def valid(:kind, _name), do: :unique

@@ -1,15 +1,17 @@
 defmodule Foundation.Peer do
   @moduledoc """
-  A second node on this machine, for what only another node can show.
+  A second node on this machine, for tests that need one.
 
-  Distribution is global: who uses this is not async.
+  Distribution is global, so a test that uses this is not async.
   """
 
-  @doc "Makes this VM a node, unless it is one; names are by address, so no host name must resolve."
+  @doc """
+  Makes this VM a node, unless it is one. Node names use addresses, so no host name must resolve.
+  """
   @spec distribute() :: :ok
   def distribute do
     if not Node.alive?() do
-      # Without it net_kernel fails; where it runs already this does nothing.
+      # Without epmd net_kernel fails. If it runs already, this does nothing.
       {_output, 0} = System.cmd(epmd(), ["-daemon"])
       {:ok, _pid} = :net_kernel.start([:"foundation_#{System.pid()}@127.0.0.1", :longnames])
     end
@@ -18,8 +20,8 @@ defmodule Foundation.Peer do
   end
 
   @doc """
-  Makes this VM no node again, and waits until it is none: the VM gives its name up a moment
-  after the process that held it.
+  Ends this VM's distribution, and waits until it has ended: the VM gives up its name a moment after
+  the process that held it has exited.
   """
   @spec undistribute() :: :ok
   def undistribute do
@@ -29,10 +31,10 @@ defmodule Foundation.Peer do
   end
 
   @doc """
-  Starts a node that has this project's code; it ends with the process that started it.
+  Starts a node that has this project's code. It ends with the process that started it.
 
-  With `connection: :standard_io` it outlives a loss of the connection between the nodes. `:args` go
-  before the arguments of the VM that are given anyway.
+  With `connection: :standard_io` it outlives a loss of the connection between the nodes. `:args`
+  come before the standard arguments of the VM.
   """
   @spec start(keyword) :: {pid, node}
   def start(options \\ []) do
@@ -50,7 +52,9 @@ defmodule Foundation.Peer do
     {peer, node}
   end
 
-  @doc "Starts a VM that has this project's code and is no node; `:peer.call/5` runs functions in it."
+  @doc """
+  Starts a VM with this project's code that is not a node. `:peer.call/5` runs functions in it.
+  """
   @spec start_alone() :: pid
   def start_alone do
     {:ok, peer, _name} = :peer.start_link(%{connection: :standard_io, args: code_paths()})
@@ -59,11 +63,11 @@ defmodule Foundation.Peer do
 
   defp code_paths, do: Enum.flat_map(:code.get_path(), &[~c"-pa", &1])
 
-  @doc "Ends a node as a crash would: without a word."
+  @doc "Ends a node without notice, as a crash would."
   @spec stop(pid) :: :ok
   def stop(peer), do: :peer.stop(peer)
 
-  @doc "Starts a process on the node that answers calls (an agent) and is linked to nobody."
+  @doc "Starts a process on the node, without links, that answers calls (an agent)."
   @spec spawn_on(node) :: pid
   def spawn_on(node) do
     {:ok, pid} = :erpc.call(node, Agent, :start, [:erlang, :node, []])

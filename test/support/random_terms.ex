@@ -1,20 +1,21 @@
 defmodule Foundation.RandomTerms do
   @moduledoc """
-  Random terms, drawn with `:rand` of the calling process: many that an encoding may confuse.
+  Random terms, drawn with `:rand` of the calling process. Many are hard to tell apart for an
+  encoding.
   """
 
   import Bitwise
   import Foundation.Case, only: [foreign_pid: 2]
   import Foundation.Fuzz, only: [damage: 1, once_in: 1, pick: 1]
 
-  @typedoc "What several terms of one set may contain, and nobody can make twice."
+  @moduledoc "Parts that several terms of one set may contain, and that cannot be made twice."
   @opaque shared :: {binary, reference, fun}
 
   @doc "Parts for one set of terms."
   @spec shared() :: shared
   def shared, do: {:binary.copy("shared", 50), make_ref(), fn -> :fun end}
 
-  @doc "A term that nests at most so deep, but for long towers of tuples."
+  @doc "A term of at most this depth, apart from deep towers of tuples."
   @spec term(shared, non_neg_integer) :: term
   def term(shared, 0), do: leaf(shared)
 
@@ -90,22 +91,21 @@ defmodule Foundation.RandomTerms do
     binary_part(part, 0, pick([1, 15, 16, 64, 65, 100]))
   end
 
-  # A clause each: a variable as a size in a pattern is written differently before and after
-  # Elixir 1.20.
+  # One clause for each, because Elixir 1.20 writes a variable size in a pattern differently.
   for skip <- 1..7 do
     defp after_bits(unquote(skip), <<_::unquote(skip), part::binary-size(100), _::bitstring>>),
       do: part
   end
 
-  @doc "The term with one change somewhere in it, as small as one can be, or of kind alone."
+  @doc "The term with one minimal change somewhere in it."
   @spec near(term) :: term
   def near(term) when is_integer(term) do
     pick([term + 1, term - 1, -term, bxor(term, 1 <<< pick([0, 1, 31, 59, 60, 63])), {term}])
     |> as_float()
   end
 
-  # OTP up to 29 makes an integer of -2^59 (`trunc(-576460752303423488.0)`) that is unequal to all
-  # others of that number: it is made anew of its external form.
+  # Up to OTP 29, `trunc(-576460752303423488.0)` is an integer of -2^59 that is unequal to all
+  # others of that number. Its external form makes a proper one.
   def near(term) when is_float(term),
     do: pick([-term, term / 2, rebuild(trunc(term)), [term]])
 
@@ -172,11 +172,11 @@ defmodule Foundation.RandomTerms do
     if once_in(3) and is_integer(term) and abs(term) < 1 <<< 1_000, do: term * 1.0, else: term
   end
 
-  @doc "An equal term that shares no memory with this one, as another process would have it."
+  @doc "An equal term that shares no memory with this one, as in another process."
   @spec rebuild(term) :: term
   def rebuild(term), do: :erlang.binary_to_term(:erlang.term_to_binary(term))
 
-  @doc "Whether they are the same down to their external form, which tells `0.0` from `-0.0`."
+  @doc "Whether two terms have the same external form, which tells `0.0` from `-0.0`."
   @spec same?(term, term) :: boolean
   def same?(one, other),
     do: one === other and :erlang.term_to_binary(one) == :erlang.term_to_binary(other)

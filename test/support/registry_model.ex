@@ -1,10 +1,10 @@
 defmodule Foundation.RegistryModel do
   @moduledoc """
-  What a registry is, said as plainly as possible: a list of entries in the order of registration.
+  The model of a registry: a list of entries in the order of registration.
 
-  Registrants are named `{slot, generation}`: a slot's process can die, and the next one in the same
-  slot is another registrant. Every function returns `{result, model}`; results name registrants the
-  same way.
+  Registrants are named `{slot, generation}`. If a slot's process dies, the next one in the slot is
+  another registrant. Every function returns `{result, model}`. Results name registrants in the same
+  way.
   """
 
   defstruct kind: :unique, entries: [], generations: %{}
@@ -20,7 +20,7 @@ defmodule Foundation.RegistryModel do
   @spec new(:unique | :duplicate, pos_integer) :: t
   def new(kind, slots), do: %__MODULE__{kind: kind, generations: Map.new(1..slots, &{&1, 1})}
 
-  @doc "The process that is in a slot now."
+  @doc "The process in a slot."
   @spec registrant(t, slot) :: registrant
   def registrant(model, slot), do: {slot, Map.fetch!(model.generations, slot)}
 
@@ -61,7 +61,7 @@ defmodule Foundation.RegistryModel do
     end
   end
 
-  @doc "The slot's process dies and another takes its place."
+  @doc "The slot's process dies, and another takes its place."
   def kill(model, slot) do
     dead = registrant(model, slot)
     model = reject(model, fn {_key, who, _value} -> who == dead end)

@@ -1,10 +1,10 @@
 defmodule Foundation.RegistrySystem do
   @moduledoc """
-  A running registry with its registrants in slots: what `Foundation.RegistryModel` is compared to.
+  A running registry with its registrants in slots, to compare with `Foundation.RegistryModel`.
 
-  A slot's worker runs one function at a time and is told to die in the same queue: a command
-  either ran on it, and its result is known, or the worker was gone and nothing happened (`:died`).
-  So a death falls between two commands, never inside one, and the model stays a sequential one.
+  A slot's worker runs one function at a time, and the order to die waits in the same queue. So a
+  command either ran on it, with a known result, or found a dead worker and did nothing (`:died`). A
+  death never falls into a command, and the model stays sequential.
   """
 
   import ExUnit.Assertions
@@ -13,9 +13,9 @@ defmodule Foundation.RegistrySystem do
 
   alias Foundation.{Registry, RegistryModel}
 
-  @doc "Starts workers for a registry that runs."
+  @doc "Starts workers for a running registry."
   def start(registry, slots) do
-    # Workers end with who started them; commands may come from processes that end before.
+    # Workers end with their parent. The processes that run commands may end earlier.
     keeper = start_worker()
     system = %{registry: registry, keeper: keeper, slots: :ets.new(:slots, [:public])}
     for slot <- 1..slots, do: occupy(system, slot, 1)
@@ -37,7 +37,7 @@ defmodule Foundation.RegistrySystem do
   end
 
   @doc """
-  `{:ok_of_dead, generation}`: registered, and its process was dead by the time this was known.
+  Returns `{:ok_of_dead, generation}` if the process was dead right after it registered.
   """
   def register_for(system, slot, key, value) do
     [{_slot, pid, generation}] = :ets.lookup(system.slots, {:slot, slot})
@@ -92,7 +92,7 @@ defmodule Foundation.RegistrySystem do
         do: {key, name(system, pid), value}
       )
 
-  @doc "The slot's process dies; returns when it is dead and another is in its place."
+  @doc "Kills the slot's process. Returns when it is dead and another has taken its place."
   def kill(system, slot) do
     [{{:slot, ^slot}, pid, generation}] = :ets.lookup(system.slots, {:slot, slot})
     ref = Process.monitor(pid)
@@ -105,7 +105,7 @@ defmodule Foundation.RegistrySystem do
 
     send(pid, {:run, killer, ref, last})
 
-    # Two may want the same death. One of them brought it about.
+    # Two commands may order the same death. One of them caused it.
     receive do
       {:DOWN, ^ref, :process, ^pid, _reason} ->
         receive do
@@ -118,13 +118,13 @@ defmodule Foundation.RegistrySystem do
     end
   end
 
-  @doc "Kills the registry's owner; its supervisor brings it back at its own pace."
+  @doc "Kills the registry's owner. Its supervisor restarts it later."
   def kill_owner(system) do
     if owner = Process.whereis(system.registry), do: Process.exit(owner, :kill)
     :ok
   end
 
-  @doc "Fails unless the registry holds exactly what the model does, once clean-up has caught up."
+  @doc "Fails unless the registry and the model have the same entries, once the clean-up is done."
   def assert_equal(system, model) do
     %{size: size} = figures = RegistryModel.figures(model)
     eventually(fn -> assert Registry.count(system.registry) == size end)
@@ -147,7 +147,7 @@ defmodule Foundation.RegistrySystem do
 
   defp occupy(system, slot, generation) do
     worker = run(system.keeper, fn -> start_worker() end)
-    # Named before it can be found, so that no answer holds a pid without a name.
+    # Named before any lookup can find it, so every pid in an answer has a name.
     :ets.insert(system.slots, {{:pid, worker}, {slot, generation}})
     :ets.insert(system.slots, {{:slot, slot}, worker, generation})
   end

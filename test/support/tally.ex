@@ -1,7 +1,7 @@
 defmodule Foundation.Test.Tally do
   @moduledoc false
-  # An ExUnit formatter that says how many tests passed and failed in cargo's words, which
-  # stay the same from one version of Elixir to the next. `script/test` reads them.
+  # An ExUnit formatter that prints the numbers of passed and failed tests in cargo's words. They
+  # are the same in all versions of Elixir. `script/test` reads them.
   use GenServer
 
   @impl true
@@ -21,11 +21,11 @@ defmodule Foundation.Test.Tally do
   def handle_cast(_event, tally), do: {:noreply, tally}
 
   defp count(nil, tally), do: Map.update!(tally, :passed, &(&1 + 1))
-  # Invalid: the set-up of its module failed, so it never ran.
+  # Invalid: setup_all of its module failed, so it never ran.
   defp count({reason, _}, tally) when reason in [:failed, :invalid] do
     Map.update!(tally, :failed, &(&1 + 1))
   end
 
-  # Skipped or excluded: it did not run, and was not meant to.
+  # Skipped or excluded: it was not meant to run.
   defp count(_state, tally), do: tally
 end

@@ -1,8 +1,8 @@
 defmodule Foundation.TelemetryCase do
   @moduledoc false
-  # Tests over the telemetry tables. There is one set of them for the application, so these
-  # are not async: each starts its own tree, on the engine that its `:engine` tag names and
-  # with the settings of its `:settings` tag, in place of the application's.
+  # Tests of the telemetry tables. The application has one set of them, so these tests are not
+  # async. Each starts its own tree in place of the application's, on the engine of its `:engine`
+  # tag and with the settings of its `:settings` tag.
 
   use ExUnit.CaseTemplate
 
@@ -48,14 +48,14 @@ defmodule Foundation.TelemetryCase do
   @doc false
   def forward(name, measurements, metadata, test), do: send(test, {name, measurements, metadata})
 
-  @doc "Runs `fun` with 1 to `n` in as many processes, which start together; their results."
+  @doc "Runs `fun` with 1 to `n` in as many processes, which start together. Returns their results."
   def together(n, fun) do
     tasks = for i <- 1..n, do: Task.async(fn -> receive(do: (:go -> fun.(i))) end)
     Enum.each(tasks, &send(&1.pid, :go))
     Task.await_many(tasks, 60_000)
   end
 
-  @doc "Kills a registered process and waits for its successor, which it returns."
+  @doc "Kills a registered process, waits for its successor, and returns it."
   def kill_server(name) do
     old = Process.whereis(name)
     Foundation.Case.kill(old)
@@ -66,7 +66,7 @@ defmodule Foundation.TelemetryCase do
     end)
   end
 
-  @doc "Events left in the test's mailbox, of one name, oldest first."
+  @doc "Events of one name in the test's mailbox, oldest first."
   def received(name) do
     receive do
       {^name, measurements, metadata} -> [{measurements, metadata} | received(name)]
@@ -75,10 +75,10 @@ defmodule Foundation.TelemetryCase do
     end
   end
 
-  @doc "What became of the events of one name."
+  @doc "The counts of the outcomes of one event name."
   def counts(name), do: name |> SampledEvents.stats() |> Map.drop([:windows, :evicted])
 
-  @doc "Whether each event that was offered is counted as one outcome."
+  @doc "Whether each offered event is counted under exactly one outcome."
   def balanced?(stats) do
     stats.offered ==
       stats.emitted + stats.suppressed + stats.sampled_out + stats.dropped + stats.pending

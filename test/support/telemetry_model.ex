@@ -1,8 +1,8 @@
 defmodule Foundation.TelemetryModel do
   @moduledoc """
-  What becomes of telemetry events, as a plain value: the oracle of the state-machine tests.
+  A model of telemetry events as a plain value: the oracle of the state-machine tests.
 
-  Its windows last for ever, and its batches are emitted by size and on demand only.
+  Its windows never end. Its batches are emitted by size and by flush only.
   """
 
   @outcomes [:emitted, :suppressed, :sampled_out, :dropped, :pending]
@@ -11,7 +11,7 @@ defmodule Foundation.TelemetryModel do
 
   def new(bounds), do: %__MODULE__{bounds: Map.new(bounds)}
 
-  @doc "Each step gives the events that come out, `{name, number | [number]}`, and the model after it."
+  @doc "Each step returns the emitted events, `{name, number | [number]}`, and the next model."
   def emit(model, name, key, n) do
     cond do
       {name, key} in model.windows ->

@@ -1,18 +1,19 @@
 defmodule Foundation.Terms do
   @moduledoc """
-  Terms of every kind, as keys and values: what a table may encode, must not confuse and must give back.
+  Terms of every type, as keys and values. A table may encode them, must not confuse them, and
+  returns them unchanged.
   """
 
   import Foundation.Case, only: [foreign_pid: 2]
 
-  @doc "Terms by a name that a failing test shows. No two of them are equal by `===`."
+  @doc "Terms with names for a failure report. No two of them are equal by `===`."
   @spec all() :: [{String.t(), term}]
   def all do
     immediates() ++
       numbers() ++ binaries() ++ lists() ++ tuples() ++ maps() ++ opaque() ++ large()
   end
 
-  @doc "Groups of terms that a careless encoding, hash or pattern would take for each other."
+  @doc "Groups of terms that a careless encoding, hash or pattern would confuse."
   @spec near_misses() :: [[term]]
   def near_misses do
     [
@@ -59,7 +60,8 @@ defmodule Foundation.Terms do
   end
 
   @doc """
-  `0.0` and `-0.0`, which are equal until OTP 26. They are read, since a compiler may take the one for the other.
+  `0.0` and `-0.0`, which are equal until OTP 26. They are parsed at run time, because a compiler
+  may merge them.
   """
   @spec zeros() :: [float]
   def zeros, do: for(sign <- [0, 128], do: :erlang.binary_to_term(<<131, 70, sign, 0::56>>))

@@ -1,5 +1,5 @@
 defmodule Foundation.AgentRegistry.LegacyTest do
-  # Not async: the flags and the agents' table are the VM's.
+  # Not async: the flags and the agents' table are global.
   use Foundation.Case, async: false
 
   import Foundation.Meanwhile

@@ -1,5 +1,5 @@
-# Where Credo is not installed, as little of it as the check calls stands in for it, and the check
-# is compiled against that.
+# Where Credo is not installed, a stand-in has the functions that the check calls. The check is
+# compiled with it.
 unless Code.ensure_loaded?(Credo.Check) do
   defmodule Credo.SourceFile do
     defstruct [:filename, :source]
@@ -33,13 +33,13 @@ defmodule Foundation.Audit.CredoCheckTest do
   use ExUnit.Case, async: true
 
   setup_all do
-    # Credo keeps sources in its own processes; the stand-in is no application.
+    # Credo keeps sources in its own processes. The stand-in has none.
     if Application.spec(:credo), do: {:ok, _} = Application.ensure_all_started(:credo)
     :ok
   end
 
   defp issues(source) do
-    # Not known before this file has compiled it.
+    # The module exists only after this file has compiled it.
     check = Module.concat(Foundation.Audit, CredoCheck)
     check.run(Credo.SourceFile.parse(source, "lib/a.ex"), [])
   end

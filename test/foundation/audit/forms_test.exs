@@ -1,8 +1,8 @@
 defmodule Foundation.Audit.FormsTest do
   use ExUnit.Case, async: true
 
-  # Every form of a call that is to be found, and what looks like one and is none. The number
-  # before a call is its line.
+  # Every form of a call that the audit finds, and code that only resembles one. The number before a
+  # call is its line.
 
   found = [
     {"a module, a function and arguments in calls that apply them",

@@ -1,5 +1,5 @@
 defmodule Foundation.ErrorContext.CrashReportTest do
-  # Not async: Logger is the VM's.
+  # Not async: Logger is global.
   use Foundation.Case, async: false
 
   alias Foundation.ErrorContext
@@ -32,7 +32,7 @@ defmodule Foundation.ErrorContext.CrashReportTest do
     on_exit(fn -> :logger.remove_handler(:crash_test) end)
   end
 
-  # The first report by `pid`, whoever logs it.
+  # The first report about `pid`, from any process.
   defp report(pid) do
     assert_receive {:report, %{meta: %{pid: ^pid} = meta}}
     meta

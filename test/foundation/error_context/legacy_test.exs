@@ -1,5 +1,5 @@
 defmodule Foundation.ErrorContext.LegacyTest do
-  # Not async: the flags are the VM's.
+  # Not async: the flags are global.
   use Foundation.Case, async: false
   use Foundation.Conformance.ErrorContext, flag: false
 

@@ -1,5 +1,5 @@
 defmodule Foundation.ErrorContext.LoggingTest do
-  # Not async: Logger and the flags are the VM's.
+  # Not async: Logger and the flags are global.
   use Foundation.Case, async: false
 
   import ExUnit.CaptureLog
@@ -9,17 +9,16 @@ defmodule Foundation.ErrorContext.LoggingTest do
 
   require Logger
 
-  # What is logged past the tests' own captures.
+  # Keeps log output that the tests themselves do not capture off the console.
   @moduletag :capture_log
 
-  # A handler of Erlang's `:logger`, and what a JSON formatter would be: both see events as they
-  # are.
+  # A handler of Erlang's `:logger`. It sees events unformatted, as a JSON formatter does.
   defmodule Handler do
     def log(event, %{config: %{test: test}}), do: send(test, {:event, event})
   end
 
-  # Takes a map under its own key, as Sentry's handler does: fails on anything else, and is then
-  # removed for good.
+  # Expects a map under its own key, as Sentry's handler does. It fails on any other value, and
+  # Logger then removes it for good.
   defmodule MapHandler do
     def log(%{meta: meta}, %{config: %{test: test}}) do
       send(test, {:tags, Map.get(meta.sentry, :tags)})
@@ -360,7 +359,7 @@ defmodule Foundation.ErrorContext.LoggingTest do
     on_exit(fn -> Application.delete_env(:foundation, :error_context) end)
   end
 
-  # Every formatter that Logger and OTP have, each asked for everything.
+  # Formats the event with every formatter of Logger and OTP, with all metadata.
   defp assert_formats(event) do
     keys = Map.keys(event.meta) -- [:error_context]
     template = Enum.flat_map(keys, &[Atom.to_charlist(&1), ~c"=", &1, ~c" "])

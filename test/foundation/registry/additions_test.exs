@@ -183,7 +183,7 @@ conformance "Stream",
     assert Enum.sum(Task.await_many(churners, 30_000)) > 0
   end
 
-  # Each registration is of a value of its own: an entry seen twice is seen by that.
+  # Each registration has a value of its own, so the test notices an entry that is returned twice.
   defp churn(registry, churner, stop, round) do
     if :atomics.get(stop, 1) == 1 do
       round

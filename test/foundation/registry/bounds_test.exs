@@ -38,14 +38,14 @@ conformance "Bounds", subjects: :ours, variants: [[keys: :unique], [keys: :dupli
         full
       end
 
-    # What is let go of is given back a little later.
+    # Memory is freed a moment after its entry is removed.
     eventually(fn -> Registry.info(registry).memory < empty + first * 0.1 end)
     assert Enum.max(fulls) < first * 1.1
   end
 
   test "memory is freed when the processes die", %{registry: registry} do
     %{memory: empty} = Registry.info(registry)
-    # Of one key each, which is another form to the library than several.
+    # Some processes with one key and some with two: the library stores the two cases differently.
     workers = start_workers(10_000)
 
     for {worker, n} <- Enum.with_index(workers),
@@ -79,7 +79,7 @@ conformance "BoundOfUniqueKeys", subjects: :ours, variants: [[keys: :unique]] do
   end
 end
 
-# Not async: the ETS tables that are counted are those of the VM.
+# Not async: counts the ETS tables of the VM.
 conformance "Leaks",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]],
@@ -100,14 +100,14 @@ conformance "Leaks",
         eventually(fn -> assert counts() == before end)
       end)
     else
-      # The ETS engine allocates nothing but ETS tables, and those end with their registry.
+      # The ETS engine allocates only ETS tables, and those end with their registry.
       tables = length(:ets.all())
       :ok = stop_supervised(registry)
       assert length(:ets.all()) < tables
     end
   end
 
-  # Some go one by one, some with their process, the rest with the table.
+  # Some entries are unregistered, some end with their process, and the others with the table.
   defp fill(name) do
     terms = Foundation.Terms.all()
     for {about, term} <- terms, do: {:ok, _owner} = Registry.register(name, term, about)

@@ -35,7 +35,7 @@ conformance "DuplicateKeys",
     end
 
     test "gives one process's entries in the order of their registration", %{registry: registry} do
-      # The standard library's {:duplicate, :key} sorts by a counter, which is not always that
+      # The standard library's {:duplicate, :key} sorts by a counter, which is not always in that
       # order.
       values = Enum.shuffle(1..50)
       for value <- values, do: {:ok, _} = Registry.register(registry, "key", value)

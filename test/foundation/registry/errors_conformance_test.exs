@@ -79,7 +79,7 @@ conformance "Errors", variants: [[keys: :unique], [keys: :duplicate]] do
       {:update_value, 3, [registry, :key, 1]}
     ]
 
-    # By apply/3: the compiler of a later Elixir would find the mistakes itself, and warn.
+    # Uses apply/3, because later compilers would find these mistakes and warn.
     for {name, arity, arguments} <- calls do
       message = "no function clause matching in #{inspect(Registry)}.#{name}/#{arity}"
       assert_raise FunctionClauseError, message, fn -> apply(Registry, name, arguments) end

@@ -1,6 +1,6 @@
 import Foundation.Conformance.Registry
 
-# What is too large to be copied while a scheduler waits takes another way through the library.
+# A term that is too large to copy on a normal scheduler takes another path through the library.
 conformance "HeavyTerms",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}]] do

@@ -40,7 +40,8 @@ conformance "Listeners",
     {:ok, _} = run(worker, fn -> Registry.register(registry, "key", 1) end)
     kill(worker)
     eventually(fn -> Registry.count(registry) == 0 end)
-    # Registered by another after the clean-up: whatever the death would have sent came before.
+    # This registration follows the clean-up, so a message about the death would come before its
+    # own.
     {:ok, _} = Registry.register(registry, "key", 2)
 
     assert messages() == [

@@ -16,7 +16,7 @@ conformance "Lock",
   test "lock/3 makes other callers with the same key wait", %{registry: registry} do
     holder = hold(registry, :key)
     waiter = Task.async(fn -> Registry.lock(registry, :key, fn -> :got_it end) end)
-    # It is the holder that must let go: the waiter is seen waiting, not merely slow.
+    # The waiter waits for the holder. It is seen waiting, so it is not merely slow.
     eventually(fn -> Process.info(waiter.pid, :status) == {:status, :waiting} end)
     assert Task.yield(waiter, 50) == nil
 
@@ -114,7 +114,7 @@ conformance "Lock",
       Task.async(fn ->
         for _round <- 1..50 do
           Registry.lock(registry, :counter, fn ->
-            # Read and write apart: two at once would lose an increment.
+            # Reads and writes in two steps: two processes inside would lose an increment.
             value = :counters.get(counter, 1)
             :erlang.yield()
             :counters.put(counter, 1, value + 1)

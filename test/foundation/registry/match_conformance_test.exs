@@ -280,8 +280,8 @@ conformance "MatchSpecsOfDuplicates",
   end
 end
 
-# ETS took a bound map key exactly up to OTP 26 and takes it as a part of a map since: there, the
-# answer depends on the OTP that runs. Ours compares a bound key by === on all of them.
+# Up to OTP 26, ETS compares a bound map key as a whole; later it matches it as a pattern. So the
+# standard library's answer depends on OTP. Ours compares a bound key by === on every OTP.
 conformance "BoundMapKeys", subjects: :ours, variants: [[keys: :unique], [keys: :duplicate]] do
   test "select/2 takes a bound map key exactly", %{registry: registry} do
     keys = [%{}, %{a: 1}, %{a: 1, b: 2}, {:in, %{a: 1}}, {:in, %{a: 1, b: 2}}]

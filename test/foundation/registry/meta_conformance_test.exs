@@ -15,7 +15,7 @@ conformance "Metadata",
     assert Registry.meta(registry, :absent) == :error
   end
 
-  # What does not say how much it holds takes another way through the library.
+  # A term whose size is unknown in advance takes another path through the library.
   test "metadata given at the start may be any term", %{options: options} do
     for {about, value} <- Foundation.Terms.all() do
       registry = start_registry(Keyword.put(options, :meta, of_any_kind: value))

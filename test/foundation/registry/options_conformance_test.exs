@@ -148,7 +148,7 @@ conformance "Options" do
   end
 
   describe "the deprecated start_link/2,3" do
-    # Called by apply/3: the compiler would rightly warn of the deprecation.
+    # Uses apply/3, because the compiler would warn about the deprecation.
     test "start a registry", _context do
       {:ok, pid} = apply(Registry, :start_link, [:unique, name = unique_name("deprecated")])
       assert Process.whereis(name) == pid
@@ -200,7 +200,7 @@ conformance "Options" do
       for name <- names, do: {:ok, _} = Registry.register(name, "key", name)
       for name <- names, do: assert(Registry.lookup(name, "key") == [{self(), name}])
 
-      # The standard library's registrants are linked to its partitions.
+      # The standard library links registrants to its partitions.
       Process.flag(:trap_exit, true)
       :ok = Supervisor.stop(supervisor)
 

@@ -14,7 +14,7 @@ defmodule Foundation.Registry.ProcessesTest do
       eventually(fn -> match?(new when is_pid(new) and new != pid, Process.whereis(name)) end)
     end
 
-    # Registers a key of its own in each of so many new processes.
+    # Starts `count` processes that register one key each.
     defp registrants(registry, count) do
       for n <- 1..count do
         worker = start_worker()
@@ -50,7 +50,7 @@ defmodule Foundation.Registry.ProcessesTest do
       {:ok, _owner} = Registry.register(registry, "key", 1)
       kill_named(TableHolder)
       assert Registry.lookup(registry, "key") == [{self(), 1}]
-      # The owner has made out the new holder once it answers.
+      # Once the owner answers, it has found the new holder.
       eventually(fn -> heir_known?(registry) end)
       :sys.get_state(owner)
       kill(owner)
@@ -66,7 +66,7 @@ defmodule Foundation.Registry.ProcessesTest do
       end
     end
 
-    # The agents' owner says that its parent was killed.
+    # The agents' owner logs that its parent was killed.
     @tag :capture_log
     test "a table survives a kill of the registry's supervisor", %{registry: registry} do
       workers = registrants(registry, 20)
@@ -115,7 +115,7 @@ defmodule Foundation.Registry.ProcessesTest do
               end)
             end)
 
-          # In the queue before the next one comes.
+          # Each caller is in the queue before the next one starts.
           eventually(fn -> queued(registry, :key) == n end)
           pid
         end
@@ -183,7 +183,7 @@ defmodule Foundation.Registry.ProcessesTest do
       assert Task.await(waiter, 30_000) == :mine
     end
 
-    # Some die before they have asked, some while they wait, some with the lock.
+    # Some callers die before they ask, some while they wait, and some with the lock.
     test "callers killed at any moment leave no lock behind", %{registry: registry} do
       for n <- 1..5_000 do
         pid = spawn(fn -> Registry.lock(registry, rem(n, 3), fn -> :erlang.yield() end) end)
@@ -196,7 +196,7 @@ defmodule Foundation.Registry.ProcessesTest do
       assert Registry.lock(registry, 0, fn -> :locked end) == :locked
     end
 
-    # A row of a caller that nobody watches would stay for ever.
+    # A row of a caller that the server does not monitor would never be removed.
     test "a caller has no row before the lock server watches it", %{registry: registry} do
       rows = fn -> :ets.match(Locks, {:_, {registry, :_}, :_, :_}) end
       server = Process.whereis(Locks)

@@ -29,7 +29,7 @@ conformance "RegisterFor",
     assert Registry.lookup(registry, :key) == []
     assert Registry.count(registry) == 0
 
-    # Also when somebody has the key.
+    # The same if another process has the key.
     {:ok, _} = Registry.register(registry, :taken, 1)
     assert Registry.register_for(registry, dead_pid(), :taken, 2) == {:error, :not_alive}
     assert Registry.lookup(registry, :taken) == [{self(), 1}]
@@ -137,7 +137,7 @@ conformance "RegisterForUnique", subjects: :ours do
 end
 
 conformance "UpdateDuringRemoval", subjects: :ours, variants: [[keys: :unique]] do
-  # The callback forces the interleaving: the entry goes between the read and the write.
+  # The callback forces the interleaving: the entry is removed between the read and the write.
   for {who, key} <- [another: :key, another: %{a: 1}, itself: :key, itself: %{a: 1}] do
     test "update_value/3 leaves a key to its next holder: #{inspect(key)}, removed by #{who}",
          %{registry: registry} do

@@ -1,6 +1,6 @@
 import Foundation.Conformance.Registry
 
-# Not async: this makes the VM a node, and kills a process of the application.
+# Not async: makes this VM a node, and kills a process of the application.
 conformance "Remote",
   subjects: :ours,
   variants: [[keys: :unique], [keys: :duplicate]],
@@ -36,7 +36,7 @@ conformance "Remote",
     pid = Peer.spawn_on(node)
     {:ok, _} = Registry.register_for(registry, pid, :key, nil)
 
-    # The call of a GenServer, written out: the agent answers with its state, which is its node.
+    # A GenServer call as a plain message. The agent answers with its state, which is its node.
     ref = make_ref()
     question = {:get, {Function, :identity, []}}
     assert Registry.broadcast(registry, :key, {:"$gen_call", {self(), ref}, question}) == 1
@@ -87,7 +87,7 @@ conformance "Remote",
     [other, again] = for _index <- 1..2, do: start_registry(options)
     pid = Peer.spawn_on(node)
 
-    # More than a list of registries is first made for.
+    # More registries than the list has room for at first.
     for _round <- 1..10 do
       {:ok, _} = Registry.register_for(again, pid, :key, 1)
       :ok = stop_supervised(again)

@@ -1,7 +1,7 @@
 defmodule Foundation.Registry.SchedulingTest do
   @moduledoc """
-  What is long leaves the normal schedulers, and what is not is counted as work. Not async: a process has
-  one tracer, and these tests trace theirs; and the telemetry tables are the application's.
+  A long call leaves the normal schedulers, and a short one counts as reductions. Not async: a process
+  has one tracer, and the telemetry tables belong to the application.
   """
   use Foundation.Case, async: false
 
@@ -39,7 +39,7 @@ defmodule Foundation.Registry.SchedulingTest do
       assert dirty?(worker, fn -> Registry.register(name, :much, fn -> list end) end)
       assert dirty?(worker, fn -> Registry.lookup(name, :much) end)
 
-      # Copying little may have looked long, when the machine had something else to do.
+      # A short copy may be timed as a long one while the machine is busy.
       assert Enum.any?(1..20, fn key ->
                {:ok, _} = Registry.register(name, key, fn -> key end)
                not dirty?(worker, fn -> Registry.lookup(name, key) end)
@@ -173,7 +173,7 @@ defmodule Foundation.Registry.SchedulingTest do
 
   defp long_key(index), do: :binary.copy(<<index>>, 60_000)
 
-  # The work of one call, as the VM counts it.
+  # The number of reductions of one call.
   defp reductions(call) do
     {:reductions, before} = Process.info(self(), :reductions)
     call.()
@@ -181,7 +181,7 @@ defmodule Foundation.Registry.SchedulingTest do
     now - before
   end
 
-  # Whether a worker called the library on a dirty scheduler while it ran `fun`.
+  # Whether a worker ran on a dirty scheduler while it called `fun`.
   defp dirty?(worker, fun) do
     1 = :erlang.trace(worker, true, [:running, :scheduler_id])
 
@@ -196,7 +196,7 @@ defmodule Foundation.Registry.SchedulingTest do
     Enum.any?(started(worker), &match?({{Native, _function, _arity}, 0}, &1))
   end
 
-  # Where it was taken up, and on which scheduler: all dirty ones have the number 0.
+  # Where the worker continued, and on which scheduler. All dirty ones have the number 0.
   defp started(worker) do
     receive do
       {:trace, ^worker, :in, mfa, scheduler} -> [{mfa, scheduler} | started(worker)]

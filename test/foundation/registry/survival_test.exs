@@ -1,14 +1,14 @@
 defmodule Foundation.Registry.SurvivalTest do
   import Foundation.Conformance.Registry
 
-  # Not async: captures the log, and asks the application's processes to be idle.
+  # Not async: captures the log, and needs idle processes of the application.
   conformance "Survival",
     subjects: :ours,
     async: false,
     variants: [[keys: :unique], [keys: :duplicate], [keys: {:duplicate, :key}, partitions: 4]] do
     import ExUnit.CaptureLog
 
-    # As the supervisor starts it again.
+    # The supervisor starts the successor.
     defp await_successor(registry, owner) do
       eventually(fn ->
         match?(pid when is_pid(pid) and pid != owner, Process.whereis(registry))
@@ -17,8 +17,8 @@ defmodule Foundation.Registry.SurvivalTest do
       Process.whereis(registry)
     end
 
-    # What a supervisor that is killed leaves behind: an owner that has not been told of it yet.
-    # The successor of that supervisor starts the registry in `successor`.
+    # A killed supervisor leaves an owner that has not noticed the death yet. The supervisor's
+    # successor starts the registry in `successor`.
     test "a start waits for a predecessor whose supervisor is dead", %{options: options} do
       options = Keyword.merge(options, name: unique_name("left_behind"))
       [supervisor, successor] = start_workers(2)
@@ -96,14 +96,13 @@ defmodule Foundation.Registry.SurvivalTest do
       take_and_give_back(name)
     end
 
-    # Whether the process that a worker is starting, the only one it is linked to, waits for
-    # something.
+    # Whether the process that a worker starts is waiting. It is the worker's only link.
     defp starts?(worker) do
       with {:links, [started]} <- Process.info(worker, :links),
            do: Process.info(started, :status) == {:status, :waiting}
     end
 
-    # An owner that nobody starts again.
+    # An owner without a restart.
     defp start_temporary(options) do
       options = options ++ [name: unique_name("temporary")] ++ @subject.options
       name = options[:name]
@@ -215,7 +214,8 @@ defmodule Foundation.Registry.SurvivalTest do
         {registry, owner} = start_temporary([adopt_timeout: timeout] ++ @variant)
         {:ok, _owner} = Registry.register(registry, "key", 1)
         kill(owner)
-        # One with a short time, whose end shows that the same was done for this one.
+        # The time-out of a second registry is short. Its end shows that the first one's was set
+        # too.
         {other, owner} = start_temporary([adopt_timeout: 1] ++ @variant)
         kill(owner)
 
@@ -233,7 +233,7 @@ defmodule Foundation.Registry.SurvivalTest do
       kill(owner)
       {:ok, _pid} = Registry.start_link([name: registry] ++ @variant ++ @subject.options)
 
-      # One that loses its owner later expires later: once it is gone, the time is over.
+      # A registry that loses its owner later also expires later. Once it is gone, the time is over.
       {other, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
       kill(owner)
 
@@ -263,7 +263,7 @@ defmodule Foundation.Registry.SurvivalTest do
 
       assert Registry.meta(registry, :changed) == {:ok, 2}
       assert Registry.meta(registry, {:added, 1}) == {:ok, 3}
-      # Absent: the start's applies again.
+      # After the deletion, the value from the start applies again.
       assert Registry.meta(registry, :given) == {:ok, 1}
     end
 
@@ -318,7 +318,7 @@ defmodule Foundation.Registry.SurvivalTest do
       refute_received {:register, ^registry, "key", _pid, 1}
     end
 
-    # Here, where nothing runs beside it, because there are no more such names.
+    # In this module, because no test may run beside it: other tests cannot use these names.
     test "a name may be any atom that the VM accepts as a registered name" do
       for name <- [nil, true, false] do
         options = [name: name] ++ @variant ++ @subject.options
@@ -369,13 +369,13 @@ defmodule Foundation.Registry.SurvivalTest do
 end
 
 defmodule Foundation.Registry.SuccessionTest do
-  # Not async: suspends the process that every table of the ETS engine is given out by.
+  # Not async: suspends the process that gives out all tables of the ETS engine.
   use Foundation.Case, async: false
 
   alias Foundation.Registry
   alias Foundation.Registry.TableHolder
 
-  # A successor that waits for its table.
+  # The successors that wait for their table.
   defp claims(holder) do
     {:messages, messages} = Process.info(holder, :messages)
     for {:"$gen_call", {pid, _tag}, {:claim, _options}} <- messages, do: pid
@@ -442,7 +442,7 @@ defmodule Foundation.Registry.SuccessionTest do
     :sys.resume(holder)
     {started, messages} = Task.await(start, 30_000)
     assert started == {:error, {:already_started, self()}}
-    # As GenServer: on earlier releases its caller hears of the exit.
+    # As in GenServer: on earlier releases the caller gets an exit message.
     if function_exported?(:proc_lib, :init_fail, 2), do: assert(messages == {:messages, []})
   end
 end

@@ -31,7 +31,7 @@ conformance "KeysOfEveryKind",
   test "keys are found by an equal term that was built elsewhere", %{registry: registry} do
     for {name, key} <- terms(), String.printable?(name) do
       {:ok, _} = Registry.register(registry, key, name)
-      # Another process's heap, and no sharing with the key that was registered.
+      # In another process, and without memory that the registered key shares.
       found = Task.await(Task.async(fn -> Registry.lookup(registry, rebuild(key)) end))
       assert found == [{self(), name}], name
     end
@@ -127,9 +127,9 @@ conformance "KeysOfEveryKind",
     eventually(fn -> Registry.count(registry) == 0 end)
   end
 
-  # The standard library compiles a key of {:duplicate, :key} into a match specification, and OTP's
-  # compiler of those overflows the C stack at such a depth: the whole VM ends. There a
-  # map, and an atom like $1 in a tuple, is a pattern too, and finds other keys as well.
+  # The standard library compiles a key of {:duplicate, :key} into a match specification. At such a
+  # depth OTP's compiler overflows the C stack, and the VM crashes. In a match specification, a map
+  # or an atom such as $1 in a tuple is also a pattern, which matches other keys.
   defp terms do
     if standard?(@subject) and @variant[:keys] == {:duplicate, :key},
       do:
@@ -139,11 +139,11 @@ conformance "KeysOfEveryKind",
       else: Foundation.Terms.all()
   end
 
-  # A copy that shares nothing; what the external format has no form for is taken as it is.
+  # A copy that shares no memory. A port has no external format, so it is not copied.
   defp rebuild(term) when is_port(term), do: term
   defp rebuild(term), do: :erlang.binary_to_term(:erlang.term_to_binary(term))
 
-  # A set compares by ===, and does not mind the order.
+  # A set compares by === and ignores the order.
   defp same_terms?(some, others),
     do: length(some) == length(others) and MapSet.new(some) == MapSet.new(others)
 end
@@ -163,8 +163,8 @@ conformance "ValuesOfEveryKind", variants: [[keys: :unique], [keys: :duplicate]]
     end
   end
 
-  # The native engine builds a value in buffers of 256 and 4,096 words. Here the end of one is before,
-  # in and after a term of each kind.
+  # The native engine builds a value in buffers of 256 and 4,096 words. The values put the end of a
+  # buffer before, in and after a term of each type.
   test "values of every size near a buffer's end come back as given", %{registry: registry} do
     long = :binary.copy("long", 20)
     large = :erlang.bsl(1, 200)

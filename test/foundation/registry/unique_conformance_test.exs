@@ -65,7 +65,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
         assert Registry.lookup(registry, index) == [{self(), :new}]
       end
 
-      # The clean-up after the dead process, which may come later, must not take the new entries.
+      # The clean-up after the dead process may come later. It must not remove the new entries.
       eventually(fn -> Registry.count(registry) == 50 end)
       for index <- 1..50, do: assert(Registry.lookup(registry, index) == [{self(), :new}])
     end

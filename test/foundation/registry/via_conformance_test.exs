@@ -140,7 +140,7 @@ conformance "Via", variants: [[keys: :unique], [keys: :unique, partitions: 4]] d
     assert Registry.keys(registry, self()) == []
   end
 
-  # The raw reason: an ArgumentError could also be of another making.
+  # Compares the raw reason, because an ArgumentError could have another cause.
   defp catch_badarg(fun) do
     fun.()
   catch

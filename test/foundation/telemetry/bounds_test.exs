@@ -99,7 +99,7 @@ defmodule Foundation.Telemetry.BoundsTest do
     end)
   end
 
-  # What is held after garbage is gone, of this process too.
+  # The memory after all garbage is collected, that of this process too.
   defp memory do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     :erlang.memory(:total)

@@ -1,5 +1,5 @@
 defmodule Foundation.Telemetry.LegacyTest do
-  # Not async: it turns flags, and there is one set of telemetry tables.
+  # Not async: changes flags, and there is one set of telemetry tables.
   use Foundation.TelemetryCase, async: false
 
   alias Foundation.FeatureFlags
@@ -77,7 +77,7 @@ defmodule Foundation.Telemetry.LegacyTest do
         assert_received {[:foundation, :span, :stop], _, %{name: :across} = across}
         assert %{attributes: %{n: 1, m: 2}, events: [%{name: :changed}]} = across
         assert across.trace_id == context.trace_id
-        # What was opened in the one goes on there until nothing is open in it.
+        # Spans that were opened in one backend stay there until the last of them ends.
         assert :span_stack not in Process.get_keys()
       end
     end

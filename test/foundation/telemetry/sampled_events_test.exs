@@ -37,7 +37,7 @@ defmodule Foundation.Telemetry.SampledEventsTest do
 
       @tag settings: [window: 60_000]
       test "a key of any type of term opens its own window once" do
-        # Without a key, which these two are, the metadata is it.
+        # For these two values there is no key, and the metadata is used instead.
         keys = for {_name, key} <- Foundation.Terms.all(), key not in [nil, false], do: key
         for key <- keys ++ keys, do: SampledEvents.emit_event(@event, %{}, %{}, dedup_key: key)
         assert %{emitted: n, suppressed: n} = counts(@event)
@@ -120,8 +120,8 @@ defmodule Foundation.Telemetry.SampledEventsTest do
           |> Stream.take_while(fn _ -> now.() - started <= 350 end)
           |> Enum.reject(&is_nil/1)
 
-        # A window that repeats extend would open once. How often this one opens depends on the
-        # machine. An event was decided between its two readings of the clock.
+        # A window that repeats extend would open once. The machine decides how often this one
+        # opens. Each event was decided between its two readings of the clock.
         assert length(opened) >= 2
 
         for [{before, _}, {_, later}] <- Enum.chunk_every(opened, 2, 1, :discard),

@@ -10,8 +10,8 @@ defmodule Foundation.Telemetry.SamplerTest do
 
   defp kept(n), do: Enum.count(1..n//1, fn _ -> Sampler.should_sample?(@event) end)
 
-  # Calls at about `rate` a second for `ms` milliseconds: how many were made, and how many of them
-  # kept.
+  # Makes about `rate` calls a second for `ms` milliseconds. Returns how many calls it made, and how
+  # many were kept.
   defp load(rate, ms), do: load(rate, ms, System.monotonic_time(:millisecond), 0, 0)
 
   defp load(rate, ms, started, made, kept) do
@@ -26,7 +26,7 @@ defmodule Foundation.Telemetry.SamplerTest do
     end
   end
 
-  # Calls until nothing is left of what an adaptive strategy lets through at once.
+  # Calls until an adaptive strategy has used up its burst.
   defp drain do
     before = System.monotonic_time(:microsecond)
     kept = kept(1_000)
@@ -71,8 +71,8 @@ defmodule Foundation.Telemetry.SamplerTest do
         times = together(8, fn _ -> until(stop, []) end) |> List.flatten()
         assert_in_delta length(times), 300, 15
 
-        # A decision was made between two readings of the clock: the k-th decision is between the
-        # k-th smallest of the readings before and the k-th smallest of those after.
+        # Each decision was made between two readings of the clock. So the k-th decision lies
+        # between the k-th smallest earlier reading and the k-th smallest later one.
         before = times |> Enum.map(&elem(&1, 0)) |> Enum.sort()
         later = times |> Enum.map(&elem(&1, 1)) |> Enum.sort() |> Enum.drop(100)
         for {first, last} <- Enum.zip(before, later), do: assert(last - first >= 1_000_000)
@@ -91,8 +91,8 @@ defmodule Foundation.Telemetry.SamplerTest do
         {_kept, drained} = drain()
         {_made, kept} = load(5_000, 1_000)
         {last, drained_again} = drain()
-        # Between two drains it keeps what drips meanwhile. A drain ended between two readings of
-        # the clock.
+        # Between two drains it keeps the events that its rate has allowed meanwhile. Each drain
+        # ended between two readings of the clock.
         assert kept + last >= 500 * (drained_again.before - drained.later) / 1_000_000 - 1
         assert kept + last <= 500 * (drained_again.later - drained.before) / 1_000_000 + 1
         {made, kept} = load(400, 1_000)
@@ -111,8 +111,8 @@ defmodule Foundation.Telemetry.SamplerTest do
               Enum.zip_with(sums, row, fn sum, taken -> if taken, do: sum + 1, else: sum end)
           end
 
-        # 50 independent binomials: the sum of squares is chi-square with 50 degrees of
-        # freedom, beyond 98 less than once in 20,000.
+        # 50 independent binomials: the sum of squares follows chi-square with 50 degrees of
+        # freedom, which exceeds 98 less than once in 20,000.
         chi_square =
           for {count, k} <- Enum.zip(taken, 1..60), k > 10, reduce: 0 do
             sum ->

@@ -51,16 +51,16 @@ defmodule Foundation.Telemetry.SpanTest do
           asked = {System.system_time(), System.monotonic_time()}
           id = Span.start_span(:work)
           started = {System.system_time(), System.monotonic_time()}
-          # Other things happen meanwhile: the clocks are compared anew.
+          # A pause now and then, so that the library compares the clocks again.
           if rem(elem(asked, 0), 7) == 0, do: Process.sleep(1)
           ending = System.monotonic_time()
           Span.end_span(id)
           ended = System.monotonic_time()
           assert_received {@start, %{system_time: time}, _}
-          # The difference between two clocks is measured anew every 100 µs.
+          # The library measures the difference between the two clocks every 100 µs.
           assert time in (elem(asked, 0) - 1_000)..(elem(started, 0) + 1_000)
           assert_received {@stop, %{duration: duration}, _}
-          # Clocks of processors, and their corrections, differ by parts of a microsecond.
+          # The clocks of processors, and their corrections, differ by parts of a microsecond.
           assert duration >= ending - elem(started, 1) - 1_000
           assert duration <= ended - elem(asked, 1) + 1_000
         end
@@ -253,7 +253,7 @@ defmodule Foundation.Telemetry.SpanTest do
         assert_received {@abandoned, %{duration: _}, %{name: :inner, status: :abandoned}}
         assert_received {@abandoned, _, %{name: :left}}
         assert_received {@exception, _, %{name: :fails}}
-        # Not below the span that fails, when that has been ended already.
+        # This span has ended inside already, so the throw must not end the one around it.
         catch_throw(Span.with_span(:ended, %{}, do: {Span.end_span(), throw(:no)}))
         assert Span.current_span().span_id == outer
         assert :ok = Span.end_span(outer)
@@ -344,7 +344,7 @@ defmodule Foundation.Telemetry.SpanTest do
       end
 
       test "attributes that are not a map raise" do
-        # Out of a list, for the type checker: it knows that a literal is refused.
+        # The value comes from a list, because a type checker would reject a literal.
         for wrong <- [[1], nil] do
           assert_raise ArgumentError, ~r/expected attributes to be a map/, fn ->
             Span.start_span(:a, wrong)
@@ -498,7 +498,7 @@ defmodule Foundation.Telemetry.SpanTest do
 
       test "a process that ends after its spans abandons no span" do
         Task.await(Task.async(fn -> for _ <- 1..10, do: Span.with_span(:done, %{}, do: :ok) end))
-        # Something that is abandoned later, as a mark that the earlier death was seen.
+        # A later abandoned span marks that the earlier death was handled.
         spawn(fn -> Span.start_span(:mark) end)
         assert_receive {@abandoned, _, %{name: :mark}}
         assert received(@abandoned) == []
@@ -670,8 +670,8 @@ defmodule Foundation.Telemetry.SpanTest do
 
   defp a <<< b, do: Bitwise.bsl(a, b)
 
-  # In an application of the ETS engine the native tables are closed, as they are while the library
-  # is absent.
+  # In an application of the ETS engine the native tables are closed. They look the same while the
+  # library is absent.
   describe "while the native tables are absent" do
     @describetag engine: :ets
 
@@ -738,7 +738,7 @@ defmodule Foundation.Telemetry.SpanTest do
         eventually(fn -> watched(unquote(engine)) == 0 end, 60_000)
 
         send(server, :go)
-        # The span that the handler has does not wait.
+        # The span that the handler is working on no longer waits.
         eventually(fn -> :counters.get(counts, 1) == @waiting + 1 end, 60_000)
         eventually(fn -> :counters.get(counts, 2) == extra end, 60_000)
         if unquote(engine) == :ets, do: eventually(fn -> :ets.tab2list(:span_contexts) == [] end)

@@ -93,7 +93,7 @@ defmodule Foundation.TelemetrySupervisorTest do
     end
   end
 
-  # The VM deletes the tables of a killed owner one after the other, and callers go on meanwhile.
+  # The VM deletes the tables of a killed owner one after the other, while calls go on.
   for table <- [:sampled_events_state, :sampled_events_order, :sampled_events_batches] do
     @tag engine: :ets
     @tag capture_log: true
@@ -107,10 +107,10 @@ defmodule Foundation.TelemetrySupervisorTest do
 
       assert_received {[:suite, :gone], _, _}
 
-      # Where only the windows' order is gone, the batch waits for its timer as ever.
+      # Without the table of the windows' order, a batch still waits for its timer.
       if unquote(table) != :sampled_events_order, do: assert_received({[:batched | _], _, _})
 
-      # The tree's stop would miss the table.
+      # Stopping the tree would fail without the table.
       kill_server(Tables)
       eventually(fn -> Process.whereis(SampledEvents) end)
     end
@@ -133,7 +133,7 @@ defmodule Foundation.TelemetrySupervisorTest do
       eventually(fn -> Process.whereis(SampledEvents) end)
 
       SampledEvents.emit_event(event, %{}, %{id: 1})
-      # The batch processor was stopped in order meanwhile, and emitted what was pending.
+      # The batch processor was stopped in order meanwhile, and emitted the pending events.
       assert_received {[:batched | ^event], %{count: 1}, _}
       assert %{emitted: 2, suppressed: 1, pending: 0, offered: 3} = SampledEvents.stats(event)
       refute Sampler.should_sample?([:suite, :other])

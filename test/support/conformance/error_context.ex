@@ -1,10 +1,10 @@
 defmodule Foundation.Conformance.ErrorContext do
   @moduledoc """
-  What the context of a process does, whichever backend keeps it:
+  Tests of a process's context that hold for every backend:
 
       use Foundation.Conformance.ErrorContext, flag: false
 
-  What stands in Logger metadata is not here: the process dictionary has nothing there.
+  Tests of Logger metadata are elsewhere, because the process dictionary has none.
   """
 
   defmacro __using__(flag: flag) do
@@ -307,7 +307,7 @@ defmodule Foundation.Conformance.ErrorContext do
           assert ErrorContext.enrich_error(caught) == expected, "#{kind} of #{inspect(reason)}"
         end
 
-        # An equal reason that nothing has thrown since the context was set.
+        # An equal reason that was not thrown since the context was set.
         ErrorContext.set_context(%{c: 3})
 
         assert ErrorContext.enrich_error({:error, :thrown}) ==
@@ -336,7 +336,7 @@ defmodule Foundation.Conformance.ErrorContext do
         on_exit(fn -> :telemetry.detach(test) end)
       end
 
-      # Of this process's contexts only: others set theirs at the same time.
+      # Other processes set contexts at the same time, so this ignores theirs.
       def told(_event, measurements, metadata, test) do
         if self() == test do
           assert metadata == %{}

@@ -9,14 +9,14 @@ defmodule Foundation.Conformance.Registry do
         end
       end
 
-  becomes one test module for each subject and each variant. Inside, `Registry` is the subject's module:
-  the alias that is the whole migration for a user is also what puts a subject under test. The
-  subjects are the standard library's `Registry` and `Foundation.Registry` on each engine. What the
-  standard library fails is a wrong test.
+  This makes one test module for each subject and each variant. In a test, `Registry` is an alias of
+  the subject's module, as it is for a user who migrates. The subjects are the standard library's
+  `Registry`, and `Foundation.Registry` on each engine. If the standard library fails a test, the
+  test is wrong.
 
-  Each test gets a running registry in `%{registry: name}`. Tags: `@tag registry: [listeners: …]` adds
-  options; `needs :lock` before a test skips it, with the reason, where the running standard library lacks
-  something that a later one has; `subjects: :ours` is for what only Foundation promises.
+  Each test gets a running registry in `%{registry: name}`. `@tag registry: [listeners: …]` adds
+  options. `needs :lock` before a test skips it, with a reason, if the running standard library
+  lacks the feature. `subjects: :ours` is for guarantees that only Foundation gives.
   """
 
   @ours [
@@ -39,16 +39,17 @@ defmodule Foundation.Conformance.Registry do
   def subjects(:ours), do: @ours
 
   @doc """
-  Whether `subject` is the standard library's. A test that compares `@subject` itself is, in the
-  modules of the others, a comparison whose outcome the compiler knows and warns of.
+  Whether `subject` is the standard library's. A comparison with `@subject` in the test itself would
+  make the compiler warn, because it knows the result.
   """
   @spec standard?(map) :: boolean
   def standard?(subject), do: subject.id == :standard
 
   @doc """
-  Why `subject` cannot be asked for `feature`; `nil` if it can.
+  Returns why `subject` does not have `feature`, or `nil` if it has it.
 
-  The standard library is asked what it has, not for its version. Foundation's registry lacks nothing.
+  The answer depends on the features of the standard library, not on its version. Foundation's
+  registry has all of them.
   """
   @spec lacks(map, atom) :: String.t() | nil
   def lacks(%{id: :standard}, feature) do
@@ -68,7 +69,7 @@ defmodule Foundation.Conformance.Registry do
     error in ArgumentError -> error.message =~ "{:duplicate, :key}"
   end
 
-  # What unregister/2 does to the other keys is only seen by trying.
+  # Only a trial shows whether unregister/2 affects other keys.
   defp standard_has?(:exact_unregister) do
     name = Foundation.Case.unique_name("exact_unregister")
 
@@ -83,20 +84,21 @@ defmodule Foundation.Conformance.Registry do
   end
 
   @doc """
-  Defines the test modules: see the module's documentation.
+  Defines the test modules. See the module's documentation.
 
   Options: `:subjects` (`:all`), `:variants` (`[[keys: :unique]]`, options of `start_link/1`; a
-  variant with `:needs` is skipped where that is lacking), `:async` (`true`).
+  variant whose `:needs` is lacking is skipped), `:async` (`true`).
   """
   defmacro conformance(title, options \\ [], do: block) do
     variants = Keyword.get(options, :variants, [[keys: :unique]])
     async = Keyword.get(options, :async, true)
-    # The variants are data of the test's own: they are needed while its code is being written.
+    # The macro needs the variants while it expands, so they must be literals.
     {variants, _binding} = Code.eval_quoted(variants, [], __CALLER__)
 
     for subject <- subjects(Keyword.get(options, :subjects, :all)), variant <- variants do
       module = module_name(title, subject, variant)
-      # Built by hand: an alias in a quote would be hygienic, and the block would not see it.
+
+      # Built by hand, because an alias in a quote would be hygienic and the block would not see it.
       alias_subject =
         {:alias, [], [subject.module, [as: {:__aliases__, [], [:Registry]}, warn: false]]}
 
@@ -105,7 +107,7 @@ defmodule Foundation.Conformance.Registry do
           use Foundation.Case, async: unquote(async)
           import Foundation.Conformance.Registry, only: [needs: 1, standard?: 1]
 
-          # What an older standard library lacks is skipped, but still compiled.
+          # A test of a missing feature is skipped, but still compiled.
           @compile {:no_warn_undefined, Elixir.Registry}
           @subject unquote(Macro.escape(subject))
           @variant unquote(Macro.escape(variant))
@@ -118,7 +120,7 @@ defmodule Foundation.Conformance.Registry do
             Foundation.Conformance.Registry.start_registry(context, @subject, @variant)
           end
 
-          @doc "Starts a further registry of the subject; returns its name."
+          @doc "Starts another registry of the subject and returns its name."
           def start_registry(options) do
             Foundation.Conformance.Registry.start!(@subject, options)
           end
@@ -130,7 +132,7 @@ defmodule Foundation.Conformance.Registry do
     end
   end
 
-  @doc "Skips the next test where the subject lacks `feature`."
+  @doc "Skips the next test if the subject lacks `feature`."
   defmacro needs(feature) do
     quote do
       case Foundation.Conformance.Registry.lacks(@subject, unquote(feature)) do

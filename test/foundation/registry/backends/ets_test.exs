@@ -4,7 +4,7 @@ defmodule Foundation.Registry.Backends.ETSTest do
   alias Foundation.Registry
   alias Foundation.Registry.Backends.ETS.Table
 
-  # Keys that no pattern binds to themselves.
+  # Keys that are patterns in a match specification.
   @odd_keys [%{}, %{a: 1}, %{a: 1, b: 2}, :_, :"$1", {:_, 1}, [:"$_", %{a: 1}]]
 
   defp start(options) do
@@ -72,7 +72,8 @@ defmodule Foundation.Registry.Backends.ETSTest do
   end
 
   for keys <- [:unique, :duplicate] do
-    # A caller that has found the registry by its name, when it stops: what it has found is gone.
+    # The registry stops after a caller has found it by name. Its tables are gone when the caller
+    # reads.
     test "every function of a #{keys} registry raises or returns unknown without its tables" do
       {registry, table} = start(keys: unquote(keys), max_entries: 10)
       :ok = stop_supervised(registry)

@@ -11,12 +11,12 @@ defmodule Foundation.Telemetry.Events.Backends.ETSTest do
 
   test "an event emitted before its caller counts it does not make pending negative" do
     ETS.append(@event, %{n: 1}, %{})
-    # What append/3 does first of the next one.
+    # The first step of append/3 for the next event.
     :ets.insert(:sampled_events_batches, {{@event, 1}, System.system_time(), %{n: 2}, %{}})
     assert {[_, _], token} = ETS.peek(@event, 10)
     ETS.ack(@event, token)
     assert %{emitted: 1, pending: 0} = ETS.totals(@event)
-    # And what it does second.
+    # Its second step.
     :ets.update_counter(:sampled_events_state, {:counts, @event}, {6, 1})
     assert %{emitted: 2, pending: 0} = ETS.totals(@event)
   end
