@@ -8,7 +8,7 @@ defmodule Foundation.RandomTerms do
   import Foundation.Case, only: [foreign_pid: 2]
   import Foundation.Fuzz, only: [damage: 1, once_in: 1, pick: 1]
 
-  @moduledoc "Parts that several terms of one set may contain, and that cannot be made twice."
+  @typedoc "Parts that several terms of one set may contain, and that cannot be made twice."
   @opaque shared :: {binary, reference, fun}
 
   @doc "Parts for one set of terms."
