@@ -7,6 +7,7 @@ defmodule Foundation.DocsTest do
   @areas [
     Foundation.AgentRegistry,
     Foundation.Bulkhead,
+    Foundation.Cache,
     Foundation.CircuitBreaker,
     Foundation.Cluster,
     Foundation.ConcurrentRegistry,

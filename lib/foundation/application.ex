@@ -2,7 +2,7 @@ defmodule Foundation.Application do
   @moduledoc false
   use Application
 
-  alias Foundation.{Config, Engine, ErrorContext, EventLog, FeatureFlags}
+  alias Foundation.{Cache, CacheSupervisor, Config, Engine, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{RegistrySupervisor, ResilienceSupervisor, TelemetrySupervisor}
   alias Foundation.Registry.{Cleanup, Locks}
   alias Foundation.Resilience
@@ -18,6 +18,7 @@ defmodule Foundation.Application do
       :ok = Cleanup.open_counter()
       :ok = Resilience.ETS.open_table()
       :ok = Resilience.Budget.open_table()
+      :ok = Cache.Instance.open_tables()
 
       children = [
         FeatureFlags,
@@ -25,7 +26,8 @@ defmodule Foundation.Application do
         RegistrySupervisor,
         TelemetrySupervisor,
         EventLog.Subscriptions,
-        ResilienceSupervisor
+        ResilienceSupervisor,
+        CacheSupervisor
       ]
 
       # one_for_one: the areas do not depend on each other's processes. Their state is in tables,

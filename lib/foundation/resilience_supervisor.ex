@@ -8,8 +8,8 @@ defmodule Foundation.ResilienceSupervisor do
 
   use Supervisor
 
-  alias Foundation.Predecessor
-  alias Foundation.Resilience.ETS.Reaper
+  alias Foundation.{Predecessor, Reaper}
+  alias Foundation.Resilience.ETS
 
   # It has no state of its own, so starting it again costs and loses nothing.
   @max_restarts 1_000
@@ -18,14 +18,14 @@ defmodule Foundation.ResilienceSupervisor do
   @doc false
   def start_link(options) do
     # Not in init/1, which a code change calls in the supervisor that runs.
-    Predecessor.await_gone([Reaper])
+    Predecessor.await_gone([ETS.reaper()])
     Supervisor.start_link(__MODULE__, options, name: __MODULE__)
   end
 
   @impl true
   def init(_options) do
     # one_for_one: there is one child, and the instances hold no pid of it.
-    Supervisor.init([Reaper],
+    Supervisor.init([{Reaper, {ETS.reaper(), ETS}}],
       strategy: :one_for_one,
       max_restarts: @max_restarts,
       max_seconds: @max_seconds

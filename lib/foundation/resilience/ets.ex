@@ -10,9 +10,11 @@ defmodule Foundation.Resilience.ETS do
   # A request names itself by a reference of its caller's. Where the server is killed before it has
   # answered, the caller asks its successor, who finds what was granted.
 
-  alias Foundation.Native
+  @behaviour Foundation.Reaper
+
+  alias Foundation.{Native, Reaper}
   alias Foundation.Resilience.{Events, Instance}
-  alias Foundation.Resilience.ETS.{Breaker, Limiter, Pool, Reaper}
+  alias Foundation.Resilience.ETS.{Breaker, Limiter, Pool}
 
   @table __MODULE__
   # How long a call waits for a server that is away, and how often it looks.
@@ -98,7 +100,11 @@ defmodule Foundation.Resilience.ETS do
     ArgumentError -> []
   end
 
-  @doc "Returns the owners of all instances: `{name, pid, adopt_timeout}`."
+  @doc "The name of the process that removes what has no owner any more."
+  @spec reaper() :: atom
+  def reaper, do: Foundation.Resilience.Reaper
+
+  @impl true
   def owners do
     row = {{:instance, :"$1"}, :_, :"$2", :_, :"$3"}
     :ets.select(@table, [{row, [], [{{:"$1", :"$2", :"$3"}}]}])
@@ -158,7 +164,7 @@ defmodule Foundation.Resilience.ETS do
     :ok
   end
 
-  @doc "The same, if the instance has this owner still."
+  @impl true
   def forget(name, owner), do: if(owner?(name, owner), do: forget(name), else: :ok)
 
   ## The server
@@ -182,7 +188,7 @@ defmodule Foundation.Resilience.ETS do
     # The state of another kind is of no use.
     unless match?({^kind, _owner, _config, _timeout}, instance(name)), do: forget(name)
     :ets.insert(@table, {{:instance, name}, kind, self(), config, adopt_timeout})
-    Reaper.watch(name, self(), adopt_timeout)
+    Reaper.watch(reaper(), name, self(), adopt_timeout)
 
     server = %{
       name: name,
