@@ -539,10 +539,11 @@ defmodule Foundation.Native do
   @type span ::
           {name :: term, span_id :: binary, parent_id :: binary | nil, trace_id :: binary,
            flags :: byte, attributes :: map, events :: [map], links :: [map],
-           duration :: non_neg_integer}
+           duration :: non_neg_integer, ended_at :: integer}
 
-  # With Erlang's system time, in nanoseconds.
-  @spec span_start(term, map) :: {binary, binary | nil, binary, integer} | nil
+  # With the trace's flags, and Erlang's system and monotonic time in nanoseconds.
+  @spec span_start(term, map) ::
+          {binary, binary | nil, binary, flags :: byte, integer, integer} | nil
   def span_start(_name, _attributes), do: absent()
 
   # The innermost span, or the one of an id.

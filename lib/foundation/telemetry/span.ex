@@ -48,15 +48,19 @@ defmodule Foundation.Telemetry.Span do
 
   | event | measurements | metadata |
   |---|---|---|
-  | `[:foundation, :span, :start]` | `:system_time` (native unit) | see below |
-  | `[:foundation, :span, :stop]` | `:duration` (native unit) | see below |
-  | `[:foundation, :span, :exception]` | `:duration` (native unit) | and `:kind`, `:reason`, `:stacktrace`; `status: :error` |
-  | `[:foundation, :span, :abandoned]` | `:duration` (native unit) | see below; `status: :abandoned` |
+  | `[:foundation, :span, :start]` | `:system_time`, `:monotonic_time` (native unit) | see below |
+  | `[:foundation, :span, :stop]` | `:duration`, `:monotonic_time` (native unit) | see below |
+  | `[:foundation, :span, :exception]` | `:duration`, `:monotonic_time` (native unit) | and `:kind`, `:reason`, `:stacktrace`; `status: :error` |
+  | `[:foundation, :span, :abandoned]` | `:duration`, `:monotonic_time` (native unit) | see below; `status: :abandoned` |
   | `[:foundation, :span, :dropped]` | `:count`, abandoned spans that no event told of | `%{}` |
 
   Metadata:
-  `%{name:, span_id:, parent_id:, trace_id:, attributes:, status:, events: [%{name:, attributes:, time:}], links: [%{trace_id:, span_id:}]}`.
+  `%{name:, span_id:, parent_id:, trace_id:, trace_flags:, telemetry_span_context:, attributes:, status:, events: [%{name:, attributes:, time:}], links: [%{trace_id:, span_id:}]}`.
   `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
+
+  As in `:telemetry.span/3`, `monotonic_time` is that of the event: the start plus the `duration` is
+  the end, and an abandoned span ends when its process does. `telemetry_span_context` is the span's
+  id, by which a handler finds the start of an end.
   """
 
   alias Foundation.Native
@@ -108,7 +112,7 @@ defmodule Foundation.Telemetry.Span do
   @doc since: "0.1.0"
   @spec with_span_fun(term, map, (() -> result)) :: result when result: term
   def with_span_fun(name, attributes \\ %{}, fun) when is_function(fun, 0) do
-    {id, parent_id, _trace_id, _time} = open(name, attributes)
+    {id, parent_id, _, _, _, _} = open(name, attributes)
 
     try do
       fun.()
@@ -133,7 +137,7 @@ defmodule Foundation.Telemetry.Span do
   # The exception skipped the end of spans that were started by hand inside this one. If they
   # stayed open, they would become the parents of every later span of this process.
   defp unwind(outer_ids) do
-    with {:span, {_, id, _, _, _, _, _, _, _}} <- current(),
+    with {:span, {_, id, _, _, _, _, _, _, _, _}} <- current(),
          false <- id in outer_ids,
          span when is_tuple(span) <- finish(id) do
       Events.abandoned(span)
@@ -158,7 +162,7 @@ defmodule Foundation.Telemetry.Span do
   def start_span(name, attributes \\ %{})
 
   def start_span(name, attributes) do
-    {id, _parent_id, _trace_id, _time} = open(name, attributes)
+    {id, _, _, _, _, _} = open(name, attributes)
     id
   end
 
@@ -299,7 +303,7 @@ defmodule Foundation.Telemetry.Span do
   @spec current_span() :: map | nil
   def current_span do
     case current() do
-      {:span, {name, span_id, parent_id, trace_id, flags, attributes, events, links, _}} ->
+      {:span, {name, span_id, parent_id, trace_id, flags, attributes, events, links, _, _}} ->
         %{
           span_id: span_id,
           parent_id: parent_id,
@@ -351,7 +355,7 @@ defmodule Foundation.Telemetry.Span do
   @spec propagate_context() :: context | nil
   def propagate_context do
     case current() do
-      {:span, {_, span_id, _, trace_id, flags, _, _, _, _}} ->
+      {:span, {_, span_id, _, trace_id, flags, _, _, _, _, _}} ->
         %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
 
       {:remote, trace_id, span_id, flags} ->

@@ -41,7 +41,10 @@ pub struct Frame<T> {
     pub body: T,
 }
 
-/// The ids of a started span.
+/// The flags of a trace that begins here.
+const SAMPLED: u8 = 1;
+
+/// The ids of a started span, and its trace's flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started {
     /// The span's id.
@@ -50,6 +53,8 @@ pub struct Started {
     pub parent: u64,
     /// The id of its trace.
     pub trace: u128,
+    /// The flags of its trace.
+    pub flags: u8,
 }
 
 /// The open frames of a process, outermost first.
@@ -432,13 +437,13 @@ impl<T: Carried> Stack<T> {
     #[inline]
     fn start(&mut self, now: u64, deepest: u32, fill: impl FnOnce(&mut T)) -> Started {
         let parent = self.frames[..self.open].last();
-        let (flags, depth) = parent.map_or((1, 1), |parent| (parent.flags, parent.depth + 1));
-        let inherited = parent.map(|parent| (parent.id, parent.trace));
+        let depth = parent.map_or(1, |parent| parent.depth + 1);
+        let inherited = parent.map(|parent| (parent.id, parent.trace, parent.flags));
         let started = Started::new(&mut self.random, inherited);
         if depth <= deepest {
             let frame = self.open();
             (frame.id, frame.parent) = (started.id, started.parent);
-            (frame.trace, frame.flags) = (started.trace, flags);
+            (frame.trace, frame.flags) = (started.trace, started.flags);
             (frame.is_span, frame.depth, frame.started) = (true, depth, now);
             fill(&mut frame.body);
         }
@@ -501,12 +506,17 @@ impl<T: Carried> Stack<T> {
 
 impl Started {
     #[inline]
-    fn new(random: &mut Random, parent: Option<(u64, u128)>) -> Self {
+    fn new(random: &mut Random, parent: Option<(u64, u128, u8)>) -> Self {
         let mut word = || random.next_u64().max(1);
         let id = word();
-        let (parent, trace) =
-            parent.unwrap_or_else(|| (0, u128::from(word()) << 64 | u128::from(word())));
-        Started { id, parent, trace }
+        let root = || (0, u128::from(word()) << 64 | u128::from(word()), SAMPLED);
+        let (parent, trace, flags) = parent.unwrap_or_else(root);
+        Started {
+            id,
+            parent,
+            trace,
+            flags,
+        }
     }
 }
 

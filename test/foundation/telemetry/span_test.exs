@@ -66,6 +66,52 @@ defmodule Foundation.Telemetry.SpanTest do
         end
       end
 
+      test "the monotonic times of a span's events are as far apart as its duration" do
+        before = System.monotonic_time()
+        id = Span.start_span(:work)
+        started = System.monotonic_time()
+        assert_received {@start, %{monotonic_time: start, system_time: system}, _}
+        assert start in before..started
+        # Both name one instant.
+        assert system - start == System.time_offset()
+
+        Span.end_span(id)
+        assert_received {@stop, %{monotonic_time: stop, duration: duration}, _}
+        assert stop - start == duration
+
+        catch_throw(Span.with_span(:fails, %{}, do: throw(:no)))
+        assert_received {@start, %{monotonic_time: start}, _}
+        assert_received {@exception, %{monotonic_time: stop, duration: duration}, _}
+        assert stop - start == duration
+
+        ended =
+          Task.await(Task.async(fn -> Span.start_span(:doomed) && System.monotonic_time() end))
+
+        assert_receive {@start, %{monotonic_time: start}, %{name: :doomed}}
+        assert_receive {@abandoned, %{monotonic_time: stop, duration: duration}, _}
+        assert stop - start == duration
+        # Clocks of processors, and their corrections, differ by parts of a microsecond.
+        assert stop >= ended - 1_000
+      end
+
+      test "a span's events have its trace's flags, and its id as their context" do
+        {:ok, remote} =
+          Span.from_traceparent("00-#{String.duplicate("a", 32)}-#{String.duplicate("b", 16)}-00")
+
+        flags = fn -> assert_received({_, _, metadata}) && metadata.trace_flags end
+
+        Span.with_span(:root, %{}, do: :ok)
+        assert {flags.(), flags.()} == {1, 1}
+
+        Span.with_propagated_context(remote, fn -> Span.with_span(:sampled_out, %{}, do: :ok) end)
+        assert {flags.(), flags.()} == {0, 0}
+
+        id = Span.start_span(:work)
+        Span.end_span(id)
+        assert_received {@start, _, %{telemetry_span_context: ^id}}
+        assert_received {@stop, _, %{telemetry_span_context: ^id}}
+      end
+
       test "an unknown span id ends no span" do
         id = Span.start_span(:work)
 

@@ -16,7 +16,7 @@ defmodule Foundation.Telemetry.Span.Backend do
   @doc "Destroys the table."
   @callback close() :: :ok
 
-  @doc "Opens a span in the innermost frame. `{span_id, parent_id, trace_id, system_time}`."
+  @doc "Opens a span in the innermost frame. See `t:Frame.started/0`."
   @callback start(name :: term, attributes :: map) :: Frame.started()
 
   @doc "Closes the innermost span, or the one of an id."

@@ -5,15 +5,17 @@ defmodule Foundation.Telemetry.Span.Events do
   alias Foundation.Telemetry.Span.Frame
 
   @spec started(Frame.started(), term, map) :: :ok
-  def started({span_id, parent_id, trace_id, system_time}, name, attributes) do
+  def started({span_id, parent_id, trace_id, flags, system, monotonic}, name, attributes) do
     :telemetry.execute(
       [:foundation, :span, :start],
-      %{system_time: native(system_time)},
+      %{system_time: native(system), monotonic_time: native(monotonic)},
       %{
         name: name,
         span_id: span_id,
         parent_id: parent_id,
         trace_id: trace_id,
+        trace_flags: flags,
+        telemetry_span_context: span_id,
         attributes: attributes,
         status: :ok,
         events: [],
@@ -50,7 +52,8 @@ defmodule Foundation.Telemetry.Span.Events do
     )
   end
 
-  defp measurements({_, _, _, _, _, _, _, _, duration}), do: %{duration: native(duration)}
+  defp measurements({_, _, _, _, _, _, _, _, duration, ended_at}),
+    do: %{duration: native(duration), monotonic_time: native(ended_at)}
 
   # Where Erlang's native unit is the nanosecond, which is nearly everywhere, there is
   # nothing to ask the VM for.
@@ -60,12 +63,16 @@ defmodule Foundation.Telemetry.Span.Events do
     defp native(nanoseconds), do: System.convert_time_unit(nanoseconds, :nanosecond, :native)
   end
 
-  defp metadata({name, span_id, parent_id, trace_id, _, attributes, events, links, _}, status) do
+  defp metadata(span, status) do
+    {name, span_id, parent_id, trace_id, flags, attributes, events, links, _, _} = span
+
     %{
       name: name,
       span_id: span_id,
       parent_id: parent_id,
       trace_id: trace_id,
+      trace_flags: flags,
+      telemetry_span_context: span_id,
       attributes: attributes,
       status: status,
       events: events,

@@ -30,19 +30,20 @@ defmodule Foundation.Telemetry.Span.Frame do
   @type t :: span | remote
 
   @typedoc """
-  Returns the new parts of a started span. The system time is in nanoseconds.
+  Returns the new parts of a started span. The times are in nanoseconds.
   """
   @type started ::
           {span_id :: String.t(), parent_id :: String.t() | nil, trace_id :: String.t(),
-           system_time :: integer}
+           flags :: 0..255, system_time :: integer, monotonic_time :: integer}
 
   @typedoc """
-  A span as backends give it: the native engine's tuple. Durations are in nanoseconds.
+  A span as backends give it: the native engine's tuple. The times are in nanoseconds, and
+  `ended_at` is monotonic.
   """
   @type ended ::
           {name :: term, span_id :: String.t(), parent_id :: String.t() | nil,
            trace_id :: String.t(), flags :: 0..255, attributes :: map, events :: [map],
-           links :: [map], duration :: non_neg_integer}
+           links :: [map], duration :: non_neg_integer, ended_at :: integer}
   @type change :: {:attributes, map} | {:event, map} | {:link, map}
 
   @doc "A span inside a frame, or a root. Whether it is to be kept says `kept?/1`."
@@ -95,13 +96,16 @@ defmodule Foundation.Telemetry.Span.Frame do
   @spec ended(span, integer) :: ended
   def ended(span, at \\ System.monotonic_time(:nanosecond)) do
     {span.name, span.span_id, span.parent_id, span.trace_id, span.trace_flags, span.attributes,
-     span.events, span.links, at - span.started}
+     span.events, span.links, at - span.started, at}
   end
 
   @doc "A span that is started now."
   @spec started(span) :: started
-  def started(span),
-    do: {span.span_id, span.parent_id, span.trace_id, System.system_time(:nanosecond)}
+  def started(span) do
+    system_time = span.started + System.time_offset(:nanosecond)
+
+    {span.span_id, span.parent_id, span.trace_id, span.trace_flags, system_time, span.started}
+  end
 
   @doc "A frame as it is now."
   @spec view(t | nil) :: {:span, ended} | {:remote, String.t(), String.t(), 0..255} | :none

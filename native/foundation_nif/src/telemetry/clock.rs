@@ -13,47 +13,51 @@ pub fn now() -> u64 {
     System.now()
 }
 
-/// Returns Erlang's system time in nanoseconds, for a time that [`now`] has just returned.
+/// Returns Erlang's system time and monotonic time in nanoseconds, for a time that [`now`] has just
+/// returned.
 ///
 /// Reading the VM's clock takes three times as long as [`now`]. So the difference between both
 /// clocks is measured once every 100 µs, and added to `now` meanwhile. The measured difference is
-/// too large by the time that the measurement takes, about 40 ns. The VM corrects its clock by up
-/// to 500 parts per million, so it drifts by up to 50 ns within the interval. So this time lies
-/// between two readings of Erlang's system time, one before and one after.
+/// too large by the time that the measurement takes, about 40 ns and at most [`STOPPED`]. The VM
+/// corrects its clock by up to 500 parts per million, so it drifts by up to 50 ns within the
+/// interval. So each time lies between two readings of Erlang's own, one before and one after.
 #[inline]
-pub fn system_time(now: u64) -> i64 {
-    if now
-        < COMPARED
-            .load(Ordering::Acquire)
-            .saturating_add(COMPARE_EVERY)
-    {
-        now as i64 + AHEAD.load(Ordering::Relaxed)
+pub fn erlang_times(now: u64) -> (i64, i64) {
+    let known_until = COMPARED
+        .load(Ordering::Acquire)
+        .saturating_add(COMPARE_EVERY);
+    if now < known_until {
+        let monotonic = now as i64 + AHEAD.load(Ordering::Relaxed);
+        (monotonic + OFFSET.load(Ordering::Relaxed), monotonic)
     } else {
         compare()
     }
 }
 
 const COMPARE_EVERY: u64 = 100_000;
-/// The longest time between two clock readings, in nanoseconds, if the thread was not preempted.
-const STOPPED: u64 = 500;
-/// How far Erlang's system time is ahead of the system's monotonic clock, and when that was
-/// measured.
+/// The longest time between two clock readings, in nanoseconds, if the thread was not preempted. It
+/// must be shorter than the rest of a call, or the result could lie after it.
+const STOPPED: u64 = 200;
+/// How far Erlang's monotonic time is ahead of the system's monotonic clock, how far Erlang's system
+/// time is ahead of its monotonic time, and when both were measured.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
+static OFFSET: AtomicI64 = AtomicI64::new(0);
 static COMPARED: AtomicU64 = AtomicU64::new(0);
 
 #[cold]
-fn compare() -> i64 {
+fn compare() -> (i64, i64) {
     let before = now();
     // SAFETY: both may be called on any scheduler thread.
-    let erlang = unsafe {
-        enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC)
-            + enif_time_offset(ErlNifTimeUnit::ERL_NIF_NSEC)
+    let (monotonic, offset) = unsafe {
+        let unit = ErlNifTimeUnit::ERL_NIF_NSEC;
+        (enif_monotonic_time(unit), enif_time_offset(unit))
     };
     if now().saturating_sub(before) < STOPPED {
-        AHEAD.store(erlang - before as i64, Ordering::Relaxed);
+        AHEAD.store(monotonic - before as i64, Ordering::Relaxed);
+        OFFSET.store(offset, Ordering::Relaxed);
         COMPARED.store(before, Ordering::Release);
     }
-    erlang
+    (monotonic + offset, monotonic)
 }
 
 /// The system's monotonic clock.

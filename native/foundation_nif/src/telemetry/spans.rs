@@ -48,6 +48,8 @@ const TAKEN: usize = 32;
 struct Body {
     /// Name and attributes.
     head: Stored,
+    /// Erlang's monotonic time at its start, in nanoseconds.
+    started_at: i64,
     extra: Option<Box<Extra>>,
 }
 
@@ -198,8 +200,8 @@ fn require_map(term: Term) -> Result<(), Failure> {
     }
 }
 
-/// Returns `{span_id, parent_id, trace_id, system_time}`. Cost: the encoding of the terms, plus
-/// O(1).
+/// Returns `{span_id, parent_id, trace_id, flags, system_time, monotonic_time}`. Cost: the encoding
+/// of the terms, plus O(1).
 fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<'a> {
     require_map(attributes)?;
     if !answers(env) {
@@ -208,12 +210,18 @@ fn span_start<'a>(env: Env<'a>, [name, attributes]: [Term<'a>; 2]) -> NifResult<
     let head = stored::prepare(env, [name, attributes])?;
     let (process, now) = (caller(env), clock::now());
     let watch = || monitor(env, process);
-    let started = SPANS.start(process, now, watch, |body| head.keep(&mut body.head));
+    let (system_time, monotonic_time) = clock::erlang_times(now);
+    let started = SPANS.start(process, now, watch, |body| {
+        head.keep(&mut body.head);
+        body.started_at = monotonic_time;
+    });
     let parts = [
         span_id(env, started.id),
         parent_id(env, started.parent),
         trace_id(env, started.trace),
-        clock::system_time(now).encode(env),
+        started.flags.encode(env),
+        system_time.encode(env),
+        monotonic_time.encode(env),
     ];
     Ok(tuple(env, parts))
 }
@@ -264,7 +272,7 @@ fn is_short(frame: &Frame<Body>) -> bool {
     all_of(&frame.body, |stored| !matches!(stored, Payload::Object(_)))
 }
 
-/// `{name, span_id, parent_id, trace_id, flags, attributes, events, links, duration}`
+/// `{name, span_id, parent_id, trace_id, flags, attributes, events, links, duration, ended_at}`
 #[inline]
 fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, id: Term<'a>, duration: u64) -> NifResult<'a> {
     let [name, mut attributes] = stored::terms(env, &frame.body.head)?;
@@ -293,6 +301,7 @@ fn span_term<'a>(env: Env<'a>, frame: &Frame<Body>, id: Term<'a>, duration: u64)
         events,
         links,
         duration.encode(env),
+        (frame.body.started_at + duration as i64).encode(env),
     ];
     Ok(tuple(env, parts))
 }
