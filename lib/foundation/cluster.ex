@@ -13,7 +13,7 @@ defmodule Foundation.Cluster do
   @type value :: term
   @type start_option ::
           {:name, cluster}
-          | {:engine, :pg | :global}
+          | {:engine, :pg | :global | :syn}
           | {:on_conflict, :notify | :exit | {module, atom, [term]}}
           | {:drain_ms, non_neg_integer}
 
@@ -84,8 +84,8 @@ defmodule Foundation.Cluster do
   @spec register(cluster, key, value) ::
           {:ok, pid} | {:error, {:already_registered, pid} | :draining}
   def register(cluster, key, value \\ nil) do
-    claiming(Config.fetch!(cluster), self(), key, fn config ->
-      with {:ok, _owner} = registered <- Registry.register(cluster, key, {stamp(), value}) do
+    claiming(Config.fetch!(cluster), self(), key, fn config, stamp ->
+      with {:ok, _owner} = registered <- Registry.register(cluster, key, {stamp, value}) do
         Replicator.changed(config, {:name, key})
         registered
       end
@@ -116,24 +116,24 @@ defmodule Foundation.Cluster do
     config = Config.fetch!(cluster)
 
     if Process.alive?(pid) do
-      claiming(config, pid, key, fn config ->
-        Replicator.call(config, {:register_for, pid, key, {stamp(), value}})
+      claiming(config, pid, key, fn config, stamp ->
+        Replicator.call(config, {:register_for, pid, key, {stamp, value}})
       end)
     else
       {:error, :not_alive}
     end
   end
 
-  # All nodes order registrations by it, with their nodes' names.
-  defp stamp, do: System.system_time(:nanosecond)
-
   defp claiming(config, pid, key, register) do
+    # All nodes order registrations by it, with their nodes' names.
+    stamp = System.system_time(:nanosecond)
+
     if Config.draining?(config) do
       {:error, :draining}
     else
-      with :ok <- config.backend.claim(config, key, pid) do
-        now = System.monotonic_time(:millisecond)
-        register |> place(config, key, now + @refresh_ms) |> claimed(config, pid, key)
+      with :ok <- config.backend.claim(config, key, pid, stamp) do
+        deadline = System.monotonic_time(:millisecond) + @refresh_ms
+        (&register.(&1, stamp)) |> place(config, key, deadline) |> claimed(config, pid, key)
       end
     end
   end
@@ -165,6 +165,9 @@ defmodule Foundation.Cluster do
   end
 
   defp claimed({:ok, _owner} = registered, _config, _pid, _key), do: registered
+
+  # It has the name already, and keeps it.
+  defp claimed({:error, {:already_registered, pid}} = error, _config, pid, _key), do: error
 
   defp claimed({:error, _reason} = error, config, pid, key) do
     config.backend.release(config, key, pid)
@@ -488,7 +491,7 @@ defmodule Foundation.Cluster do
   @doc """
   Returns figures of the cluster as this node knows it.
 
-    * `:engine` - `:pg` or `:global`
+    * `:engine` - `:pg`, `:global` or `:syn`
     * `:names` - names, of all nodes
     * `:groups` - groups that have members
     * `:nodes` - members of the cluster, this node included
@@ -502,7 +505,7 @@ defmodule Foundation.Cluster do
   """
   @doc since: "0.1.0"
   @spec info(cluster) :: %{
-          engine: :pg | :global,
+          engine: :pg | :global | :syn,
           names: non_neg_integer,
           groups: non_neg_integer,
           nodes: pos_integer,

@@ -32,14 +32,14 @@ defmodule Foundation.Cluster.Config do
   @draining 3
   @backlog 4
 
-  @backends [pg: Backends.Pg, global: Backends.Global]
+  @backends [pg: Backends.Pg, global: Backends.Global, syn: Backends.Syn]
 
   @schema [
     name: [type: :atom, default: nil, doc: "The cluster's name, the same on all nodes. Required."],
     engine: [
       type: {:in, Keyword.keys(@backends)},
       default: :pg,
-      doc: "Who decides which process gets a name."
+      doc: "Who decides which process gets a name. `:syn` needs the package of that name."
     ],
     on_conflict: [
       type: {:or, [{:in, [:notify, :exit]}, :mfa]},
@@ -69,10 +69,12 @@ defmodule Foundation.Cluster.Config do
     {tables, options} = pop(options, :tables)
     options = Options.validate!(options, @schema, "Foundation.Cluster.start_link/1")
     name = options[:name] || raise ArgumentError, "expected :name option to be present"
+    backend = Keyword.fetch!(@backends, options[:engine])
+    with {:error, message} <- backend.available(), do: raise(ArgumentError, message)
 
     %__MODULE__{
       name: name,
-      backend: Keyword.fetch!(@backends, options[:engine]),
+      backend: backend,
       on_conflict: options[:on_conflict],
       drain_ms: options[:drain_ms],
       tables: tables || Engine.selected(),
@@ -90,7 +92,7 @@ defmodule Foundation.Cluster.Config do
   end
 
   @doc "The name of the engine, as options spell it."
-  @spec engine(t) :: :pg | :global
+  @spec engine(t) :: :pg | :global | :syn
   def engine(config) do
     {engine, _backend} = List.keyfind(@backends, config.backend, 1)
     engine

@@ -13,19 +13,22 @@ defmodule Foundation.Cluster.Peer do
     :monitor,
     status: :syncing,
     feed: :idle,
-    # Items of an earlier sync that this one has not confirmed yet.
+    # The pull that its snapshot answers, and items that were here before and that the snapshot has
+    # not confirmed yet.
+    pull: nil,
     stale: MapSet.new(),
     draining?: false,
-    # Whether a message of a sync came since the last look.
-    heard?: true
+    # How many ticks a sync has been silent, and how many it may be before it is begun again.
+    silent: 0,
+    patience: 1
   ]
 
-  @type feed :: :idle | {:sync, items :: [tuple]} | :live | :behind
+  @type feed :: :idle | {:sync, pull :: reference, items :: [tuple]} | :live | :behind
   @type t :: %__MODULE__{}
 
   @doc "Whether it is to be told of changes."
   @spec fed?(t) :: boolean
-  def fed?(peer), do: peer.feed == :live or match?({:sync, _items}, peer.feed)
+  def fed?(peer), do: peer.feed == :live or match?({:sync, _pull, _items}, peer.feed)
 
   @doc "Sends without waiting for a connection that is down or busy; says whether it could."
   @spec send(t, term) :: boolean

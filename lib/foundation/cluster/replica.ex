@@ -11,7 +11,7 @@ defmodule Foundation.Cluster.Replica do
   alias Foundation.Registry.{Backend, Monitor}
 
   @type item :: {:name, term} | {:member, group :: term, pid}
-  @type claim :: {pid, stamp :: integer, value :: term}
+  @type claim :: {pid, stamp :: integer | :lost, value :: term}
 
   @doc "The options of the two registries."
   @spec registries(map) :: [keyword]
@@ -40,6 +40,14 @@ defmodule Foundation.Cluster.Replica do
       {pid, _stamp, _value} = claim when node(pid) == node() -> claim
       _anothers -> nil
     end
+  end
+
+  @doc "All names of this node, with their stamps."
+  @spec own(map) :: [{key :: term, pid, stamp :: integer | :lost}]
+  def own(config) do
+    for {key, pid, {stamp, _value}} <- Registry.stream(config.name),
+        node(pid) == node(),
+        do: {key, pid, stamp}
   end
 
   @doc "The value of a member of a group."

@@ -60,7 +60,9 @@ defmodule Foundation.Cluster.Supervisor do
 
     # one_for_one: what they share is in the tables, which outlive each of them.
     Supervisor.init(
-      registries ++ [scope, {Fanout, config}, {Ensure, config}, {Replicator, config}],
+      registries ++
+        config.backend.children(config) ++
+        [scope, {Fanout, config}, {Ensure, config}, {Replicator, config}],
       strategy: :one_for_one,
       max_restarts: @max_restarts,
       max_seconds: @max_seconds

@@ -12,7 +12,13 @@ defmodule Foundation.Cluster.Backends.Global do
   @ask_ms 1_000
 
   @impl true
-  def claim(config, key, pid) do
+  def available, do: :ok
+
+  @impl true
+  def children(_config), do: []
+
+  @impl true
+  def claim(config, key, pid, _stamp) do
     # `:global` refuses a process that has another name, and logs an error. Asked first, it is an
     # ordinary refusal.
     if names(config, pid) -- [key] == [],
@@ -26,6 +32,8 @@ defmodule Foundation.Cluster.Backends.Global do
         # Its holder ended meanwhile, or the process has a name that is none of the cluster's.
         {:undefined, :again} -> register(config, key, pid, :refuse)
         {:undefined, :refuse} -> taken(pid)
+        # Left from a call that was killed halfway. The replica decides.
+        {^pid, _if_free} -> :ok
         {holder, _if_free} -> taken(holder)
       end
     else
@@ -43,6 +51,20 @@ defmodule Foundation.Cluster.Backends.Global do
 
     :ok
   end
+
+  # `:global` may have kept the other process: a node that did not answer in time has lost there.
+  @impl true
+  def lost(config, key, loser, winner) do
+    name = name(config, key)
+
+    if :global.whereis_name(name) == loser,
+      do: :global.re_register_name(name, winner, &__MODULE__.resolve/3)
+
+    :ok
+  end
+
+  @impl true
+  def keeps_names?, do: true
 
   @impl true
   def decides?, do: true

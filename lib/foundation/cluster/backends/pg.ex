@@ -6,10 +6,22 @@ defmodule Foundation.Cluster.Backends.Pg do
   @behaviour Foundation.Cluster.Backend
 
   @impl true
-  def claim(_config, _key, _pid), do: :ok
+  def available, do: :ok
+
+  @impl true
+  def children(_config), do: []
+
+  @impl true
+  def claim(_config, _key, _pid, _stamp), do: :ok
 
   @impl true
   def release(_config, _key, _pid), do: :ok
+
+  @impl true
+  def lost(_config, _key, _loser, _winner), do: :ok
+
+  @impl true
+  def keeps_names?, do: false
 
   @impl true
   def decides?, do: false
