@@ -3,8 +3,13 @@ defmodule Foundation.ClusterDocsTest do
   doctest Foundation.Cluster
 end
 
-for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_version() != nil do
-  defmodule Module.concat(Foundation.ClusterTest, tables) do
+# Where the package :syn is: `ERL_LIBS=DIR mix test`, with DIR/syn/ebin.
+engines = if Code.ensure_loaded?(:syn), do: [:pg, :syn], else: [:pg]
+
+for engine <- engines,
+    tables <- [:native, :ets],
+    tables == :ets or Foundation.Native.library_version() != nil do
+  defmodule Module.concat([Foundation.ClusterTest, engine, tables]) do
     # Not async: this makes the VM a node.
     use Foundation.Case, async: false
 
@@ -13,18 +18,27 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
     alias Foundation.{Cluster, ClusterNode, Peer}
 
     @tables tables
+    @engine engine
 
     setup_all do
       distributed? = Node.alive?()
       :ok = Peer.distribute()
-      peers = ClusterNode.start_peers(2)
-      on_exit(fn -> if not distributed?, do: Peer.undistribute() end)
-      %{nodes: Enum.map(peers, &elem(&1, 1))}
+      nodes = for {_peer, node} <- ClusterNode.start_peers(2), do: node
+
+      if @engine == :syn, do: for(node <- [node() | nodes], do: ClusterNode.start_syn(node))
+
+      on_exit(fn ->
+        if @engine == :syn, do: Application.stop(:syn)
+        if not distributed?, do: Peer.undistribute()
+      end)
+
+      %{nodes: nodes}
     end
 
     setup context do
       cluster = unique_name("cluster")
-      options = [name: cluster, tables: @tables] ++ Map.get(context, :cluster, [])
+      engine = Map.get(context, :engine, @engine)
+      options = [name: cluster, tables: @tables, engine: engine]
       nodes = context.nodes
       start_supervised!({Cluster, options})
       supervisors = for node <- nodes, do: ClusterNode.start_cluster(node, options)
@@ -104,7 +118,7 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
       )
     end
 
-    @tag cluster: [engine: :global]
+    @tag engine: :global
     test "with :global one of several nodes gets a name, and a process has one name",
          %{cluster: cluster, nodes: [a, b]} = context do
       members = for node <- context.all, do: ClusterNode.member(node)
@@ -172,14 +186,17 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
 
     test "concurrent ensure calls on all nodes start one process per key",
          %{cluster: cluster} = context do
-      keys = 1..100
+      keys = 1..1_000
+      mfa = {GenServer, :start, [ClusterNode, nil]}
 
       pids =
-        for node <- context.all, key <- keys do
-          mfa = {GenServer, :start, [ClusterNode, nil]}
-          Task.async(fn -> {key, ClusterNode.on(node, :ensure, [cluster, key, mfa])} end)
+        for node <- context.all, keys <- Enum.chunk_every(keys, 50) do
+          Task.async(fn ->
+            for key <- keys, do: {key, ClusterNode.on(node, :ensure, [cluster, key, mfa])}
+          end)
         end
-        |> Task.await_many(60_000, 30_000)
+        |> Task.await_many(120_000)
+        |> Enum.concat()
 
       by_key = Enum.group_by(pids, &elem(&1, 0), fn {_key, {:ok, pid}} -> pid end)
 
@@ -210,23 +227,29 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
 
     test "an orderly stop removes the node and its names at once", %{
       cluster: cluster,
-      nodes: [a, b]
+      nodes: [a, _b]
     } do
-      supervisor = ClusterNode.start_cluster(a, name: :"#{cluster}_2", tables: @tables)
+      for engine <- Enum.uniq([@engine, :global]) do
+        second = :"#{cluster}_#{engine}"
+        options = [name: second, tables: @tables, engine: engine]
+        supervisor = ClusterNode.start_cluster(a, options)
+        start_supervised!({Cluster, options})
+        eventually(fn -> Cluster.nodes(second) == Enum.sort([node(), a]) end)
+        pid = ClusterNode.register(a, second, :key)
+        eventually(fn -> Cluster.count(second) == 1 end)
+        Supervisor.stop(supervisor)
+        eventually(fn -> Cluster.nodes(second) == [node()] end)
+        assert Cluster.count(second) == 0
 
-      start_supervised!({Cluster, name: :"#{cluster}_2", tables: @tables})
-      eventually(fn -> Cluster.nodes(:"#{cluster}_2") == Enum.sort([node(), a]) end)
-      ClusterNode.register(a, :"#{cluster}_2", :key)
-      eventually(fn -> Cluster.count(:"#{cluster}_2") == 1 end)
-      Supervisor.stop(supervisor)
-      eventually(fn -> Cluster.nodes(:"#{cluster}_2") == [node()] end)
-      assert Cluster.count(:"#{cluster}_2") == 0
+        assert_raise ErlangError, ~r/unknown cluster/, fn ->
+          ClusterNode.on(a, :nodes, [second])
+        end
 
-      assert_raise ErlangError, ~r/unknown cluster/, fn ->
-        ClusterNode.on(a, :nodes, [:"#{cluster}_2"])
+        # The process lives on, and its name is free.
+        member = ClusterNode.member(node())
+        eventually(fn -> match?({:ok, _}, ClusterNode.run(member, :register, [second, :key])) end)
+        assert :erpc.call(a, Process, :alive?, [pid])
       end
-
-      _ = b
     end
 
     test "a second start, an unknown option and an unknown cluster are errors", %{

@@ -24,6 +24,14 @@ defmodule Foundation.ClusterNode do
     peers
   end
 
+  @doc "Starts the application :syn on a node, which logs much of what it does."
+  @spec start_syn(node) :: :ok
+  def start_syn(node) do
+    if node != node(), do: :ok = :erpc.call(node, Logger, :configure, [[level: :error]])
+    {:ok, _apps} = :erpc.call(node, Application, :ensure_all_started, [:syn])
+    :ok
+  end
+
   @doc "Starts a cluster on a node, below a supervisor of its own; returns that supervisor."
   @spec start_cluster(node, keyword) :: pid
   def start_cluster(node, options) do
