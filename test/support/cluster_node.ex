@@ -98,6 +98,11 @@ defmodule Foundation.ClusterNode do
   def conflict(cluster, key, loser, winner, given),
     do: send(loser, {:called, node(), [cluster, key, loser, winner, given]})
 
+  @doc false
+  # As :syn calls its event handler.
+  def on_process_registered(scope, name, pid, _meta, _reason),
+    do: if(node(pid) == node(), do: send(pid, {:syn, scope, name}))
+
   @impl true
   def init(nil), do: {:ok, []}
 

@@ -3,23 +3,15 @@ defmodule Foundation.Cluster.PartitionTest do
   # VM's `:global` cuts nothing off, and it sees each side of a partition.
   use Foundation.Case, async: true
 
-  alias Foundation.{Cluster, ClusterNode, Peer}
+  import Foundation.Partition
+
+  alias Foundation.ClusterNode
 
   @moduletag :capture_log
 
-  @arguments [~c"-kernel", ~c"prevent_overlapping_partitions", ~c"false"]
   @settle_ms 20_000
 
-  setup_all do
-    peers =
-      for _index <- 1..3 do
-        {peer, node} = Peer.start(connection: :standard_io, args: @arguments)
-        {:ok, _apps} = :peer.call(peer, Application, :ensure_all_started, [:foundation])
-        {peer, node}
-      end
-
-    %{peers: peers}
-  end
+  setup_all do: %{peers: start_peers(3)}
 
   setup %{peers: peers} = context do
     cluster = unique_name("partition")
@@ -28,66 +20,10 @@ defmodule Foundation.Cluster.PartitionTest do
       [name: cluster, tables: Map.get(context, :tables, tables())] ++
         Map.get(context, :cluster, [])
 
-    for {one, {_peer, other}} <- pairs(peers), do: heal(one, other, peers)
+    heal_all(peers)
     for {peer, _node} <- peers, do: start_cluster(peer, options)
     await_whole(peers, cluster)
     %{cluster: cluster}
-  end
-
-  defp tables, do: if(Foundation.Native.library_version() == nil, do: :ets, else: :native)
-
-  defp start_cluster(peer, options) do
-    {:ok, _pid} =
-      :peer.call(peer, Supervisor, :start_child, [Foundation.Supervisor, {Cluster, options}])
-  end
-
-  defp await_whole(peers, cluster) do
-    nodes = peers |> Enum.map(&elem(&1, 1)) |> Enum.sort()
-
-    for {peer, _node} <- peers do
-      eventually(
-        fn ->
-          on(peer, :nodes, [cluster]) == nodes and on(peer, :info, [cluster]).state == :up
-        end,
-        @settle_ms
-      )
-    end
-  end
-
-  defp on(peer, function, arguments), do: :peer.call(peer, Cluster, function, arguments)
-
-  defp run(peer, member, function, arguments),
-    do: :peer.call(peer, ClusterNode, :run, [member, function, arguments])
-
-  defp inbox(peer, member), do: :peer.call(peer, ClusterNode, :inbox, [member])
-  defp list(peer, cluster), do: :peer.call(peer, ClusterNode, :list, [cluster])
-
-  defp member(peer) do
-    {:ok, pid} = :peer.call(peer, GenServer, :start, [ClusterNode, nil])
-    pid
-  end
-
-  defp pairs(peers), do: for({one, n} <- peers, {_, m} = other <- peers, n < m, do: {one, other})
-
-  # A cookie of their own for each other keeps them apart.
-  defp cut(peer, node, peers) do
-    own = :peer.call(peer, :erlang, :node, [])
-    :peer.call(peer, :erlang, :set_cookie, [node, :apart])
-    :peer.call(of(peers, node), :erlang, :set_cookie, [own, :apart_too])
-    :peer.call(peer, :erlang, :disconnect_node, [node])
-    eventually(fn -> own not in :peer.call(of(peers, node), :erlang, :nodes, []) end)
-  end
-
-  defp heal(peer, node, peers) do
-    own = :peer.call(peer, :erlang, :node, [])
-    :peer.call(peer, :erlang, :set_cookie, [node, :together])
-    :peer.call(of(peers, node), :erlang, :set_cookie, [own, :together])
-    eventually(fn -> :peer.call(peer, Node, :connect, [node]) end)
-  end
-
-  defp of(peers, node) do
-    {peer, ^node} = List.keyfind(peers, node, 1)
-    peer
   end
 
   for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_version() != nil do
@@ -164,7 +100,7 @@ defmodule Foundation.Cluster.PartitionTest do
 
       Enum.reduce(1..@rounds, {members, %{}}, fn _round, {members, model} ->
         {members, model} = Enum.reduce(1..@steps, {members, model}, &step(&1, &2, peers, cluster))
-        for {one, {_peer, other}} <- pairs(peers), do: heal(one, other, peers)
+        heal_all(peers)
         await_whole(peers, cluster)
         eventually(fn -> check(peers, cluster, members, model) end, @settle_ms)
         {members, model}
@@ -209,17 +145,6 @@ defmodule Foundation.Cluster.PartitionTest do
         if choice <= 18, do: cut(one, other, peers), else: heal(one, other, peers)
         {members, model}
     end
-  end
-
-  defp kill_one(peer, cluster) do
-    supervisor =
-      eventually(fn ->
-        :peer.call(peer, Process, :whereis, [Module.concat(cluster, Supervisor)])
-      end)
-
-    children = :peer.call(peer, Supervisor, :which_children, [supervisor])
-    pids = for {_id, pid, _type, _modules} <- children, is_pid(pid), do: pid
-    :peer.call(peer, Process, :exit, [Enum.random([supervisor | pids]), :kill])
   end
 
   defp check(peers, cluster, members, model) do
