@@ -99,6 +99,17 @@ defmodule Foundation.ClusterNode do
     do: send(loser, {:called, node(), [cluster, key, loser, winner, given]})
 
   @doc false
+  # Until it is killed itself.
+  def kill_repeatedly(name, pause_ms) do
+    with pid when is_pid(pid) <- Process.whereis(name), do: Process.exit(pid, :kill)
+
+    receive do
+    after
+      pause_ms -> kill_repeatedly(name, pause_ms)
+    end
+  end
+
+  @doc false
   # As :syn calls its event handler.
   def on_process_registered(scope, name, pid, _meta, _reason),
     do: if(node(pid) == node(), do: send(pid, {:syn, scope, name}))

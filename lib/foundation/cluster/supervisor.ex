@@ -38,15 +38,18 @@ defmodule Foundation.Cluster.Supervisor do
     end
   end
 
-  # One whose own supervisor was killed is about to end.
+  # One whose own supervisor was killed is about to end. When it has begun to, it is linked to its
+  # supervisor no more, exactly like one that was unlinked and stays. So only time can tell.
   defp leaving?(running) do
-    case Process.info(running, [:parent, :links]) do
+    case Process.info(running, :parent) do
       nil ->
         true
 
-      info ->
-        not Process.alive?(info[:parent]) and info[:parent] in info[:links] and
-          Predecessor.gone?(running)
+      {:parent, parent} when is_pid(parent) and node(parent) == node() ->
+        not Process.alive?(parent) and Predecessor.gone?(running)
+
+      _none ->
+        false
     end
   end
 

@@ -6,6 +6,7 @@ defmodule Foundation.Cluster.PartitionTest do
   import Foundation.Partition
 
   alias Foundation.ClusterNode
+  alias Foundation.Registry.Monitor
 
   @moduletag :capture_log
 
@@ -86,6 +87,29 @@ defmodule Foundation.Cluster.PartitionTest do
     told = {:foundation_cluster, cluster, :conflict, :key, older}
     called = {:called, node_b, [cluster, :key, younger, older, :given]}
     eventually(fn -> Enum.sort(inbox(b, younger)) == Enum.sort([told, called]) end, @settle_ms)
+  end
+
+  test "a node that is back keeps its names, though the monitor hears late of its absence",
+       %{peers: [{a, _}, {b, node_b}, _] = peers, cluster: cluster} do
+    pid = member(b)
+    for key <- [:key, :other], do: {:ok, _} = run(b, pid, :register, [cluster, key])
+    eventually(fn -> on(a, :count, [cluster]) == 2 end)
+    # From now on the process is watched there.
+    run(b, pid, :unregister, [cluster, :other])
+    eventually(fn -> on(a, :count, [cluster]) == 1 end)
+    :ok = :peer.call(a, :sys, :suspend, [Monitor])
+    cut(a, node_b, peers)
+    eventually(fn -> node_b not in on(a, :nodes, [cluster]) end)
+    heal(a, node_b, peers)
+    eventually(fn -> node_b in :peer.call(a, Node, :list, []) end)
+    # Long enough for a sync, if nothing waits for the monitor.
+    back? = fn -> on(a, :lookup, [cluster, :key]) == [{pid, nil}] end
+    Enum.find(1..200, fn _ -> back?.() or :timer.sleep(5) != :ok end)
+    :ok = :peer.call(a, :sys, :resume, [Monitor])
+    await_whole(peers, cluster)
+    # The monitor has handled all that it knew.
+    :peer.call(a, :sys, :get_state, [Monitor])
+    eventually(back?)
   end
 
   @rounds 4
