@@ -57,6 +57,8 @@ defmodule Foundation.MixProject do
       {:telemetry, "~> 1.0"},
       {:rustler_precompiled, "~> 0.8", runtime: false},
       {:rustler, rustler(), optional: true, runtime: false},
+      # An engine of Foundation.Cluster.
+      {:syn, "~> 3.3", optional: true},
       # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
       {:credo, "~> 1.7", optional: true, runtime: false},
       {:benchee, "~> 1.3", only: :dev, runtime: false},

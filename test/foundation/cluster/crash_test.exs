@@ -44,10 +44,8 @@ for tables <- [:native, :ets], tables == :ets or Foundation.Native.library_versi
     defp named(cluster, nil), do: cluster
     defp named(cluster, process), do: Module.concat(cluster, process)
 
-    # Some may be on its way down already, or be started again.
-    defp kill_named(name) do
-      with pid when is_pid(pid) <- Process.whereis(name), do: kill(pid)
-    end
+    # It may have been killed just before, and not be back yet.
+    defp kill_named(name), do: kill(eventually(fn -> Process.whereis(name) end, @settle_ms))
 
     defp permutations([]), do: [[]]
 
