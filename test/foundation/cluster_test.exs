@@ -96,7 +96,7 @@ for engine <- engines,
         for {_node, member} <- members do
           Task.async(fn -> ClusterNode.register_all(member, cluster, keys) end)
         end
-        |> Task.await_many(60_000, 30_000)
+        |> Task.await_many(60_000)
         |> Enum.sum()
 
       eventually(
@@ -126,7 +126,7 @@ for engine <- engines,
       results =
         members
         |> Enum.map(&Task.async(fn -> ClusterNode.run(&1, :register, [cluster, :key]) end))
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
 
       assert [winner] = for({member, {:ok, _}} <- Enum.zip(members, results), do: member)
       [loser | _] = members -- [winner]

@@ -10,7 +10,7 @@ defmodule Foundation.Cluster.ProtocolTest do
   @moduletag :capture_log
 
   # Two ticks, and a slow machine.
-  @again_ms 15_000
+  @again_ms 30_000
 
   setup_all do
     distributed? = Node.alive?()
@@ -42,7 +42,7 @@ defmodule Foundation.Cluster.ProtocolTest do
   defp assert_event(event, cluster, node) do
     assert_receive {[:foundation, :cluster, ^event], %{count: 1},
                     %{cluster: ^cluster, node: ^node}},
-                   5_000
+                   30_000
   end
 
   test "a node that syncs does not know which names are absent, until it has all of them",
@@ -106,10 +106,11 @@ defmodule Foundation.Cluster.ProtocolTest do
     for _time <- 1..3, do: tell(cluster, {:ops, peer, [{:name, :key, {other, 1, nil}}], :live})
     settle(cluster)
     assert Cluster.whereis_name({cluster, :key}) == other
-    assert_receive {:foundation_cluster, ^cluster, :conflict, :key, ^other}
+    assert_receive {:foundation_cluster, ^cluster, :conflict, :key, ^other}, 30_000
 
     assert_receive {[:foundation, :cluster, :conflict], %{count: 1},
-                    %{cluster: ^cluster, key: :key, winner: ^other, loser: ^me}}
+                    %{cluster: ^cluster, key: :key, winner: ^other, loser: ^me}},
+                   30_000
 
     assert Cluster.info(cluster).conflicts == 1
     refute_received {:foundation_cluster, _, _, _, _}
