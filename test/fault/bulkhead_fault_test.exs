@@ -23,7 +23,7 @@ defmodule Foundation.BulkheadFaultTest do
 
     :atomics.put(done, 1, 1)
     # Found by `info/1`, which reads under the lock of the pool.
-    highest = keepers |> Task.await_many(60_000, 30_000) |> Enum.max()
+    highest = keepers |> Task.await_many(60_000) |> Enum.max()
     assert highest in 1..@max
     eventually(fn -> match?(%{in_use: 0, waiting: 0}, Bulkhead.info(name)) end)
     assert Bulkhead.info(name).reclaimed > 0

@@ -95,7 +95,7 @@ conformance "Deaths",
         end)
       end
 
-    registrants = spawners |> Task.await_many(60_000, 30_000) |> Enum.concat()
+    registrants = spawners |> Task.await_many(60_000) |> Enum.concat()
     # Until the last registrant has ended, the registry can be empty and fill again.
     eventually(fn -> not Enum.any?(registrants, &Process.alive?/1) end)
     eventually(fn -> Registry.count(registry) == 0 end)

@@ -165,7 +165,7 @@ for engine <- [:ets, :native] do
           for _ <- 1..500, do: :ok = AgentRegistry.update_metadata("a", &%{&1 | n: &1.n + 1})
         end)
       end)
-      |> Task.await_many(30_000, 30_000)
+      |> Task.await_many(30_000)
 
       assert AgentRegistry.get_agent_with_metadata("a") == {:ok, {self(), %{n: 4_000}}}
     end
@@ -177,14 +177,14 @@ for engine <- [:ets, :native] do
       results =
         workers
         |> Enum.map(&Task.async(fn -> AgentRegistry.register_agent("a", &1) end))
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
 
       assert Enum.count(results, &(&1 == :ok)) == 1
 
       removed =
         1..20
         |> Enum.map(fn _ -> Task.async(fn -> AgentRegistry.unregister_agent("a") end) end)
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
 
       assert Enum.frequencies(removed) == %{:ok => 1, {:error, :not_found} => 19}
       assert_received {:register, %{count: 1}, %{agent_id: "a"}}

@@ -158,7 +158,7 @@ defmodule Foundation.ConcurrentRegistryTest do
           |> Enum.map(fn _ ->
             Task.async(fn -> for _ <- 1..1_000, do: Table.update(table, key, 1, &(&1 + 1)) end)
           end)
-          |> Task.await_many(60_000, 30_000)
+          |> Task.await_many(60_000)
 
           assert Table.get(table, key) == 8_000
         end
@@ -170,7 +170,7 @@ defmodule Foundation.ConcurrentRegistryTest do
           |> Enum.map(fn _ ->
             Task.async(fn -> for _ <- 1..500, do: Table.update(table, :key, 1, &(&1 + 1)) end)
           end)
-          |> Task.await_many(60_000, 30_000)
+          |> Task.await_many(60_000)
           |> Enum.concat()
 
         assert Enum.sort(returned) == Enum.to_list(1..4_000)
@@ -207,7 +207,7 @@ defmodule Foundation.ConcurrentRegistryTest do
           winners =
             1..4
             |> Enum.map(fn n -> Task.async(fn -> {n, Table.put_new(table, key, n)} end) end)
-            |> Task.await_many(30_000, 30_000)
+            |> Task.await_many(30_000)
             |> Enum.filter(&elem(&1, 1))
 
           assert [{winner, true}] = winners

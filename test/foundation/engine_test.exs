@@ -243,7 +243,7 @@ defmodule Foundation.EngineTest do
             #{@anew}
             Foundation.Native.library_version()
             :ets.delete(table, :running)
-            IO.inspect(callers |> Task.await_many(30_000, 30_000) |> Enum.concat() |> Enum.uniq(), label: "seen")
+            IO.inspect(callers |> Task.await_many(30_000) |> Enum.concat() |> Enum.uniq(), label: "seen")
             """
         )
 

@@ -513,7 +513,7 @@ defmodule Foundation.ErrorContextTest do
         |> Enum.map(fn _ ->
           Task.async(fn -> for _ <- 1..1_000, do: RequestContext.new_request_id() end)
         end)
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
         |> List.flatten()
 
       assert length(Enum.uniq(ids)) == 8_000

@@ -79,7 +79,7 @@ defmodule Foundation.EventLogTest do
       answers =
         1..20
         |> Enum.map(&Task.async(fn -> EventLog.append(log, "s", [{:won, &1}], expected: 0) end))
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
 
       assert Enum.count(answers, &(&1 == {:ok, 1})) == 1
       assert Enum.count(answers, &match?({:error, {:wrong_version, 1}}, &1)) == 19
@@ -88,7 +88,7 @@ defmodule Foundation.EventLogTest do
     test "shares commits among callers", %{log: log} do
       1..256
       |> Enum.map(&Task.async(fn -> EventLog.append(log, "s#{rem(&1, 7)}", [{:a, &1}]) end))
-      |> Task.await_many(30_000, 30_000)
+      |> Task.await_many(30_000)
 
       assert %{appends: 256, events: 256, position: 256, commits: commits} = EventLog.info(log)
       assert commits < 128
@@ -125,7 +125,7 @@ defmodule Foundation.EventLogTest do
 
       1..50
       |> Enum.map(&Task.async(fn -> EventLog.append(log, "s", [{:a, &1}]) end))
-      |> Task.await_many(30_000, 30_000)
+      |> Task.await_many(30_000)
 
       commits = EventLog.info(log).commits
       reports = for _ <- 2..commits//1, do: assert_received({:commit, _measurements, _metadata})

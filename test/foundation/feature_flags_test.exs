@@ -295,7 +295,7 @@ defmodule Foundation.FeatureFlagsTest do
     for _round <- 1..20 do
       @flags
       |> Enum.map(&Task.async(fn -> FeatureFlags.set_percentage(&1, 33) end))
-      |> Task.await_many(30_000, 30_000)
+      |> Task.await_many(30_000)
 
       assert FeatureFlags.list_all() == Map.new(@flags, &{&1, 33})
       :ok = FeatureFlags.reset_all()

@@ -132,7 +132,7 @@ defmodule Fleet.Walk do
     :ok = FeatureFlags.enable(:use_ets_agent_registry)
   end
 
-  defp elsewhere(fun), do: fun |> Task.async() |> Task.await(30_000, 30_000)
+  defp elsewhere(fun), do: fun |> Task.async() |> Task.await(30_000)
 end
 
 Fleet.Walk.run()

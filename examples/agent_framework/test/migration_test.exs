@@ -19,7 +19,7 @@ defmodule Crew.MigrationTest do
     agent
   end
 
-  defp elsewhere(fun), do: fun |> Task.async() |> Task.await(30_000, 30_000)
+  defp elsewhere(fun), do: fun |> Task.async() |> Task.await(30_000)
 
   test "agents of the process dictionary are carried over, and stay in a rollback" do
     start_as_before("old")

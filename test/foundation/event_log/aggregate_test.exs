@@ -98,7 +98,7 @@ defmodule Foundation.EventLog.AggregateTest do
     versions =
       1..200
       |> Enum.map(fn _ -> Task.async(fn -> Aggregate.execute(account, {:deposit, 1}) end) end)
-      |> Task.await_many(30_000, 30_000)
+      |> Task.await_many(30_000)
       |> Enum.map(fn {:ok, version} -> version end)
 
     assert Enum.sort(versions) == Enum.to_list(1..200)
@@ -119,7 +119,7 @@ defmodule Foundation.EventLog.AggregateTest do
     |> Enum.flat_map(fn account ->
       for _ <- 1..50, do: Task.async(fn -> Aggregate.execute(account, {:deposit, 1}) end)
     end)
-    |> Task.await_many(30_000, 30_000)
+    |> Task.await_many(30_000)
     |> Enum.each(fn answer -> assert {:ok, _version} = answer end)
 
     assert {:ok, 153, %{balance: 191}} = Aggregate.execute(start(log), :who)

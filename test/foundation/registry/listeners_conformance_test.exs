@@ -108,7 +108,7 @@ conformance "Listeners",
         end)
       end)
     end)
-    |> Task.await_many(30_000, 30_000)
+    |> Task.await_many(30_000)
 
     heard = messages()
     assert length(heard) == 8 * 200

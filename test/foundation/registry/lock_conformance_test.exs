@@ -122,7 +122,7 @@ conformance "Lock",
         end
       end)
     end
-    |> Task.await_many(30_000, 30_000)
+    |> Task.await_many(30_000)
 
     assert :counters.get(counter, 1) == 8 * 50
   end

@@ -49,7 +49,7 @@ conformance "UniqueKeys", variants: [[keys: :unique], [keys: :unique, partitions
         |> Enum.map(fn worker ->
           Task.async(fn -> run(worker, fn -> Registry.register(registry, :prize, worker) end) end)
         end)
-        |> Task.await_many(30_000, 30_000)
+        |> Task.await_many(30_000)
 
       assert [{winner, winner}] = Registry.lookup(registry, :prize)
       assert Enum.count(results, &match?({:ok, _}, &1)) == 1
