@@ -1,6 +1,6 @@
 defmodule Foundation.Retry do
   alias Foundation.{Options, Rejected}
-  alias Foundation.Resilience.Budget
+  alias Foundation.Resilience.{Budget, Sleep}
 
   @longest 31 * 86_400_000
   @schema [
@@ -129,7 +129,7 @@ defmodule Foundation.Retry do
          true <- not earns?(options) or Budget.spend(options.name) do
       measurements = %{attempt: attempt, wait_ms: wait}
       :telemetry.execute(@event, measurements, %{name: options.name})
-      Process.sleep(wait)
+      Sleep.sleep(wait)
 
       # The sleep may have ended late.
       if in_time?(options, 0),

@@ -74,6 +74,19 @@ defmodule Foundation.BulkheadTest do
     assert Bulkhead.info(name).in_use == 0
   end
 
+  conform "a call waits for ever if the instance or the call says so", %{engine: engine} do
+    name = start!(Bulkhead, engine, max: 1, queue: 1, wait: :infinity)
+    other = start!(Bulkhead, engine, max: 1, queue: 1)
+
+    for {name, options} <- [{name, []}, {other, [wait: :infinity]}] do
+      {:ok, permit} = Bulkhead.acquire(name)
+      worker = in_worker(name, options, :acquired)
+      waiting(name, 1)
+      assert Bulkhead.release(permit) == :ok
+      assert_receive {:acquired, ^worker, {:ok, _permit}}, 60_000
+    end
+  end
+
   conform "waiters are served in the order of arrival", %{engine: engine} do
     name = start!(Bulkhead, engine, max: 1, queue: 10, wait: 60_000)
     {:ok, permit} = Bulkhead.acquire(name)

@@ -11,12 +11,12 @@ use rustler::{Encoder, Env, Term, atoms};
 
 use super::instance::{Bulkhead, BulkheadSettings, Core, Instance, Waiter, settings, target};
 use super::{
-    adopt_timeout, bound, local_process, named, natural, natural_32, nil, no_state, start,
-    system_limit, with_optional_key,
+    adopt_timeout, bound, infinity, local_process, named, natural, natural_32, nil, no_state,
+    start, system_limit, with_optional_key,
 };
 use crate::process::{caller, is_alive};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{OwnedTerm, key_term, tuple};
+use crate::term::{OwnedTerm, key_term, pair, tuple};
 
 nifs! {
     bulkhead_start / 7,
@@ -103,7 +103,16 @@ fn undecided(env: Env<'_>, error: Undecided) -> NifResult<'_> {
     }
 }
 
-/// An id, `:full`, `:max_keys`, or `{:wait, ms}` where it would wait. Without a wait of the call's
+/// `{:wait, ms | :infinity}`
+fn would_wait(env: Env<'_>, time: u64) -> Term<'_> {
+    let time = match time {
+        u64::MAX => infinity().to_term(env),
+        ms => ms.encode(env),
+    };
+    pair(env, wait().to_term(env), time)
+}
+
+/// An id, `:full`, `:max_keys`, or `{:wait, ms | :infinity}` where it would wait. Without a wait of the call's
 /// own, `nil`, it is the instance's.
 fn bulkhead_acquire<'a>(env: Env<'a>, [name, weight, wait_term]: [Term<'a>; 3]) -> NifResult<'a> {
     let weight = natural(weight)?;
@@ -124,7 +133,7 @@ fn bulkhead_acquire<'a>(env: Env<'a>, [name, weight, wait_term]: [Term<'a>; 3]) 
             let permits = &bulkhead.permits;
             match permits.acquire(&settings.pool, owner, key, request, wait, watch) {
                 Ok((id, Acquired::Granted)) => Ok(id.encode(env)),
-                Ok((_, Acquired::WouldWait)) => Ok((self::wait(), time).encode(env)),
+                Ok((_, Acquired::WouldWait)) => Ok(would_wait(env, time)),
                 Ok(_) => Ok(full().to_term(env)),
                 Err(error) => undecided(env, error),
             }
