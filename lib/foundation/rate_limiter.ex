@@ -1,7 +1,7 @@
 defmodule Foundation.RateLimiter do
   alias Foundation.{Native, Options, Rejected}
   alias Foundation.RateLimiter.Reservation
-  alias Foundation.Resilience.Instance
+  alias Foundation.Resilience.{Instance, Sleep}
 
   @most 4_294_967_295
   @longest 31 * 86_400_000
@@ -189,7 +189,7 @@ defmodule Foundation.RateLimiter do
   defp taken(:ok, _name, _cost), do: :ok
 
   defp taken({:wait, ms}, _name, _cost) do
-    Process.sleep(ms)
+    Sleep.sleep(ms)
     :ok
   end
 
@@ -244,7 +244,7 @@ defmodule Foundation.RateLimiter do
           settled: :atomics.new(1, [])
         }
 
-        if ms > 0, do: Process.sleep(ms)
+        if ms > 0, do: Sleep.sleep(ms)
         {:ok, reservation}
 
       refusal ->
@@ -255,8 +255,8 @@ defmodule Foundation.RateLimiter do
   @doc """
   Corrects a reservation to what was really used, once.
 
-  Less than was reserved comes back at once. More goes into debt. After the window of the
-  reservation has passed, and the second time, it changes nothing.
+  Less than was reserved comes back at once. More goes into debt. A cost counts as #{@most} at most.
+  After the window of the reservation has passed, and the second time, it changes nothing.
 
   **Cost:** O(1), at most O(slices of a window).
 

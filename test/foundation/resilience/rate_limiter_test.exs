@@ -89,6 +89,32 @@ defmodule Foundation.RateLimiterTest do
     assert_received {:taken, :ok}
   end
 
+  conform "a caller sleeps for a slot that is further away than a receive can wait", %{
+    engine: engine
+  } do
+    name = start!(RateLimiter, engine, limit: {1, 31 * 86_400_000})
+
+    for n <- 1..3 do
+      worker = start_worker()
+
+      send(
+        worker,
+        {:run, self(), make_ref(), fn -> RateLimiter.take(name, 1, wait: :infinity) end}
+      )
+
+      eventually(fn -> RateLimiter.info(name).limits.default.used == n end)
+      if n > 1, do: eventually(fn -> sleeps?(worker) end)
+    end
+  end
+
+  defp sleeps?(worker) do
+    {:current_stacktrace, stacktrace} = Process.info(worker, :current_stacktrace)
+
+    Enum.any?(stacktrace, fn {module, function, _arity, _where} ->
+      {module, function} in [{Process, :sleep}, {Foundation.Resilience.Sleep, :sleep}]
+    end)
+  end
+
   conform "no window has more than the limit, with 50 callers", %{engine: engine} do
     {limit, per} = {20, 100}
     name = start!(RateLimiter, engine, limit: {limit, per})
@@ -151,6 +177,37 @@ defmodule Foundation.RateLimiterTest do
     assert {:error, %Rejected{}} = RateLimiter.take(name)
     assert RateLimiter.settle(reservation, 0) == :ok
     assert RateLimiter.take(name) == :ok
+  end
+
+  conform "a cost of any size is above the limit", %{engine: engine} do
+    name = start!(RateLimiter, engine, limits: [a: {10, @long}, b: {10, @long}])
+    single = start!(RateLimiter, engine, limit: {10, @long})
+
+    for cost <- [11, 2 ** 32, 2 ** 63, 2 ** 64 - 1, 2 ** 64, 2 ** 200] do
+      exceeds = %Rejected{by: :rate_limiter, name: name, reason: :exceeds_limit}
+      assert RateLimiter.take(name, a: 1, b: cost) == {:error, exceeds}
+      assert RateLimiter.reserve(name, b: cost) == {:error, exceeds}
+      assert RateLimiter.take(single, cost) == {:error, %{exceeds | name: single}}
+    end
+
+    for cost <- [-(2 ** 64), 1.0e30] do
+      assert_raise ArgumentError, fn -> RateLimiter.take(name, b: cost) end
+      assert_raise ArgumentError, fn -> RateLimiter.take(single, cost) end
+    end
+
+    assert %{a: %{used: 0}, b: %{used: 0}} = RateLimiter.info(name).limits
+  end
+
+  conform "a settled cost of any size is debt, up to 2^32 - 1", %{engine: engine} do
+    for algorithm <- [:sliding_window, :token_bucket], cost <- [2 ** 32, 2 ** 64, 2 ** 200] do
+      name = start!(RateLimiter, engine, limit: {10, @long}, algorithm: algorithm)
+      {:ok, reservation} = RateLimiter.reserve(name, 1)
+      assert RateLimiter.settle(reservation, cost) == :ok
+      assert %{used: used, available: 0} = RateLimiter.info(name).limits.default
+      # A bucket refills meanwhile.
+      assert used in (2 ** 32 - 1_000)..(2 ** 32 - 1)
+      assert {:error, %Rejected{reason: :rate_limited}} = RateLimiter.take(name)
+    end
   end
 
   conform "wrong options and arguments raise", %{engine: engine} do

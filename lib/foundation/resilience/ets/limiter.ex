@@ -8,6 +8,8 @@ defmodule Foundation.Resilience.ETS.Limiter do
 
   @ms 1_000_000
   @slices 256
+  # A settled cost counts as this at most.
+  @most 4_294_967_295
 
   defstruct lanes: nil, limits: nil, last: nil, taken: 0, rejected: 0
 
@@ -47,7 +49,7 @@ defmodule Foundation.Resilience.ETS.Limiter do
         {refusal, limiter}
 
       {{:ok, reserved}, {:ok, actual}} ->
-        changes = Enum.zip_with(actual, reserved, &(&1 - &2))
+        changes = Enum.zip_with(actual, reserved, &(min(&1, @most) - &2))
 
         lanes =
           each(limiter, changes, fn lane, limit, change ->

@@ -6,7 +6,7 @@ use foundation_core::key::Seed;
 use foundation_core::keyed::Keyed;
 use foundation_core::limiter::{Algorithm, LIMITS_MAX, Limit, Limiter, Refusal, Settings};
 use foundation_core::table::pin;
-use rustler::{Encoder, Env, Term, atoms};
+use rustler::{Encoder, Env, Term, TermType, atoms};
 
 use super::instance::{Core, LimiterSettings, RateLimiter, target};
 use super::{
@@ -114,6 +114,20 @@ fn with_limiter<'a>(
     }
 }
 
+/// How many pairs of a cost are read on a normal scheduler.
+const PAIRS_MAX: usize = 1_000;
+
+/// A natural number. One above the range of the type becomes its maximum, which is above every
+/// limit too.
+fn cost(term: Term) -> Option<u64> {
+    if let Ok(number) = term.decode() {
+        return Some(number);
+    }
+    let is_larger =
+        || term.get_type() == TermType::Integer && term > u64::MAX.encode(term.get_env());
+    is_larger().then_some(u64::MAX)
+}
+
 /// What a call costs of each limit, in their order.
 struct Costs {
     costs: [u64; LIMITS_MAX],
@@ -121,25 +135,34 @@ struct Costs {
 }
 
 impl Costs {
-    /// A number where there is one limit, or pairs of names and numbers. `None` where it is neither,
-    /// or names a limit that there is none of.
-    fn decode(term: Term, names: &[u64]) -> Option<Costs> {
+    /// Decodes a number where there is one limit, or pairs of names and numbers. `None` where it is
+    /// neither, or names an unknown limit.
+    fn decode(term: Term, names: &[u64]) -> Result<Option<Costs>, Failure> {
         let mut costs = Costs {
             costs: [0; LIMITS_MAX],
             len: names.len(),
         };
-        if let Ok(number) = term.decode::<u64>() {
+        if let Some(number) = cost(term) {
             costs.costs[0] = number;
-            return (names.len() == 1).then_some(costs);
+            return Ok((names.len() == 1).then_some(costs));
         }
-        let mut rest = term;
+        let (mut rest, mut pairs) = (term, 0);
         while let Some((head, tail)) = cell(rest) {
-            let (name, number) = as_pair(head)?;
-            let index = names.iter().position(|known| *known == word(name))?;
-            costs.costs[index] = number.decode().ok()?;
+            pairs += 1;
+            if pairs > PAIRS_MAX && !may_take_long() {
+                return Err(Failure::TakesLong);
+            }
+            let decoded = as_pair(head).and_then(|(name, number)| {
+                let index = names.iter().position(|known| *known == word(name))?;
+                Some((index, cost(number)?))
+            });
+            let Some((index, number)) = decoded else {
+                return Ok(None);
+            };
+            costs.costs[index] = number;
             rest = tail;
         }
-        rest.is_empty_list().then_some(costs)
+        Ok(rest.is_empty_list().then_some(costs))
     }
 
     fn get(&self) -> &[u64] {
@@ -199,7 +222,7 @@ fn wait_time(term: Term) -> Result<u64, Failure> {
 fn limiter_take<'a>(env: Env<'a>, [name, cost, wait_term]: [Term<'a>; 3]) -> NifResult<'a> {
     let until = wait_time(wait_term)?;
     with_limiter(env, name, |limiter, settings, key| {
-        let Some(costs) = Costs::decode(cost, &settings.names) else {
+        let Some(costs) = Costs::decode(cost, &settings.names)? else {
             return wrong_cost(env, settings);
         };
         Ok(match take(env, (limiter, settings), key, &costs, until)? {
@@ -214,7 +237,7 @@ fn limiter_take<'a>(env: Env<'a>, [name, cost, wait_term]: [Term<'a>; 3]) -> Nif
 fn limiter_reserve<'a>(env: Env<'a>, [name, cost, wait_term]: [Term<'a>; 3]) -> NifResult<'a> {
     let until = wait_time(wait_term)?;
     with_limiter(env, name, |limiter, settings, key| {
-        let Some(costs) = Costs::decode(cost, &settings.names) else {
+        let Some(costs) = Costs::decode(cost, &settings.names)? else {
             return wrong_cost(env, settings);
         };
         Ok(match take(env, (limiter, settings), key, &costs, until)? {
@@ -229,11 +252,11 @@ fn limiter_settle<'a>(env: Env<'a>, [name, slot, before, actual]: [Term<'a>; 4])
     let slot = natural(slot)?;
     with_limiter(env, name, |limiter, settings, key_term| {
         let costs = |term| Costs::decode(term, &settings.names);
-        let Some(actual) = costs(actual) else {
+        let Some(actual) = costs(actual)? else {
             return wrong_cost(env, settings);
         };
         // Of limits that are others now, nothing is settled.
-        if let Some(before) = costs(before) {
+        if let Some(before) = costs(before)? {
             with_optional_key(key_term, |key| {
                 limiter.limiters.read(key, |_, limiter| {
                     limiter.fit(&settings.limits);
