@@ -17,6 +17,7 @@ defmodule Bench.Command do
     {"concurrent_registry.exs", Bench.ConcurrentRegistry},
     {"error_context.exs", Bench.ErrorContext},
     {"telemetry.exs", Bench.Telemetry},
+    {"resilience.exs", Bench.Resilience},
     {"event_log.exs", Bench.EventLog},
     {"registry_memory.exs", Bench.RegistryMemory},
     {"scheduler.exs", Bench.Scheduler}
