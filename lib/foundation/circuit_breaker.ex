@@ -124,7 +124,8 @@ defmodule Foundation.CircuitBreaker do
 
   ## Bounds
 
-  `:max_keys` bounds the keys, and a window has a fixed size.
+  `:max_keys` bounds the keys, and a window has a fixed size. A process has at
+  most about 10,000 calls out. Another call ends an old one as `:ignore` would.
 
   ## Telemetry events
 

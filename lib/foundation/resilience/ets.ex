@@ -23,6 +23,9 @@ defmodule Foundation.Resilience.ETS do
   @ms 1_000_000
   # How many rows a walk over the table takes at a time.
   @chunk 500
+  # The largest number of calls that one process has out. Another call makes the server forget the
+  # older half. Without that, a process that never records would fill the table.
+  @calls_max 10_000
 
   @states %{bulkhead: Pool, circuit_breaker: Breaker, rate_limiter: Limiter}
 
@@ -318,7 +321,8 @@ defmodule Foundation.Resilience.ETS do
         {:ok, call} ->
           :ets.insert(@table, {{:held, server.name, ref}, place, pid, call})
           put(server, place, breaker)
-          {:reply, with_changes({:admitted, ref}, changed), watch(server, pid, ref, place)}
+          server = server |> forget_old(pid) |> watch(pid, ref, place)
+          {:reply, with_changes({:admitted, ref}, changed), server}
 
         refusal ->
           put(server, place, breaker)
@@ -328,16 +332,8 @@ defmodule Foundation.Resilience.ETS do
   end
 
   defp handle({:record, ref, outcome}, _place, _from, %{kind: :circuit_breaker} = server) do
-    case take(server, ref) do
-      {place, pid, call} ->
-        breaker = state(server, place)
-        {breaker, changed} = Breaker.record(breaker, server.config, ref, call, outcome, now())
-        put(server, place, breaker)
-        {:reply, with_changes(:ok, changed), server |> unwatch(pid, ref) |> freed()}
-
-      nil ->
-        {:reply, :ok, server}
-    end
+    {changed, server} = record(server, ref, outcome)
+    {:reply, with_changes(:ok, changed), server}
   end
 
   defp handle(:isolate, place, _from, %{kind: :circuit_breaker} = server) do
@@ -405,6 +401,41 @@ defmodule Foundation.Resilience.ETS do
   end
 
   defp later(slot, now), do: div(slot - now + @ms - 1, @ms)
+
+  defp record(server, ref, outcome) do
+    case take(server, ref) do
+      {place, pid, call} ->
+        breaker = state(server, place)
+        {breaker, changed} = Breaker.record(breaker, server.config, ref, call, outcome, now())
+        put(server, place, breaker)
+        {changed, server |> unwatch(pid, ref) |> freed()}
+
+      nil ->
+        {[], server}
+    end
+  end
+
+  defp forget_old(server, pid) do
+    case server.monitors do
+      %{^pid => {_monitor, refs}} when map_size(refs) >= @calls_max ->
+        refs
+        |> Enum.map(fn {ref, _place} -> {started(server, ref), ref} end)
+        |> Enum.sort()
+        |> Enum.take(div(@calls_max, 2))
+        |> Enum.reduce(server, fn {_started, ref}, server ->
+          {[], server} = record(server, ref, :ignore)
+          server
+        end)
+
+      %{} ->
+        server
+    end
+  end
+
+  defp started(server, ref) do
+    [{_key, _place, _pid, call}] = :ets.lookup(@table, {:held, server.name, ref})
+    call.started
+  end
 
   ## Messages
 

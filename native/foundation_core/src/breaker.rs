@@ -33,7 +33,7 @@ pub enum Span {
     Time(u64),
 }
 
-/// What all breakers of an instance have in common. Times are in nanoseconds.
+/// The settings of an instance, for all its breakers. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Which calls decide.
@@ -85,7 +85,7 @@ pub enum Outcome {
 /// A change of state, to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// What it is now.
+    /// The new state.
     pub to: Phase,
     /// The window's calls.
     pub calls: u32,
@@ -134,6 +134,10 @@ impl Counts {
 
 /// How many slices a time window has.
 const SLICES: u64 = 16;
+
+/// The largest number of calls that one process has out. Another call makes it forget an old one.
+/// Without that, a process that never records would fill the memory.
+const CALLS_MAX: usize = 10_000;
 
 /// The calls that decide.
 #[derive(Debug)]
@@ -376,34 +380,35 @@ fn rate(part: u32, calls: u32) -> f64 {
 }
 
 impl Breaker {
-    /// Asks whether a call may be made.
+    /// Asks for a call and returns its id. It calls `settings` and `new_id` only if it needs them:
+    /// most refusals need neither.
     ///
     /// # Errors
     ///
     /// See [`Refusal`].
     pub fn ask(
         &mut self,
-        settings: &Settings,
-        id: u64,
+        settings: impl FnOnce() -> Settings,
+        new_id: impl FnOnce() -> u64,
         now: u64,
         changed: &mut Transitions,
-    ) -> Result<Admitted, Refusal> {
-        let admitted = self.admit(settings, id, now, changed);
+    ) -> Result<(u64, Admitted), Refusal> {
+        let admitted = self.admit(settings, new_id, now, changed);
         self.rejected += u64::from(admitted.is_err());
         admitted
     }
 
     fn admit(
         &mut self,
-        settings: &Settings,
-        id: u64,
+        settings: impl FnOnce() -> Settings,
+        new_id: impl FnOnce() -> u64,
         now: u64,
         changed: &mut Transitions,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<(u64, Admitted), Refusal> {
         match self.phase {
             Phase::Closed => {
                 self.out = self.out.saturating_add(1);
-                return Ok(self.admitted(now, false));
+                return Ok((new_id(), self.admitted(now, false)));
             }
             Phase::Isolated => return Err(Refusal::Isolated),
             Phase::Open if now < self.until => return Err(Refusal::Open(self.until - now)),
@@ -413,12 +418,14 @@ impl Breaker {
             }
             Phase::HalfOpen => self.expire(now),
         }
+        let settings = settings();
         if self.probes.len() >= settings.probes as usize {
             return Err(Refusal::Probing);
         }
+        let id = new_id();
         let expires = now.saturating_add(settings.probe_timeout);
         self.probes.push(Probe { id, expires });
-        Ok(self.admitted(now, true))
+        Ok((id, self.admitted(now, true)))
     }
 
     fn admitted(&self, started: u64, is_probe: bool) -> Admitted {
@@ -633,7 +640,10 @@ impl<F: Opaque> Breakers<F> {
         &self.keyed
     }
 
-    /// Asks whether a process may make a call; its id if so.
+    /// Asks for a call of a process and returns its id.
+    ///
+    /// The breaker decides first, so a refusal takes the lock of the breaker alone. Then the
+    /// process holds the call. If the process is dead by then, the call ends at once.
     ///
     /// # Errors
     ///
@@ -644,7 +654,7 @@ impl<F: Opaque> Breakers<F> {
     )]
     pub fn ask(
         &self,
-        settings: &Settings,
+        settings: impl Fn() -> Settings,
         owner: u64,
         key: Option<&Key<'_, F::Probe>>,
         patient: bool,
@@ -652,20 +662,49 @@ impl<F: Opaque> Breakers<F> {
         watch: impl FnOnce() -> bool,
         changed: &mut Transitions,
     ) -> Result<Result<u64, Refusal>, Undecided> {
-        let id = next_id();
-        self.owners.hold(owner, watch, |held| {
-            let asked =
-                self.keyed
-                    .with(key, patient, &now, Breaker::default, |cell, breaker| {
-                        let admitted = breaker.ask(settings, id, now(), changed)?;
-                        let cell = cell.clone();
-                        Ok(Call { id, admitted, cell })
-                    })?;
-            Ok(asked.map(|call| {
+        let asked = self
+            .keyed
+            .with(key, patient, &now, Breaker::default, |cell, breaker| {
+                let (id, admitted) = breaker.ask(&settings, next_id, now(), changed)?;
+                let cell = cell.clone();
+                Ok(Call { id, admitted, cell })
+            })?;
+        let call = match asked {
+            Ok(call) => call,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let id = call.id;
+        let mut call = Some(call);
+        let mut held = self.owners.hold(owner, watch, |held| {
+            let old = (held.len() >= CALLS_MAX)
+                .then(|| held.remove_low(spread(id), |call| call.id))
+                .flatten();
+            if let Some(call) = call.take() {
                 held.insert(call);
-                id
-            }))
-        })?
+            }
+            old
+        });
+        // A dead process does not get its new call. A live one may have lost an old call.
+        if let Some(forgotten) = call.or_else(|| held.as_mut().ok()?.take()) {
+            self.forget(&settings(), &forgotten, now());
+        }
+        held?;
+        Ok(Ok(id))
+    }
+
+    /// Ends a call without an outcome.
+    fn forget(&self, settings: &Settings, call: &Call, now: u64) {
+        self.keyed.change(&call.cell, |_cell, breaker| {
+            let admitted = (call.id, call.admitted);
+            // It changes no state.
+            breaker.record(
+                settings,
+                admitted,
+                Outcome::Ignore,
+                (now, 0.0),
+                &mut Vec::new(),
+            );
+        });
     }
 
     /// Records how a call ended, once; `false` if it was recorded before.

@@ -183,6 +183,13 @@ impl<T: Held> Buckets<T> {
         let (index, place) = self.probe(hash, is)?;
         self.buckets[index].get_mut(place)
     }
+
+    /// Returns the thing with the least rank in the bucket of a hash.
+    fn least_beside(&self, hash: u64, rank: impl Fn(&T) -> u64) -> Option<&T> {
+        self.buckets[self.index(hash)]
+            .iter()
+            .min_by_key(|held| rank(held))
+    }
 }
 
 impl<T: Held> HeldSet<T> {
@@ -224,6 +231,17 @@ impl<T: Held> HeldSet<T> {
                 Some(held)
             }
         }
+    }
+
+    /// Removes a thing of low rank: the least in the bucket of this hash. Finding the least of all
+    /// would take linear time.
+    pub fn remove_low(&mut self, hash: u64, rank: impl Fn(&T) -> u64) -> Option<T> {
+        let HeldSet::Spilled(buckets) = self else {
+            return self.take_inline();
+        };
+        let least = buckets.least_beside(hash, &rank)?;
+        let (hash, least) = (least.hash(), rank(least));
+        self.remove(hash, |held| rank(held) == least)
     }
 
     /// Takes the thing out if it is the only one.
@@ -349,6 +367,26 @@ mod tests {
         assert!(set.size() < full / 100, "{} of {full}", set.size());
         assert_eq!(set.remove(spread(99_999), |_| true), Some(thing(99_999)));
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn one_of_the_lowest_is_removed() {
+        let mut set = HeldSet::default();
+        let rank = |held: &Hashed| held.hash().wrapping_mul(0xF1DE_83E1_9937_733D) >> 8;
+        assert!(set.remove_low(spread(1), rank).is_none());
+        set.insert(thing(1));
+        assert_eq!(set.remove_low(spread(7), rank), Some(thing(1)));
+        for number in 0..10_000 {
+            set.insert(thing(number));
+        }
+        let mut ranks: Vec<u64> = set.iter().map(rank).collect();
+        ranks.sort_unstable();
+        for number in 0..100 {
+            let low = set.remove_low(spread(number), rank).expect("a full bucket");
+            // The least of about 32: one of the lowest half except once in 2^32.
+            assert!(rank(&low) < ranks[5_000]);
+        }
+        assert_eq!(set.len(), 9_900);
     }
 
     proptest! {

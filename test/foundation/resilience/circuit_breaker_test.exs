@@ -170,6 +170,26 @@ defmodule Foundation.CircuitBreakerTest do
     assert CircuitBreaker.info(name).calls == 0
   end
 
+  conform "a process that asks and never records has a bounded number of calls out", %{
+    engine: engine
+  } do
+    name = start!(CircuitBreaker, engine, window: {:count, 100_000}, min_calls: 100_000)
+    [{:ok, first} | others] = for _ <- 1..20_001, do: CircuitBreaker.ask(name)
+    CircuitBreaker.record(first, :ok)
+    assert CircuitBreaker.info(name).calls == 0
+    {:ok, last} = List.last(others)
+    CircuitBreaker.record(last, :ok)
+    assert CircuitBreaker.info(name).calls == 1
+    for {:ok, permit} <- others, do: CircuitBreaker.record(permit, :ok)
+    assert CircuitBreaker.info(name).calls in 5_000..10_100
+    # No call is out, so the key is idle: nothing was lost count of.
+    keyed = start!(CircuitBreaker, engine, max_keys: 1)
+    permits = for _ <- 1..10_100, do: CircuitBreaker.ask({keyed, :a})
+    assert {:error, %Rejected{reason: :max_keys}} = CircuitBreaker.ask({keyed, :b})
+    for {:ok, permit} <- permits, do: CircuitBreaker.record(permit, :ok)
+    assert {:ok, _permit} = CircuitBreaker.ask({keyed, :b})
+  end
+
   conform "isolate/1 rejects until reset/1", %{engine: engine} do
     name = start!(CircuitBreaker, engine, @quick)
     events(name)

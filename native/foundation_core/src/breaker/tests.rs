@@ -203,7 +203,9 @@ proptest! {
                 Step::Wait(ms) => now += ms * MS,
                 Step::Ask => {
                     next += 1;
-                    let asked = breaker.ask(&settings, next, now, &mut changed);
+                    let asked = breaker
+                        .ask(|| settings, || next, now, &mut changed)
+                        .map(|(_, admitted)| admitted);
                     let expected = model.ask(&settings, next, now);
                     prop_assert_eq!(asked.map(|_| ()), expected.map(|_| ()));
                     if let (Ok(admitted), Ok((generation, is_probe))) = (asked, expected) {
@@ -259,9 +261,9 @@ fn call(breaker: &mut Breaker, settings: &Settings, now: u64, outcome: Outcome) 
     let mut changed = Vec::new();
     let id = next_id();
     let admitted = breaker
-        .ask(settings, id, now, &mut changed)
+        .ask(|| *settings, || id, now, &mut changed)
         .expect("it is admitted");
-    breaker.record(settings, (id, admitted), outcome, (now, 0.5), &mut changed);
+    breaker.record(settings, admitted, outcome, (now, 0.5), &mut changed);
     changed
 }
 
@@ -324,10 +326,10 @@ fn a_half_open_breaker_cannot_stick() {
     }
     now += 1_000 * MS;
     for id in [1, 2] {
-        assert!(breaker.ask(&settings, id, now, &mut changed).is_ok());
+        assert!(breaker.ask(|| settings, || id, now, &mut changed).is_ok());
     }
     assert_eq!(
-        breaker.ask(&settings, 3, now, &mut changed),
+        breaker.ask(|| settings, || 3, now, &mut changed),
         Err(Refusal::Probing)
     );
     // Both are forgotten.
@@ -374,7 +376,15 @@ fn a_breaker_of_a_key_is_small() {
         let before = breakers.keyed.memory();
         for number in 0..100_000 {
             let (key, mut changed) = (Key::word(1, number), Vec::new());
-            let asked = breakers.ask(&settings, 1, Some(&key), true, || MS, || true, &mut changed);
+            let asked = breakers.ask(
+                || settings,
+                1,
+                Some(&key),
+                true,
+                || MS,
+                || true,
+                &mut changed,
+            );
             let id = asked.expect("it lives").expect("it is closed");
             let recorded = breakers.record(
                 &settings,
@@ -388,4 +398,48 @@ fn a_breaker_of_a_key_is_small() {
         let each = (breakers.keyed.memory() + breakers.keyed.heap() - before) / 100_000;
         assert!(each < 300, "{each} bytes a key for {span:?}");
     }
+}
+
+#[test]
+fn a_dead_process_has_no_call_and_no_probe() {
+    let breakers = Breakers::<NoOpaque>::new(Seed::random(), 10).expect("memory");
+    let mut changed = Vec::new();
+    let ask = |watch: bool, now: u64, changed: &mut Transitions| {
+        breakers.ask(settings, 1, None, true, || now, || watch, changed)
+    };
+    let out = || breakers.change(None, true, || MS, |breaker| breaker.out);
+    assert_eq!(ask(false, MS, &mut changed), Err(Undecided::Dead));
+    assert_eq!(out(), Ok(0));
+    let opened = breakers.change(
+        None,
+        true,
+        || MS,
+        |breaker| {
+            breaker.open(&settings(), MS, 0.5, &mut Vec::new());
+        },
+    );
+    assert_eq!(opened, Ok(()));
+    assert_eq!(ask(false, 2_000 * MS, &mut changed), Err(Undecided::Dead));
+    let figures = |breaker: &mut Breaker| breaker.figures(&settings(), 2_000 * MS);
+    let figures = breakers
+        .change(None, true, || MS, figures)
+        .expect("the bare name's");
+    assert_eq!((figures.phase, figures.probes), (Phase::HalfOpen, 0));
+}
+
+#[test]
+fn a_process_that_never_records_has_a_bounded_number_of_calls_out() {
+    let breakers = Breakers::<NoOpaque>::new(Seed::random(), 10).expect("memory");
+    for _ in 0..3 * CALLS_MAX {
+        let asked = breakers.ask(settings, 1, None, true, || MS, || true, &mut Vec::new());
+        assert!(asked.expect("it lives").is_ok());
+    }
+    let out = breakers.change(None, true, || MS, |breaker| breaker.out);
+    // A bucket may have been empty.
+    let most = CALLS_MAX as u32 + CALLS_MAX as u32 / 100;
+    assert!(out.expect("the bare name's") <= most);
+    assert_eq!(
+        breakers.mark_dead(1).0.count(),
+        out.expect("the same") as usize
+    );
 }

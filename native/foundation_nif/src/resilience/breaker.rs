@@ -173,12 +173,12 @@ fn with_transitions<'a>(env: Env<'a>, answer: Term<'a>, transitions: &[Transitio
 /// An id, `{:open, ms}`, `:isolated`, `:probing` or `:max_keys`; see [`with_transitions`].
 fn breaker_ask<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     with_breaker(env, name, |instance, breaker, key_term| {
-        let (settings, owner) = (settings(&breaker.settings), caller(env));
+        let (settings, owner) = (|| settings(&breaker.settings), caller(env));
         let watch = || instance.watch(env, owner);
         let (mut transitions, patient) = (Vec::new(), may_take_long());
         with_optional_key(key_term, |key| {
             let asked = breaker.breakers.ask(
-                &settings,
+                settings,
                 owner,
                 key,
                 patient,
