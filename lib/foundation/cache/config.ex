@@ -7,7 +7,7 @@ defmodule Foundation.Cache.Config do
   @most_bytes 1_000_000_000_000_000
   @most_entries 0xFFFF_FFFF
 
-  @early {:or, [{:number, :above, 0, 1_000}, {:in, [nil]}]}
+  @early {:or, [{:number, :above, 0, 1_000_000}, {:in, [nil]}]}
 
   @times [
     ttl: [
