@@ -16,7 +16,7 @@ defmodule Foundation.HealthCheck do
   None: a check answers who asks. Each area emits its own events.
   """
 
-  alias Foundation.{AgentRegistry, Cluster, ErrorContext, EventLog, FeatureFlags}
+  alias Foundation.{AgentRegistry, Cache, Cluster, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{Migration, Native, Registry}
   alias Foundation.Cluster.Config
   alias Foundation.Resilience.Figures
@@ -207,6 +207,42 @@ defmodule Foundation.HealthCheck do
   def check_resilience, do: Figures.all()
 
   @doc """
+  Returns figures of every `Foundation.Cache` of this node, by name.
+
+    * the figures of `Foundation.Cache.stats/1`.
+    * `:owner_alive` - whether the owner is up; for the moment of a restart it is not.
+    * `:max_bytes` - the bound of `:bytes`.
+    * `:engine` - `:native` or `:ets`.
+
+  Never raises. A cache that stops meanwhile is left out. **Cost:** O(caches).
+
+      iex> {:ok, _} = Foundation.Cache.start_link(name: Docs.Health.Cache, max_bytes: 1_000_000)
+      iex> Foundation.HealthCheck.check_cache().caches[Docs.Health.Cache].owner_alive
+      true
+  """
+  @doc since: "0.1.0"
+  @spec check_cache() :: %{caches: %{atom => map}}
+  def check_cache do
+    caches =
+      for {config, owner, _cells} <- Cache.Instance.all(),
+          figures = cache_figures(config, owner),
+          into: %{},
+          do: {config.name, figures}
+
+    %{caches: caches}
+  end
+
+  defp cache_figures(config, owner) do
+    config.name
+    |> Cache.stats()
+    |> Map.merge(Map.take(config, [:max_bytes, :engine]))
+    |> Map.put(:owner_alive, Process.alive?(owner))
+  rescue
+    # It was stopped meanwhile.
+    ArgumentError -> nil
+  end
+
+  @doc """
   Returns the figures of all areas:
 
     * `:registry` - `check_registry/0`
@@ -214,6 +250,7 @@ defmodule Foundation.HealthCheck do
     * `:event_log` - `check_event_log/0`
     * `:cluster` - `check_cluster/0`
     * `:resilience` - `check_resilience/0`
+    * `:cache` - `check_cache/0`
     * `:flags` - `:server`, whether flags can be changed, and `:values`
     * `:migration` - `:stage`
     * `:error_context` - `:server`, whether the context of a raise is kept
@@ -230,6 +267,7 @@ defmodule Foundation.HealthCheck do
           event_log: map,
           cluster: map,
           resilience: map,
+          cache: map,
           flags: %{server: boolean, values: map},
           migration: %{stage: Migration.stage()},
           error_context: %{server: boolean}
@@ -243,6 +281,7 @@ defmodule Foundation.HealthCheck do
       event_log: check_event_log(),
       cluster: check_cluster(),
       resilience: check_resilience(),
+      cache: check_cache(),
       flags: %{server: up?(FeatureFlags), values: flags},
       migration: %{stage: stage},
       error_context: %{server: up?(ErrorContext.Raised)}
