@@ -2,50 +2,28 @@ defmodule Foundation.StrayMessagesTest do
   # Not async: sends messages to every process of the application.
   use Foundation.Case, async: false
 
-  alias Foundation.Registry
+  alias Foundation.{EventLog, Registry, Strays}
+
+  defmodule Aggregate do
+    use EventLog.Aggregate
+
+    @impl true
+    def init(_id), do: nil
+
+    @impl true
+    def handle_command(:none, _state), do: {:ok, []}
+
+    @impl true
+    def apply_event(_event, state), do: state
+  end
 
   # Supervisors log unknown messages.
   @moduletag :capture_log
 
-  defp terms do
-    [
-      :stray,
-      {:stray, self()},
-      {make_ref(), :late_reply},
-      %{},
-      [],
-      "text",
-      1.5,
-      nil,
-      {:DOWN, make_ref(), :process, self(), :normal},
-      {:DOWN, make_ref(), :port, nil, :normal},
-      {:"ETS-TRANSFER", make_ref(), self(), "name"},
-      {:timeout, make_ref(), :stray},
-      {:nodedown, :nobody@nowhere},
-      {:expire, %{}},
-      {:forget, :stray},
-      {:remove, :stray},
-      {:release, :stray},
-      {:watch, :stray},
-      {:watch_all, :stray},
-      {{:down, :stray}, make_ref(), :process, self(), :normal},
-      {{:down, "name", nil}, make_ref(), :process, self(), :normal},
-      {:EXIT, self(), :normal},
-      {:EXIT, nil, :normal}
-    ]
-  end
+  defp processes, do: Strays.processes(Foundation.Supervisor)
 
-  # Each process, with the ids on the path from the top supervisor to it.
-  defp processes(supervisor \\ Foundation.Supervisor, above \\ []) do
-    Enum.flat_map(Supervisor.which_children(supervisor), fn
-      {id, pid, :supervisor, _modules} -> [{[id | above], pid} | processes(pid, [id | above])]
-      {id, pid, :worker, _modules} -> [{[id | above], pid}]
-    end)
-  end
-
-  # OTP's supervisors exit at an unknown call or cast.
-  defp servers, do: for({_id, pid} = process <- processes(), not supervisor?(pid), do: process)
-  defp supervisor?(pid), do: match?({:supervisor, _, _}, :proc_lib.translate_initial_call(pid))
+  defp servers,
+    do: for({_id, pid} = process <- processes(), not Strays.supervisor?(pid), do: process)
 
   defp assert_unharmed({id, pid}, term) do
     :sys.get_state(pid)
@@ -54,14 +32,14 @@ defmodule Foundation.StrayMessagesTest do
   end
 
   test "every process of the application ignores messages that it does not know" do
-    for process <- processes(), term <- terms() do
+    for process <- processes(), term <- Strays.terms() do
       send(elem(process, 1), term)
       assert_unharmed(process, term)
     end
   end
 
   test "every server of the application ignores casts that it does not know" do
-    for process <- servers(), term <- terms() do
+    for process <- servers(), term <- Strays.terms() do
       GenServer.cast(elem(process, 1), term)
       assert_unharmed(process, term)
     end
@@ -86,7 +64,7 @@ defmodule Foundation.StrayMessagesTest do
       start_supervised!({Registry, keys: unquote(keys), name: name, engine: unquote(engine)})
       {:ok, owner} = Registry.register(name, :key, 1)
 
-      for term <- terms() do
+      for term <- Strays.terms() do
         send(owner, term)
         GenServer.cast(owner, term)
         assert_unharmed({name, owner}, term)
@@ -96,5 +74,62 @@ defmodule Foundation.StrayMessagesTest do
       assert Registry.lookup(name, :key) == [{self(), 1}]
       assert Process.whereis(name) == owner
     end
+  end
+
+  for {module, options} <- [
+        {Foundation.Bulkhead, [max: 1]},
+        {Foundation.CircuitBreaker, []},
+        {Foundation.RateLimiter, [limit: {1, 1_000}]}
+      ],
+      engine <- [:native, :ets] do
+    test "a #{inspect(module)} of the #{engine} engine takes any message" do
+      name = unique_name("stray")
+      options = [name: name, engine: unquote(engine)] ++ unquote(options)
+      assert_takes_anything(start_supervised!({unquote(module), options}))
+      assert unquote(module).info(name)
+    end
+  end
+
+  @tag :tmp_dir
+  test "an event log, its subscription and an aggregate take any message", %{tmp_dir: dir} do
+    log = unique_name("log")
+    owner = start_supervised!({EventLog, name: log, dir: dir})
+    {:ok, subscription} = EventLog.subscribe(log, :all, :strays)
+    aggregate = start_supervised!({Aggregate, log: log, stream: "strays"})
+
+    servers =
+      for {_id, pid} <- Strays.processes(EventLog.Subscriptions), do: assert_takes_anything(pid)
+
+    assert servers != []
+    assert_takes_anything(owner)
+    assert_takes_anything(aggregate)
+    assert EventLog.append(log, "strays", [{:still, :there}]) == {:ok, 1}
+    assert_receive {:events, ^subscription, [%{type: :still}]}, 5_000
+  end
+
+  test "every process of a cluster takes any message" do
+    name = unique_name("cluster")
+    cluster = start_supervised!({Foundation.Cluster, name: name})
+
+    # OTP's own server of a scope ends at a message that it does not know.
+    for {_id, pid} <- Strays.processes(cluster),
+        :proc_lib.translate_initial_call(pid) != {:pg, :init, 1},
+        do: assert_takes_anything(pid)
+
+    assert {:ok, _owner} = Foundation.Cluster.register(name, :key)
+  end
+
+  defp assert_takes_anything(pid) do
+    for term <- Strays.terms() do
+      send(pid, term)
+      assert_unharmed({:server, pid}, term)
+    end
+
+    unless Strays.supervisor?(pid) do
+      for term <- Strays.terms(), do: GenServer.cast(pid, term)
+      assert {pid, catch_call(pid, :stray)} == {pid, {:error, :unknown_call}}
+    end
+
+    assert_unharmed({:server, pid}, :stray)
   end
 end

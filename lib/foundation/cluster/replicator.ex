@@ -226,7 +226,8 @@ defmodule Foundation.Cluster.Replicator do
 
   def handle_info({:nodedown, node}, state), do: {:noreply, Members.leave(state, node, :node)}
 
-  def handle_info({:expire, pid}, state), do: {:noreply, Members.expire(state, pid)}
+  def handle_info({:expire, pid}, state) when is_pid(pid),
+    do: {:noreply, Members.expire(state, pid)}
 
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick_ms)

@@ -125,7 +125,7 @@ defmodule Foundation.EventLog.Owner do
   def handle_info(_other, settings), do: {:noreply, settings}
 
   @impl true
-  def handle_call(_other, _from, settings), do: {:noreply, settings}
+  def handle_call(_unknown, _from, settings), do: {:reply, {:error, :unknown_call}, settings}
 
   @impl true
   def handle_cast(_other, settings), do: {:noreply, settings}

@@ -22,6 +22,7 @@ defmodule Foundation.EventLog.SubscriptionServer do
     :key,
     :subscriber,
     :max_in_flight,
+    :monitor,
     cursor: 0,
     in_flight: :queue.new(),
     count: 0
@@ -45,7 +46,7 @@ defmodule Foundation.EventLog.SubscriptionServer do
   @impl true
   def handle_continue({:subscribe, from}, state) do
     %{log: log, stream: stream, id: id} = state.subscription
-    Process.monitor(state.subscriber)
+    state = %{state | monitor: Process.monitor(state.subscriber)}
 
     case subscribe(log, state.key, stream, from, state.subscriber) do
       {:ok, acknowledged} ->
@@ -76,7 +77,7 @@ defmodule Foundation.EventLog.SubscriptionServer do
     end
   end
 
-  def handle_call(_other, _from, state), do: {:noreply, state}
+  def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
   def handle_cast(_other, state), do: {:noreply, state}
@@ -94,7 +95,7 @@ defmodule Foundation.EventLog.SubscriptionServer do
 
   def handle_info({:foundation_event_log, :closed}, state), do: {:stop, :normal, state}
 
-  def handle_info({:DOWN, _ref, :process, pid, _reason}, %{subscriber: pid} = state) do
+  def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{monitor: monitor} = state) do
     release(state)
     {:stop, :normal, state}
   end

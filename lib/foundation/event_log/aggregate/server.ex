@@ -136,7 +136,7 @@ defmodule Foundation.EventLog.Aggregate.Server do
     {:noreply, flush_later(server)}
   end
 
-  def handle_call(_other, _from, server), do: {:noreply, server}
+  def handle_call(_unknown, _from, server), do: {:reply, {:error, :unknown_call}, server}
 
   @impl true
   def handle_cast(_other, server), do: {:noreply, server}
