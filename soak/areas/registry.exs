@@ -39,6 +39,7 @@ defmodule Soak.Registry do
       twice: "unique keys with two holders",
       refused: "keys that a dead process kept",
       meta: "metadata lost",
+      again: "values and metadata not as they were stored again",
       left: "entries left of the dead"
     ]
   end
@@ -58,7 +59,8 @@ defmodule Soak.Registry do
       %{count: 4, init: & &1, step: &read/1},
       %{count: 2, init: & &1, step: &contend/1},
       %{count: 1, init: & &1, step: &kill_registrant/1},
-      %{count: 1, init: & &1, step: &exchange/1}
+      %{count: 1, init: & &1, step: &exchange/1},
+      %{count: 1, init: &registrant_again/1, step: &store_again/1}
     ]
   end
 
@@ -246,6 +248,28 @@ defmodule Soak.Registry do
     Record.check!(:stale, found == [], fn -> {heir, found} end)
     Process.demonitor(ref, [:flush])
     {3, index}
+  end
+
+  ## Values that are read and stored again
+
+  @again :again
+
+  defp registrant_again(_index) do
+    Entries.forget(@again)
+    value = Entries.value(@again) |> Tuple.append(:binary.copy("b", 10_000))
+    {:ok, _owner} = Registry.register(Soak.Unique, @again, value)
+    :ok = Registry.put_meta(Soak.Unique, @again, value)
+    Entries.put(Soak.Unique, @again, @again, value, Epoch.now(Soak.Unique))
+    value
+  end
+
+  defp store_again(value) do
+    updated = Registry.update_value(Soak.Unique, @again, & &1)
+    Record.check!(:again, updated == {value, value}, fn -> updated end)
+    {:ok, meta} = Registry.meta(Soak.Unique, @again)
+    :ok = Registry.put_meta(Soak.Unique, @again, meta)
+    Record.check!(:again, meta == value, fn -> meta end)
+    {2, value}
   end
 
   ## Deaths

@@ -41,7 +41,10 @@ defmodule Soak.Spans do
   end
 
   @impl true
-  def faults(_engine), do: [{"Span killed", 3, fn -> Faults.kill(Span) end}]
+  def faults(:native), do: [{"Span killed", 3, fn -> Faults.kill(Span) end}]
+
+  def faults(:ets),
+    do: [{"Span.Monitor killed", 3, fn -> Faults.kill(Span.Monitor) end} | faults(:native)]
 
   defp nest(index) do
     judged =

@@ -1,7 +1,8 @@
 defmodule Soak.Table do
   @moduledoc false
   # A `Foundation.ConcurrentRegistry`: updates add up, and exactly one of the racing processes puts
-  # a key.
+  # a key. A member reads binaries and stores them again. The soak's check of memory would show
+  # copies that pile up.
 
   @behaviour Soak.Area
 
@@ -11,12 +12,19 @@ defmodule Soak.Table do
   @counted 4
   @members 3
 
+  # Below 65 bytes a binary is on the heap, up to 8 kB its bytes are copied, above it is shared.
+  @lengths [64, 65, 8_192, 8_193, 50_000]
+
   @impl true
   def name, do: "concurrent table"
 
   @impl true
   def invariants do
-    [added: "updates of the concurrent table lost", put: "keys put by none or by two"]
+    [
+      added: "updates of the concurrent table lost",
+      put: "keys put by none or by two",
+      restored: "values not as they were stored again"
+    ]
   end
 
   # The process that runs the soak owns the table.
@@ -24,7 +32,12 @@ defmodule Soak.Table do
   def open(_options), do: :persistent_term.put(__MODULE__, ConcurrentRegistry.new())
 
   @impl true
-  def crew, do: [%{count: @members, init: &{&1, 0}, step: &work/1}]
+  def crew do
+    [
+      %{count: @members, init: &{&1, 0}, step: &work/1},
+      %{count: 1, init: &begin/1, step: &store_again/1}
+    ]
+  end
 
   @impl true
   def faults(_engine), do: []
@@ -46,6 +59,42 @@ defmodule Soak.Table do
     :ok = ConcurrentRegistry.delete(table(), own)
     if rem(n, 100) == 0, do: Process.sleep(1)
     {6, {index, n + 1}}
+  end
+
+  defp begin(_index) do
+    for length <- @lengths,
+        do: ConcurrentRegistry.put(table(), {:restored, length}, value(length))
+
+    0
+  end
+
+  # Has a binary twice, and a part of it.
+  defp value(length) do
+    binary = :binary.copy(<<length::32>>, div(length + 3, 4))
+    %{whole: [binary | binary], part: binary_part(binary, 1, length - 3)}
+  end
+
+  defp store_again(n) do
+    length = Enum.random(@lengths)
+    {key, moved} = {{:restored, length}, {:moved, length}}
+
+    case rem(n, 3) do
+      0 ->
+        ConcurrentRegistry.update(table(), key, nil, & &1)
+
+      1 ->
+        :ok = ConcurrentRegistry.put(table(), key, ConcurrentRegistry.get(table(), key))
+
+      2 ->
+        :ok = ConcurrentRegistry.put(table(), moved, ConcurrentRegistry.get(table(), key))
+        :ok = ConcurrentRegistry.delete(table(), key)
+        :ok = ConcurrentRegistry.put(table(), key, ConcurrentRegistry.get(table(), moved))
+        :ok = ConcurrentRegistry.delete(table(), moved)
+    end
+
+    found = ConcurrentRegistry.get(table(), key)
+    Record.check!(:restored, found == value(length), fn -> {length, found} end)
+    {2, n + 1}
   end
 
   @impl true
