@@ -6,8 +6,8 @@
 # rounds.
 #
 # A new row goes into the file of its area, bench/AREA.exs: a module whose `rows/0` returns a list
-# of `Bench.Row`. The list of these modules is in bench/support/command.exs. The parts of a row are in
-# bench/support/bench.exs.
+# of `Bench.Row`. The list of these modules is in bench/support/command.exs. The parts of a row are
+# in bench/support/bench.exs.
 
 Code.require_file("support/command.exs", __DIR__)
 Bench.Command.main(System.argv())

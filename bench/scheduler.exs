@@ -69,7 +69,8 @@ defmodule Bench.Scheduler do
     target = Path.expand("#{System.get_env("CARGO_TARGET_DIR", "target")}/measure", @root)
 
     arguments =
-      ~w(build --quiet --release --locked --package foundation_nif --features measure --target-dir) ++
+      ~w(build --quiet --release --locked --package foundation_nif) ++
+        ~w(--features measure --target-dir) ++
         [target]
 
     # Without a target from the environment, cargo's output goes where this script looks for it.

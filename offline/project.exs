@@ -1,7 +1,7 @@
 # Offline mode: builds the project where Hex cannot be reached. `mix.exs` loads this file.
 #
-# The mode is on when `FOUNDATION_OFFLINE` is 1. When the variable is not set, `_build/mode` decides,
-# where `script/setup` keeps what it found out, so that `mix` alone works after it.
+# The mode is on when `FOUNDATION_OFFLINE` is 1. When the variable is not set, `_build/mode`
+# decides, where `script/setup` keeps what it found out, so that `mix` alone works after it.
 
 defmodule Foundation.MixProject.Offline do
   @moduledoc false

@@ -44,7 +44,8 @@ defmodule Bench.Command do
 
       --json FILE             write the results to FILE too: a list of objects
       --quick                 small sizes and few rounds: shows that everything runs
-      --size N[,N ...]        measure at these sizes (1000, 10k, 1M), which have no targets but the rows' own
+      --size N[,N ...]        measure at these sizes (1000, 10k, 1M); only the rows' own sizes have
+                              targets
       --rounds N              measure so many rounds (21)
       --engine native|ets     measure that engine
       --only TEXT             of surface and surface_table the variants whose names contain TEXT

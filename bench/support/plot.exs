@@ -71,7 +71,8 @@ defmodule Bench.Plot do
       ~s(height="#{height}" role="img" aria-label="#{escape(title(first))}">\n<style>),
       @style,
       "</style>\n",
-      ~s(<rect class="page" x="0.5" y="0.5" width="#{@width - 1}" height="#{height - 1}" rx="6"/>\n),
+      ~s(<rect class="page" x="0.5" y="0.5" width="#{@width - 1}" ),
+      ~s(height="#{height - 1}" rx="6"/>\n),
       text(20, 30, title(first), "title"),
       text(
         20,
@@ -178,7 +179,8 @@ defmodule Bench.Plot do
     [
       ~s(<polyline class="#{line.side}" stroke-dasharray="#{line.dash}" points="#{points}"/>\n),
       for {a, b} <- line.points do
-        ~s(<circle class="dot-#{line.side}" cx="#{coordinate(x.(a))}" cy="#{coordinate(y.(b))}" r="3.5"/>\n)
+        {cx, cy} = {coordinate(x.(a)), coordinate(y.(b))}
+        ~s(<circle class="dot-#{line.side}" cx="#{cx}" cy="#{cy}" r="3.5"/>\n)
       end
     ]
   end

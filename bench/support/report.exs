@@ -29,7 +29,8 @@ defmodule Bench.Report do
     [
       foundation: "#{Foundation.version()}, #{Foundation.engine()} engine, commit #{commit()}",
       otp:
-        "#{System.otp_release()} (erts #{:erlang.system_info(:version)}, #{:erlang.system_info(:emu_flavor)})",
+        "#{System.otp_release()} (erts #{:erlang.system_info(:version)}, " <>
+          "#{:erlang.system_info(:emu_flavor)})",
       elixir: System.version(),
       cpu: "#{cpu()}, #{System.schedulers_online()} schedulers",
       memory: "#{div(total_memory(), 1_000_000_000)} GB",

@@ -183,7 +183,8 @@ defmodule Foundation.AgentRegistry do
   metadata). Raises `ArgumentError` if `fun` returns no map.
 
       iex> Foundation.AgentRegistry.register_agent("doc-3", self(), %{calls: 1})
-      iex> Foundation.AgentRegistry.update_metadata("doc-3", &Map.update!(&1, :calls, fn n -> n + 1 end))
+      iex> count = &Map.update!(&1, :calls, fn n -> n + 1 end)
+      iex> Foundation.AgentRegistry.update_metadata("doc-3", count)
       :ok
       iex> Foundation.AgentRegistry.get_agent_with_metadata("doc-3")
       {:ok, {self(), %{calls: 2}}}

@@ -36,8 +36,8 @@ defmodule Foundation.Audit do
 
     * a module or function that is known only at run time: `module.put(:key, 1)` with a variable or
       a module attribute, `apply(module, function, arguments)`;
-    * module, function and arguments as data: in a tuple `{Process, :put, args}`, in a list, or given
-      to a function that is not named above, such as one of your own;
+    * module, function and arguments as data: in a tuple `{Process, :put, args}`, in a list, or
+      given to a function that is not named above, such as one of your own;
     * what the macros of another module (`use Other`) bring into a file, code in a string
       (`Code.eval_string/1`), and templates;
     * Erlang source, and reads of another process (`Process.info(pid, :dictionary)`).
@@ -130,7 +130,8 @@ defmodule Foundation.Audit do
   @doc """
   Audits source text, of which `file` is the name to report. Touches no file; creates no atoms.
 
-      iex> {:ok, [finding]} = Foundation.Audit.scan("alias Process, as: P\\nP.put(:user, 1)", "a.ex")
+      iex> source = "alias Process, as: P\\nP.put(:user, 1)"
+      iex> {:ok, [finding]} = Foundation.Audit.scan(source, "a.ex")
       iex> {finding.file, finding.line, finding.call}
       {"a.ex", 2, "Process.put/2"}
 

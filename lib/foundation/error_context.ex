@@ -35,9 +35,9 @@ defmodule Foundation.ErrorContext do
   The console leaves maps, lists and tuples out. To have them there as text, say
   `config :foundation, error_context: [nested: :text]`.
 
-  These stand under `:error_context` only: keys that are not atoms, breadcrumbs, and keys that Logger
-  uses itself (`:pid`, `:time`, `:mfa`, `:module`, …). A struct that implements `String.Chars` stands
-  there as a map of its fields. No value makes logging fail.
+  These stand under `:error_context` only: keys that are not atoms, breadcrumbs, and keys that
+  Logger uses itself (`:pid`, `:time`, `:mfa`, `:module`, …). A struct that implements
+  `String.Chars` stands there as a map of its fields. No value makes logging fail.
 
   A value of the application's own under one of these keys is hidden by the context and
   comes back when the context goes.
@@ -197,7 +197,9 @@ defmodule Foundation.ErrorContext do
   `context`), while there are few keys with plain values; else of the merged context. Past the
   limit of depth `fun` runs in the context there is.
 
-      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn -> Logger.metadata()[:request_id] end)
+      iex> Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
+      ...>   Logger.metadata()[:request_id]
+      ...> end)
       1
       iex> Logger.metadata()
       []
@@ -488,7 +490,9 @@ defmodule Foundation.ErrorContext do
 
       iex> Foundation.ErrorContext.with_context(%{base: 10}, fn ->
       ...>   1..3
-      ...>   |> Foundation.ErrorContext.async_stream(&(Foundation.ErrorContext.get_context().base + &1))
+      ...>   |> Foundation.ErrorContext.async_stream(fn n ->
+      ...>     Foundation.ErrorContext.get_context().base + n
+      ...>   end)
       ...>   |> Enum.to_list()
       ...> end)
       [ok: 11, ok: 12, ok: 13]
@@ -508,7 +512,9 @@ defmodule Foundation.ErrorContext do
   arguments.
 
       iex> fun = Foundation.ErrorContext.with_context(%{request_id: 1}, fn ->
-      ...>   Foundation.ErrorContext.propagate(fn x -> {x, Foundation.ErrorContext.get_context()} end)
+      ...>   Foundation.ErrorContext.propagate(fn x ->
+      ...>     {x, Foundation.ErrorContext.get_context()}
+      ...>   end)
       ...> end)
       iex> fun.(:x)
       {:x, %{request_id: 1}}

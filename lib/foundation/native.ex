@@ -269,7 +269,7 @@ defmodule Foundation.Native do
   @spec registry_take_cleaned(name) :: non_neg_integer | nil
   def registry_take_cleaned(_name), do: absent()
 
-  ## Concurrent tables: O(1), but for a walk, which takes a bounded chunk a call; the first cursor is 0
+  ## Concurrent tables: O(1). A walk takes a bounded chunk per call, and its first cursor is 0.
 
   @type table :: reference
 

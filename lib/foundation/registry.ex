@@ -251,7 +251,8 @@ defmodule Foundation.Registry do
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.UnregisterMatch)
       iex> for n <- 1..3, do: Foundation.Registry.register(Docs.UnregisterMatch, "key", n)
-      iex> Foundation.Registry.unregister_match(Docs.UnregisterMatch, "key", :"$1", [{:>, :"$1", 1}])
+      iex> guards = [{:>, :"$1", 1}]
+      iex> Foundation.Registry.unregister_match(Docs.UnregisterMatch, "key", :"$1", guards)
       iex> Foundation.Registry.values(Docs.UnregisterMatch, "key", self())
       [1]
   """
@@ -555,7 +556,8 @@ defmodule Foundation.Registry do
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Dispatch)
       iex> {:ok, _} = Foundation.Registry.register(Docs.Dispatch, "key", 1)
-      iex> Foundation.Registry.dispatch(Docs.Dispatch, "key", fn [{pid, 1}] -> send(pid, :hello) end)
+      iex> greet = fn [{pid, 1}] -> send(pid, :hello) end
+      iex> Foundation.Registry.dispatch(Docs.Dispatch, "key", greet)
       :ok
   """
   @doc since: "0.1.0"

@@ -182,7 +182,8 @@ defmodule Foundation.StateManager do
       ...>   def initial_state(_options), do: 0
       ...> end
       iex> directory = Path.join(System.tmp_dir!(), Foundation.RequestContext.new_request_id())
-      iex> {:ok, server} = Foundation.StateManager.start_link(Docs.Counter, checkpoint_dir: directory)
+      iex> options = [checkpoint_dir: directory]
+      iex> {:ok, server} = Foundation.StateManager.start_link(Docs.Counter, options)
       iex> server == Process.whereis(Docs.Counter)
       true
       iex> GenServer.stop(server)

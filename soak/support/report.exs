@@ -78,7 +78,8 @@ defmodule Soak.Report do
       if(failed == 0,
         do: [],
         else:
-          "Repeat the choice of faults: script/soak #{options.minutes} --engine #{options.engine} --seed #{options.seed}\n"
+          "Repeat the choice of faults: script/soak #{options.minutes} " <>
+            "--engine #{options.engine} --seed #{options.seed}\n"
       ),
       "test result: #{word}. #{length(all) - failed} passed; #{failed} failed, in #{div(ms, 1_000)} s\n"
     ]

@@ -243,7 +243,8 @@ defmodule Foundation.EngineTest do
             #{@anew}
             Foundation.Native.library_version()
             :ets.delete(table, :running)
-            IO.inspect(callers |> Task.await_many(30_000) |> Enum.concat() |> Enum.uniq(), label: "seen")
+            seen = callers |> Task.await_many(30_000) |> Enum.concat() |> Enum.uniq()
+            IO.inspect(seen, label: "seen")
             """
         )
 
@@ -292,7 +293,8 @@ defmodule Foundation.EngineTest do
     end
 
     workers =
-      for {fun, place} <- Enum.with_index(work, 1), do: spawn(fn -> forever.(forever, place, fun) end)
+      for {fun, place} <- Enum.with_index(work, 1),
+          do: spawn(fn -> forever.(forever, place, fun) end)
 
     # Returns when each process has done something since.
     worked = fn worked, before ->
@@ -396,7 +398,8 @@ defmodule Foundation.EngineTest do
           IO.inspect({Table.get(first, :name), Table.update(first, :n, 1, & &1 + 1)})
           #{@anew}
           third = make.(:third)
-          for table <- [first, second, third], do: IO.inspect({Table.get(table, :name), Table.size(table)})
+          for table <- [first, second, third],
+              do: IO.inspect({Table.get(table, :name), Table.size(table)})
           IO.inspect(Table.stream(first) |> Enum.sort())
           end_of.(dies)
           IO.puts("ended")

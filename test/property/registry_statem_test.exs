@@ -183,7 +183,9 @@ end
 
 for %{id: engine} <- Foundation.Conformance.Registry.subjects(:ours),
     kind <- [:unique, :duplicate] do
-  defmodule Module.concat(["Foundation.RegistryStatem", Macro.camelize("#{engine}_#{kind}_test")]) do
+  name = Macro.camelize("#{engine}_#{kind}_test")
+
+  defmodule Module.concat(["Foundation.RegistryStatem", name]) do
     use Foundation.Case, async: true
 
     alias Foundation.{RegistryModel, RegistryParallelStatem, RegistryStatem, RegistrySystem}

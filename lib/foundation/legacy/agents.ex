@@ -36,7 +36,7 @@ defmodule Foundation.Legacy.Agents do
     end
   end
 
-  @doc "Registers an agent that the shared table does not have. `nil` keeps the metadata it has here."
+  @doc "Registers an agent that the shared table lacks. With `nil` it keeps its metadata."
   @spec register(AgentRegistry.id(), pid, AgentRegistry.metadata() | nil) ::
           :registered | :again | {:error, {:already_registered, pid} | :not_alive}
   def register(id, pid, metadata) do

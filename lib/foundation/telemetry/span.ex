@@ -55,7 +55,9 @@ defmodule Foundation.Telemetry.Span do
   | `[:foundation, :span, :dropped]` | `:count`, abandoned spans that no event told of | `%{}` |
 
   Metadata:
-  `%{name:, span_id:, parent_id:, trace_id:, trace_flags:, telemetry_span_context:, attributes:, status:, events: [%{name:, attributes:, time:}], links: [%{trace_id:, span_id:}]}`.
+  `%{name:, span_id:, parent_id:, trace_id:, trace_flags:, telemetry_span_context:, attributes:,
+  status:, events:, links:}`. `:events` is a list of `%{name:, attributes:, time:}`, and `:links` a
+  list of `%{trace_id:, span_id:}`.
   `parent_id` is `nil` for a root; an event's `time` is system time in native unit.
 
   As in `:telemetry.span/3`, `monotonic_time` is that of the event: the start plus the `duration` is
@@ -431,7 +433,8 @@ defmodule Foundation.Telemetry.Span do
   `:invalid_trace_id`, `:invalid_span_id` or `:invalid_flags`: what the standard says is to be
   ignored. **Cost:** O(1): a tail is not looked at. Creates no atoms.
 
-      iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+      iex> header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+      iex> {:ok, context} = Foundation.Telemetry.Span.from_traceparent(header)
       iex> context
       %{trace_id: "4bf92f3577b34da6a3ce929d0e0e4736", span_id: "00f067aa0ba902b7", trace_flags: 1}
       iex> Foundation.Telemetry.Span.from_traceparent("00-0-0-0")

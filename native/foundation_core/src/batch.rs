@@ -328,7 +328,8 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Append => {
-                        let result = queue.append(appended, payload(appended), u64::MAX, &waiting, 1_000);
+                        let item = payload(appended);
+                        let result = queue.append(appended, item, u64::MAX, &waiting, 1_000);
                         if model.len() < 1_000 {
                             model.push(appended);
                             prop_assert_ne!(result, Appended::Dropped);
@@ -339,9 +340,11 @@ mod tests {
                     }
                     Step::Peek(offset, most) => {
                         let (events, behind) = queue.peek(offset, most);
-                        let expected: Vec<_> = model.iter().copied().skip(offset).take(most).collect();
+                        let expected: Vec<_> =
+                            model.iter().copied().skip(offset).take(most).collect();
                         prop_assert_eq!(numbers(&events), &expected[..]);
-                        prop_assert_eq!(behind as usize, model.len().saturating_sub(offset + expected.len()));
+                        let after = offset + expected.len();
+                        prop_assert_eq!(behind as usize, model.len().saturating_sub(after));
                     }
                     Step::Ack(count) => {
                         let count = count.min(model.len() as u64);

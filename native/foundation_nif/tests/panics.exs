@@ -1,6 +1,6 @@
 # A panic in each NIF, under its locks, in the callbacks of the VM and in the background thread: the
-# VM lives, the caller gets an exception, and the tables are as they were. For a library that is built
-# for this: script/panics.
+# VM lives, the caller gets an exception, and the tables are as they were. For a library that is
+# built for this: script/panics.
 
 ExUnit.start(autorun: false, formatters: [ExUnit.CLIFormatter, Foundation.Test.Tally])
 

@@ -89,7 +89,7 @@ defmodule Foundation.Registry.ProcessesTest do
       ArgumentError -> false
     end
 
-    test "each killed process of the area restarts, and the registry works", %{registry: registry} do
+    test "each killed process restarts, and the registry works", %{registry: registry} do
       for name <- [TableHolder, Cleanup, Monitor, Locks], do: kill_named(name)
 
       assert {:ok, _owner} = Registry.register(registry, "key", 1)

@@ -1,7 +1,7 @@
 defmodule Foundation.Registry.SchedulingTest do
   @moduledoc """
-  A long call leaves the normal schedulers, and a short one counts as reductions. Not async: a process
-  has one tracer, and the telemetry tables belong to the application.
+  A long call leaves the normal schedulers, and a short one counts as reductions. Not async: a
+  process has one tracer, and the telemetry tables belong to the application.
   """
   use Foundation.Case, async: false
 

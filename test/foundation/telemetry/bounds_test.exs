@@ -57,7 +57,7 @@ defmodule Foundation.Telemetry.BoundsTest do
   for engine <- [:ets, :native] do
     @tag engine: engine
     @tag settings: [batch_size: 100, batch_timeout: 20, max_pending: 1_000_000]
-    test "a stop of the tree while processes emit loses no batched event, on the #{engine} engine" do
+    test "a stop of the tree during emits loses no batched event, on the #{engine} engine" do
       event = [:suite, :stopping]
       counts = :counters.new(2, [])
       on_exit(fn -> :telemetry.detach(:stopping) end)

@@ -44,7 +44,7 @@ defmodule Foundation.Telemetry.Span.Backend do
               {[{Frame.ended(), token :: term}], :more | :done, dropped :: non_neg_integer}
               | :ignored
 
-  @doc "Forgets an abandoned span; they are forgotten in their order. Until then a successor is given it too."
+  @doc "Forgets an abandoned span, in their order. Until then a successor gets it too."
   @callback forget(token :: term) :: :ok
 
   @backends [native: Backends.Native, ets: Backends.ETS]

@@ -32,7 +32,11 @@ pub(super) fn count(add: impl FnOnce(&mut Writes)) {
 }
 
 macro_rules! counted {
-    ($name:ident $(<$parameter:ident>)?, $value:ty, $($operation:ident: $count:ident -> $result:ty),*) => {
+    (
+        $name:ident $(<$parameter:ident>)?,
+        $value:ty,
+        $($operation:ident: $count:ident -> $result:ty),*
+    ) => {
         #[derive(Debug, Default)]
         #[repr(transparent)]
         pub struct $name $(<$parameter>)? (atomic::$name $(<$parameter>)?);
@@ -54,7 +58,14 @@ macro_rules! counted {
     };
 }
 
-counted!(AtomicU64, u64, store: stores -> (), swap: exchanges -> u64, fetch_add: exchanges -> u64, fetch_sub: exchanges -> u64);
+counted!(
+    AtomicU64,
+    u64,
+    store: stores -> (),
+    swap: exchanges -> u64,
+    fetch_add: exchanges -> u64,
+    fetch_sub: exchanges -> u64
+);
 counted!(AtomicI64, i64, fetch_add: exchanges -> i64, fetch_sub: exchanges -> i64);
 counted!(AtomicPtr<T>, *mut T, store: stores -> (), swap: exchanges -> *mut T);
 

@@ -1,7 +1,7 @@
 //! Lists of entries, written into the caller's heap with their values.
 //!
-//! A list of pairs that is made by the VM takes two calls for each entry, and one more for its value.
-//! Here the VM makes room for many entries at once, as [`block`] does it for one value.
+//! A list of pairs that is made by the VM takes two calls for each entry, and one more for its
+//! value. Here the VM makes room for many entries at once, as [`block`] does it for one value.
 
 use std::mem::MaybeUninit;
 
@@ -106,8 +106,9 @@ impl<'a, 'g, const PAIRS: bool> Rows<'a, 'g, PAIRS> {
             return;
         }
         let nil = word(empty_list(self.env));
-        // SAFETY: all words of the block are written: those of a cell, of its pair, and of its value, row
-        // after row. So many rows have been pushed. A cell before is of a block of this call.
+        // SAFETY: all words of the block are written: those of a cell, of its pair, and of its
+        // value, row after row. So many rows have been pushed. A cell before is of a block of this
+        // call.
         unsafe {
             let mut place = block(self.env, self.words);
             let cell = place as u64 | LIST;

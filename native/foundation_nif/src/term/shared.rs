@@ -4,8 +4,8 @@
 //! the one that it was made from. Otherwise each such step would wrap the bytes in another layer.
 //!
 //! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary of the VM.
-//!   Readers share it like any other binary. So are longer bytes that start within a byte of another
-//!   binary: the VM has no bytes of these that could be borrowed.
+//!   Readers share it like any other binary. So are longer bytes that start within a byte of
+//!   another binary: the VM has no bytes of these that could be borrowed.
 //! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
 //!   it as a [`Borrowed`] resource. If the bytes already belong to a lender, it lends them again.
 //!

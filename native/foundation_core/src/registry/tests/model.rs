@@ -39,9 +39,11 @@ fn change() -> impl Strategy<Value = Change> {
     let owner = || 1..=OWNERS;
     let key = || 0..KEYS;
     prop_oneof![
-        8 => (owner(), key(), 0..1_000u64).prop_map(|(owner, key, value)| Change::Register { owner, key, value }),
+        8 => (owner(), key(), 0..1_000u64)
+            .prop_map(|(owner, key, value)| Change::Register { owner, key, value }),
         3 => (owner(), key()).prop_map(|(owner, key)| Change::Unregister { owner, key }),
-        3 => (owner(), key(), 0..5usize).prop_map(|(owner, key, which)| Change::RemoveOne { owner, key, which }),
+        3 => (owner(), key(), 0..5usize)
+            .prop_map(|(owner, key, which)| Change::RemoveOne { owner, key, which }),
         1 => owner().prop_map(|owner| Change::Death { owner }),
         1 => owner().prop_map(|owner| Change::Doom { owner }),
     ]
@@ -89,7 +91,8 @@ proptest! {
                 Change::Register { owner, key, value } => {
                     let number = lives.number(owner);
                     let done = registry.register(number, &int(key), word(value), &lives.liveness);
-                    let holder = model.get(&key).filter(|(holder, _)| lives.liveness.is_alive(*holder));
+                    let alive = |holder| lives.liveness.is_alive(holder);
+                    let holder = model.get(&key).filter(|(holder, _)| alive(*holder));
                     match holder {
                         Some((holder, _)) => prop_assert_eq!(done, Err(Refused::Taken(*holder))),
                         None => {
@@ -145,7 +148,8 @@ proptest! {
             match change {
                 Change::Register { owner, key, value } => {
                     let number = lives.number(owner);
-                    let done = registry.register(number, &third(&key), word(value), &lives.liveness);
+                    let text = third(&key);
+                    let done = registry.register(number, &text, word(value), &lives.liveness);
                     prop_assert_eq!(done, Ok(()));
                     model.entry(key).or_default().push((number, value));
                 }
@@ -167,7 +171,8 @@ proptest! {
                     let places: Vec<usize> =
                         (0..list.len()).filter(|place| list[*place].0 == owner).collect();
                     let values: Vec<u64> = places.iter().map(|place| list[*place].1).collect();
-                    prop_assert_eq!(own.iter().map(|(_, value)| *value).collect::<Vec<_>>(), values);
+                    let expected: Vec<_> = own.iter().map(|(_, value)| *value).collect();
+                    prop_assert_eq!(expected, values);
                     if which < own.len() {
                         list.remove(places[which]);
                         prop_assert_eq!(registry.remove(owner, &third(&key), &[own[which].0]), 1);
@@ -179,7 +184,9 @@ proptest! {
                     lives.renew(owner);
                     let mut pending = registry.mark_dead(number);
                     while !registry.remove_dead(&mut pending, 3) {}
-                    model.values_mut().for_each(|list| list.retain(|(holder, _)| *holder != number));
+                    for list in model.values_mut() {
+                        list.retain(|(holder, _)| *holder != number);
+                    }
                 }
                 // A dead owner's entries are removed with its death and not before.
                 Change::Doom { owner } => {
@@ -210,8 +217,11 @@ proptest! {
                 key => panic!("expected an opaque key, got: {key:?}"),
             });
             prop_assert_eq!(registry.held_by(number) == 0, keys.is_empty());
-            let own = |list: &Vec<(u64, u64)>| list.iter().filter(|(holder, _)| *holder == number).count();
-            let expected: BTreeMap<_, _> = model.iter().map(|(key, list)| (*key, own(list))).filter(|(_, count)| *count > 0).collect();
+            let own = |list: &Vec<(u64, u64)>| {
+                list.iter().filter(|(holder, _)| *holder == number).count()
+            };
+            let counts = model.iter().map(|(key, list)| (*key, own(list)));
+            let expected: BTreeMap<_, _> = counts.filter(|(_, count)| *count > 0).collect();
             prop_assert_eq!(keys, expected);
         }
     }

@@ -269,7 +269,10 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "too many steps for an interpreter")]
-    fn a_bag_is_a_vector(changes in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..1_500), from in 0u64..1_500) {
+    fn a_bag_is_a_vector(
+        changes in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..1_500),
+        from in 0u64..1_500,
+    ) {
         let bag = bag(1);
         let mut model = vec![(0, 1)];
         let mut expected_size = bag.size();
@@ -279,7 +282,8 @@ proptest! {
             let guard = pin();
             let growing = step / 300 % 2 == 0;
             if (dice < 7) == growing {
-                let (number, bytes) = bag.push(next + 1, word(next + 1), &guard).ok().expect("it is open");
+                let pushed = bag.push(next + 1, word(next + 1), &guard);
+                let (number, bytes) = pushed.ok().expect("it is open");
                 prop_assert_eq!(number, next);
                 expected_size += bytes;
                 model.push((number, next + 1));

@@ -42,8 +42,10 @@ fn change() -> impl Strategy<Value = Change> {
     let owner = || 0u64..3;
     let value = || 0u64..1_000;
     prop_oneof![
-        6 => (key(), owner(), value()).prop_map(|(key, owner, value)| Change::Insert { key, owner, value }),
-        3 => (key(), owner(), value()).prop_map(|(key, owner, value)| Change::ReplaceOwner { key, owner, value }),
+        6 => (key(), owner(), value())
+            .prop_map(|(key, owner, value)| Change::Insert { key, owner, value }),
+        3 => (key(), owner(), value())
+            .prop_map(|(key, owner, value)| Change::ReplaceOwner { key, owner, value }),
         3 => (key(), value()).prop_map(|(key, value)| Change::Replace { key, value }),
         4 => key().prop_map(|key| Change::Remove { key }),
         2 => (key(), owner()).prop_map(|(key, owner)| Change::RemoveOwned { key, owner }),
