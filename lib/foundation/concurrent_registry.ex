@@ -1,6 +1,6 @@
 defmodule Foundation.ConcurrentRegistry do
-  alias Foundation.ConcurrentTable.Backends
-  alias Foundation.{Engine, Options}
+  alias Foundation.ConcurrentTable.{Backends, Named, Owner}
+  alias Foundation.{Config, Engine, Native, Options}
 
   @backends [native: Backends.Native, ets: Backends.ETS]
   @schema [
@@ -9,6 +9,21 @@ defmodule Foundation.ConcurrentRegistry do
       default: nil,
       doc:
         "What holds the table. By default the engine of the application, `Foundation.engine/0`."
+    ]
+  ]
+  @start_schema [
+    name: [
+      type: :atom,
+      required: true,
+      doc: "The name of the table. Its owner is registered under it."
+    ],
+    engine: @schema[:engine],
+    adopt_timeout: [
+      type: Options.time(0),
+      default: nil,
+      doc:
+        "How many milliseconds the table waits for another owner after a crash. By default as " <>
+          "long as a registry, `config :foundation, registry: [adopt_timeout: 60_000]`."
     ]
   ]
 
@@ -27,26 +42,32 @@ defmodule Foundation.ConcurrentRegistry do
   that belongs to a process there is `Foundation.Registry`; for state that outlives the node,
   `Foundation.StateManager`.
 
-  ## Whose it is
+  ## Named tables
 
-  A table belongs to the process that called `new/1` and goes when that process ends, as an ETS
-  table does. Any process may use it. To keep one, make it in a process that is supervised and
-  does nothing else, and hand it on:
+  A table with a name belongs to a supervision tree:
 
-      defmodule MyApp.Cache do
-        use GenServer
+      children = [{Foundation.ConcurrentRegistry, name: MyApp.Prices}]
 
-        def start_link(_), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
-        def table, do: :persistent_term.get(__MODULE__)
+  Every function takes the name in place of the table, and `start_link/1` starts one:
 
-        @impl true
-        def init(_) do
-          :persistent_term.put(__MODULE__, Foundation.ConcurrentRegistry.new())
-          {:ok, nil}
-        end
-      end
+      iex> {:ok, _owner} = Foundation.ConcurrentRegistry.start_link(name: Docs.Prices)
+      iex> Foundation.ConcurrentRegistry.put(Docs.Prices, "tea", 3)
+      :ok
+      iex> Foundation.ConcurrentRegistry.get(Docs.Prices, "tea")
+      3
 
-  Every function raises `ArgumentError` once the table is gone.
+  The process that `start_link/1` returns is the table's owner, and does nothing else. A stop with
+  `:normal`, `:shutdown` or `{:shutdown, _}` ends the table. When the owner is killed or crashes,
+  the table stays readable and writable, and the owner that the supervisor starts next adopts its
+  entries. Without a new owner in time the table is destroyed. A new owner with another `:engine`
+  starts with an empty table and logs a warning. Every function raises `ArgumentError` for a name
+  that no table has.
+
+  ## Tables without a name
+
+  A table of `new/1` belongs to the process that called it and goes when that process ends, as an
+  ETS table does. Any process may use it, and every function raises `ArgumentError` once the table
+  is gone.
 
   ## Consistency
 
@@ -68,6 +89,8 @@ defmodule Foundation.ConcurrentRegistry do
   defstruct [:backend, :table]
 
   @opaque t :: %__MODULE__{backend: module, table: term}
+  @typedoc "A table, or the name of one."
+  @type table :: t | atom
   @type key :: term
   @type value :: term
 
@@ -92,6 +115,57 @@ defmodule Foundation.ConcurrentRegistry do
   end
 
   @doc """
+  Starts a named table; returns `{:ok, owner}`, the process that stands for it.
+
+  Returns `{:error, {:already_started, pid}}` where the name is taken. After a crash of the last
+  owner the new one adopts its table: see [Named tables](#module-named-tables). **Cost:** O(1).
+  Usually done by a supervisor: `{Foundation.ConcurrentRegistry, name: MyApp.Prices}`.
+
+  Options:
+
+  #{Options.docs(@start_schema)}
+
+  Raises `ArgumentError` for any other option, and for `:native` where no library is loaded.
+
+      iex> {:ok, owner} = Foundation.ConcurrentRegistry.start_link(name: Docs.Table)
+      iex> owner == Process.whereis(Docs.Table)
+      true
+  """
+  @doc since: "0.1.0"
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(options) do
+    place = "the options of Foundation.ConcurrentRegistry.start_link/1"
+    options = Options.validate!(options, @start_schema, place)
+    engine = options[:engine] || Engine.selected()
+
+    if engine == :native and Native.library_version() == nil,
+      do: raise(ArgumentError, "expected :engine to be :ets, because no native library is loaded")
+
+    Owner.start_link(%Named.Options{
+      name: options[:name],
+      kind: engine,
+      backend: Keyword.fetch!(@backends, engine),
+      adopt_timeout: options[:adopt_timeout] || Config.get(:registry)[:adopt_timeout]
+    })
+  end
+
+  @doc """
+  Returns the child specification of a named table; its id is the table's name. **Cost:** O(1).
+
+      iex> Foundation.ConcurrentRegistry.child_spec(name: Docs.Child).id
+      Docs.Child
+  """
+  @doc since: "0.1.0"
+  @spec child_spec(keyword) :: Supervisor.child_spec()
+  def child_spec(options) do
+    %{
+      id: Keyword.get(options, :name, __MODULE__),
+      start: {__MODULE__, :start_link, [options]},
+      type: :worker
+    }
+  end
+
+  @doc """
   Sets `key` to `value`, whether it was there or not, and returns `:ok`. **Cost:** O(1) and a copy
   of both.
 
@@ -100,10 +174,12 @@ defmodule Foundation.ConcurrentRegistry do
       :ok
   """
   @doc since: "0.1.0"
-  @spec put(t, key, value) :: :ok
+  @spec put(table, key, value) :: :ok
   def put(%__MODULE__{} = registry, key, value) do
     registry.backend.put(registry.table, key, value)
   end
+
+  def put(name, key, value), do: Named.on(name, &put(&1, key, value))
 
   @doc """
   Sets `key` to `value` if it is not there, and returns whether it did. Of callers that race for a
@@ -118,10 +194,12 @@ defmodule Foundation.ConcurrentRegistry do
       1
   """
   @doc since: "0.1.0"
-  @spec put_new(t, key, value) :: boolean
+  @spec put_new(table, key, value) :: boolean
   def put_new(%__MODULE__{} = registry, key, value) do
     registry.backend.put_new(registry.table, key, value)
   end
+
+  def put_new(name, key, value), do: Named.on(name, &put_new(&1, key, value))
 
   @doc """
   Returns the value of `key`, or `default` if there is none. **Cost:** O(1) and a copy of the
@@ -134,10 +212,14 @@ defmodule Foundation.ConcurrentRegistry do
       0
   """
   @doc since: "0.1.0"
-  @spec get(t, key, default) :: value | default when default: term
-  def get(%__MODULE__{} = registry, key, default \\ nil) do
+  @spec get(table, key, default) :: value | default when default: term
+  def get(table, key, default \\ nil)
+
+  def get(%__MODULE__{} = registry, key, default) do
     registry.backend.get(registry.table, key, default)
   end
+
+  def get(name, key, default), do: Named.on(name, &get(&1, key, default))
 
   @doc """
   Sets `key` to what `fun` makes of its value, and returns that. A key that is not there is set to
@@ -159,13 +241,16 @@ defmodule Foundation.ConcurrentRegistry do
       11
   """
   @doc since: "0.1.0"
-  @spec update(t, key, default :: value, (value -> value)) :: value
+  @spec update(table, key, default :: value, (value -> value)) :: value
   def update(%__MODULE__{} = registry, key, default, fun) when is_function(fun, 1) do
     case update_once(registry.backend, registry.table, key, default, fun) do
       {:ok, value} -> value
       :again -> update(registry, key, default, fun)
     end
   end
+
+  def update(name, key, default, fun) when is_function(fun, 1),
+    do: Named.on(name, &update(&1, key, default, fun))
 
   # Optimistic, without a lock that a dying process could keep.
   defp update_once(backend, table, key, default, fun) do
@@ -187,10 +272,12 @@ defmodule Foundation.ConcurrentRegistry do
       :ok
   """
   @doc since: "0.1.0"
-  @spec delete(t, key) :: :ok
+  @spec delete(table, key) :: :ok
   def delete(%__MODULE__{} = registry, key) do
     registry.backend.delete(registry.table, key)
   end
+
+  def delete(name, key), do: Named.on(name, &delete(&1, key))
 
   @doc """
   Returns how many keys there are. **Cost:** O(1).
@@ -201,8 +288,10 @@ defmodule Foundation.ConcurrentRegistry do
       1
   """
   @doc since: "0.1.0"
-  @spec size(t) :: non_neg_integer
+  @spec size(table) :: non_neg_integer
   def size(%__MODULE__{} = registry), do: registry.backend.size(registry.table)
+
+  def size(name), do: Named.on(name, &size/1)
 
   @doc """
   Returns a lazy stream of `{key, value}` pairs, in no order.
@@ -219,6 +308,8 @@ defmodule Foundation.ConcurrentRegistry do
       [{1, 1}, {2, 4}, {3, 9}]
   """
   @doc since: "0.1.0"
-  @spec stream(t) :: Enumerable.t()
+  @spec stream(table) :: Enumerable.t()
   def stream(%__MODULE__{} = registry), do: registry.backend.stream(registry.table)
+
+  def stream(name), do: Named.on(name, &stream/1)
 end

@@ -277,6 +277,13 @@ defmodule Foundation.Native do
   @spec concurrent_table_new() :: table | limit | nil
   def concurrent_table_new, do: absent()
 
+  # A table that ends by `concurrent_table_end/1`, or when no term refers to it.
+  @spec concurrent_table_new_unowned() :: table | limit | nil
+  def concurrent_table_new_unowned, do: absent()
+
+  @spec concurrent_table_end(table) :: :ok
+  def concurrent_table_end(_table), do: detached()
+
   @spec concurrent_table_put(table, term, term) :: :ok | limit
   def concurrent_table_put(_table, _key, _value), do: detached()
 

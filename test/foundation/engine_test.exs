@@ -311,6 +311,8 @@ defmodule Foundation.EngineTest do
     work_on = fn -> worked.(worked, for(place <- 1..4, do: :counters.get(done, place))) end
     """
 
+    # The VM of the test and the load in it share the cores with the other tests.
+    @tag timeout: 300_000
     test "under load keeps the entries and breaks no call", %{app: app} do
       output =
         vm(
@@ -391,6 +393,10 @@ defmodule Foundation.EngineTest do
             end
           end
 
+          {:ok, owner} = Table.start_link(name: :named)
+          :ok = Table.put(:named, :name, :named)
+          Process.unlink(owner)
+
           first = make.(:first)
           dies = mortal.()
           #{@anew}
@@ -403,6 +409,18 @@ defmodule Foundation.EngineTest do
           IO.inspect(Table.stream(first) |> Enum.sort())
           end_of.(dies)
           IO.puts("ended")
+
+          ref = Process.monitor(owner)
+          Process.exit(owner, :kill)
+          receive do: ({:DOWN, ^ref, :process, _, _} -> :ok)
+          {:ok, next} = Table.start_link(name: :named)
+          IO.inspect({:adopted, Table.get(:named, :name)})
+          :ok = GenServer.stop(next)
+          {:error, %ArgumentError{}} = try do
+            {:ok, Table.size(:named)}
+          rescue
+            error -> {:error, error}
+          end
 
           # A resource type without tables is released, and the next loads succeed.
           for n <- 1..50 do
@@ -422,6 +440,7 @@ defmodule Foundation.EngineTest do
       assert output =~ "{:third, 1}"
       assert output =~ "[n: 1, name: :first]"
       assert output =~ "ended"
+      assert output =~ "{:adopted, :named}"
       assert output =~ "{:at_last, :first, :third}"
     end
 

@@ -42,6 +42,8 @@ defmodule Foundation.NativeArguments do
     registry_watch: [:name, :local_pid],
     registry_take_cleaned: [:name],
     concurrent_table_new: [],
+    concurrent_table_new_unowned: [],
+    concurrent_table_end: [:table],
     concurrent_table_put: [:table, :any, :any],
     concurrent_table_put_new: [:table, :any, :any],
     concurrent_table_get: [:table, :any, :any],

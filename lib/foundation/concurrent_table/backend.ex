@@ -11,6 +11,21 @@ defmodule Foundation.ConcurrentTable.Backend do
   @doc "A new, empty table. It belongs to the caller and goes when the caller ends."
   @callback new() :: table
 
+  @doc """
+  A new, empty table for a name. It stays until `c:destroy/1`; the ETS engine's only as long as one
+  of its owner and its heir, the caller, lives.
+  """
+  @callback new_kept(name :: atom) :: table
+
+  @doc "The ETS tables that must have an owner."
+  @callback parts(table) :: [:ets.tid()]
+
+  @doc "Whether the table exists."
+  @callback there?(table) :: boolean
+
+  @doc "Ends a table of `c:new_kept/1`, if it exists."
+  @callback destroy(table) :: :ok
+
   @doc "Sets a key. O(1) besides the copy of the value; atomic."
   @callback put(table, key, value) :: :ok
 

@@ -6,11 +6,9 @@ defmodule Foundation.Registry.Owner do
 
   require Logger
 
-  alias Foundation.{Ancestors, Native, Owner, RetryingCall}
+  alias Foundation.{Ancestors, Native, Owner}
   alias Foundation.Registry.{Backend, Monitor, Options, TableHolder}
   alias Foundation.Registry.Backends.ETS.Table
-
-  @republish_ms 10
 
   @spec start_link(Options.t()) :: GenServer.on_start()
   def start_link(%Options{} = options), do: Owner.start_link(__MODULE__, options)
@@ -84,17 +82,7 @@ defmodule Foundation.Registry.Owner do
   end
 
   defp watch_holder(nil), do: nil
-  defp watch_holder(%Table{}), do: Process.monitor(TableHolder)
+  defp watch_holder(%Table{}), do: TableHolder.monitor()
 
-  defp republish(%{table: table} = state) do
-    case Process.whereis(TableHolder) && RetryingCall.call(TableHolder, {:publish, table}) do
-      nil ->
-        Process.send_after(self(), :republish, @republish_ms)
-        state
-
-      holder ->
-        for part <- Table.parts(table), do: :ets.setopts(part, {:heir, holder, table.name})
-        %{state | holder: Process.monitor(holder)}
-    end
-  end
+  defp republish(state), do: %{state | holder: TableHolder.republish(state.table)}
 end

@@ -1,8 +1,8 @@
-//! The NIFs of concurrent tables. Each table is a resource that belongs to the process that made
-//! it.
+//! The NIFs of concurrent tables. Each table is a resource.
 //!
-//! When that process ends the table is gone, and every call raises `ArgumentError`. The background
-//! thread then removes the entries, since readers may still be among them.
+//! It belongs to the process that made it, or to no process. It ends with its process, or by
+//! `concurrent_table_end`, and every call raises `ArgumentError` then. The background thread removes
+//! the entries, since readers may still be among them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use foundation_core::concurrent_table::{ConcurrentTable, Ended};
 use foundation_core::key::Seed;
 use foundation_core::table::{Entry, OutOfMemory, pin};
-use rustler::{Encoder, Env, Term, atoms};
+use rustler::{Encoder, Env, LocalPid, Term, atoms};
 
 use crate::background::{self, Job};
 use crate::faults;
@@ -22,6 +22,8 @@ use crate::term::{Budget, Buffer, OwnedTerm, key, key_term, pair, value, value_t
 
 nifs! {
     concurrent_table_new / 0,
+    concurrent_table_new_unowned / 0,
+    concurrent_table_end / 1,
     concurrent_table_put / 3,
     concurrent_table_put_new / 3,
     concurrent_table_get / 3,
@@ -71,6 +73,10 @@ impl Handle {
     pub fn owner_ended(&self) {
         faults::reach(c"table's owner down");
         let _measured = Call::begin(c"concurrent_table_down".as_ptr());
+        self.end();
+    }
+
+    fn end(&self) {
         self.entries.0.end();
         background::send(Job::Clear(self.entries.clone()));
     }
@@ -112,6 +118,15 @@ fn written<'a, T: Encoder>(env: Env<'a>, result: Result<T, OutOfMemory>) -> NifR
 }
 
 fn concurrent_table_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    create(env, Some(process::local(process::caller(env))))
+}
+
+/// A table that lives until `concurrent_table_end` or until its last reference is collected.
+fn concurrent_table_new_unowned<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
+    create(env, None)
+}
+
+fn create(env: Env<'_>, owner: Option<LocalPid>) -> NifResult<'_> {
     let Ok(entries) = ConcurrentTable::new(Seed::random()) else {
         return written(env, Err::<bool, _>(OutOfMemory));
     };
@@ -119,8 +134,13 @@ fn concurrent_table_new<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     let handle = Handle {
         entries: Arc::new(Entries(entries)),
     };
-    let owner = process::local(process::caller(env));
     table_handle::make(env, handle, owner).ok_or(Failure::BadArgument)
+}
+
+fn concurrent_table_end<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let handle = table_handle::get(name).ok_or(Failure::BadArgument)?;
+    handle.end();
+    Ok(ok().encode(env))
 }
 
 fn concurrent_table_put<'a>(env: Env<'a>, [name, key_term, new]: [Term<'a>; 3]) -> NifResult<'a> {

@@ -118,21 +118,12 @@ impl Generation {
     }
 }
 
-/// Makes a term that refers to a new table, and monitors `owner` for it.
-pub fn make<'a>(env: Env<'a>, handle: Handle, owner: LocalPid) -> Option<Term<'a>> {
+/// Makes a term that refers to a new table, and monitors the table's owner if it has one.
+pub fn make(env: Env<'_>, handle: Handle, owner: Option<LocalPid>) -> Option<Term<'_>> {
     let generation = generations().last()?.clone();
     generation.pin.get_or_init(|| generation.make(None));
     let resource = generation.make(Some((handle, generation.clone())));
-    let mut monitor = MaybeUninit::<ErlNifMonitor>::uninit();
-    // SAFETY: the environment is that of this call, and the resource's type has a `down` callback.
-    let monitored = unsafe {
-        enif_monitor_process(
-            env.as_c_arg(),
-            resource.0.as_ptr(),
-            owner.as_c_arg(),
-            monitor.as_mut_ptr(),
-        )
-    } == 0;
+    let monitored = owner.is_none_or(|owner| monitor(env, &resource, &owner));
     // SAFETY: the environment is that of this call, and the reference is held until after the call.
     let term = unsafe {
         let term = enif_make_resource(env.as_c_arg(), resource.0.as_ptr());
@@ -142,6 +133,21 @@ pub fn make<'a>(env: Env<'a>, handle: Handle, owner: LocalPid) -> Option<Term<'a
         get(term)?.owner_ended();
     }
     Some(term)
+}
+
+/// Returns `false` when the process is not alive.
+fn monitor(env: Env, resource: &Resource, owner: &LocalPid) -> bool {
+    let mut monitor = MaybeUninit::<ErlNifMonitor>::uninit();
+    // SAFETY: the environment is that of this call, and the resource's type has a `down` callback.
+    let refused = unsafe {
+        enif_monitor_process(
+            env.as_c_arg(),
+            resource.0.as_ptr(),
+            owner.as_c_arg(),
+            monitor.as_mut_ptr(),
+        )
+    };
+    refused == 0
 }
 
 /// Returns the table that a term refers to, if it refers to one.

@@ -10,9 +10,24 @@ defmodule Foundation.ConcurrentTable.Backends.ETS do
   # Rows read at once by a walk: some 20 µs.
   @chunk 100
 
+  @options [:set, :public, read_concurrency: true, write_concurrency: true]
+
   @impl true
-  def new do
-    :ets.new(__MODULE__, [:set, :public, read_concurrency: true, write_concurrency: true])
+  def new, do: :ets.new(__MODULE__, @options)
+
+  @impl true
+  def new_kept(name), do: :ets.new(__MODULE__, [{:heir, self(), name} | @options])
+
+  @impl true
+  def parts(table), do: [table]
+
+  @impl true
+  def there?(table), do: :ets.info(table, :id) != :undefined
+
+  @impl true
+  def destroy(table) do
+    if there?(table), do: :ets.delete(table)
+    :ok
   end
 
   @impl true

@@ -7,10 +7,30 @@ defmodule Foundation.ConcurrentTable.Backends.Native do
   alias Foundation.Native
 
   @impl true
-  def new do
-    done!(Native.concurrent_table_new()) ||
+  def new, do: made!(Native.concurrent_table_new())
+
+  @impl true
+  def new_kept(_name), do: made!(Native.concurrent_table_new_unowned())
+
+  defp made!(answer) do
+    done!(answer) ||
       raise ArgumentError, "expected :engine to be :ets, because no native library is loaded"
   end
+
+  @impl true
+  def parts(_table), do: []
+
+  @impl true
+  def there?(table) do
+    _size = Native.concurrent_table_size(table)
+    true
+  rescue
+    # It has ended, or the library is gone.
+    ArgumentError -> false
+  end
+
+  @impl true
+  def destroy(table), do: Native.concurrent_table_end(table)
 
   @impl true
   def put(table, key, value), do: done!(Native.concurrent_table_put(table, key, value))

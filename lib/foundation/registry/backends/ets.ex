@@ -8,22 +8,16 @@ defmodule Foundation.Registry.Backends.ETS do
   import Foundation.Registry.Backend, only: [alive?: 1]
 
   alias Foundation.LiveTable
-  alias Foundation.LiveTable
   alias Foundation.Registry.{Backend, Cleanup, MatchSpec, Monitor, TableHolder}
   alias Foundation.Registry.Backends.ETS.{Scan, Select, Table}
-  alias Foundation.RetryingCall
 
   ## Ownership
 
   @impl true
-  def start(options), do: RetryingCall.call(TableHolder, {:claim, options})
+  def start(options), do: TableHolder.claim(options)
 
   @impl true
-  def stop(_name, %Table{} = table) do
-    Table.withdraw(table)
-    Monitor.forget(table)
-    Table.destroy(table)
-  end
+  def stop(_name, %Table{} = table), do: Table.retire(table)
 
   @impl true
   def config(name) do

@@ -30,9 +30,11 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   # register the key. Each removal is counted in `counters`, and a removal by another process holds
   # the claim too. An owner that sees a new count checks who has the key.
 
+  @behaviour Foundation.Registry.HeldTable
+
   import Foundation.Registry.MatchSpec, only: [variable?: 1]
 
-  alias Foundation.Registry.Backend
+  alias Foundation.Registry.{Backend, Monitor}
 
   # phash2's largest range.
   @hashes 4_294_967_296
@@ -66,8 +68,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
   @spec get(atom) :: t | nil
   def get(name), do: :persistent_term.get({__MODULE__, name}, nil)
 
-  @doc "Returns `{:ok, table}`, or `:error`. O(1)."
-  @spec fetch(atom) :: {:ok, t} | :error
+  @impl true
   def fetch(name) do
     case get(name) do
       nil -> :error
@@ -75,16 +76,19 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     end
   end
 
-  @doc "Returns all tables of this engine. O(persistent terms of the VM)."
-  @spec all() :: [t]
+  @impl true
   def all, do: for({{__MODULE__, _name}, table} <- :persistent_term.get(), do: table)
 
-  @doc "Makes the table findable by its name."
-  @spec publish(t) :: :ok
+  @impl true
   def publish(table), do: :persistent_term.put({__MODULE__, table.name}, table)
 
-  @doc "Makes the table's name unknown, unless it belongs to another table by now."
-  @spec withdraw(t) :: :ok
+  @impl true
+  def restore(table) do
+    publish(table)
+    Monitor.watch_all(table.name)
+  end
+
+  @impl true
   def withdraw(%{name: name, entries: entries}) do
     with %{entries: ^entries} <- get(name), do: :persistent_term.erase({__MODULE__, name})
     :ok
@@ -92,8 +96,7 @@ defmodule Foundation.Registry.Backends.ETS.Table do
 
   ## Creating and destroying
 
-  @doc "Returns new tables with the caller as their owner and their heir."
-  @spec create(Foundation.Registry.Options.t()) :: t
+  @impl true
   def create(options) do
     heir = {:heir, self(), options.name}
 
@@ -118,11 +121,9 @@ defmodule Foundation.Registry.Backends.ETS.Table do
 
   defp concurrent(heir), do: [:public, heir, read_concurrency: true, write_concurrency: true]
 
-  @doc """
-  Applies the options that a new owner may change. Present metadata takes precedence over the
-  owner's. Present listeners stay if the owner names none.
-  """
-  @spec configure(t, Foundation.Registry.Options.t()) :: t
+  # Present metadata takes precedence over the owner's. Present listeners stay if the owner names
+  # none.
+  @impl true
   def configure(table, options) do
     for {key, value} <- options.meta, do: :ets.insert_new(table.meta, {key, value})
 
@@ -135,13 +136,11 @@ defmodule Foundation.Registry.Backends.ETS.Table do
     }
   end
 
-  @doc "Returns the ETS tables of a table."
-  @spec parts(t) :: [:ets.tid()]
+  @impl true
   def parts(table),
     do: [table.entries, table.index, table.registrants, table.meta, table.claims]
 
-  @doc "Returns whether its ETS tables exist."
-  @spec there?(t) :: boolean
+  @impl true
   def there?(table), do: :ets.info(table.entries, :id) != :undefined
 
   @doc """
@@ -158,9 +157,10 @@ defmodule Foundation.Registry.Backends.ETS.Table do
         else: Backend.unknown!(table.name)
   end
 
-  @doc "Deletes the ETS tables that exist."
-  @spec destroy(t) :: :ok
-  def destroy(table) do
+  @impl true
+  def retire(table) do
+    withdraw(table)
+    Monitor.forget(table)
     for part <- parts(table), :ets.info(part, :id) != :undefined, do: :ets.delete(part)
     :ok
   end
