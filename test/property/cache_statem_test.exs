@@ -156,7 +156,7 @@ for engine <- [:ets, :native] do
             {history, model, result} =
               :proper_statem.run_commands(CacheStatem, commands, system: system)
 
-            if result != :ok, do: explain(commands, history, model, result)
+            if result != :ok, do: explain(commands, Enum.take(history, -3), model, result)
             result == :ok
           end)
         end)
