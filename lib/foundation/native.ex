@@ -557,7 +557,11 @@ defmodule Foundation.Native do
   @spec span_finish(binary | nil) :: span | :error | nil
   def span_finish(_id), do: absent()
 
-  @spec span_current() :: {:span, span} | {:remote, binary, binary, byte} | :none | nil
+  @spec span_current() ::
+          {:span, span, tracestate :: binary | nil}
+          | {:remote, binary, binary, byte, tracestate :: binary | nil}
+          | :none
+          | nil
   def span_current, do: absent()
 
   @spec span_put_attributes(map) :: :ok | :error | nil
@@ -570,8 +574,8 @@ defmodule Foundation.Native do
   def span_add_link(_link), do: absent()
 
   # Answers the mark to leave the context by.
-  @spec span_enter(binary, binary, byte) :: non_neg_integer | nil
-  def span_enter(_trace_id, _span_id, _flags), do: absent()
+  @spec span_enter(binary, binary, byte, tracestate :: binary | nil) :: non_neg_integer | nil
+  def span_enter(_trace_id, _span_id, _flags, _tracestate), do: absent()
 
   # The spans that were left open, a bounded number a call, and whether that was all.
   @spec span_leave(non_neg_integer) :: {[span], boolean} | nil

@@ -103,7 +103,7 @@ defmodule Foundation.NativeArguments do
     span_put_attributes: [:map],
     span_add_event: [:map],
     span_add_link: [:map],
-    span_enter: [:id, :id, :byte],
+    span_enter: [:id, :id, :byte, :tracestate],
     span_leave: [:natural],
     span_watch: [:local_pid],
     span_abandoned: [],
@@ -227,7 +227,7 @@ defmodule Foundation.NativeArguments do
   def accepted(:outcome), do: []
   def accepted(:strategy), do: []
   # A binary without digits is an id that no span has.
-  def accepted(:maybe_id), do: [nil, :binary]
+  def accepted(type) when type in [:maybe_id, :tracestate], do: [nil, :binary]
   def accepted(:id), do: []
   # For an atom that names no instance, the answer is nil. A pair is an instance with a key.
   def accepted(type) when type in [:bulkhead, :breaker, :limiter],
@@ -268,7 +268,7 @@ defmodule Foundation.NativeArguments do
   def valid(:event, _name), do: [:foundation_test, :arguments]
   def valid(:outcome, _name), do: :suppressed
   def valid(:strategy, _name), do: :always
-  def valid(:maybe_id, _name), do: nil
+  def valid(type, _name) when type in [:maybe_id, :tracestate], do: nil
   def valid(:id, _name), do: "0123456789abcdef"
 
   def valid(type, _name) when type in [:bulkhead, :breaker, :limiter],

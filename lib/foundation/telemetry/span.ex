@@ -18,12 +18,14 @@ defmodule Foundation.Telemetry.Span do
       context = Span.propagate_context()
       Task.async(fn -> Span.with_propagated_context(context, fn -> work() end) end)
 
-  And across services, in the header of the W3C's Trace Context:
+  And across services, in the headers of the W3C's Trace Context:
 
-      headers = [{"traceparent", Span.to_traceparent()}]
+      headers = [{"traceparent", Span.to_traceparent()}, {"tracestate", Span.to_tracestate()}]
 
-      with {:ok, context} <- Span.from_traceparent(header),
+      with {:ok, context} <- Span.from_traceparent(traceparent, tracestate),
            do: Span.with_propagated_context(context, fn -> handle(request) end)
+
+  Both functions return `nil` where there is nothing to send.
 
   ## Consistency
 
@@ -73,6 +75,7 @@ defmodule Foundation.Telemetry.Span do
           required(:trace_id) => String.t(),
           required(:span_id) => id,
           optional(:trace_flags) => 0..255,
+          optional(:tracestate) => String.t() | nil,
           optional(term) => term
         }
 
@@ -139,7 +142,7 @@ defmodule Foundation.Telemetry.Span do
   # The exception skipped the end of spans that were started by hand inside this one. If they
   # stayed open, they would become the parents of every later span of this process.
   defp unwind(outer_ids) do
-    with {:span, {_, id, _, _, _, _, _, _, _, _}} <- current(),
+    with {:span, {_, id, _, _, _, _, _, _, _, _}, _tracestate} <- current(),
          false <- id in outer_ids,
          span when is_tuple(span) <- finish(id) do
       Events.abandoned(span)
@@ -305,7 +308,9 @@ defmodule Foundation.Telemetry.Span do
   @spec current_span() :: map | nil
   def current_span do
     case current() do
-      {:span, {name, span_id, parent_id, trace_id, flags, attributes, events, links, _, _}} ->
+      {:span, span, _tracestate} ->
+        {name, span_id, parent_id, trace_id, flags, attributes, events, links, _, _} = span
+
         %{
           span_id: span_id,
           parent_id: parent_id,
@@ -317,7 +322,7 @@ defmodule Foundation.Telemetry.Span do
           links: links
         }
 
-      {:remote, trace_id, span_id, flags} ->
+      {:remote, trace_id, span_id, flags, _tracestate} ->
         %{
           span_id: span_id,
           parent_id: nil,
@@ -347,8 +352,8 @@ defmodule Foundation.Telemetry.Span do
 
   @doc """
   Returns the context with which another process continues this trace: `%{trace_id:, span_id:,
-  trace_flags:}`, or `nil` outside a span. It is a plain map that any message can carry. **Cost:**
-  O(1).
+  trace_flags:}`, or `nil` outside a span. It is a plain map that any message can carry. It also has
+  the `:tracestate` that the trace came with, if it came with one. **Cost:** O(1).
 
       iex> Foundation.Telemetry.Span.propagate_context()
       nil
@@ -357,16 +362,22 @@ defmodule Foundation.Telemetry.Span do
   @spec propagate_context() :: context | nil
   def propagate_context do
     case current() do
-      {:span, {_, span_id, _, trace_id, flags, _, _, _, _, _}} ->
-        %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+      {:span, {_, span_id, _, trace_id, flags, _, _, _, _, _}, tracestate} ->
+        context(trace_id, span_id, flags, tracestate)
 
-      {:remote, trace_id, span_id, flags} ->
-        %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+      {:remote, trace_id, span_id, flags, tracestate} ->
+        context(trace_id, span_id, flags, tracestate)
 
       :none ->
         nil
     end
   end
+
+  defp context(trace_id, span_id, flags, nil),
+    do: %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+
+  defp context(trace_id, span_id, flags, tracestate),
+    do: %{trace_id: trace_id, span_id: span_id, trace_flags: flags, tracestate: tracestate}
 
   @doc """
   Runs `fun` and returns its value. Spans in it belong to the trace of `context`, with its span as
@@ -376,6 +387,10 @@ defmodule Foundation.Telemetry.Span do
   to go on from, and `fun` just runs. Afterwards, also after a raise, this process is where it
   was; spans that `fun` left open are ended as abandoned. **Cost:** O(1) besides `fun`. Raises
   `ArgumentError` for what is no context.
+
+  A `:tracestate` of the context is carried through unchanged: `propagate_context/0` and
+  `to_tracestate/0` return it in `fun`. Of one with more than 512 bytes, whole members are dropped
+  from the end. One with bytes that no header may have is ignored.
 
       iex> alias Foundation.Telemetry.Span
       iex> Span.with_span_fun(:parent, %{}, fn ->
@@ -427,7 +442,20 @@ defmodule Foundation.Telemetry.Span do
   end
 
   @doc """
-  Parses a `traceparent` header into a context.
+  Returns the `tracestate` header that this trace came with, or `nil`. **Cost:** O(1).
+
+      iex> alias Foundation.Telemetry.Span
+      iex> {:ok, context} =
+      ...>   Span.from_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "a=1")
+      iex> Span.with_propagated_context(context, &Span.to_tracestate/0)
+      "a=1"
+  """
+  @doc since: "0.1.0"
+  @spec to_tracestate() :: String.t() | nil
+  def to_tracestate, do: with(%{} = context <- propagate_context(), do: context[:tracestate])
+
+  @doc """
+  Parses a `traceparent` header into a context, which takes the `tracestate` header along.
 
   `{:ok, context}`, or `{:error, reason}` with `:invalid_format`, `:invalid_version`,
   `:invalid_trace_id`, `:invalid_span_id` or `:invalid_flags`: what the standard says is to be
@@ -441,8 +469,12 @@ defmodule Foundation.Telemetry.Span do
       {:error, :invalid_format}
   """
   @doc since: "0.1.0"
-  @spec from_traceparent(String.t()) :: {:ok, context} | {:error, atom}
-  def from_traceparent(header), do: Context.from_traceparent(header)
+  @spec from_traceparent(String.t(), tracestate :: String.t() | nil) ::
+          {:ok, context} | {:error, atom}
+  def from_traceparent(header, tracestate \\ nil) do
+    with {:ok, context} <- Context.from_traceparent(header),
+         do: {:ok, Context.put_tracestate(context, tracestate)}
+  end
 
   defp current do
     case Native.span_current() || Router.backend().current() do

@@ -8,6 +8,7 @@
 //! than the lock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
@@ -31,6 +32,8 @@ pub struct Frame<T> {
     pub trace: u128,
     /// The flags of its trace.
     pub flags: u8,
+    /// The `tracestate` that its trace came with.
+    pub state: Option<Arc<[u8]>>,
     /// Whether it is a span. The context of another process carries nothing.
     pub is_span: bool,
     /// Its depth in the stack; the outermost frame has 1.
@@ -39,6 +42,19 @@ pub struct Frame<T> {
     pub started: u64,
     /// The caller's data.
     pub body: T,
+}
+
+/// A context from another process or node: the parent of the spans in it.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The id of the trace.
+    pub trace: u128,
+    /// The id of the parent.
+    pub id: u64,
+    /// The flags of the trace.
+    pub flags: u8,
+    /// The `tracestate` that the trace came with.
+    pub state: Option<Arc<[u8]>>,
 }
 
 /// The flags of a trace that begins here.
@@ -275,14 +291,15 @@ impl<T: Carried> Spans<T> {
     pub fn enter(
         &self,
         process: u64,
-        (trace, id, flags): (u128, u64, u8),
+        context: Context,
         mark: u64,
         watch: impl FnOnce() -> bool,
     ) -> Option<u64> {
         self.with_new(process, watch, |stack| {
             let depth = stack.innermost().map_or(1, |frame| frame.depth + 1);
             let frame = stack.open();
-            (frame.id, frame.parent, frame.trace, frame.flags) = (id, 0, trace, flags);
+            (frame.id, frame.parent) = (context.id, 0);
+            (frame.trace, frame.flags, frame.state) = (context.trace, context.flags, context.state);
             (frame.is_span, frame.depth, frame.started) = (false, depth, mark);
             mark
         })
@@ -439,11 +456,12 @@ impl<T: Carried> Stack<T> {
         let parent = self.frames[..self.open].last();
         let depth = parent.map_or(1, |parent| parent.depth + 1);
         let inherited = parent.map(|parent| (parent.id, parent.trace, parent.flags));
+        let state = parent.and_then(|parent| parent.state.clone());
         let started = Started::new(&mut self.random, inherited);
         if depth <= deepest {
             let frame = self.open();
             (frame.id, frame.parent) = (started.id, started.parent);
-            (frame.trace, frame.flags) = (started.trace, started.flags);
+            (frame.trace, frame.flags, frame.state) = (started.trace, started.flags, state);
             (frame.is_span, frame.depth, frame.started) = (true, depth, now);
             fill(&mut frame.body);
         }
@@ -466,6 +484,7 @@ impl<T: Carried> Stack<T> {
     #[inline]
     fn close(&mut self, at: usize) {
         self.frames[at].body.clear();
+        self.frames[at].state = None;
         if at + 1 < self.open {
             self.frames[at..self.open].rotate_left(1);
         }
@@ -484,6 +503,7 @@ impl<T: Carried> Stack<T> {
             return Ok((left, true));
         }
         while let Some(frame) = self.innermost() {
+            frame.state = None;
             if is_mark(frame) {
                 self.open -= 1;
                 return Ok((left, true));

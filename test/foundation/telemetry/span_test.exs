@@ -458,6 +458,67 @@ defmodule Foundation.Telemetry.SpanTest do
         assert :ok = Span.end_span(id)
       end
 
+      test "the tracestate of a context is carried through unchanged" do
+        context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
+        tracestate = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE ,,other@vendor=~!"
+        assert Span.to_tracestate() == nil
+
+        Span.with_propagated_context(Map.put(context, :tracestate, tracestate), fn ->
+          assert %{tracestate: ^tracestate} = Span.propagate_context()
+
+          Span.with_span_fun(:outer, %{}, fn ->
+            Span.add_attributes(%{more: 1})
+
+            Span.with_span_fun(:inner, %{}, fn ->
+              assert Span.to_tracestate() == tracestate
+              handed = Span.propagate_context()
+
+              task =
+                Task.async(fn ->
+                  Span.with_propagated_context(handed, &Span.propagate_context/0)
+                end)
+
+              assert Task.await(task) == handed
+            end)
+
+            # A context without one has none, whatever is around it.
+            Span.with_propagated_context(context, fn ->
+              refute Map.has_key?(Span.propagate_context(), :tracestate)
+              Span.with_span_fun(:other, %{}, fn -> assert Span.to_tracestate() == nil end)
+            end)
+
+            assert Span.to_tracestate() == tracestate
+          end)
+        end)
+
+        Span.with_span_fun(:own, %{}, fn -> assert Span.to_tracestate() == nil end)
+      end
+
+      test "a tracestate longer than 512 characters loses whole members from its end" do
+        member = fn n -> "key#{n}=" <> String.duplicate("v", 100) end
+        context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
+
+        for {given, kept} <- [
+              {String.duplicate("x", 512), String.duplicate("x", 512)},
+              {Enum.map_join(1..5, ",", member), Enum.map_join(1..4, ",", member)},
+              {Enum.map_join(1..5_000, ",", member), Enum.map_join(1..4, ",", member)},
+              {String.duplicate("x", 513), nil},
+              {"", nil},
+              {"a=1\r\nset-cookie: x", nil},
+              {"a=é", nil},
+              {<<"a=", 255>>, nil}
+            ] do
+          context = Map.put(context, :tracestate, given)
+          assert Span.with_propagated_context(context, &Span.to_tracestate/0) == kept
+        end
+
+        for wrong <- [:a, ["a=1"], 1, <<1::3>>] do
+          assert_raise ArgumentError, ~r/expected :tracestate to be a string or nil/, fn ->
+            Span.with_propagated_context(Map.put(context, :tracestate, wrong), fn -> :ok end)
+          end
+        end
+      end
+
       test "an outer span that ends inside a context leaves the context in place" do
         context = %{trace_id: String.duplicate("a", 32), span_id: String.duplicate("b", 16)}
         first = Span.start_span(:first)
@@ -655,6 +716,17 @@ defmodule Foundation.Telemetry.SpanTest do
           ] do
         assert {:ok, %{trace_id: @trace, span_id: @span}} = Span.from_traceparent(header)
       end
+    end
+
+    test "takes a tracestate with a header, and none with an invalid one" do
+      header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+      assert {:ok, context} = Span.from_traceparent(header)
+      assert Span.from_traceparent(header, nil) == {:ok, context}
+
+      assert Span.from_traceparent(header, "a=1,b=2") ==
+               {:ok, Map.put(context, :tracestate, "a=1,b=2")}
+
+      assert Span.from_traceparent("00-x", "a=1") == {:error, :invalid_format}
     end
 
     test "trims the spaces and tabs around a header" do

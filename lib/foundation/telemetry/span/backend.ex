@@ -22,8 +22,7 @@ defmodule Foundation.Telemetry.Span.Backend do
   @doc "Closes the innermost span, or the one of an id."
   @callback finish(id :: String.t() | nil) :: Frame.ended() | :error
 
-  @callback current() ::
-              {:span, Frame.ended()} | {:remote, String.t(), String.t(), 0..255} | :none
+  @callback current() :: Frame.view()
   @callback update(Frame.change()) :: :ok | :error
 
   @doc "Enters a context from elsewhere: the mark to leave it by."

@@ -5,13 +5,21 @@ defmodule Foundation.Telemetry.Span.Context do
 
   import Bitwise
 
-  @type t :: %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255}
+  @type t :: %{
+          required(:trace_id) => String.t(),
+          required(:span_id) => String.t(),
+          required(:trace_flags) => 0..255,
+          optional(:tracestate) => String.t()
+        }
 
   @no_trace String.duplicate("0", 32)
   @no_span String.duplicate("0", 16)
 
   # `sampled`. The standard reserves the other bits of version 00, and tells senders to clear them.
   @known_flags 0b1
+
+  # The length that the standard has every system pass on.
+  @tracestate_max 512
 
   @doc "The header of a context, in version 00."
   @spec to_traceparent(t) :: String.t()
@@ -68,13 +76,49 @@ defmodule Foundation.Telemetry.Span.Context do
          :ok <- id(trace_id, @no_trace, :invalid_trace_id),
          :ok <- id(span_id, @no_span, :invalid_span_id),
          true <- flags in 0..255 do
-      %{trace_id: trace_id, span_id: span_id, trace_flags: flags &&& @known_flags}
+      put_tracestate(
+        %{trace_id: trace_id, span_id: span_id, trace_flags: flags &&& @known_flags},
+        Map.get(context, :tracestate)
+      )
     else
       _wrong -> refuse!(context)
     end
   end
 
   def validate!(other), do: refuse!(other)
+
+  @doc """
+  Puts a `tracestate` into a context, if there is one to pass on.
+
+  It is passed on as it is. A longer one than the standard demands loses members from its end. One
+  that no header may have is left out, as the standard says.
+  """
+  @spec put_tracestate(map, term) :: map
+  def put_tracestate(context, nil), do: context
+
+  def put_tracestate(context, tracestate) when is_binary(tracestate) do
+    kept = shorten(tracestate)
+    if kept != "" and printable?(kept), do: Map.put(context, :tracestate, kept), else: context
+  end
+
+  def put_tracestate(_context, other) do
+    raise ArgumentError, "expected :tracestate to be a string or nil, got: #{inspect(other)}"
+  end
+
+  defp shorten(tracestate) when byte_size(tracestate) <= @tracestate_max, do: tracestate
+
+  # The last comma within the bound, or just behind it, ends the last whole member.
+  defp shorten(<<kept::binary-size(@tracestate_max), ?,, _rest::binary>>), do: kept
+
+  defp shorten(<<start::binary-size(@tracestate_max), _rest::binary>>) do
+    case :binary.matches(start, ",") do
+      [] -> ""
+      commas -> binary_part(start, 0, commas |> List.last() |> elem(0))
+    end
+  end
+
+  defp printable?(<<c, rest::binary>>) when c in ?\s..?~ or c == ?\t, do: printable?(rest)
+  defp printable?(rest), do: rest == ""
 
   @spec refuse!(term) :: no_return
   defp refuse!(other) do

@@ -17,6 +17,7 @@ defmodule Foundation.Telemetry.Span.Frame do
           parent_id: String.t() | nil,
           trace_id: String.t(),
           trace_flags: 0..255,
+          tracestate: String.t() | nil,
           name: term,
           attributes: map,
           events: [map],
@@ -26,7 +27,13 @@ defmodule Foundation.Telemetry.Span.Frame do
         }
   @type remote ::
           {:remote,
-           %{trace_id: String.t(), span_id: String.t(), trace_flags: 0..255, depth: pos_integer}}
+           %{
+             required(:trace_id) => String.t(),
+             required(:span_id) => String.t(),
+             required(:trace_flags) => 0..255,
+             required(:depth) => pos_integer,
+             optional(:tracestate) => String.t()
+           }}
   @type t :: span | remote
 
   @typedoc """
@@ -44,18 +51,24 @@ defmodule Foundation.Telemetry.Span.Frame do
           {name :: term, span_id :: String.t(), parent_id :: String.t() | nil,
            trace_id :: String.t(), flags :: 0..255, attributes :: map, events :: [map],
            links :: [map], duration :: non_neg_integer, ended_at :: integer}
+  @type view ::
+          {:span, ended, tracestate :: String.t() | nil}
+          | {:remote, trace_id :: String.t(), span_id :: String.t(), flags :: 0..255,
+             tracestate :: String.t() | nil}
+          | :none
   @type change :: {:attributes, map} | {:event, map} | {:link, map}
 
   @doc "A span inside a frame, or a root. Whether it is to be kept says `kept?/1`."
   @spec span(t | nil, term, map) :: span
   def span(parent, name, attributes) do
-    {parent_id, trace_id, flags, depth} = inherit(parent)
+    {parent_id, trace_id, flags, tracestate, depth} = inherit(parent)
 
     %{
       span_id: Ids.new(8),
       parent_id: parent_id,
       trace_id: trace_id,
       trace_flags: flags,
+      tracestate: tracestate,
       name: name,
       attributes: attributes,
       events: [],
@@ -65,11 +78,11 @@ defmodule Foundation.Telemetry.Span.Frame do
     }
   end
 
-  defp inherit(nil), do: {nil, Ids.new(16), 1, 1}
+  defp inherit(nil), do: {nil, Ids.new(16), 1, nil, 1}
   defp inherit({:remote, context}), do: inherit(context)
 
-  defp inherit(%{trace_id: trace_id, span_id: parent_id, trace_flags: flags, depth: depth}),
-    do: {parent_id, trace_id, flags, depth + 1}
+  defp inherit(%{trace_id: trace_id, span_id: parent_id, trace_flags: flags} = parent),
+    do: {parent_id, trace_id, flags, parent[:tracestate], parent.depth + 1}
 
   @spec kept?(span) :: boolean
   def kept?(%{depth: depth}), do: depth <= @deepest
@@ -77,7 +90,7 @@ defmodule Foundation.Telemetry.Span.Frame do
   @doc "A context as a frame inside another."
   @spec remote(t | nil, Context.t()) :: remote
   def remote(parent, context) do
-    {_parent_id, _trace_id, _flags, depth} = inherit(parent)
+    {_parent_id, _trace_id, _flags, _tracestate, depth} = inherit(parent)
     {:remote, Map.put(context, :depth, depth)}
   end
 
@@ -108,8 +121,8 @@ defmodule Foundation.Telemetry.Span.Frame do
   end
 
   @doc "A frame as it is now."
-  @spec view(t | nil) :: {:span, ended} | {:remote, String.t(), String.t(), 0..255} | :none
+  @spec view(t | nil) :: view
   def view(nil), do: :none
-  def view({:remote, c}), do: {:remote, c.trace_id, c.span_id, c.trace_flags}
-  def view(span), do: {:span, ended(span)}
+  def view({:remote, c}), do: {:remote, c.trace_id, c.span_id, c.trace_flags, c[:tracestate]}
+  def view(span), do: {:span, ended(span), span.tracestate}
 end

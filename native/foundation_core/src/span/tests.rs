@@ -12,6 +12,15 @@ fn spans() -> Spans<Name> {
     Spans::new(100, usize::MAX)
 }
 
+fn context() -> Context {
+    Context {
+        trace: 7,
+        id: 8,
+        flags: 0,
+        state: Some(Arc::from(*b"a=1")),
+    }
+}
+
 fn start(spans: &Spans<Name>, name: &'static str) -> Started {
     start_in(spans, 1, name)
 }
@@ -80,17 +89,21 @@ fn a_span_ends_by_its_id_in_its_own_process_only() {
 fn a_context_is_a_parent_and_no_span() {
     let spans = spans();
     start(&spans, "own");
-    let mark = spans.enter(1, (7, 8, 0), 1, || true);
+    let mark = spans.enter(1, context(), 1, || true);
     assert!(finish(&spans, 1, None).is_none());
     assert!(finish(&spans, 1, Some(8)).is_none());
     let inner = start(&spans, "inner");
     assert_eq!((inner.parent, inner.trace), (8, 7));
+    let state = |frame: &mut Frame<Name>| frame.state.clone();
+    let innermost = || spans.innermost(1, state).flatten();
+    assert_eq!(innermost().as_deref(), Some(&b"a=1"[..]));
     start(&spans, "left");
     let mark = mark.unwrap_or(0);
     let (left, all) = leave(&spans, mark, 1);
     assert_eq!((names(&left), all), (vec!["left"], false));
     let (left, all) = leave(&spans, mark, 9);
     assert_eq!((names(&left), all), (vec!["inner"], true));
+    assert_eq!(innermost(), None);
     assert_eq!(spans.innermost(1, |frame| frame.body), Some(Some("own")));
 }
 
@@ -161,7 +174,7 @@ fn a_span_that_is_not_ready_stays() {
             .finish(1, Some(id), |_| Err::<(), _>(NotReady))
             .is_err()
     );
-    spans.enter(1, (7, 8, 0), 5, || true);
+    spans.enter(1, context(), 5, || true);
     start(&spans, "large too");
     assert!(spans.leave(1, 5, 9, |_| false).is_err());
     assert_eq!(

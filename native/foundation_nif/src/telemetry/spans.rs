@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use foundation_core::batch::Payload;
-use foundation_core::span::{Carried, Frame, NotReady, Spans};
+use foundation_core::span::{Carried, Context, Frame, NotReady, Spans};
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, atoms};
 
 use super::stored::{self, Stored};
@@ -24,7 +24,7 @@ nifs! {
     span_put_attributes / 1,
     span_add_event / 1,
     span_add_link / 1,
-    span_enter / 3,
+    span_enter / 4,
     span_leave / 1,
     span_watch / 1,
     span_abandoned / 0,
@@ -40,6 +40,8 @@ const WAITING_MAX: usize = 100_000;
 /// The limits of the OpenTelemetry specification.
 const EVENTS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
+/// The most bytes of a `tracestate`.
+const STATE_MAX: usize = 512;
 /// Spans that are read in one call.
 const TAKEN: usize = 32;
 
@@ -354,7 +356,7 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     }
 }
 
-/// `{:span, span}`, `{:remote, trace_id, span_id, flags}` or `:none`.
+/// `{:span, span, tracestate}`, `{:remote, trace_id, span_id, flags, tracestate}` or `:none`.
 fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
@@ -367,10 +369,15 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         return Err(Failure::TakesLong);
     }
     let id = span_id(env, frame.id);
+    let state = match &frame.state {
+        Some(state) => crate::term::binary_term(env, state),
+        None => rustler::types::atom::nil().to_term(env),
+    };
     Ok(if frame.is_span {
-        (span(), span_term(env, &frame, id, 0)?).encode(env)
+        (span(), span_term(env, &frame, id, 0)?, state).encode(env)
     } else {
-        (remote(), trace_id(env, frame.trace), id, frame.flags).encode(env)
+        let trace = trace_id(env, frame.trace);
+        (remote(), trace, id, frame.flags, state).encode(env)
     })
 }
 
@@ -418,7 +425,7 @@ fn span_add_link<'a>(env: Env<'a>, [link]: [Term<'a>; 1]) -> NifResult<'a> {
 }
 
 /// Returns the mark by which to leave the context.
-fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResult<'a> {
+fn span_enter<'a>(env: Env<'a>, [trace, span, flags, state]: [Term<'a>; 4]) -> NifResult<'a> {
     if !answers(env) {
         return nil(env);
     }
@@ -428,11 +435,21 @@ fn span_enter<'a>(env: Env<'a>, [trace, span, flags]: [Term<'a>; 3]) -> NifResul
     };
     let span = u64::try_from(span).map_err(|_| Failure::BadArgument)?;
     let flags = flags.decode().map_err(|_| Failure::BadArgument)?;
+    let state = if super::is_nil(state) {
+        None
+    } else {
+        let state = crate::term::binary(state).filter(|state| state.len() <= STATE_MAX);
+        Some(Arc::from(state.ok_or(Failure::BadArgument)?))
+    };
+    let context = Context {
+        trace,
+        id: span,
+        flags,
+        state,
+    };
     let process = caller(env);
     let mark = MARKS.fetch_add(1, Ordering::Relaxed);
-    SPANS.enter(process, (trace, span, flags), mark, || {
-        monitor(env, process)
-    });
+    SPANS.enter(process, context, mark, || monitor(env, process));
     Ok(mark.encode(env))
 }
 

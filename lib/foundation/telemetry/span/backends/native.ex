@@ -32,8 +32,11 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   @impl true
   def update({:attributes, attributes}) do
     case Native.span_current() do
-      {:span, span} -> span |> elem(5) |> Map.merge(attributes) |> Native.span_put_attributes()
-      _none -> :error
+      {:span, span, _tracestate} ->
+        span |> elem(5) |> Map.merge(attributes) |> Native.span_put_attributes()
+
+      _none ->
+        :error
     end
   end
 
@@ -41,8 +44,8 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   def update({:link, link}), do: Native.span_add_link(link)
 
   @impl true
-  def enter(%{trace_id: trace_id, span_id: span_id, trace_flags: flags}),
-    do: Native.span_enter(trace_id, span_id, flags)
+  def enter(%{trace_id: trace_id, span_id: span_id, trace_flags: flags} = context),
+    do: Native.span_enter(trace_id, span_id, flags, context[:tracestate])
 
   @impl true
   def leave(mark) do
