@@ -125,6 +125,25 @@ defmodule Foundation.EventLog.AggregateTest do
     assert {:ok, 153, %{balance: 191}} = Aggregate.execute(start(log), :who)
   end
 
+  test "aggregate: folds every event of a writer that appends all the time", %{log: log} do
+    account = start(log)
+    appends = 1_000
+
+    writer =
+      Task.async(fn ->
+        for _ <- 1..appends, do: {:ok, _} = EventLog.append(log, "account-1", [{:deposited, 1}])
+      end)
+
+    follow(account, appends)
+    Task.await(writer, 60_000)
+  end
+
+  defp follow(account, last) do
+    assert {:ok, version, %{balance: balance}} = Aggregate.execute(account, :who)
+    assert balance == version
+    if version < last, do: follow(account, last)
+  end
+
   test "aggregate: invalid options raise, and a missing log is an error" do
     assert_raise ArgumentError, fn -> Account.start_link(stream: "a") end
     assert_raise ArgumentError, fn -> Account.start_link(log: :log) end

@@ -112,14 +112,20 @@ defmodule Foundation.EventLog.Aggregate.Server do
     error in [ArgumentError, EventLog.ReadError] -> {:stop, error}
   end
 
-  # Folds the events in that are newer than the state.
-  defp refresh(server), do: refresh(server, server.version + 1)
+  # Folds the events in that are newer than the state. The version of a stream whose events were
+  # removed is higher than that of the last event which is left.
+  #
+  # The newest version is read before the events. If it were read after them, another writer could
+  # append an event in between. Its version would be taken, and the state would never get the event.
+  defp refresh(server) do
+    newest = Reader.newest(server.log, server.stream)
+    server = fold_from(server, server.version + 1)
+    %{server | version: max(server.version, newest)}
+  end
 
-  # A stream whose events were all removed has a version without them.
-  defp refresh(server, nil),
-    do: %{server | version: max(server.version, Reader.newest(server.log, server.stream))}
+  defp fold_from(server, nil), do: server
 
-  defp refresh(server, from) do
+  defp fold_from(server, from) do
     {events, next} = Reader.chunk(server.log, server.stream, from, Reader.last(), @chunk)
 
     events
@@ -127,7 +133,7 @@ defmodule Foundation.EventLog.Aggregate.Server do
       state = server.module.apply_event({event.type, event.data, event.metadata}, server.state)
       %{server | state: state, version: event.version}
     end)
-    |> refresh(next)
+    |> fold_from(next)
   end
 
   @impl true
