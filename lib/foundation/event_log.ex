@@ -322,8 +322,9 @@ defmodule Foundation.EventLog do
       position), which is included.
     * `:max_in_flight` - how many events are sent ahead of `ack/2` (100).
 
-  A subscription ends with its process, or when the log is stopped in order. A restart of
-  the log's owner leaves it in place.
+  A subscription ends with its process, or when the log is stopped in order. Crashes and kills of the
+  log's owner and of the library's own processes leave it in place: events that were not acknowledged
+  can come again.
 
   **Cost:** a process; one `fsync` for a new name. Errors: `{:error, {:already_subscribed, pid}}` while
   another process has the name, `{:error, {:io, posix}}`. Raises `ArgumentError` for an unknown
@@ -348,11 +349,14 @@ defmodule Foundation.EventLog do
     max_in_flight = positive!(options[:max_in_flight], :max_in_flight)
     known!(log)
 
-    subscription = %Subscription{log: log, stream: stream, name: name, id: make_ref()}
-    arguments = {subscription, self(), from, max_in_flight}
+    subscription = %Subscription{
+      log: log,
+      stream: stream,
+      name: name,
+      id: :erlang.alias([:reply])
+    }
 
-    {:ok, server} = DynamicSupervisor.start_child(Subscriptions, {SubscriptionServer, arguments})
-
+    {:ok, server} = Subscriptions.start_server({subscription, self(), from, max_in_flight})
     subscribed(subscription, Process.monitor(server))
   end
 

@@ -377,9 +377,21 @@ defmodule Foundation.Native do
 
   # Makes the caller the process that sends the subscription's events. The message has the last
   # number that was acknowledged.
-  @spec event_log_subscribe(name, binary, binary | :all, :end | non_neg_integer, pid, reference) ::
-          :ok | {:error, {:already_subscribed, pid}} | nil
-  def event_log_subscribe(_name, _key, _stream, _after, _subscriber, _reference), do: absent()
+  @spec event_log_subscribe(
+          name,
+          binary,
+          binary | :all,
+          :end | non_neg_integer,
+          pid,
+          reference,
+          arguments :: term
+        ) :: :ok | {:error, {:already_subscribed, pid} | :system_limit} | nil
+  def event_log_subscribe(_name, _key, _stream, _after, _subscriber, _reference, _arguments),
+    do: absent()
+
+  # The servers of living subscribers, with what they subscribed with.
+  @spec event_log_subscriptions(name) :: [{pid, arguments :: term}] | nil
+  def event_log_subscriptions(_name), do: absent()
 
   @spec event_log_server(name, binary) :: pid | :none | nil
   def event_log_server(_name, _key), do: absent()

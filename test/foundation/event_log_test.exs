@@ -254,6 +254,23 @@ defmodule Foundation.EventLogTest do
       assert EventLog.start_link(name: log, dir: dir) == {:error, {:already_started, pid}}
     end
 
+    test "is one of many that start at once", %{tmp_dir: dir} do
+      name = unique_name("log")
+      start = fn -> EventLog.start_link(name: name, dir: Path.join(dir, "one")) end
+      workers = start_workers(8)
+      test = self()
+      for worker <- workers, do: send(worker, {:run, test, make_ref(), start})
+
+      answers =
+        for _ <- workers do
+          assert_receive {_ref, :returned, answer}, 60_000
+          answer
+        end
+
+      assert [ok: owner] = Enum.filter(answers, &match?({:ok, _pid}, &1))
+      for {:error, reason} <- answers, do: assert(reason == {:already_started, owner})
+    end
+
     test "may be down during a call while it restarts", %{log: log, tmp_dir: dir} do
       {:ok, 1} = EventLog.append(log, "s", [{:n, 1}])
       :ok = stop_supervised(log)

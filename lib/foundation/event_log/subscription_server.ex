@@ -3,8 +3,9 @@ defmodule Foundation.EventLog.SubscriptionServer do
   # Sends the events of one subscription to its subscriber.
   #
   # It reads the stored events (catching up). At the end it asks the log for one message at the next
-  # event (live). Both are the same loop, so no event falls between them. At most `max_in_flight` events are sent and not acknowledged. The acknowledged position
-  # is the log's, so this process can be killed at any time: its successor goes on from there.
+  # event (live). Both are the same loop, so no event falls between them. At most `max_in_flight`
+  # events are sent and not acknowledged. The acknowledged position is the log's, so this process can
+  # be killed at any time: its successor goes on from there.
 
   use GenServer, restart: :transient
 
@@ -14,13 +15,17 @@ defmodule Foundation.EventLog.SubscriptionServer do
   # A message has this many events at most, so that a subscriber begins early.
   @per_message 100
 
+  # How often it looks for a log that is opened again.
+  @reopening_ms 50
+
   # `cursor` is the last version or position that was sent. Nothing before it is still to be sent.
   # `in_flight` has the numbers that were sent and not acknowledged. `count` says how many.
-  @enforce_keys [:subscription, :key, :subscriber, :max_in_flight]
+  @enforce_keys [:subscription, :key, :subscriber, :from, :max_in_flight]
   defstruct [
     :subscription,
     :key,
     :subscriber,
+    :from,
     :max_in_flight,
     :monitor,
     cursor: 0,
@@ -37,31 +42,34 @@ defmodule Foundation.EventLog.SubscriptionServer do
       subscription: subscription,
       key: Subscription.key(subscription.name),
       subscriber: subscriber,
+      from: from,
       max_in_flight: max_in_flight
     }
 
-    {:ok, state, {:continue, {:subscribe, from}}}
+    {:ok, state, {:continue, :subscribe}}
   end
 
   @impl true
-  def handle_continue({:subscribe, from}, state) do
-    %{log: log, stream: stream, id: id} = state.subscription
+  # The caller of subscribe/4 waits under an alias, which ends with the first message to it: that of
+  # a successor goes nowhere.
+  def handle_continue(:subscribe, state) do
+    id = state.subscription.id
     state = %{state | monitor: Process.monitor(state.subscriber)}
 
-    case subscribe(log, state.key, stream, from, state.subscriber) do
+    case subscribe(state) do
       {:ok, acknowledged} ->
-        # A successor's second message finds nobody who waits for it.
-        send(state.subscriber, {id, :subscribed})
+        send(id, {id, :subscribed})
         deliver(%{state | cursor: acknowledged})
 
       {:error, reason} ->
-        send(state.subscriber, {id, {:error, reason}})
+        send(id, {id, {:error, reason}})
         {:stop, :normal, state}
     end
   end
 
-  defp subscribe(log, key, stream, from, subscriber) do
-    Writer.subscribe(log, key, stream, from, subscriber)
+  defp subscribe(%{subscription: %{log: log, stream: stream}, subscriber: subscriber} = state) do
+    arguments = {state.subscription, subscriber, state.from, state.max_in_flight}
+    Writer.subscribe(log, state.key, stream, state.from, subscriber, arguments)
   rescue
     # It is raised in the caller of subscribe/4, which knows the log's name.
     ArgumentError -> {:error, :unknown_log}
@@ -94,6 +102,22 @@ defmodule Foundation.EventLog.SubscriptionServer do
   end
 
   def handle_info({:foundation_event_log, :closed}, state), do: {:stop, :normal, state}
+
+  # The log's commit thread has failed, and its owner's successor opens the log again.
+  def handle_info({:foundation_event_log, :ended}, state) do
+    case subscribe(state) do
+      {:ok, acknowledged} ->
+        deliver(%{state | cursor: acknowledged, in_flight: :queue.new(), count: 0})
+
+      {:error, :unknown_log} ->
+        Process.send_after(self(), {:foundation_event_log, :ended}, @reopening_ms)
+        {:noreply, state}
+
+      # Another subscriber has the name.
+      {:error, _reason} ->
+        {:stop, :normal, state}
+    end
+  end
 
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{monitor: monitor} = state) do
     release(state)
@@ -142,9 +166,9 @@ defmodule Foundation.EventLog.SubscriptionServer do
       release(state)
       {:stop, :normal, state}
 
-    # The log is closed.
+    # The log is closed, which a message tells: `:closed` or `:ended`.
     ArgumentError ->
-      {:stop, :normal, state}
+      {:noreply, state}
   end
 
   defp read(log, stream, from, limit) do

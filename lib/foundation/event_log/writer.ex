@@ -40,65 +40,43 @@ defmodule Foundation.EventLog.Writer do
   end
 
   @spec append(atom, String.t(), Native.log_expected(), [binary]) :: answer
-  def append(log, stream, expected, events) do
-    reference = make_ref()
-    at = System.system_time(:microsecond)
-
-    log
-    |> Native.event_log_append(stream, expected, at, events, reference)
-    |> sent!(log)
-
-    await(log, reference)
-  end
+  def append(log, stream, expected, events),
+    do: await(log, send_append(log, stream, expected, events))
 
   @spec put_snapshot(atom, String.t(), non_neg_integer, term) :: answer
   def put_snapshot(log, stream, version, state) do
-    reference = make_ref()
-
-    log
-    |> Native.event_log_put_snapshot(stream, version, :erlang.term_to_binary(state), reference)
-    |> sent!(log)
-
-    await(log, reference)
+    state = :erlang.term_to_binary(state)
+    request(log, &Native.event_log_put_snapshot(log, stream, version, state, &1))
   end
 
   @spec trim(atom, String.t(), pos_integer) :: answer
-  def trim(log, stream, before) do
-    reference = make_ref()
-    log |> Native.event_log_trim(stream, before, reference) |> sent!(log)
-    await(log, reference)
-  end
+  def trim(log, stream, before),
+    do: request(log, &Native.event_log_trim(log, stream, before, &1))
 
   @spec delete(atom, String.t(), Native.log_expected()) :: answer
-  def delete(log, stream, expected) do
-    reference = make_ref()
-    log |> Native.event_log_delete(stream, expected, reference) |> sent!(log)
-    await(log, reference)
-  end
+  def delete(log, stream, expected),
+    do: request(log, &Native.event_log_delete(log, stream, expected, &1))
 
   @spec forget(atom, binary) :: answer
-  def forget(log, key) do
+  def forget(log, key), do: request(log, &Native.event_log_forget(log, key, &1))
+
+  @doc """
+  Makes the calling process the sender of a subscription. The log keeps `arguments`, which the
+  process was started with.
+  """
+  @spec subscribe(atom, binary, String.t() | :all, :end | non_neg_integer, pid, term) :: answer
+  def subscribe(log, key, stream, from, subscriber, arguments),
+    do:
+      request(log, &Native.event_log_subscribe(log, key, stream, from, subscriber, &1, arguments))
+
+  defp request(log, send) do
     reference = make_ref()
-    log |> Native.event_log_forget(key, reference) |> sent!(log)
-    await(log, reference)
-  end
 
-  @doc "Makes the calling process the sender of a subscription."
-  @spec subscribe(atom, binary, String.t() | :all, :end | non_neg_integer, pid) :: answer
-  def subscribe(log, key, stream, start_after, subscriber) do
-    reference = make_ref()
-
-    case Native.event_log_subscribe(log, key, stream, start_after, subscriber, reference) do
-      {:error, _already_subscribed} = error ->
-        error
-
-      sent ->
-        sent!(sent, log)
-        await(log, reference)
-    end
+    with :ok <- reference |> send.() |> sent!(log), do: await(log, reference)
   end
 
   defp sent!(:ok, _log), do: :ok
+  defp sent!({:error, _not_sent} = error, _log), do: error
 
   defp sent!(:too_large, log) do
     raise ArgumentError,

@@ -19,7 +19,7 @@ defmodule Foundation.EventLog.SubscriptionTest do
   defp take(_subscription, 0), do: []
 
   defp take(subscription, count) do
-    assert_receive {:events, ^subscription, events}
+    assert_receive {:events, ^subscription, events}, 60_000
     assert length(events) <= count
     events ++ take(subscription, count - length(events))
   end
@@ -115,6 +115,21 @@ defmodule Foundation.EventLog.SubscriptionTest do
     append(log, [3])
     # At least once: what was not acknowledged comes again.
     assert subscription |> take(2) |> data() == [2, 3]
+    # The subscriber gets events, and nothing else.
+    refute_received _message
+  end
+
+  test "subscription: goes on when the log is opened again after a failure", %{log: log} do
+    append(log, 1..3)
+    {:ok, subscription} = EventLog.subscribe(log, :all, :name)
+    [first | _rest] = take(subscription, 3)
+    :ok = EventLog.ack(subscription, first)
+    # As the log tells it when its commit thread has ended.
+    key = EventLog.Subscription.key(:name)
+    send(Foundation.Native.event_log_server(log, key), {:foundation_event_log, :ended})
+    assert subscription |> take(2) |> data() == [2, 3]
+    append(log, [4])
+    assert subscription |> take(1) |> data() == [4]
   end
 
   test "subscription: unsubscribe/1 keeps the position, delete_subscription/2 forgets it", %{

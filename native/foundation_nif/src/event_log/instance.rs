@@ -19,14 +19,20 @@ use crate::faults;
 use crate::measure::Call;
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{word, word_term};
+use crate::term::{OwnedTerm, pair, word, word_term};
 
 nifs! {
     event_log_start / 6,
     event_log_stop / 1,
     event_log_owner / 1,
     event_log_names / 0,
+    event_log_subscriptions / 1,
 }
+
+/// How many subscriptions are listed on a normal scheduler.
+const LISTED_MAX: usize = 200;
+/// The names whose logs are being opened, and the processes that open them.
+static OPENING: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
 
 atoms! { ok, error, created, recovered, adopted, already_started, foundation_event_log, ended, closed }
 
@@ -37,7 +43,6 @@ pub static NAMES: LazyLock<Names<EventLog>> = LazyLock::new(Names::default);
 pub static LIVE: AtomicI64 = AtomicI64::new(0);
 
 /// The two processes of a subscription.
-#[derive(Clone, Copy)]
 pub struct Subscriber {
     /// The process that gets the events.
     pub subscriber: u64,
@@ -45,6 +50,8 @@ pub struct Subscriber {
     pub server: u64,
     /// Whether a message about acknowledgements is on its way to the server.
     pub told: bool,
+    /// The term that the server was started with, for its successor.
+    pub arguments: OwnedTerm,
 }
 
 /// An open log.
@@ -79,7 +86,7 @@ impl Resource for LogOwnerWatch {
 }
 
 impl EventLog {
-    fn open(env: Env, start: &Start) -> Result<(Arc<EventLog>, Option<Recovery>), Error> {
+    fn open(start: &Start) -> Result<(Arc<EventLog>, Option<Recovery>), Error> {
         let disk = Disk::new(&start.dir)?;
         let owner = Arc::new(AtomicU64::new(start.owner));
         let ended = Arc::new(AtomicBool::new(false));
@@ -107,7 +114,6 @@ impl EventLog {
             ended,
             subscribers: Mutex::default(),
         });
-        this.adopt(env, start);
         Ok((this, recovery))
     }
 
@@ -142,16 +148,27 @@ impl EventLog {
         self.max_event_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the commit thread has ended by itself.
+    fn has_failed(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     pub fn subscribers(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Subscriber>> {
         locked(&self.subscribers)
     }
 
-    /// Commits what is waiting, and tells the subscriptions' processes that the log is closed.
+    /// Commits what is waiting, and tells the subscriptions' processes that the log is closed, or
+    /// that it will be opened again after a failure.
     fn close(&self, env: Option<Env>) {
+        let what = if self.has_failed() {
+            self::ended()
+        } else {
+            closed()
+        };
         self.log.close();
         let servers: Vec<u64> = self.subscribers().values().map(|it| it.server).collect();
         for server in servers {
-            tell(env, server, closed());
+            tell(env, server, what);
         }
     }
 }
@@ -204,6 +221,28 @@ fn withdraw(log: &Arc<EventLog>, owner: Option<u64>) -> bool {
     })
 }
 
+/// Says that a name's log is being opened, for as long as it exists.
+struct Opening(u64);
+
+impl Opening {
+    /// Returns the process that opens the log of this name already, if it is alive.
+    fn begin(env: Env, name: u64, owner: u64) -> Result<Self, u64> {
+        let mut opening = locked(&OPENING);
+        match opening.iter().find(|(other, _)| *other == name) {
+            Some((_, other)) if process::is_alive(env, *other) => return Err(*other),
+            _ => opening.retain(|(other, _)| *other != name),
+        }
+        opening.push((name, owner));
+        Ok(Opening(name))
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        locked(&OPENING).retain(|(name, _)| *name != self.0);
+    }
+}
+
 struct Start {
     name: u64,
     owner: u64,
@@ -253,6 +292,14 @@ fn event_log_start<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> 
     if !may_take_long() {
         return Err(Failure::DoesIo);
     }
+    let already_started = |owner| {
+        let reason = (already_started(), word_term(env, owner));
+        (error(), reason).encode(env)
+    };
+    let _opening = match Opening::begin(env, start.name, start.owner) {
+        Ok(opening) => opening,
+        Err(other) => return Ok(already_started(other)),
+    };
     let found = NAMES.change(start.name, |holder| {
         let Some(log) = holder else {
             return (None, Found::Nothing);
@@ -260,7 +307,7 @@ fn event_log_start<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> 
         let owner = log.owner.load(Ordering::Acquire);
         let found = if owner != start.owner && process::is_alive(env, owner) {
             Found::Running(owner)
-        } else if log.dir == start.dir && !log.ended.load(Ordering::Acquire) {
+        } else if log.dir == start.dir && !log.has_failed() {
             log.adopt(env, &start);
             Found::Adopted
         } else {
@@ -269,10 +316,7 @@ fn event_log_start<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> 
         (Some(log.clone()), found)
     });
     match found {
-        Found::Running(owner) => {
-            let reason = (already_started(), word_term(env, owner));
-            return Ok((error(), reason).encode(env));
-        }
+        Found::Running(owner) => return Ok(already_started(owner)),
         Found::Adopted => return Ok(adopted().encode(env)),
         Found::Unfit(log) => {
             withdraw(&log, None);
@@ -280,11 +324,13 @@ fn event_log_start<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> 
         }
         Found::Nothing => {}
     }
-    let (log, recovery) = match EventLog::open(env, &start) {
+    let (log, recovery) = match EventLog::open(&start) {
         Ok(opened) => opened,
         Err(error) => return Ok(failed(env, &error)),
     };
-    NAMES.change(start.name, |_| (Some(log), ()));
+    NAMES.change(start.name, |_| (Some(log.clone()), ()));
+    // A log whose owner turns out to be dead is closed under its name.
+    log.adopt(env, &start);
     Ok(match recovery {
         Some(Recovery { path, cut_bytes }) => {
             (recovered(), path_term(env, &path), cut_bytes).encode(env)
@@ -307,6 +353,22 @@ fn event_log_stop<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
 fn event_log_owner<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     let log = super::event_log!(env, name);
     Ok(word_term(env, log.owner.load(Ordering::Acquire)))
+}
+
+/// `[{server, arguments}]` of the subscriptions whose subscribers are alive.
+fn event_log_subscriptions<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
+    let log = super::event_log!(env, name);
+    let subscribers = log.subscribers();
+    if subscribers.len() > LISTED_MAX && !may_take_long() {
+        return Err(Failure::TakesLong);
+    }
+    let alive = subscribers
+        .values()
+        .filter(|it| process::is_alive(env, it.subscriber));
+    let listed: Vec<_> = alive
+        .map(|it| pair(env, word_term(env, it.server), it.arguments.copy(env)))
+        .collect();
+    Ok(listed.encode(env))
 }
 
 fn event_log_names<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {

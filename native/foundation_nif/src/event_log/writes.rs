@@ -14,14 +14,14 @@ use super::{EventLog, event_log, expected, failed, name_of, stream_or_all};
 use crate::faults;
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{binary, elements, word_term};
+use crate::term::{OwnedTerm, binary, cell, measure, word_term};
 
 nifs! {
     event_log_append / 6,
     event_log_put_snapshot / 5,
     event_log_trim / 4,
     event_log_delete / 4,
-    event_log_subscribe / 6,
+    event_log_subscribe / 7,
     event_log_server / 2,
     event_log_release / 3,
     event_log_forget / 3,
@@ -30,10 +30,12 @@ nifs! {
     event_log_watch / 4,
 }
 
-atoms! { ok, error, none, end, too_large, already_subscribed, appended }
+atoms! { ok, error, none, end, too_large, already_subscribed, appended, system_limit }
 
 /// More bytes than this are copied on a dirty scheduler: 256 KB take some 50 µs.
 const COPIED_MAX: usize = 1 << 18;
+/// More events than this are copied on a dirty scheduler.
+const EVENTS_MAX: usize = 2_000;
 /// More bytes than this are refused in one append, whose frames are one commit of one segment.
 const APPEND_MAX: usize = 1 << 30;
 
@@ -89,6 +91,26 @@ fn hand_over<'a>(env: Env<'a>, log: &EventLog, request: Request) -> NifResult<'a
     }
 }
 
+/// The binaries of a list and the sum of their lengths. Many events, or large ones, are left to a
+/// dirty scheduler.
+fn binaries<'a>(list: Term<'a>) -> Result<(Vec<&'a [u8]>, usize), Failure> {
+    let (mut rest, mut all, mut total) = (list, Vec::new(), 0);
+    while let Some((head, tail)) = cell(rest) {
+        let event = binary(head).ok_or(Failure::BadArgument)?;
+        total += event.len();
+        all.push(event);
+        rest = tail;
+        if (total > COPIED_MAX || all.len() > EVENTS_MAX) && !may_take_long() {
+            return Err(Failure::TakesLong);
+        }
+    }
+    if rest.is_empty_list() {
+        Ok((all, total))
+    } else {
+        Err(Failure::BadArgument)
+    }
+}
+
 /// `event_log_append(name, stream, expected, at, events, reference)`; an event is a binary.
 fn event_log_append<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
     let [name, stream, expected_term, at, events, reference] = arguments;
@@ -96,14 +118,10 @@ fn event_log_append<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a>
     let stream = name_of(stream)?;
     let expected = expected(expected_term)?;
     let at = at.decode().map_err(|_| Failure::BadArgument)?;
-    let events = elements(events, binary)?;
-    let total = events.iter().map(|event| event.len()).sum::<usize>();
+    let (events, total) = binaries(events)?;
     let limit = log.max_event_bytes();
     if total > APPEND_MAX || events.iter().any(|event| event.len() as u64 > limit) {
         return Ok(too_large().encode(env));
-    }
-    if total > COPIED_MAX && !may_take_long() {
-        return Err(Failure::TakesLong);
     }
     let mut data = Vec::with_capacity(total);
     let mut ends = Vec::with_capacity(events.len());
@@ -144,30 +162,40 @@ fn event_log_put_snapshot<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> NifResu
     hand_over(env, &log, request)
 }
 
-fn event_log_trim<'a>(
+/// A request that changes a stream: its argument is decoded before the caller waits for a reply.
+fn change<'a, T>(
     env: Env<'a>,
-    [name, stream, before, reference]: [Term<'a>; 4],
+    [name, stream, argument, reference]: [Term<'a>; 4],
+    decode: impl FnOnce(Term<'a>) -> Result<T, Failure>,
+    request: impl FnOnce(Box<[u8]>, T, Reply) -> Request,
 ) -> NifResult<'a> {
     let log = event_log!(env, name);
-    let request = Request::Trim {
-        stream: name_of(stream)?.into(),
-        before: before.decode().map_err(|_| Failure::BadArgument)?,
-        reply: reply(env, reference)?,
-    };
+    let (stream, argument) = (name_of(stream)?, decode(argument)?);
+    let request = request(stream.into(), argument, reply(env, reference)?);
     hand_over(env, &log, request)
 }
 
-fn event_log_delete<'a>(
-    env: Env<'a>,
-    [name, stream, expected_term, reference]: [Term<'a>; 4],
-) -> NifResult<'a> {
-    let log = event_log!(env, name);
-    let request = Request::Delete {
-        stream: name_of(stream)?.into(),
-        expected: expected(expected_term)?,
-        reply: reply(env, reference)?,
-    };
-    hand_over(env, &log, request)
+/// `event_log_trim(name, stream, before, reference)`.
+fn event_log_trim<'a>(env: Env<'a>, arguments: [Term<'a>; 4]) -> NifResult<'a> {
+    let before = |term: Term| term.decode::<u64>().map_err(|_| Failure::BadArgument);
+    change(env, arguments, before, |stream, before, reply| {
+        Request::Trim {
+            stream,
+            before,
+            reply,
+        }
+    })
+}
+
+/// `event_log_delete(name, stream, expected, reference)`.
+fn event_log_delete<'a>(env: Env<'a>, arguments: [Term<'a>; 4]) -> NifResult<'a> {
+    change(env, arguments, expected, |stream, expected, reply| {
+        Request::Delete {
+            stream,
+            expected,
+            reply,
+        }
+    })
 }
 
 fn local_pid(term: Term) -> Result<u64, Failure> {
@@ -175,10 +203,18 @@ fn local_pid(term: Term) -> Result<u64, Failure> {
     Ok(process::owner_of(pid))
 }
 
-/// `event_log_subscribe(name, subscription, stream | :all, after | :end, subscriber, reference)`: the
-/// caller sends the events to the subscriber.
-fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
-    let [name, key, stream, start, subscriber, reference] = arguments;
+/// `event_log_subscribe(name, subscription, stream | :all, after | :end, subscriber, reference,
+/// arguments)`: the caller sends the events to the subscriber.
+fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 7]) -> NifResult<'a> {
+    let [
+        name,
+        key,
+        stream,
+        start,
+        subscriber,
+        reference,
+        started_with,
+    ] = arguments;
     let log = event_log!(env, name);
     let key = name_of(key)?;
     let stream = stream_or_all(stream)?;
@@ -189,6 +225,10 @@ fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<
     };
     let subscriber = local_pid(subscriber)?;
     let server = process::caller(env);
+    measure(started_with)?;
+    let Some(arguments) = OwnedTerm::new(started_with) else {
+        return Ok((error(), system_limit()).encode(env));
+    };
     let reply = reply(env, reference)?;
     let mut subscribers = log.subscribers();
     if let Some(other) = subscribers.get(key)
@@ -205,6 +245,7 @@ fn event_log_subscribe<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<
         subscriber,
         server,
         told: false,
+        arguments,
     };
     subscribers.insert(key.into(), new);
     drop(subscribers);
@@ -226,11 +267,9 @@ fn discard(reply: Reply) {
 /// The process that sends the events of a subscription, or `:none`.
 fn event_log_server<'a>(env: Env<'a>, [name, key]: [Term<'a>; 2]) -> NifResult<'a> {
     let log = event_log!(env, name);
-    let subscriber = log.subscribers().get(name_of(key)?).copied();
-    Ok(match subscriber {
-        Some(subscriber) => word_term(env, subscriber.server),
-        None => none().encode(env),
-    })
+    let key = name_of(key)?;
+    let server = log.subscribers().get(key).map(|it| it.server);
+    Ok(server.map_or_else(|| none().encode(env), |server| word_term(env, server)))
 }
 
 /// The calling server sends no more events.
