@@ -20,6 +20,7 @@ defmodule Bench.Command do
     {"resilience.exs", Bench.Resilience},
     {"event_log.exs", Bench.EventLog},
     {"registry_memory.exs", Bench.RegistryMemory},
+    {"cluster.exs", Bench.Cluster},
     {"scheduler.exs", Bench.Scheduler}
   ]
 

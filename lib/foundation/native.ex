@@ -241,6 +241,11 @@ defmodule Foundation.Native do
           {non_neg_integer, [pid], cursor | :done} | nil
   def registry_broadcast(_name, _key, _message, _cursor), do: absent()
 
+  # The same without the remote processes, to which their nodes send.
+  @spec registry_broadcast_local(name, term, term, cursor) ::
+          {non_neg_integer, cursor | :done} | nil
+  def registry_broadcast_local(_name, _key, _message, _cursor), do: absent()
+
   ## Registry: metadata
 
   @spec registry_meta(name, term) :: {:ok, term} | :error | nil

@@ -34,6 +34,7 @@ defmodule Foundation.NativeArguments do
     registry_walk: [:name, :walk_cursor],
     registry_walk_key: [:name, :any, :natural],
     registry_broadcast: [:name, :any, :any, :natural],
+    registry_broadcast_local: [:name, :any, :any, :natural],
     registry_meta: [:name, :any],
     registry_put_meta: [:name, :any, :any],
     registry_delete_meta: [:name, :any],

@@ -48,11 +48,10 @@ defmodule Foundation.Cluster.Fanout do
     :ok
   end
 
-  # The library sends to the members of this node, and returns the others, which are not ours.
   defp native(table, group, message, cursor) do
-    case Native.registry_broadcast(table, group, message, cursor) do
-      {_sent, _remote, :done} -> :ok
-      {_sent, _remote, cursor} -> native(table, group, message, cursor)
+    case Native.registry_broadcast_local(table, group, message, cursor) do
+      {_sent, :done} -> :ok
+      {_sent, cursor} -> native(table, group, message, cursor)
       nil -> :ok
     end
   end

@@ -4,33 +4,121 @@
 //! number, which is valid until the process is declared dead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use rustler::sys::{ErlNifPid, enif_is_process_alive};
+use foundation_core::concurrent_table::ConcurrentTable;
+use foundation_core::key::{Key, NoOpaque, Seed};
+use foundation_core::table::{Object, Value, ValueView, pin};
+use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
+use rustler::sys::{
+    ErlNifPid, enif_alloc_env, enif_free_env, enif_is_process_alive, enif_make_copy,
+};
 use rustler::{Env, LocalPid, Term};
 
 use crate::raw::Failure;
-use crate::term::{OwnedTerm, is_immediate, word, word_term};
+use crate::term::{is_immediate, word, word_term};
 
-/// Remote processes, by the external format of their pids and by number.
-#[derive(Default)]
+/// Remote processes. Only the table of pids is read by lookups, which must not write to memory that
+/// they share.
 struct Remotes {
+    /// Numbers, by the external format of the pids.
     numbers: DashMap<Box<[u8]>, u64>,
-    pids: DashMap<u64, Remote>,
+    /// Pids, by number.
+    pids: ConcurrentTable<NoOpaque, RemotePid>,
+    /// The page that the next pid is copied to, and how many pids have been.
+    page: Mutex<(Option<Arc<Page>>, usize)>,
+    /// The names of the registries that a process has been in, by its number. Its death visits only
+    /// these.
+    registries: DashMap<u64, Vec<u64>>,
 }
 
-/// A known remote process.
-struct Remote {
-    pid: OwnedTerm,
-    /// The names of the registries that it has been in. Its death visits only these.
-    registries: Mutex<Vec<u64>>,
-}
-
-static REMOTES: LazyLock<Remotes> = LazyLock::new(Remotes::default);
+static REMOTES: LazyLock<Remotes> = LazyLock::new(|| Remotes {
+    numbers: DashMap::new(),
+    pids: ConcurrentTable::new(Seed::random()).expect("an empty table has a few kilobytes"),
+    page: Mutex::new((None, 0)),
+    registries: DashMap::new(),
+});
 /// Numbers are even. 0 stands for no process.
 static NEXT: AtomicU64 = AtomicU64::new(2);
+
+/// Returns the key of a number in the table of pids.
+#[inline]
+fn number_key(owner: u64) -> Key<'static, ()> {
+    Key::word(0, owner)
+}
+
+/// How many pids share an environment. One of its own would take 2.6 kB for each pid, and decoding
+/// the external format takes a microsecond for each reader.
+const PAGE: usize = 64;
+
+/// An environment with pids. It is freed when the last of them is.
+struct Page(*mut ErlNifEnv);
+
+// SAFETY: pids are added under a lock. Readers copy pids that were added before, which an addition
+// neither moves nor changes: it takes new words, and links them before the others.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    fn new() -> Option<Page> {
+        // SAFETY: it has no arguments.
+        let env = unsafe { enif_alloc_env() };
+        (!env.is_null()).then_some(Page(env))
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: only this value has the environment, and no pid in it is used any more.
+        unsafe { enif_free_env(self.0) }
+    }
+}
+
+/// The pid of a remote process.
+struct RemotePid {
+    pid: ErlNifTerm,
+    _page: Arc<Page>,
+}
+
+// SAFETY: the pid never changes, and any thread may copy it.
+unsafe impl Send for RemotePid {}
+// SAFETY: as above.
+unsafe impl Sync for RemotePid {}
+
+impl Object for RemotePid {
+    fn size(&self) -> usize {
+        const WORDS: usize = 6;
+        size_of::<Self>() + WORDS * size_of::<u64>()
+    }
+}
+
+impl RemotePid {
+    /// Makes a copy of a pid, or returns `None` when there is no memory for it.
+    fn new(pid: Term) -> Option<RemotePid> {
+        let mut page = REMOTES.page.lock().unwrap_or_else(PoisonError::into_inner);
+        let (current, copied) = &mut *page;
+        let of = match current {
+            Some(page) if *copied < PAGE => Arc::clone(page),
+            // Places of dead processes are not used again: the VM frees an environment as a whole.
+            _ => {
+                *copied = 0;
+                Arc::clone(current.insert(Arc::new(Page::new()?)))
+            }
+        };
+        *copied += 1;
+        // SAFETY: the lock is held, so no other thread writes to the environment.
+        let pid = unsafe { enif_make_copy(of.0, pid.as_c_arg()) };
+        Some(RemotePid { pid, _page: of })
+    }
+
+    fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
+        // SAFETY: the copy is made in the environment of the returned term.
+        unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.pid)) }
+    }
+}
 
 /// Returns whether an owner is a remote process.
 pub fn is_remote(owner: u64) -> bool {
@@ -63,9 +151,11 @@ pub fn intern(pid: Term) -> Result<u64, Failure> {
         Entry::Occupied(number) => Ok(*number.get()),
         Entry::Vacant(place) => {
             let number = NEXT.fetch_add(2, Ordering::Relaxed);
-            let pid = OwnedTerm::new(pid).ok_or(Failure::BadArgument)?;
-            let registries = Mutex::default();
-            REMOTES.pids.insert(number, Remote { pid, registries });
+            let pid = RemotePid::new(pid).ok_or(Failure::BadArgument)?;
+            let pid = Value::Object(Box::new(pid));
+            let kept = REMOTES.pids.put(&number_key(number), pid);
+            kept.map_err(|_| Failure::BadArgument)?;
+            REMOTES.registries.insert(number, Vec::new());
             place.insert(number);
             Ok(number)
         }
@@ -74,10 +164,9 @@ pub fn intern(pid: Term) -> Result<u64, Failure> {
 
 /// Records that a remote process is in a registry. Returns `false` if the process is dead.
 pub fn enter(owner: u64, registry: u64) -> bool {
-    let Some(remote) = REMOTES.pids.get(&owner) else {
+    let Some(mut registries) = REMOTES.registries.get_mut(&owner) else {
         return false;
     };
-    let mut registries = lock(&remote.registries);
     // The list may have duplicates, because a restarted registry is entered again.
     if registries.len() == registries.capacity() {
         registries.sort_unstable();
@@ -87,14 +176,10 @@ pub fn enter(owner: u64, registry: u64) -> bool {
     true
 }
 
-fn lock(registries: &Mutex<Vec<u64>>) -> std::sync::MutexGuard<'_, Vec<u64>> {
-    registries.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Returns how many registries a remote process has been in.
 pub fn entered(owner: u64) -> usize {
-    let remote = REMOTES.pids.get(&owner);
-    remote.map_or(0, |remote| lock(&remote.registries).len())
+    let registries = REMOTES.registries.get(&owner);
+    registries.map_or(0, |registries| registries.len())
 }
 
 /// Declares a remote process dead in every registry. Its number becomes invalid. If the connection
@@ -102,11 +187,9 @@ pub fn entered(owner: u64) -> usize {
 /// names of the registries that the process has been in. Returns `None` if it had no number.
 pub fn declare_dead(pid: Term) -> Option<(u64, Vec<u64>)> {
     let (_, owner) = REMOTES.numbers.remove(&external(pid))?;
-    let remote = REMOTES.pids.remove(&owner).map(|(_, remote)| remote);
-    let mut registries = remote.map_or_else(Vec::new, |remote| {
-        let registries = remote.registries.into_inner();
-        registries.unwrap_or_else(PoisonError::into_inner)
-    });
+    REMOTES.pids.remove(&number_key(owner));
+    let registries = REMOTES.registries.remove(&owner);
+    let mut registries = registries.map_or_else(Vec::new, |(_, registries)| registries);
     registries.sort_unstable();
     registries.dedup();
     Some((owner, registries))
@@ -114,12 +197,13 @@ pub fn declare_dead(pid: Term) -> Option<(u64, Vec<u64>)> {
 
 /// Returns the number of known remote processes.
 pub fn remote_count() -> usize {
-    REMOTES.pids.len()
+    REMOTES.registries.len()
 }
 
 /// Returns all remote processes that are known and alive.
 pub fn remotes() -> Vec<u64> {
-    REMOTES.pids.iter().map(|pid| *pid.key()).collect()
+    let numbers = REMOTES.registries.iter();
+    numbers.map(|number| *number.key()).collect()
 }
 
 /// Returns whether an owner is alive.
@@ -135,7 +219,7 @@ pub fn is_alive(env: Env, owner: u64) -> bool {
 
 #[inline(never)]
 fn is_known(owner: u64) -> bool {
-    REMOTES.pids.contains_key(&owner)
+    REMOTES.pids.get(&number_key(owner), &pin()).is_some()
 }
 
 /// Returns the pid of an owner, or `None` if the process is dead. It is inlined because a result in
@@ -150,7 +234,12 @@ pub fn live_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
 
 #[inline(never)]
 fn remote_pid(env: Env<'_>, owner: u64) -> Option<Term<'_>> {
-    REMOTES.pids.get(&owner).map(|remote| remote.pid.copy(env))
+    let guard = pin();
+    let entry = REMOTES.pids.get(&number_key(owner), &guard)?;
+    match entry.value {
+        ValueView::Object(remote) => Some(remote.copy(env)),
+        ValueView::Word(_) | ValueView::Bytes(_) => None,
+    }
 }
 
 /// Returns the local process of an owner.

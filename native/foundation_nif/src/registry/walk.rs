@@ -7,7 +7,7 @@ use rustler::{Encoder, Env, Term, atoms};
 use super::entries::ENTRIES_MAX;
 use super::instance::{Entries, NAMES};
 use super::lifecycle::REGISTRIES_MAX;
-use super::registry;
+use super::{named, registry, unknown};
 use crate::process::{self, known, live_pid};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
@@ -20,6 +20,7 @@ nifs! {
     registry_walk / 2,
     registry_walk_key / 3,
     registry_broadcast / 4,
+    registry_broadcast_local / 4,
     registry_remote_down / 2,
     registry_remotes / 1,
 }
@@ -179,19 +180,40 @@ fn registry_walk_key<'a>(env: Env<'a>, [name, key_term, from]: [Term<'a>; 3]) ->
 
 /// `registry_broadcast(name, key, message, cursor) -> {sent, remote pids, cursor | :done}`. It
 /// returns remote pids because the VM lets a NIF send only to local processes.
-fn registry_broadcast<'a>(
+fn registry_broadcast<'a>(env: Env<'a>, arguments: [Term<'a>; 4]) -> NifResult<'a> {
+    let mut remotes = Vec::new();
+    let sent = broadcast(env, arguments, |owner| remotes.extend(live_pid(env, owner)))?;
+    let Some((sent, next)) = sent else {
+        return unknown(env);
+    };
+    Ok((sent, remotes, next).encode(env))
+}
+
+/// `registry_broadcast_local(name, key, message, cursor) -> {sent, cursor | :done}`. It leaves out
+/// remote processes: their nodes send to them.
+fn registry_broadcast_local<'a>(env: Env<'a>, arguments: [Term<'a>; 4]) -> NifResult<'a> {
+    let sent = broadcast(env, arguments, |_owner| ())?;
+    sent.map_or_else(|| unknown(env), |sent| Ok(sent.encode(env)))
+}
+
+/// Sends to the local owners of a key's entries, as far as there is time, and calls `remote` for
+/// the others. Returns how many it sent to, and where the next call goes on. Returns `None` without
+/// such a registry.
+fn broadcast<'a>(
     env: Env<'a>,
     [name, key_term, message, from]: [Term<'a>; 4],
-) -> NifResult<'a> {
+    mut remote: impl FnMut(u64),
+) -> Result<Option<(u64, Term<'a>)>, Failure> {
     let guard = pin();
-    let registry = registry!(env, name, &guard);
+    let Some(registry) = named(name, &guard)? else {
+        return Ok(None);
+    };
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = key(key_term, &mut buffer, &mut probe)?;
     let from: u64 = from.decode().map_err(|_| Failure::BadArgument)?;
     let copies = copies_in_time(message)?;
     let mut budget = copies;
     let mut sent = 0u64;
-    let mut remotes = Vec::new();
     let mut send = |owner| {
         if budget == 0 {
             return false;
@@ -199,7 +221,7 @@ fn registry_broadcast<'a>(
         budget -= 1;
         match process::as_local(owner) {
             Some(pid) => sent += u64::from(env.send(&pid, message).is_ok()),
-            None => remotes.extend(live_pid(env, owner)),
+            None => remote(owner),
         }
         true
     };
@@ -219,7 +241,7 @@ fn registry_broadcast<'a>(
         None => done().encode(env),
     };
     charge(env, (copies - budget) * 50 / copies);
-    Ok((sent, remotes, next).encode(env))
+    Ok(Some((sent, next)))
 }
 
 /// Declares a remote process dead. Every registry hides its entries from that moment on, and
