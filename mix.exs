@@ -34,7 +34,9 @@ defmodule Foundation.MixProject do
       source_url: @source_url,
       # Legacy backends exist to migrate away from the process dictionary.
       foundation_audit: [allow: ["lib/foundation/legacy/*.ex"]],
-      dialyzer: [plt_add_apps: [:mix, :ex_unit]]
+      dialyzer: [plt_add_apps: [:mix, :ex_unit]],
+      # Foundation.Jido.Storage calls it, which is compiled only with Jido, and Jido starts it.
+      xref: [exclude: [:crypto]]
     ]
   end
 
@@ -53,19 +55,28 @@ defmodule Foundation.MixProject do
   defp elixirc_paths(_env), do: ["lib"]
 
   defp deps do
-    [
-      {:telemetry, "~> 1.0"},
-      {:rustler_precompiled, "~> 0.8", runtime: false},
-      {:rustler, rustler(), optional: true, runtime: false},
-      # An engine of Foundation.Cluster.
-      {:syn, "~> 3.3", optional: true},
-      # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
-      {:credo, "~> 1.7", optional: true, runtime: false},
-      {:benchee, "~> 1.3", only: :dev, runtime: false},
-      {:dialyxir, "~> 1.4", only: :dev, runtime: false},
-      {:ex_doc, "~> 0.34", only: :dev, runtime: false},
-      {:proper, "~> 1.4", only: :test}
-    ]
+    jido() ++
+      [
+        {:telemetry, "~> 1.0"},
+        {:rustler_precompiled, "~> 0.8", runtime: false},
+        {:rustler, rustler(), optional: true, runtime: false},
+        # An engine of Foundation.Cluster.
+        {:syn, "~> 3.3", optional: true},
+        # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
+        {:credo, "~> 1.7", optional: true, runtime: false},
+        {:telemetry_metrics, "~> 1.0", optional: true, runtime: false},
+        {:benchee, "~> 1.3", only: :dev, runtime: false},
+        {:dialyxir, "~> 1.4", only: :dev, runtime: false},
+        {:ex_doc, "~> 0.34", only: :dev, runtime: false},
+        {:proper, "~> 1.4", only: :test}
+      ]
+  end
+
+  # For Foundation.Jido. It needs Elixir 1.18, and Hex does not look at that.
+  defp jido do
+    if Version.match?(System.version(), "~> 1.18"),
+      do: [{:jido, "~> 2.0", optional: true, runtime: false}],
+      else: []
   end
 
   # Its later versions do not run on Elixir 1.14, and Hex does not look at that.
@@ -108,6 +119,7 @@ defmodule Foundation.MixProject do
         "Error context": [Foundation.ErrorContext, Foundation.RequestContext],
         Telemetry: [~r/^Foundation\.Telemetry/],
         "Durable events": [~r/^Foundation\.EventLog/],
+        Integrations: [~r/^Foundation\.(Jido|OpenTelemetry|Telemetry\.Metrics)/],
         Migration: [Foundation.FeatureFlags, Foundation.Migration],
         "State and health": [
           Foundation.StateManager,

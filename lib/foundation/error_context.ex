@@ -85,6 +85,7 @@ defmodule Foundation.ErrorContext do
 
   require Logger
 
+  alias Foundation.Callers
   alias Foundation.ErrorContext.{Limits, Raised, Store}
   alias Foundation.RequestContext
 
@@ -166,7 +167,7 @@ defmodule Foundation.ErrorContext do
     own = get_context()
 
     if callers and own == %{} do
-      Enum.find_value(callers(), own, &Store.get_of/1)
+      Enum.find_value(Callers.list(), own, &Store.get_of/1)
     else
       own
     end
@@ -607,17 +608,6 @@ defmodule Foundation.ErrorContext do
   defp run_with(context, fun) do
     if context != %{}, do: set_context(context)
     fun.()
-  end
-
-  # `Process.info/2` because this library reads no process dictionary by way of `Process.get/1`,
-  # which the check that it offers (`mix foundation.audit`) would rightly find.
-  defp callers do
-    {:dictionary, dictionary} = Process.info(self(), :dictionary)
-
-    case List.keyfind(dictionary, :"$callers", 0) do
-      {_key, callers} when is_list(callers) -> callers
-      _none -> []
-    end
   end
 
   defp breadcrumb(module, function, metadata, now) do

@@ -581,6 +581,13 @@ defmodule Foundation.Native do
           | nil
   def span_current, do: absent()
 
+  # Of any process of this node.
+  @spec span_finish_of(pid, binary) :: span | :error | nil
+  def span_finish_of(_pid, _id), do: absent()
+
+  @spec span_current_of(pid) :: {:remote, binary, binary, byte, binary | nil} | :none | nil
+  def span_current_of(_pid), do: absent()
+
   @spec span_put_attributes(map) :: :ok | :error | nil
   def span_put_attributes(_attributes), do: absent()
 

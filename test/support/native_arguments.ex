@@ -102,6 +102,8 @@ defmodule Foundation.NativeArguments do
     span_start: [:any, :map],
     span_finish: [:maybe_id],
     span_current: [],
+    span_finish_of: [:local_pid, :id],
+    span_current_of: [:local_pid],
     span_put_attributes: [:map],
     span_add_event: [:map],
     span_add_link: [:map],

@@ -222,7 +222,8 @@ defmodule Foundation.Telemetry.Span do
     end
   end
 
-  defp finish(id) do
+  @doc false
+  def finish(id) do
     case Native.span_finish(id) || Router.backend().finish(id) do
       span when is_tuple(span) -> span
       _none -> Router.left(& &1.finish(id), :error)
@@ -412,11 +413,15 @@ defmodule Foundation.Telemetry.Span do
     try do
       fun.()
     after
-      backend |> Router.leave(mark) |> Enum.each(&Events.abandoned/1)
+      leave(backend, mark)
     end
   end
 
-  defp enter(context) do
+  @doc false
+  def leave(backend, mark), do: backend |> Router.leave(mark) |> Enum.each(&Events.abandoned/1)
+
+  @doc false
+  def enter(context) do
     backend = Router.backend()
 
     case backend.enter(context) do

@@ -1,7 +1,7 @@
 defmodule Foundation.Telemetry.Span.Backend do
   @moduledoc false
   # The engine behind `Foundation.Telemetry.Span`: a stack of open spans for each process. All
-  # callbacks but the last three act on the stack of the calling process, in O(1) unless stated
+  # callbacks but the last three and those for another process act on the stack of the calling process, in O(1) unless stated
   # otherwise.
 
   alias Foundation.Telemetry
@@ -23,6 +23,13 @@ defmodule Foundation.Telemetry.Span.Backend do
   @callback finish(id :: String.t() | nil) :: Frame.ended() | :error
 
   @callback current() :: Frame.view()
+
+  @doc "Closes a span of another process of this node. O(spans that are open inside it)."
+  @callback finish_of(pid, id :: String.t()) :: Frame.ended() | :error
+
+  @doc "The context in which another process of this node is: as `current/0`, of a context."
+  @callback current_of(pid) :: Frame.view()
+
   @callback update(Frame.change()) :: :ok | :error
 
   @doc "Enters a context from elsewhere: the mark to leave it by."

@@ -6,7 +6,7 @@ defmodule Foundation.Telemetry.Span.Router do
   # does not have is looked up in the other.
 
   alias Foundation.Legacy
-  alias Foundation.Telemetry.Span.{Backends, Frame}
+  alias Foundation.Telemetry.Span.{Backends, Context, Frame}
 
   @spec backend() :: module
   def backend do
@@ -39,6 +39,27 @@ defmodule Foundation.Telemetry.Span.Router do
   end
 
   def leave(backend, mark), do: backend.leave(mark)
+
+  @doc """
+  Closes a span of another process of this node; `:error` if it is not open there. The process
+  dictionary of another process is out of reach.
+  """
+  @spec finish_of(pid, String.t()) :: Frame.ended() | :error
+  def finish_of(pid, id) do
+    if node(pid) == node(), do: engine().finish_of(pid, id) || :error, else: :error
+  end
+
+  @doc "Returns the context of another process of this node, or `nil`."
+  @spec context_of(pid) :: Context.t() | nil
+  def context_of(pid) do
+    with true <- node(pid) == node(),
+         {:remote, trace_id, span_id, flags, tracestate} <- engine().current_of(pid) do
+      context = %{trace_id: trace_id, span_id: span_id, trace_flags: flags}
+      if tracestate, do: Map.put(context, :tracestate, tracestate), else: context
+    else
+      _none -> nil
+    end
+  end
 
   defp open(engine) do
     case engine.finish(nil) do

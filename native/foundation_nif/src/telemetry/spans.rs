@@ -21,6 +21,8 @@ nifs! {
     span_start / 2,
     span_finish / 1,
     span_current / 0,
+    span_finish_of / 2,
+    span_current_of / 1,
     span_put_attributes / 1,
     span_add_event / 1,
     span_add_link / 1,
@@ -322,18 +324,40 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
     }
     let wanted = if super::is_nil(id) {
         None
-    } else if let Some(digits) = crate::term::binary(id) {
-        let is_id = digits.len() == SPAN_DIGITS;
-        // A binary that is no id never matches a span.
-        Some(
-            is_id
-                .then(|| number_of_digits(digits))
-                .flatten()
-                .unwrap_or(0),
-        )
     } else {
-        return Err(Failure::BadArgument);
+        Some(wanted(id)?)
     };
+    finish(env, caller(env), wanted, id)
+}
+
+/// Like [`span_finish`], for a span of any local process.
+fn span_finish_of<'a>(env: Env<'a>, [pid, id]: [Term<'a>; 2]) -> NifResult<'a> {
+    let process = local(pid)?;
+    let wanted = number_of(id).and_then(|id| u64::try_from(id).ok());
+    let wanted = wanted.ok_or(Failure::BadArgument)?;
+    if !is_open() {
+        return nil(env);
+    }
+    finish(env, process, Some(wanted), id)
+}
+
+/// Returns the word of a local process.
+fn local(pid: Term) -> Result<u64, Failure> {
+    let _local: LocalPid = pid.decode().map_err(|_| Failure::BadArgument)?;
+    crate::process::known(pid)?.ok_or(Failure::BadArgument)
+}
+
+/// Returns the number of a span id. A binary that is no id gives 0, which no span has.
+fn wanted(id: Term) -> Result<u64, Failure> {
+    let digits = crate::term::binary(id).ok_or(Failure::BadArgument)?;
+    let is_id = digits.len() == SPAN_DIGITS;
+    Ok(is_id
+        .then(|| number_of_digits(digits))
+        .flatten()
+        .unwrap_or(0))
+}
+
+fn finish<'a>(env: Env<'a>, process: u64, wanted: Option<u64>, id: Term<'a>) -> NifResult<'a> {
     let now = clock::now();
     let read = |frame: &mut Frame<Body>| {
         if is_short(frame) {
@@ -346,13 +370,21 @@ fn span_finish<'a>(env: Env<'a>, [id]: [Term<'a>; 1]) -> NifResult<'a> {
             Err(Failure::TakesLong)
         }
     };
-    match SPANS.finish(caller(env), wanted, read)? {
+    match SPANS.finish(process, wanted, read)? {
         Some(Finished::Read(span)) => Ok(span),
         Some(Finished::Taken(frame)) => {
             let duration = now.saturating_sub(frame.started);
             span_term(env, &frame, span_id(env, frame.id), duration)
         }
         None => Ok(error().to_term(env)),
+    }
+}
+
+/// The `tracestate` of a frame, or `nil`.
+fn state<'a>(env: Env<'a>, frame: &Frame<Body>) -> Term<'a> {
+    match &frame.state {
+        Some(state) => crate::term::binary_term(env, state),
+        None => rustler::types::atom::nil().to_term(env),
     }
 }
 
@@ -369,16 +401,28 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         return Err(Failure::TakesLong);
     }
     let id = span_id(env, frame.id);
-    let state = match &frame.state {
-        Some(state) => crate::term::binary_term(env, state),
-        None => rustler::types::atom::nil().to_term(env),
-    };
+    let state = state(env, &frame);
     Ok(if frame.is_span {
         (span(), span_term(env, &frame, id, 0)?, state).encode(env)
     } else {
         let trace = trace_id(env, frame.trace);
         (remote(), trace, id, frame.flags, state).encode(env)
     })
+}
+
+/// `{:remote, trace_id, span_id, flags, tracestate}` of the innermost frame of any local process, or
+/// `:none`.
+fn span_current_of<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
+    let process = local(pid)?;
+    if !is_open() {
+        return nil(env);
+    }
+    let read = |frame: &mut Frame<Body>| {
+        let (trace, id) = (trace_id(env, frame.trace), span_id(env, frame.id));
+        (remote(), trace, id, frame.flags, state(env, frame)).encode(env)
+    };
+    let current = SPANS.innermost(process, read);
+    Ok(current.unwrap_or_else(|| none().to_term(env)))
 }
 
 /// Changes the data of the innermost frame, except its name, if the frame is a span.

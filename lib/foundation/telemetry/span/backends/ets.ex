@@ -1,8 +1,9 @@
 defmodule Foundation.Telemetry.Span.Backends.ETS do
   @moduledoc false
   # :span_contexts, an ordered_set of {{pid, n}, frame}: a process's frames by n, innermost last.
-  # Only its own process writes a row while that lives, and the span process takes it after that;
-  # so no row has two writers.
+  # Only its own process inserts and changes a row while that lives, and the span process takes it
+  # after that. Another process may remove one, to end a span by its handle: a change of a row that
+  # is gone does nothing.
   #
   # {{pid, 0}, :watched} stays while its process lives, also when nothing is open: one monitor
   # a process. `ETS.Abandoned` has the rows of dead processes. Without the table spans still have
@@ -44,24 +45,34 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   @impl true
   def finish(nil) do
     case innermost() do
-      {n, %{} = span} -> take(n, span)
+      {n, %{} = span} -> take(self(), n, span)
       _none -> :error
     end
   end
 
-  def finish(id), do: finish(id, @last)
+  def finish(id), do: finish(self(), id, @last)
 
-  defp finish(id, position) do
-    case before(position) do
+  # One that is dead is the span process's.
+  @impl true
+  def finish_of(pid, id), do: if(Process.alive?(pid), do: finish(pid, id, @last), else: :error)
+
+  defp finish(pid, id, position) do
+    case before(pid, position) do
       {_n, nil} -> :error
-      {n, %{span_id: ^id} = span} -> take(n, span)
-      {n, _other} -> finish(id, n)
+      {n, %{span_id: ^id} = span} -> take(pid, n, span)
+      {n, _other} -> finish(pid, id, n)
     end
   end
 
-  defp take(n, span) do
-    delete(n)
-    Frame.ended(span)
+  # Of two that end a span one takes its row.
+  defp take(pid, n, span) do
+    case :ets.take(@table, {pid, n}) do
+      [_row] -> Frame.ended(span)
+      [] -> :error
+    end
+  rescue
+    # The table may go between a look at a frame and this.
+    ArgumentError -> Frame.ended(span)
   end
 
   @impl true
@@ -71,9 +82,17 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   end
 
   @impl true
+  def current_of(pid) do
+    case before(pid, @last) do
+      {_n, %{} = span} -> Frame.view({:remote, span})
+      {_n, frame} -> Frame.view(frame)
+    end
+  end
+
+  @impl true
   def update(change) do
     case innermost() do
-      {n, %{} = span} -> put(n, Frame.change(span, change))
+      {n, %{} = span} -> change(n, Frame.change(span, change))
       _none -> :error
     end
   end
@@ -115,21 +134,28 @@ defmodule Foundation.Telemetry.Span.Backends.ETS do
   @impl true
   defdelegate forget(token), to: Abandoned
 
-  defp innermost, do: before(@last)
+  defp innermost, do: before(self(), @last)
 
-  # The caller's frame before a position, and its own position: 0 and nil when there is none.
-  defp before(position) do
-    own = self()
-
-    with {^own, n} when n > 0 <- :ets.prev(@table, {own, position}),
-         [{_key, frame}] <- :ets.lookup(@table, {own, n}) do
-      {n, frame}
+  # The frame of a process before a position, and its position: 0 and nil when there is none.
+  defp before(pid, position) do
+    with {^pid, n} when n > 0 <- :ets.prev(@table, {pid, position}) do
+      case :ets.lookup(@table, {pid, n}) do
+        [{_key, frame}] -> {n, frame}
+        # Another process has just taken it.
+        [] -> before(pid, n)
+      end
     else
       _none -> {0, nil}
     end
   rescue
     # The table is gone: the application is not started, or its owner was killed just now.
     ArgumentError -> {0, nil}
+  end
+
+  defp change(n, frame) do
+    if :ets.update_element(@table, {self(), n}, {2, frame}), do: :ok, else: :error
+  rescue
+    ArgumentError -> :ok
   end
 
   defp put(n, frame) do

@@ -28,6 +28,12 @@ defmodule Foundation.Telemetry.Span.Backends.Native do
   @impl true
   def current, do: Native.span_current()
 
+  @impl true
+  def finish_of(pid, id), do: Native.span_finish_of(pid, id)
+
+  @impl true
+  def current_of(pid), do: Native.span_current_of(pid)
+
   # Only the process itself changes its spans, so nothing comes between reading and writing.
   @impl true
   def update({:attributes, attributes}) do

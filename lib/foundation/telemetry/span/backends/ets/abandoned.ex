@@ -146,8 +146,16 @@ defmodule Foundation.Telemetry.Span.Backends.ETS.Abandoned do
 
   defp before(pid, position) do
     case :ets.prev(@table, {pid, position}) do
-      {^pid, n} = key when n > 0 -> {n, :ets.lookup_element(@table, key, 2)}
+      {^pid, n} = key when n > 0 -> {n, frame(key)}
       _mark_or_another -> nil
+    end
+  end
+
+  # Another process that ends a span by its handle may have taken it just now.
+  defp frame(key) do
+    case :ets.lookup(@table, key) do
+      [{_key, frame}] -> frame
+      [] -> :gone
     end
   end
 

@@ -1,0 +1,18 @@
+defmodule Foundation.Optional do
+  @moduledoc false
+  # The error of modules that need an optional package.
+
+  # The name of this library's package, which dependents compile.
+  @package "foundation_native"
+
+  @doc """
+  Raises for a function of `module` that was compiled without a package. A package that was added
+  later is not seen until this library is compiled again.
+  """
+  @spec missing!(module, String.t(), String.t()) :: no_return
+  def missing!(module, package, requirement) do
+    raise "#{inspect(module)} needs the package :#{package}, which was not there when " <>
+            "Foundation was compiled: add {:#{package}, \"#{requirement}\"} to the dependencies " <>
+            "in mix.exs, then run mix deps.compile #{@package} --force"
+  end
+end
