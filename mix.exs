@@ -13,7 +13,7 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    event_log.md cluster.md resilience.md migrating.md guarantees.md operating.md
+    event_log.md cluster.md resilience.md cache.md migrating.md guarantees.md operating.md
     architecture.md
   )
 
@@ -116,6 +116,7 @@ defmodule Foundation.MixProject do
       groups_for_modules: [
         Registry: [~r/^Foundation\.(Agent)?Registry/],
         Cluster: [~r/^Foundation\.Cluster/],
+        Cache: [~r/^Foundation\.Cache/],
         "Error context": [Foundation.ErrorContext, Foundation.RequestContext],
         Telemetry: [~r/^Foundation\.Telemetry/],
         "Durable events": [~r/^Foundation\.EventLog/],
