@@ -61,8 +61,8 @@ defmodule Foundation.Cache do
 
   `loader` runs in the caller, without an argument or with the key. It returns `{:ok, value}`,
   `{:ok, value, ttl: ms}` or `{:error, reason}`, which is the result of this function too. While it
-  runs, other callers of the key wait for its result. If its process dies, the caller that has waited
-  longest runs its own loader.
+  runs, other callers of the key wait for its result. If its process dies, the caller that has
+  waited longest runs its own loader.
 
   A raise, a throw or an exit of the loader goes on in its caller. Those that waited get
   `{:error, %Foundation.Cache.LoadError{}}`. They get the same with the reason `:timeout` after
@@ -125,8 +125,8 @@ defmodule Foundation.Cache do
 
   #{Config.put_docs()}
 
-  **Cost:** O(1) and a copy of the value; O(1) more for each entry that is evicted. With `:cluster`, a
-  message to each connected node.
+  **Cost:** O(1) and a copy of the value; O(1) more for each entry that is evicted. With `:cluster`,
+  a message to each connected node.
 
       iex> {:ok, _owner} = Foundation.Cache.start_link(name: MyApp.Put, max_bytes: 1_000_000)
       iex> Foundation.Cache.put(MyApp.Put, "key", 1, ttl: 60_000)
@@ -169,8 +169,8 @@ defmodule Foundation.Cache do
   @doc """
   Removes everything, and returns `:ok`. Loads under way are treated as in `delete/2`.
 
-  **Cost:** O(entries) in the ETS engine, where other writes wait. With `:cluster`, a message to each
-  connected node.
+  **Cost:** O(entries) in the ETS engine, where other writes wait. With `:cluster`, a message to
+  each connected node.
 
       iex> {:ok, _owner} = Foundation.Cache.start_link(name: MyApp.Clear, max_bytes: 1_000_000)
       iex> Foundation.Cache.put(MyApp.Clear, "key", 1)
@@ -231,8 +231,8 @@ defmodule Foundation.Cache do
   @doc """
   Returns the counts of a cache.
 
-    * `:hits`, `:misses` - reads: each `get/3`, `fetch/2` and `fetch/4` is one of the two. A fetch that
-      loads or waits for a load is a miss.
+    * `:hits`, `:misses` - reads: each `get/3`, `fetch/2` and `fetch/4` is one of the two. A fetch
+      that loads or waits for a load is a miss.
     * `:stale_hits` - the hits that got a stale value.
     * `:loads` - loaders that ended.
     * `:load_errors` - the loads that returned an error, raised, threw or exited.

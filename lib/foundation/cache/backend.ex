@@ -1,11 +1,11 @@
 defmodule Foundation.Cache.Backend do
   @moduledoc false
-  # The engine of a `Foundation.Cache`: entries with exact bytes, eviction, expiry, counters, and the
-  # loads under way.
+  # The engine of a `Foundation.Cache`: entries with exact bytes, eviction, expiry, counters, and
+  # the loads under way.
   #
-  # Every callback takes the cache's name, runs in the caller, and returns `nil` where the engine has
-  # no such cache. Times are durations in milliseconds; the engine has its own monotonic clock. A
-  # value is fresh for its `ttl`, and stale for `stale` after that.
+  # Every callback takes the cache's name, runs in the caller, and returns `nil` where the engine
+  # has no such cache. Times are durations in milliseconds; the engine has its own monotonic clock.
+  # A value is fresh for its `ttl`, and stale for `stale` after that.
   #
   # A *lease* is the right to store what a load gives. A write to its key ends it: the load goes on,
   # and its value is returned to its callers and not stored.
@@ -74,8 +74,8 @@ defmodule Foundation.Cache.Backend do
   @callback finish(name, lease, outcome) :: :stored | :not_stored | nil
 
   @doc """
-  Stores a value, and ends the lease of a load under way. A value larger than the cache is counted as
-  rejected, and what was under the key goes. O(1), and O(1) for each entry that is evicted.
+  Stores a value, and ends the lease of a load under way. A value larger than the cache is counted
+  as rejected, and what was under the key goes. O(1), and O(1) for each entry that is evicted.
   """
   @callback put(name, key, value, ttl :: time, stale :: time) :: :ok | nil
 
@@ -92,13 +92,14 @@ defmodule Foundation.Cache.Backend do
   @callback size(name) :: non_neg_integer | nil
 
   @doc """
-  `{hits, misses, loads, load_errors, stale_hits, evicted, expired, rejected, entries, bytes}`. O(1).
+  `{hits, misses, loads, load_errors, stale_hits, evicted, expired, rejected, entries, bytes}`.
+  O(1).
   """
   @callback stats(name) :: tuple | nil
 
   @doc """
-  The next entries with a value of a walk that begins with `0`, and where it goes on. An entry that is
-  there throughout is visited exactly once, others at most once.
+  The next entries with a value of a walk that begins with `0`, and where it goes on. An entry that
+  is there throughout is visited exactly once, others at most once.
   """
   @callback walk(name, cursor :: term) :: {[{key, value}], cursor :: term | :done} | nil
 

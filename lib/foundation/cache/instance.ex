@@ -148,7 +148,8 @@ defmodule Foundation.Cache.Instance do
   @impl Foundation.Owner
   def close(%{config: config, backend: backend}), do: stop(config.name, backend)
 
-  # The row goes first: callers that wait for the owner, or for a load, learn that there is no cache.
+  # The row goes first: callers that wait for the owner, or for a load, learn that there is no
+  # cache.
   defp stop(name, backend) do
     cells = cells(name)
     :ets.delete(@table, name)

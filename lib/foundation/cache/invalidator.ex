@@ -1,10 +1,11 @@
 defmodule Foundation.Cache.Invalidator do
   @moduledoc false
-  # Invalidates on other nodes what is written here, and here what is written on other nodes, for all
-  # caches with `:cluster`. One process for each node.
+  # Invalidates on other nodes what is written here, and here what is written on other nodes, for
+  # all caches with `:cluster`. One process for each node.
   #
   #     {:invalidate, cluster, cache, {:delete, key} | :clear | :expire}
-  #     {:hello, node, [{cluster, cache}]}    which caches of that node have ever invalidated anything
+  #     {:hello, node, [{cluster, cache}]}    which caches of that node have ever invalidated
+  #     anything
   #
   # The caller of a write sends to all connected nodes. A node without such a cache, or with one of
   # another cluster, ignores it. A message may get lost with a connection. So at a reconnect each of

@@ -7,8 +7,8 @@ defmodule Foundation.Cache.LoadError do
 
     * `:cache`, `:key` - the load.
     * `:kind` - `:error`, `:throw` or `:exit`, as in `catch`; `:timeout` where nothing came in time.
-    * `:reason` - the exception, the thrown value or the reason of the exit; `:timeout` where nothing
-      came within the `:load_timeout`
+    * `:reason` - the exception, the thrown value or the reason of the exit; `:timeout` where
+      nothing came within the `:load_timeout`
   """
 
   defexception [:cache, :key, :kind, :reason]

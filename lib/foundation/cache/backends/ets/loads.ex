@@ -1,7 +1,7 @@
 defmodule Foundation.Cache.Backends.ETS.Loads do
   @moduledoc false
-  # The loads under way in the ETS engine, and the callers that wait for them. They are in two tables
-  # of the application's own process, which outlives the servers:
+  # The loads under way in the ETS engine, and the callers that wait for them. They are in two
+  # tables of the application's own process, which outlives the servers:
   #
   #     {{:lease, name, lease}, key, loader, epoch, since}
   #     {{:key, name, key}, lease}                 the load that callers of a key wait for
@@ -142,8 +142,8 @@ defmodule Foundation.Cache.Backends.ETS.Loads do
     end
   end
 
-  # The message comes first. If the server is killed in between, its successor sends another one, and
-  # the waiter has taken the first.
+  # The message comes first. If the server is killed in between, its successor sends another one,
+  # and the waiter has taken the first.
   @spec answer(atom, reference, pid, term) :: :ok
   def answer(name, ref, waiter, answer) do
     send(waiter, {:foundation_cache, ref, answer})

@@ -1,7 +1,7 @@
 defmodule Foundation.Cache.Backends.ETS.Server do
   @moduledoc false
-  # The owner of a cache of the ETS engine does all but the reads of values, and watches the processes
-  # that load. Its state is in tables that outlive it.
+  # The owner of a cache of the ETS engine does all but the reads of values, and watches the
+  # processes that load. Its state is in tables that outlive it.
 
   alias Foundation.Cache.Backends.ETS.{Loads, Store}
   alias Foundation.Cache.{Cells, Config}
@@ -206,7 +206,8 @@ defmodule Foundation.Cache.Backends.ETS.Server do
 
   defp lose(server, nil), do: server
 
-  # The lease stays, and goes to the caller that waits longest. If that is dead, its monitor says so.
+  # The lease stays, and goes to the caller that waits longest. If that is dead, its monitor says
+  # so.
   defp lose(%{name: name} = server, load) do
     case Loads.current?(name, load, epoch(server)) && Loads.next(name, load.lease) do
       {ref, waiter} ->

@@ -9,8 +9,8 @@ defmodule Foundation.Cache.Backends.ETS.Store do
   # Callers read, and set the mark of an entry that they hit. The cache's server does the rest.
   #
   # Eviction is SIEVE (Zhang et al., NSDI 2024). A hand goes from the oldest key to the newest one,
-  # again and again. It takes the mark of an entry that has one, and evicts the first entry without a
-  # mark. A second hand looks for expired entries, two with each write.
+  # again and again. It takes the mark of an entry that has one, and evicts the first entry without
+  # a mark. A second hand looks for expired entries, two with each write.
 
   alias Foundation.Cache.Backend
   alias Foundation.Cache.Backends.ETS.Footprint
@@ -148,8 +148,8 @@ defmodule Foundation.Cache.Backends.ETS.Store do
     end
   end
 
-  # A key keeps its place: a new value is a use of it. The order comes first, so that a kill leaves no
-  # entry without a place.
+  # A key keeps its place: a new value is a use of it. The order comes first, so that a kill leaves
+  # no entry without a place.
   defp place(store, key) do
     # Counts an expired one.
     take_or_find(store, key)
