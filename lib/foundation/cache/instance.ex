@@ -14,6 +14,7 @@ defmodule Foundation.Cache.Instance do
 
   @table __MODULE__
   @reaper Foundation.Cache.Reaper
+  @reopen_ms 10
 
   @type config :: Foundation.Cache.Config.t()
 
@@ -136,8 +137,10 @@ defmodule Foundation.Cache.Instance do
     :ets.insert(@table, {name, engine, self(), config, cells, adopt_timeout})
     Reaper.watch(@reaper, name, self(), adopt_timeout)
 
-    with {:ok, state} <- backend(engine).open(config, adopt_timeout),
-         do: {:ok, %{config: config, backend: backend(engine), state: state}}
+    with {:ok, state} <- backend(engine).open(config, adopt_timeout) do
+      reaper = Process.monitor(@reaper)
+      {:ok, %{config: config, backend: backend(engine), state: state, reaper: reaper}}
+    end
   end
 
   defp backend(:ets), do: ETS
@@ -146,7 +149,10 @@ defmodule Foundation.Cache.Instance do
   def owner?(name, pid), do: owner(name) == pid
 
   @impl Foundation.Owner
-  def close(%{config: config, backend: backend}), do: stop(config.name, backend)
+  def close(%{config: config, backend: backend}) do
+    # The application may have ended before, and the table with it.
+    if :ets.whereis(@table) != :undefined, do: stop(config.name, backend)
+  end
 
   # The row goes first: callers that wait for the owner, or for a load, learn that there is no
   # cache.
@@ -156,9 +162,31 @@ defmodule Foundation.Cache.Instance do
     if cells, do: backend.stop(name, cells)
   end
 
+  # The application may have been stopped, and all caches with it. If it is started again, an owner
+  # that has outlived it opens its cache anew.
   @impl Foundation.Owner
+  def handle_message({:DOWN, ref, :process, _pid, _reason}, %{reaper: ref} = owned),
+    do: reopen(owned)
+
+  def handle_message(:reopen, owned), do: reopen(owned)
+
   def handle_message(message, %{backend: backend} = owned),
     do: %{owned | state: backend.handle_message(message, owned.state)}
+
+  defp reopen(%{config: config} = owned) do
+    cond do
+      Process.whereis(@reaper) == nil ->
+        Process.send_after(self(), :reopen, @reopen_ms)
+        owned
+
+      owner(config.name) == self() ->
+        %{owned | reaper: Process.monitor(@reaper)}
+
+      true ->
+        {:ok, opened} = adopt(config)
+        opened
+    end
+  end
 
   @impl Foundation.Owner
   def handle_request(request, _from, %{backend: backend} = owned) do
