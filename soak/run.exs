@@ -13,12 +13,12 @@
 # The report formats figures as the demo does.
 Code.require_file("../examples/cross_reference/lib/cross_reference/format.ex", __DIR__)
 
-for file <- ~w(options record epoch pause crew area faults memory peers report),
+for file <- ~w(options record epoch pause crew area faults memory peers report tree),
     do: Code.require_file("support/#{file}.exs", __DIR__)
 
 for file <-
       ~w(registry/tree registry/entries registry/reads registry) ++
-        ~w(agents locks events spans context flags state event_log table library),
+        ~w(agents locks events spans context flags state event_log resilience table library),
     do: Code.require_file("areas/#{file}.exs", __DIR__)
 
 defmodule Soak.Run do
@@ -36,6 +36,7 @@ defmodule Soak.Run do
     Soak.Flags,
     Soak.State,
     Soak.EventLog,
+    Soak.Resilience,
     Soak.Table,
     Soak.Library
   ]
@@ -80,7 +81,10 @@ defmodule Soak.Run do
     for area <- @areas, area.crew() != [], do: Record.progress(area.name())
 
     IO.write(Report.text(@areas, options, now() - started))
-    if Record.failed?(), do: exit({:shutdown, 1})
+    failed? = Record.failed?()
+    # What the crew does after that counts for nothing.
+    Pause.all(fn -> for area <- @areas, function_exported?(area, :close, 0), do: area.close() end)
+    if failed?, do: exit({:shutdown, 1})
   end
 
   defp break(faults, deadline, next_audit) do

@@ -6,20 +6,9 @@ defmodule Soak.EventLog do
   @behaviour Soak.Area
 
   alias Foundation.EventLog
-  alias Soak.{Faults, Record}
+  alias Soak.{Faults, Record, Tree}
 
-  defmodule Tree do
-    @moduledoc false
-    use Supervisor
-
-    def start_link(children), do: Supervisor.start_link(__MODULE__, children, name: __MODULE__)
-
-    @impl true
-    def init(children),
-      do:
-        Supervisor.init(children, strategy: :one_for_one, max_restarts: 1_000_000, max_seconds: 1)
-  end
-
+  @tree Soak.EventLog.Tree
   @log :soak_event_log
   @writers 4
 
@@ -35,9 +24,8 @@ defmodule Soak.EventLog do
 
   @impl true
   def open(options) do
-    dir = Path.join(System.tmp_dir!(), "foundation_soak_log_#{System.pid()}_#{options.seed}")
-    :persistent_term.put(__MODULE__, dir)
-    {:ok, _pid} = Tree.start_link(if(native?(), do: [log(dir)], else: []))
+    dir = Tree.choose_dir(__MODULE__, options)
+    {:ok, _pid} = Tree.start_link(@tree, if(native?(), do: [log(dir)], else: []))
     :ok
   end
 
@@ -45,11 +33,8 @@ defmodule Soak.EventLog do
   defp native?, do: Foundation.engine() == :native
   defp log(dir), do: {EventLog, name: @log, dir: dir, segment_bytes: 200_000}
 
-  @doc "Removes the log."
-  def close do
-    Supervisor.stop(Tree)
-    File.rm_rf!(:persistent_term.get(__MODULE__))
-  end
+  @impl true
+  def close, do: Tree.close(@tree, __MODULE__)
 
   @impl true
   def crew do

@@ -6,7 +6,7 @@ defmodule Soak.State do
   @behaviour Soak.Area
 
   alias Foundation.StateManager
-  alias Soak.{Faults, Record}
+  alias Soak.{Faults, Record, Tree}
 
   defmodule Counter do
     @moduledoc false
@@ -24,18 +24,7 @@ defmodule Soak.State do
     defp state(count), do: %{count: count, filler: :binary.copy(<<count::64>>, 2_000)}
   end
 
-  defmodule Tree do
-    @moduledoc false
-    use Supervisor
-
-    def start_link(children), do: Supervisor.start_link(__MODULE__, children, name: __MODULE__)
-
-    @impl true
-    def init(children),
-      do:
-        Supervisor.init(children, strategy: :one_for_one, max_restarts: 1_000_000, max_seconds: 1)
-  end
-
+  @tree Soak.State.Tree
   @servers [:soak_state_1, :soak_state_2]
 
   @impl true
@@ -50,8 +39,7 @@ defmodule Soak.State do
 
   @impl true
   def open(options) do
-    dir = Path.join(System.tmp_dir!(), "foundation_soak_#{System.pid()}_#{options.seed}")
-    :persistent_term.put(__MODULE__, dir)
+    dir = Tree.choose_dir(__MODULE__, options)
 
     children =
       for server <- @servers do
@@ -64,18 +52,15 @@ defmodule Soak.State do
         Supervisor.child_spec({Counter, options}, id: server)
       end
 
-    {:ok, _pid} = Tree.start_link(children)
+    {:ok, _pid} = Tree.start_link(@tree, children)
     for server <- @servers, do: File.ln_s!("#{server}", link(dir, server))
     :ok
   end
 
   defp link(dir, server), do: Path.join(dir, "#{server}_link")
 
-  @doc "Removes the checkpoints."
-  def close do
-    Supervisor.stop(Tree)
-    File.rm_rf!(:persistent_term.get(__MODULE__))
-  end
+  @impl true
+  def close, do: Tree.close(@tree, __MODULE__)
 
   @impl true
   def crew, do: [%{count: length(@servers), init: &start/1, step: &count/1}]
@@ -93,7 +78,7 @@ defmodule Soak.State do
   # The server links to its caller. A process of its own ends a server that was wrongly started.
   defp intrude(server) do
     Faults.await(server)
-    options = [name: nil, checkpoint_dir: link(:persistent_term.get(__MODULE__), server)]
+    options = [name: nil, checkpoint_dir: link(Tree.dir(__MODULE__), server)]
 
     {pid, ref} =
       spawn_monitor(fn ->
@@ -141,7 +126,7 @@ defmodule Soak.State do
     for server <- @servers do
       Faults.await(server)
       before = GenServer.call(server, :get)
-      Faults.restart(Tree, server, [])
+      Faults.restart(@tree, server, [])
       restored = GenServer.call(server, :get)
       right? = is_integer(before) and restored == before
       Record.check!(:state, right?, fn -> {restored, :instead_of, before} end)

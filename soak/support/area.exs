@@ -21,4 +21,8 @@ defmodule Soak.Area do
   @callback faults(engine :: :native | :ets) :: [fault]
   @doc "Checks, while the crew waits, what is exact only then."
   @callback audit() :: term
+
+  @doc "Removes what the area leaves on disk, after the last audit."
+  @callback close() :: term
+  @optional_callbacks close: 0
 end
