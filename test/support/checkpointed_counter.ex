@@ -28,6 +28,9 @@ defmodule Foundation.Test.CheckpointedCounter do
 
   @doc "Starts a server without links, so that it outlives its caller."
   def begin(options) do
+    # A server that refuses to start would end its linked caller too.
+    Process.flag(:trap_exit, true)
+
     with {:ok, pid} <- start_link(options) do
       Process.unlink(pid)
       {:ok, pid}

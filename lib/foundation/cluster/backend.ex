@@ -8,9 +8,10 @@ defmodule Foundation.Cluster.Backend do
   `:syn` asks the registry of that name on its own node.
   """
 
-  alias Foundation.Cluster.Config
-
   @type key :: term
+
+  @typedoc "The options of the cluster, and the names of its tables and processes."
+  @type config :: struct
 
   @doc """
   Returns `:ok` if the engine can be used on this node, or what is missing for it.
@@ -25,7 +26,7 @@ defmodule Foundation.Cluster.Backend do
   the replicator.
   """
   @doc since: "0.1.0"
-  @callback children(Config.t()) :: [Supervisor.child_spec()]
+  @callback children(config) :: [Supervisor.child_spec()]
 
   @doc """
   Claims a name for a process of this node, before it is registered in the replica.
@@ -35,7 +36,7 @@ defmodule Foundation.Cluster.Backend do
   all nodes that it can reach.
   """
   @doc since: "0.1.0"
-  @callback claim(Config.t(), key, pid, stamp :: integer) ::
+  @callback claim(config, key, pid, stamp :: integer) ::
               :ok | {:error, {:already_registered, pid}}
 
   @doc """
@@ -43,7 +44,7 @@ defmodule Foundation.Cluster.Backend do
   now stays. The death of the process does the same without a call.
   """
   @doc since: "0.1.0"
-  @callback release(Config.t(), key, pid) :: :ok
+  @callback release(config, key, pid) :: :ok
 
   @doc """
   A process of this node has lost the name to an older registration, by the cluster's rule.
@@ -52,7 +53,7 @@ defmodule Foundation.Cluster.Backend do
   process of its own.
   """
   @doc since: "0.1.0"
-  @callback lost(Config.t(), key, loser :: pid, winner :: pid) :: :ok
+  @callback lost(config, key, loser :: pid, winner :: pid) :: :ok
 
   @doc "Returns whether the engine keeps names of its own, which an orderly stop has to give back."
   @doc since: "0.1.0"
