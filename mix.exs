@@ -64,6 +64,8 @@ defmodule Foundation.MixProject do
         {:syn, "~> 3.3", optional: true},
         # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
         {:credo, "~> 1.7", optional: true, runtime: false},
+        # For Foundation.OpenTelemetry, which is compiled only where it is.
+        {:opentelemetry_api, "~> 1.2", optional: true, runtime: false},
         {:telemetry_metrics, "~> 1.0", optional: true, runtime: false},
         {:benchee, "~> 1.3", only: :dev, runtime: false},
         {:dialyxir, "~> 1.4", only: :dev, runtime: false},

@@ -5,7 +5,7 @@ defmodule Foundation.Application do
   alias Foundation.{Cache, CacheSupervisor, Config, Engine, ErrorContext, EventLog, FeatureFlags}
   alias Foundation.{RegistrySupervisor, ResilienceSupervisor, TelemetrySupervisor}
   alias Foundation.Registry.{Cleanup, Locks}
-  alias Foundation.Resilience
+  alias Foundation.{OpenTelemetry, Resilience}
 
   @impl true
   def start(_type, _args) do
@@ -19,6 +19,7 @@ defmodule Foundation.Application do
       :ok = Resilience.ETS.open_table()
       :ok = Resilience.Budget.open_table()
       :ok = Cache.Instance.open_tables()
+      :ok = OpenTelemetry.Open.open_table()
 
       children = [
         FeatureFlags,

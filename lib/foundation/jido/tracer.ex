@@ -14,7 +14,7 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Observe.Tracer)) do
     may end a span. When the process that started it dies first, the span ends as
     `:abandoned`.
 
-    The events are those of `Foundation.Telemetry.Span`.
+    The events are those of `Foundation.Telemetry.Span`. `Foundation.OpenTelemetry` exports them.
     """
 
     @behaviour Jido.Observe.Tracer
