@@ -68,7 +68,7 @@ defmodule Soak.Agents do
   end
 
   defp restart_application do
-    Epoch.change([:agents, :locks, :telemetry, :flags, :context], fn ->
+    Epoch.change([:agents, :locks, :telemetry, :flags, :context, :cache], fn ->
       :ok = Application.stop(:foundation)
       :ok = Application.start(:foundation)
     end)
