@@ -88,14 +88,15 @@ defmodule Foundation.CacheModel do
   end
 
   @doc """
-  Returns whether it is known what happens when a slot is killed. Several slots that wait for a load
-  whose lease has ended race for the next one.
+  Returns whether it can be known what happens when a slot is killed. Callers that wait for a load
+  whose lease has ended fetch again: several of them race, and one that waits again does not say so.
   """
   def killable?(model, slot) do
-    case model.slots[slot] do
-      :idle -> false
-      :waits -> true
-      {:loads, _key, lease?} -> lease? or length(model.queues[slot]) < 2
+    case {model.slots[slot], model.queues[slot]} do
+      {:idle, _queue} -> false
+      {{:loads, key, false}, [_next]} -> not match?({:waits, _}, expected(model, key))
+      {{:loads, _key, false}, [_next | _others]} -> false
+      {_loads_or_waits, _queue} -> true
     end
   end
 
@@ -119,7 +120,6 @@ defmodule Foundation.CacheModel do
         case expected(model, key) do
           {:fetched, kept} -> {{next, {:fetched, kept}}, model}
           :loads -> {{next, :loads}, begin(model, next, key)}
-          {:waits, loader} -> {{next, :waits}, wait(model, next, loader)}
         end
     end
   end

@@ -122,7 +122,6 @@ defmodule Foundation.CacheSystem do
 
     case expected do
       nil -> nil
-      {next, :waits} -> {next, :waits}
       {next, _loads_or_fetched} -> {next, loading(pid(slots, next))}
     end
   end

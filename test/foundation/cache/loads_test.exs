@@ -1,6 +1,8 @@
 defmodule Foundation.Cache.LoadsTest do
   use Foundation.Conformance.Cache
 
+  alias Foundation.Cache.Backends.ETS.Loads
+
   conform "1,000 callers of a missing key share one load", %{engine: engine} do
     cache = cache!(engine)
     loader = fetcher(cache, :key)
@@ -261,6 +263,29 @@ defmodule Foundation.Cache.LoadsTest do
     # The loader's caller gets its value.
     release(loader, {:ok, 1})
     assert_receive {:fetched, ^loader, {:ok, 1}}, 30_000
+  end
+
+  test "loads and callers that end leave nothing behind in the ETS engine" do
+    cache = cache!(:ets, load_timeout: 60_000)
+    loader = fetcher(cache, :key)
+    assert_receive {:loading, ^loader}, 30_000
+    assert {:error, %LoadError{}} = Cache.fetch(cache, :key, fn -> {:ok, 1} end, load_timeout: 1)
+    dead = for _n <- 1..10, do: fetcher(cache, :key)
+    await_misses(cache, 12)
+    for pid <- dead, do: kill(pid)
+    eventually(fn -> Loads.waiters(cache) == [] end)
+    waiters = for _n <- 1..3, do: fetcher(cache, :key)
+    await_misses(cache, 15)
+    kill(loader)
+    assert_receive {:loading, next}, 30_000
+    Cache.delete(cache, :key)
+    kill(next)
+    assert_receive {:loading, last}, 30_000
+    release(last, {:ok, 1})
+    for pid <- waiters -- [next], do: assert_receive({:fetched, ^pid, {:ok, 1}}, 30_000)
+    assert Loads.all(cache) == []
+    assert Loads.waiters(cache) == []
+    assert :sys.get_state(cache).state.state.monitors == %{}
   end
 
   conform "events tell of each load, in the process that loads", %{engine: engine} do

@@ -77,7 +77,7 @@ defmodule Foundation.Cache.Backends.ETS do
   end
 
   @impl true
-  def cancel(name, ref), do: call(name, {:cancel, ref})
+  def cancel(name, ref), do: call(name, {:cancel, ref, self()})
 
   @impl true
   def finish(name, lease, outcome), do: call(name, {:finish, lease, outcome})

@@ -131,14 +131,21 @@ defmodule Foundation.Cache.Backends.ETS.Loads do
     end
   end
 
-  @doc "Answers all waiters of a load in the order of arrival."
-  @spec answer_all(atom, lease, term) :: :ok
+  @doc "Returns all waiters of a cache."
+  @spec waiters(atom) :: [{reference, pid}]
+  def waiters(name),
+    do: :ets.select(@waiters, [{{{name, :_, :_}, :"$1", :"$2"}, [], [{{:"$1", :"$2"}}]}])
+
+  @doc "Answers all waiters of a load in the order of arrival, and returns them."
+  @spec answer_all(atom, lease, term) :: [{reference, pid}]
   def answer_all(name, lease, answer) do
-    with {ref, waiter} <- next(name, lease) do
-      answer(name, ref, waiter, answer)
-      answer_all(name, lease, answer)
-    else
-      nil -> :ok
+    case next(name, lease) do
+      {ref, waiter} ->
+        answer(name, ref, waiter, answer)
+        [{ref, waiter} | answer_all(name, lease, answer)]
+
+      nil ->
+        []
     end
   end
 

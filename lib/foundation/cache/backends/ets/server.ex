@@ -28,9 +28,8 @@ defmodule Foundation.Cache.Backends.ETS.Server do
       load_timeout: config.load_timeout
     }
 
-    Enum.reduce(Loads.all(config.name), server, fn {lease, loader}, server ->
-      watch(server, loader, lease)
-    end)
+    watched = Loads.all(config.name) ++ Loads.waiters(config.name)
+    Enum.reduce(watched, server, fn {ref, pid}, server -> watch(server, pid, ref) end)
   end
 
   @doc "Removes all that is known of a cache."
@@ -62,8 +61,11 @@ defmodule Foundation.Cache.Backends.ETS.Server do
     end
   end
 
-  def handle_request({:cancel, ref}, server),
-    do: {if(Loads.cancel(server.name, ref), do: :cancelled, else: :answered), server}
+  def handle_request({:cancel, ref, waiter}, server) do
+    if Loads.cancel(server.name, ref),
+      do: {:cancelled, unwatch(server, waiter, ref)},
+      else: {:answered, server}
+  end
 
   def handle_request({:put, key, value, ttl, stale}, server) do
     Loads.detach(server.name, key)
@@ -114,14 +116,14 @@ defmodule Foundation.Cache.Backends.ETS.Server do
 
       true ->
         Loads.wait(server.name, load.lease, ref, pid)
-        {{:wait, ref}, server}
+        {{:wait, ref}, watch(server, pid, ref)}
     end
   end
 
   defp loads?(server, pid, key) do
     case server.monitors do
-      %{^pid => {_monitor, leases}} ->
-        Enum.any?(leases, &match?(%{key: ^key}, Loads.get(server.name, &1)))
+      %{^pid => {_monitor, refs}} ->
+        Enum.any?(refs, &match?(%{key: ^key}, Loads.get(server.name, &1)))
 
       %{} ->
         false
@@ -146,11 +148,11 @@ defmodule Foundation.Cache.Backends.ETS.Server do
         do: store(server, load, outcome),
         else: {:not_stored, server}
 
-    Loads.answer_all(name, load.lease, answer(outcome))
+    answered = Loads.answer_all(name, load.lease, answer(outcome))
     Cells.add(server.store.cells, :loads, 1)
     if elem(outcome, 0) != :ok, do: Cells.add(server.store.cells, :load_errors, 1)
     Loads.finish(name, load)
-    {stored, unwatch(server, load.loader, load.lease)}
+    {stored, unwatch_all(server, [{load.lease, load.loader} | answered])}
   end
 
   defp answer({:ok, value, _ttl, _stale}), do: {:ok, value}
@@ -188,14 +190,15 @@ defmodule Foundation.Cache.Backends.ETS.Server do
 
   defp epoch(server), do: Cells.get(server.store.cells, :epoch)
 
-  ## Deaths of loaders
+  ## Deaths of loaders and waiters
 
   @spec handle_message(term, t) :: t
   def handle_message({:DOWN, monitor, :process, pid, _reason}, server) do
     case server.monitors do
-      %{^pid => {^monitor, leases}} ->
+      %{^pid => {^monitor, refs}} ->
         server = %{server | monitors: Map.delete(server.monitors, pid)}
-        Enum.reduce(leases, server, &lose(&2, Loads.get(server.name, &1)))
+        for ref <- refs, do: Loads.cancel(server.name, ref)
+        Enum.reduce(refs, server, &lose(&2, Loads.get(server.name, &1)))
 
       %{} ->
         server
@@ -213,29 +216,33 @@ defmodule Foundation.Cache.Backends.ETS.Server do
       {ref, waiter} ->
         Loads.hand_over(name, load.lease, waiter)
         Loads.answer(name, ref, waiter, {:load, load.lease})
-        watch(server, waiter, load.lease)
+        server |> watch(waiter, load.lease) |> unwatch(waiter, ref)
 
       _no_waiter_or_ended ->
-        Loads.answer_all(name, load.lease, :again)
+        answered = Loads.answer_all(name, load.lease, :again)
         Loads.finish(name, load)
-        server
+        unwatch_all(server, answered)
     end
   end
 
-  defp watch(server, pid, lease) do
-    {monitor, leases} = Map.get_lazy(server.monitors, pid, fn -> {Process.monitor(pid), []} end)
-    %{server | monitors: Map.put(server.monitors, pid, {monitor, [lease | leases]})}
+  # One monitor for each process. The references are its leases, and those that it waits by.
+  defp watch(server, pid, ref) do
+    {monitor, refs} = Map.get_lazy(server.monitors, pid, fn -> {Process.monitor(pid), []} end)
+    %{server | monitors: Map.put(server.monitors, pid, {monitor, [ref | refs]})}
   end
 
-  defp unwatch(server, pid, lease) do
+  defp unwatch_all(server, watched),
+    do: Enum.reduce(watched, server, fn {ref, pid}, server -> unwatch(server, pid, ref) end)
+
+  defp unwatch(server, pid, ref) do
     case server.monitors do
-      %{^pid => {monitor, [^lease]}} ->
+      %{^pid => {monitor, [^ref]}} ->
         Process.demonitor(monitor, [:flush])
         %{server | monitors: Map.delete(server.monitors, pid)}
 
-      %{^pid => {monitor, leases}} ->
-        leases = List.delete(leases, lease)
-        %{server | monitors: Map.put(server.monitors, pid, {monitor, leases})}
+      %{^pid => {monitor, refs}} ->
+        refs = List.delete(refs, ref)
+        %{server | monitors: Map.put(server.monitors, pid, {monitor, refs})}
 
       %{} ->
         server
