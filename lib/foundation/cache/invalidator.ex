@@ -150,7 +150,7 @@ defmodule Foundation.Cache.Invalidator do
 
   defp invalidate(cache, cluster, what) do
     case Instance.config(cache) do
-      %{cluster: ^cluster} when cluster != nil -> apply_here(cache, what)
+      %{cluster: ^cluster} = config when cluster != nil -> apply_here(config, what)
       _none_or_of_another_cluster -> :ok
     end
   rescue
@@ -158,15 +158,16 @@ defmodule Foundation.Cache.Invalidator do
     ArgumentError -> :ok
   end
 
-  # While the owner is being restarted all other caches would wait for it here.
-  defp apply_here(cache, what) when what == :expire, do: Engines.expire(cache)
-
-  defp apply_here(cache, what) do
-    case Process.whereis(cache) && what do
-      nil -> Engines.expire(cache)
-      {:delete, key} -> Engines.delete(cache, key)
-      :clear -> Engines.clear(cache)
-      _unknown -> :ok
+  defp apply_here(%{name: cache} = config, what) do
+    case {what, up?(config)} do
+      {{:delete, key}, true} -> Engines.delete(cache, key)
+      {:clear, true} -> Engines.clear(cache)
+      {_expire_or_away, _up?} -> Engines.expire(cache)
     end
   end
+
+  # In the ETS engine a write waits for the owner while that is restarted. The other caches would wait
+  # here, too.
+  defp up?(%{engine: :ets, name: cache}), do: Process.whereis(cache) != nil
+  defp up?(_native), do: true
 end
