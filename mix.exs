@@ -13,8 +13,8 @@ defmodule Foundation.MixProject do
   # In the order in which they are read.
   @guides ~w(
     getting_started.md tour.livemd drop_in_registry.md error_context.md telemetry.md
-    event_log.md cluster.md resilience.md cache.md migrating.md guarantees.md operating.md
-    architecture.md
+    event_log.md cluster.md resilience.md cache.md jido.md prometheus.md migrating.md guarantees.md
+    operating.md architecture.md
   )
 
   def project do
@@ -112,7 +112,11 @@ defmodule Foundation.MixProject do
           for(guide <- @guides, do: "guides/#{guide}") ++
           (Path.wildcard("*.md") -- ["README.md"]) ++ ["LICENSE"],
       groups_for_extras: [Guides: ~r"^guides/", "The project": ~r"^(?!README|guides/)"],
-      assets: %{"guides/images" => "images", "bench/plots" => "bench/plots"},
+      assets: %{
+        "guides/images" => "images",
+        "guides/dashboards" => "dashboards",
+        "bench/plots" => "bench/plots"
+      },
       # It speaks of modules that are not public.
       skip_undefined_reference_warnings_on: ["INTERNALS.md"],
       groups_for_modules: [

@@ -2,8 +2,8 @@ defmodule Foundation.Optional do
   @moduledoc false
   # The error of modules that need an optional package.
 
-  # The name of this library's package, which dependents compile.
-  @package "foundation_native"
+  # The name of this library as a dependency.
+  @package "foundation"
 
   @doc """
   Raises for a function of `module` that was compiled without a package. A package that was added
@@ -14,5 +14,12 @@ defmodule Foundation.Optional do
     raise "#{inspect(module)} needs the package :#{package}, which was not there when " <>
             "Foundation was compiled: add {:#{package}, \"#{requirement}\"} to the dependencies " <>
             "in mix.exs, then run mix deps.compile #{@package} --force"
+  end
+
+  @doc "Raises for a function that calls a package which is not there."
+  @spec absent!(String.t(), String.t(), String.t()) :: no_return
+  def absent!(what, package, requirement) do
+    raise "#{what} needs the package :#{package}, which is not there: " <>
+            "add {:#{package}, \"#{requirement}\"} to the dependencies in mix.exs"
   end
 end

@@ -7,6 +7,7 @@ defmodule Foundation.Guide do
     * A `text` block after an Elixir block is what that block prints and logs.
     * A block that begins with `import Config` is a configuration with known settings.
     * A block of `def deps` names this application by its package.
+    * A block with `use Jido` is only parsed, because Jido needs a later Elixir than this library.
     * A `console` block of `$ mix …` is run, and the rest of the block is its output.
     * In a Livebook, the block marked as output is a cell's output. `Mix.install` is skipped,
       because the project is already there.
@@ -57,6 +58,12 @@ defmodule Foundation.Guide do
   defp run_blocks([{line, "elixir", "def deps" <> _ = text} | rest], session) do
     assert text =~ ~s("~> #{Foundation.version()}"), "#{session.path}:#{line}: another version"
     assert text =~ "hex: :foundation_native", "#{session.path}:#{line}: another package"
+    assert {:ok, _quoted} = Code.string_to_quoted(text)
+    run_blocks(rest, session)
+  end
+
+  defp run_blocks([{line, "elixir", "defmodule MyApp.Jido" <> _ = text} | rest], session) do
+    assert text =~ "use Jido", "#{session.path}:#{line}: not a module of Jido's"
     assert {:ok, _quoted} = Code.string_to_quoted(text)
     run_blocks(rest, session)
   end
