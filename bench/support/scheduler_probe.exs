@@ -5,13 +5,13 @@
 #
 #     elixir -pa ... scheduler_probe.exs LIBRARY SIZE
 
-for file <- ~w(bench tables), do: Code.require_file("#{file}.exs", __DIR__)
+for file <- ~w(bench tables scheduler_services), do: Code.require_file("#{file}.exs", __DIR__)
 
 defmodule Bench.SchedulerProbe do
   @moduledoc false
 
-  alias Bench.Tables
-  alias Foundation.{AgentRegistry, Native, Registry}
+  alias Bench.{SchedulerServices, Tables}
+  alias Foundation.{AgentRegistry, Bulkhead, CircuitBreaker, Native, RateLimiter, Registry}
   alias Foundation.Telemetry.Events.Backend
   alias Foundation.Telemetry.{Sampler, SampledEvents, Span}
 
@@ -19,6 +19,9 @@ defmodule Bench.SchedulerProbe do
   @event [:bench, :event]
   @batch [:bench, :batch]
   @hour 3_600_000
+  @bulkhead Bench.HostileBulkhead
+  @breaker Bench.HostileBreaker
+  @limiter Bench.HostileLimiter
 
   def main([library, size]) do
     size = String.to_integer(size)
@@ -34,7 +37,9 @@ defmodule Bench.SchedulerProbe do
       &agents/1,
       &events/1,
       &spans/1,
-      &hostile/1
+      &hostile/1,
+      &SchedulerServices.resilience(&1, fn name, run -> measure(name, run) end),
+      &SchedulerServices.event_log(&1, fn name, run -> measure(name, run) end)
     ]
 
     results = Enum.flat_map(areas, & &1.(size))
@@ -323,6 +328,10 @@ defmodule Bench.SchedulerProbe do
   # Terms that take long, at every place that takes a user's term. The size of the table is
   # irrelevant.
   defp hostile(_size) do
+    {:ok, _pid} = Bulkhead.start_link(name: @bulkhead, max: 1)
+    {:ok, _pid} = CircuitBreaker.start_link(name: @breaker)
+    {:ok, _pid} = RateLimiter.start_link(name: @limiter, limit: {1_000, @hour})
+
     for {name, term} <- hostile_terms() do
       Tables.with_tables([:ours], :unique, fn ->
         {owner, result} =
@@ -378,7 +387,10 @@ defmodule Bench.SchedulerProbe do
         fn -> Registry.delete_meta(@table, key) end,
         fn -> SampledEvents.emit_event(@event, %{}, %{}, dedup_key: {n, copy}) end,
         fn -> SampledEvents.emit_batched(@batch, %{n: n}, %{term: term}) end,
-        fn -> Sampler.should_sample?(copy, %{}) end
+        fn -> Sampler.should_sample?(copy, %{}) end,
+        fn -> Bulkhead.run({@bulkhead, copy}, fn -> :ok end) end,
+        fn -> CircuitBreaker.run({@breaker, copy}, fn -> :ok end) end,
+        fn -> RateLimiter.take({@limiter, copy}) end
       ])
     end
 
