@@ -2,22 +2,24 @@ defmodule Foundation.EventLog.NodeDeathTest do
   use Foundation.Case, async: true
 
   alias Foundation.EventLog
+  alias Foundation.Test.{DoomedNode, LogWriters}
 
   @moduletag :tmp_dir
-  @moduletag timeout: 300_000
+  @moduletag timeout: 600_000
 
   # FOUNDATION_DEATHS=50 for the long form.
   @deaths String.to_integer(System.get_env("FOUNDATION_DEATHS", "8"))
 
   test "a node killed #{@deaths} times under 16 writers loses nothing that it acknowledged",
        %{tmp_dir: dir} do
-    Enum.reduce(1..@deaths, %{}, fn _round, acknowledged ->
-      acknowledged = Map.merge(acknowledged, live_and_die(dir))
+    Enum.reduce(1..@deaths, %{versions: %{}, got: []}, fn _round, known ->
+      known = live_and_die(dir, %{known | got: []})
       log = unique_name("log")
       start_supervised!({EventLog, name: log, dir: dir}, id: log)
-      check(log, acknowledged)
+      check(log, known.versions)
+      known = Map.put(known, :next, check_subscription(log, known))
       :ok = stop_supervised(log)
-      acknowledged
+      known
     end)
   end
 
@@ -45,58 +47,42 @@ defmodule Foundation.EventLog.NodeDeathTest do
     end
   end
 
-  # Runs a node until it has acknowledged some appends, kills it, and returns the last version of
-  # each stream that it acknowledged.
-  defp live_and_die(dir) do
-    port = start_node(dir)
-    {:os_pid, os_pid} = Port.info(port, :os_pid)
+  # The node's subscriber got every event from the one on at which the round before had stopped. Here
+  # the subscription resumes after the last one, or earlier: acknowledgements of the last moments were
+  # not durable when the node died. Returns the event at which the next node has to resume.
+  defp check_subscription(log, %{got: got} = known) do
+    next = Map.get(known, :next, 1)
+    assert got == Enum.to_list(next..(next + length(got) - 1)//1)
 
-    acknowledged =
-      Enum.reduce(1..(20 + :rand.uniform(300)), %{}, fn _, all -> note(line(port), all) end)
-
-    {_output, 0} = System.cmd("kill", ["-9", "#{os_pid}"])
-    drain(port, acknowledged)
+    {:ok, subscription} = EventLog.subscribe(log, :all, :follower, max_in_flight: 1)
+    # There is something to deliver.
+    version = EventLog.version(log, "last") + 1
+    {:ok, ^version} = EventLog.append(log, "last", [{:written, {"last", version, 1, 1}}])
+    assert_receive {:events, ^subscription, [event]}, 60_000
+    assert event.position in next..(next + length(got))
+    # This acknowledgement is durable at the orderly stop.
+    :ok = EventLog.ack(subscription, event)
+    event.position + 1
   end
 
-  defp note(line, acknowledged) do
+  # Runs a node until it has acknowledged some appends, kills it, and notes what it printed.
+  defp live_and_die(dir, known) do
+    node = DoomedNode.start(LogWriters, dir)
+
+    known =
+      Enum.reduce(1..(20 + :rand.uniform(600)), known, fn _, known ->
+        note(DoomedNode.line(node), known)
+      end)
+
+    known = DoomedNode.kill(node, known, &note/2)
+    %{known | got: Enum.reverse(known.got)}
+  end
+
+  defp note("got " <> position, known),
+    do: %{known | got: [String.to_integer(position) | known.got]}
+
+  defp note(line, known) do
     [stream, version] = String.split(line)
-    Map.put(acknowledged, stream, String.to_integer(version))
-  end
-
-  # The node may have written more to its pipe before it died.
-  defp drain(port, acknowledged) do
-    receive do
-      {^port, {:data, {:eol, line}}} -> drain(port, note(line, acknowledged))
-      {^port, {:data, {:noeol, _cut}}} -> drain(port, acknowledged)
-      {^port, {:exit_status, 137}} -> acknowledged
-    after
-      10_000 -> flunk("the node did not die")
-    end
-  end
-
-  defp line(port) do
-    receive do
-      {^port, {:data, {:eol, line}}} -> line
-      {^port, {:exit_status, status}} -> flunk("the node ended with status #{status}")
-    after
-      30_000 -> flunk("the node says nothing")
-    end
-  end
-
-  # Without Elixir's own start-up, which would be most of the time.
-  defp start_node(dir) do
-    paths =
-      for app <- [:elixir, :logger, :telemetry, :foundation] do
-        ["-pa", app |> :code.lib_dir() |> Path.join("ebin")]
-      end
-
-    Port.open({:spawn_executable, System.find_executable("erl")}, [
-      :binary,
-      :exit_status,
-      {:line, 1000},
-      args:
-        Enum.concat(paths) ++
-          ["-noinput", "-run", "Elixir.Foundation.Test.LogWriters", "main", dir]
-    ])
+    put_in(known.versions[stream], String.to_integer(version))
   end
 end

@@ -101,6 +101,27 @@ defmodule Foundation.EventLog.SubscriptionTest do
     assert subscription |> take(3) |> data() == [3, 4, 5]
   end
 
+  test "subscription: an acknowledgement becomes durable without a stop of the log", %{
+    log: log,
+    tmp_dir: dir
+  } do
+    append(log, 1..5)
+    {:ok, subscription} = EventLog.subscribe(log, :all, :name)
+    [_first, second | _rest] = take(subscription, 5)
+    before = EventLog.info(log).bytes
+    :ok = EventLog.ack(subscription, second)
+    eventually(fn -> EventLog.info(log).bytes > before end)
+
+    # As a crash at this moment would leave the files.
+    crashed = unique_name("log")
+    copy = "#{dir}_crashed"
+    File.cp_r!(dir, copy)
+    on_exit(fn -> File.rm_rf!(copy) end)
+    start_supervised!({EventLog, name: crashed, dir: copy}, id: crashed)
+    {:ok, resumed} = EventLog.subscribe(crashed, :all, :name)
+    assert resumed |> take(3) |> data() == [3, 4, 5]
+  end
+
   test "subscription: outlives the log's owner, and its own process", %{log: log} do
     append(log, [1])
     {:ok, subscription} = EventLog.subscribe(log, :all, :name)

@@ -1,6 +1,8 @@
 defmodule Foundation.StateManager.NodeDeathTest do
   use ExUnit.Case, async: true
 
+  alias Foundation.Test.{CheckpointedCounter, DoomedNode}
+
   @moduletag :tmp_dir
   @moduletag timeout: 300_000
 
@@ -21,12 +23,11 @@ defmodule Foundation.StateManager.NodeDeathTest do
   # Runs a node until some checkpoints are written, kills it, and returns what it restored and
   # what its last checkpoint has at least.
   defp live_and_die(dir) do
-    port = start_node(dir)
-    {:os_pid, os_pid} = Port.info(port, :os_pid)
-    assert "restored " <> restored = line(port)
+    node = DoomedNode.start(CheckpointedCounter, dir)
+    assert "restored " <> restored = DoomedNode.line(node)
     restored = String.to_integer(restored)
 
-    floor = run(port, restored, restored, :rand.uniform(4))
+    noted = run(node, {restored, restored}, :rand.uniform(4))
 
     # At any moment of the next interval and write.
     receive do
@@ -34,54 +35,20 @@ defmodule Foundation.StateManager.NodeDeathTest do
       :rand.uniform(8) - 1 -> :ok
     end
 
-    {_, 0} = System.cmd("kill", ["-9", "#{os_pid}"])
-    {restored, drain(port, floor, floor)}
+    {_last, floor} = DoomedNode.kill(node, noted, &note/2)
+    {restored, floor}
   end
 
-  defp run(_port, _last, floor, 0), do: floor
+  defp run(_node, noted, 0), do: noted
 
-  defp run(port, last, floor, checkpoints) do
-    case line(port) do
-      "saved" -> run(port, last, last, checkpoints - 1)
-      "did " <> count -> run(port, String.to_integer(count), floor, checkpoints)
+  defp run(node, noted, checkpoints) do
+    case DoomedNode.line(node) do
+      "saved" -> run(node, note("saved", noted), checkpoints - 1)
+      did -> run(node, note(did, noted), checkpoints)
     end
   end
 
-  # What it had written to its pipe when it died.
-  defp drain(port, last, floor) do
-    receive do
-      {^port, {:data, {:eol, "saved"}}} -> drain(port, last, last)
-      {^port, {:data, {:eol, "did " <> count}}} -> drain(port, String.to_integer(count), floor)
-      {^port, {:data, {:noeol, _cut}}} -> drain(port, last, floor)
-      {^port, {:exit_status, 137}} -> floor
-    after
-      10_000 -> flunk("the node did not die")
-    end
-  end
-
-  defp line(port) do
-    receive do
-      {^port, {:data, {:eol, line}}} -> line
-      {^port, {:exit_status, status}} -> flunk("the node ended with status #{status}")
-    after
-      30_000 -> flunk("the node says nothing")
-    end
-  end
-
-  # Without Elixir's own start-up, which would be most of the time.
-  defp start_node(dir) do
-    paths =
-      for app <- [:elixir, :logger, :telemetry, :foundation] do
-        ["-pa", app |> :code.lib_dir() |> Path.join("ebin")]
-      end
-
-    Port.open({:spawn_executable, System.find_executable("erl")}, [
-      :binary,
-      :exit_status,
-      {:line, 1000},
-      args:
-        Enum.concat(paths) ++
-          ["-noinput", "-run", "Elixir.Foundation.Test.CheckpointedCounter", "main", dir]
-    ])
-  end
+  # The last count, and the one that the last checkpoint has at least.
+  defp note("saved", {last, _floor}), do: {last, last}
+  defp note("did " <> count, {_last, floor}), do: {String.to_integer(count), floor}
 end
