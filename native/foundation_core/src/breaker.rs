@@ -675,15 +675,17 @@ impl<F: Opaque> Breakers<F> {
         };
         let id = call.id;
         let mut call = Some(call);
-        let mut held = self.owners.hold(owner, watch, |held| {
+        let held = self.owners.hold(owner, watch, |held| {
+            held.reserve(spread(id))?;
             let old = (held.len() >= CALLS_MAX)
                 .then(|| held.remove_low(spread(id), |call| call.id))
                 .flatten();
             if let Some(call) = call.take() {
                 held.insert(call);
             }
-            old
+            Ok::<_, OutOfMemory>(old)
         });
+        let mut held = held.and_then(|held| Ok(held?));
         // A dead process does not get its new call. A live one may have lost an old call.
         if let Some(forgotten) = call.or_else(|| held.as_mut().ok()?.take()) {
             self.forget(&settings(), &forgotten, now());

@@ -16,6 +16,7 @@
 
 use crate::held::HeldSet;
 use crate::primitive::{Mutex, lock};
+use crate::table::OutOfMemory;
 
 /// The handle of one owner in one table.
 #[derive(Debug)]
@@ -34,9 +35,20 @@ pub(crate) enum State<T> {
     Dead,
 }
 
-/// The error of a registration for a dead owner.
+/// The reason why an owner cannot hold a thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dead;
+pub enum NotHeld {
+    /// The owner is dead.
+    Dead,
+    /// There is no memory for it.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for NotHeld {
+    fn from(_: OutOfMemory) -> Self {
+        NotHeld::OutOfMemory
+    }
+}
 
 impl<T> Handle<T> {
     /// Makes the handle of an owner that holds `held`.

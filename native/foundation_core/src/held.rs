@@ -3,6 +3,9 @@
 
 use std::num::NonZeroU64;
 
+use crate::memory::{boxed, reserve, reserve_exact, shrink, with_room};
+use crate::table::OutOfMemory;
+
 /// A held thing, found by its hash.
 pub trait Held {
     /// Returns a hash that is random from the ninth bit on.
@@ -63,15 +66,25 @@ pub struct Buckets<T> {
 /// The average length of a bucket at which another bucket is added.
 const BUCKET: usize = 32;
 
-impl<T> Default for Buckets<T> {
-    fn default() -> Self {
-        Buckets {
-            buckets: vec![Vec::new()],
-            mask: 0,
-            len: 0,
-            bytes: 0,
-        }
+/// Returns the bucket of a hash among `buckets` buckets.
+fn index(hash: u64, mask: usize, buckets: usize) -> usize {
+    let index = (hash >> 8) as usize & mask;
+    if index < buckets {
+        index
+    } else {
+        // This one has not been split yet.
+        index & (mask >> 1)
     }
+}
+
+/// Returns the mask for this many buckets.
+fn mask(buckets: usize) -> usize {
+    buckets.next_power_of_two() - 1
+}
+
+/// Returns the bucket that `bucket` was split from, or will be.
+fn buddy(bucket: usize) -> usize {
+    bucket - (bucket + 1).next_power_of_two() / 2
 }
 
 /// Returns the bytes that a bucket has allocated.
@@ -80,53 +93,76 @@ fn size<T>(bucket: &Vec<T>) -> usize {
 }
 
 impl<T: Held> Buckets<T> {
-    fn index(&self, hash: u64) -> usize {
-        let index = (hash >> 8) as usize & self.mask;
-        if index < self.buckets.len() {
-            index
-        } else {
-            // This one has not been split yet.
-            index & (self.mask >> 1)
+    /// Makes a table of one thing, with room for another.
+    fn new(first: T) -> Result<Box<Self>, (T, OutOfMemory)> {
+        let made = with_room(1).and_then(|buckets| Ok((buckets, with_room(2)?)));
+        let (mut buckets, mut bucket) = match made {
+            Ok(made) => made,
+            Err(error) => return Err((first, error)),
+        };
+        let bytes = size(&bucket);
+        let new = boxed(Buckets {
+            buckets: Vec::new(),
+            mask: 0,
+            len: 1,
+            bytes,
+        });
+        match new {
+            Ok(mut new) => {
+                bucket.push(first);
+                buckets.push(bucket);
+                new.buckets = buckets;
+                Ok(new)
+            }
+            Err(error) => Err((first, error)),
         }
     }
 
-    fn set_mask(&mut self) {
-        self.mask = self.buckets.len().next_power_of_two() - 1;
+    fn index(&self, hash: u64) -> usize {
+        index(hash, self.mask, self.buckets.len())
+    }
+
+    /// Makes room for a thing with this hash.
+    fn reserve(&mut self, hash: u64) -> Result<(), OutOfMemory> {
+        if self.len >= self.buckets.len() * BUCKET {
+            // Without memory for it the buckets get longer instead.
+            let _ = self.split();
+        }
+        let index = self.index(hash);
+        let bucket = &mut self.buckets[index];
+        if bucket.len() == bucket.capacity() {
+            let before = size(bucket);
+            reserve_exact(bucket, (bucket.len() / 3).max(2))?;
+            self.bytes += size(bucket) - before;
+        }
+        Ok(())
     }
 
     fn insert(&mut self, held: T) -> &mut T {
-        if self.len >= self.buckets.len() * BUCKET {
-            self.split();
-        }
         let index = self.index(held.hash());
         self.len += 1;
-        self.put(index, held)
-    }
-
-    fn put(&mut self, index: usize, held: T) -> &mut T {
         let bucket = &mut self.buckets[index];
-        if bucket.len() == bucket.capacity() {
-            self.bytes -= size(bucket);
-            bucket.reserve_exact((bucket.len() / 3).max(2));
-            self.bytes += size(bucket);
-        }
         bucket.push(held);
         let last = bucket.len() - 1;
         &mut bucket[last]
     }
 
-    fn split(&mut self) {
+    fn split(&mut self) -> Result<(), OutOfMemory> {
         let new = self.buckets.len();
-        let old = new - (new + 1).next_power_of_two() / 2;
-        let bucket = std::mem::take(&mut self.buckets[old]);
-        self.bytes -= size(&bucket);
-        self.buckets.push(Vec::new());
-        self.set_mask();
+        let mask = mask(new + 1);
+        let old = buddy(new);
+        reserve(&mut self.buckets, 1)?;
+        let bucket = &self.buckets[old];
+        let is_upper = |held: &T| index(held.hash(), mask, new + 1) == new;
+        let upper_len = bucket.iter().filter(|held| is_upper(held)).count();
         // More than half: the split is seldom even, and more things will come.
         let room = bucket.len() * 3 / 4;
-        let (mut lower, mut upper) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        let mut upper = with_room(room.max(upper_len))?;
+        let mut lower = with_room(room.max(bucket.len() - upper_len))?;
+        let bucket = std::mem::take(&mut self.buckets[old]);
+        self.bytes -= size(&bucket);
         for held in bucket {
-            let half = if self.index(held.hash()) == new {
+            let half = if is_upper(&held) {
                 &mut upper
             } else {
                 &mut lower
@@ -135,7 +171,9 @@ impl<T: Held> Buckets<T> {
         }
         self.bytes += size(&lower) + size(&upper);
         self.buckets[old] = lower;
-        self.buckets[new] = upper;
+        self.buckets.push(upper);
+        self.mask = mask;
+        Ok(())
     }
 
     fn remove(&mut self, hash: u64, is: impl FnMut(&T) -> bool) -> Option<T> {
@@ -144,7 +182,7 @@ impl<T: Held> Buckets<T> {
         let held = bucket.swap_remove(place);
         if bucket.len() < bucket.capacity() / 4 {
             self.bytes -= size(bucket);
-            bucket.shrink_to(bucket.len() * 2);
+            shrink(bucket, bucket.len() * 2);
             self.bytes += size(bucket);
         }
         self.len -= 1;
@@ -154,19 +192,25 @@ impl<T: Held> Buckets<T> {
         Some(held)
     }
 
+    /// Merges the last bucket into the one that it was split from, if there is memory for it.
     fn merge(&mut self) {
-        if self.buckets.len() == 1 {
+        let last = self.buckets.len() - 1;
+        if last == 0 {
             return;
         }
-        if let Some(bucket) = self.buckets.pop() {
-            self.set_mask();
-            if self.buckets.len() < self.buckets.capacity() / 4 {
-                self.buckets.shrink_to(self.buckets.len() * 2);
-            }
+        let more = self.buckets[last].len();
+        let into = &mut self.buckets[buddy(last)];
+        let before = size(into);
+        if into.capacity() - into.len() < more && reserve_exact(into, more).is_err() {
+            return;
+        }
+        self.bytes += size(into) - before;
+        if let Some(mut bucket) = self.buckets.pop() {
             self.bytes -= size(&bucket);
-            for held in bucket {
-                let index = self.index(held.hash());
-                self.put(index, held);
+            self.buckets[buddy(last)].append(&mut bucket);
+            self.mask = mask(last);
+            if last < self.buckets.capacity() / 4 {
+                shrink(&mut self.buckets, last * 2);
             }
         }
     }
@@ -193,13 +237,37 @@ impl<T: Held> Buckets<T> {
 }
 
 impl<T: Held> HeldSet<T> {
-    /// Adds a thing, even if an equal one is there, and returns a reference to it.
-    pub fn insert(&mut self, held: T) -> &mut T {
-        if let Some(first) = self.take_inline() {
-            let mut buckets = Box::new(Buckets::default());
-            buckets.insert(first);
-            *self = HeldSet::Spilled(buckets);
+    /// Makes room for a thing with this hash: the next [`HeldSet::insert`] allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it; then the set is as it was.
+    pub fn reserve(&mut self, hash: u64) -> Result<(), OutOfMemory> {
+        if let HeldSet::Spilled(buckets) = self {
+            return buckets.reserve(hash);
         }
+        let Some(first) = self.take_only() else {
+            return Ok(());
+        };
+        match Buckets::new(first) {
+            Ok(buckets) => {
+                *self = HeldSet::Spilled(buckets);
+                Ok(())
+            }
+            Err((first, error)) => {
+                *self = HeldSet::Inline(first);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a thing, even if an equal one is there, and returns a reference to it. There must be
+    /// room for it: see [`HeldSet::reserve`].
+    ///
+    /// # Panics
+    ///
+    /// When the set has one thing and no room was reserved.
+    pub fn insert(&mut self, held: T) -> &mut T {
         if self.is_empty() {
             *self = HeldSet::Inline(held);
             return match self {
@@ -209,7 +277,7 @@ impl<T: Held> HeldSet<T> {
         }
         match self {
             HeldSet::Spilled(buckets) => buckets.insert(held),
-            HeldSet::Empty | HeldSet::Inline(_) => unreachable!("there are several"),
+            HeldSet::Empty | HeldSet::Inline(_) => panic!("expected room for a second thing"),
         }
     }
 
@@ -221,7 +289,7 @@ impl<T: Held> HeldSet<T> {
                 if !held.has(hash) || !is(held) {
                     return None;
                 }
-                self.take_inline()
+                self.take_only()
             }
             HeldSet::Spilled(buckets) => {
                 let held = buckets.remove(hash, is)?;
@@ -237,7 +305,7 @@ impl<T: Held> HeldSet<T> {
     /// would take linear time.
     pub fn remove_low(&mut self, hash: u64, rank: impl Fn(&T) -> u64) -> Option<T> {
         let HeldSet::Spilled(buckets) = self else {
-            return self.take_inline();
+            return self.take_only();
         };
         let least = buckets.least_beside(hash, &rank)?;
         let (hash, least) = (least.hash(), rank(least));
@@ -245,9 +313,12 @@ impl<T: Held> HeldSet<T> {
     }
 
     /// Takes the thing out if it is the only one.
-    pub(crate) fn take_inline(&mut self) -> Option<T> {
+    pub(crate) fn take_only(&mut self) -> Option<T> {
         match std::mem::take(self) {
             HeldSet::Inline(held) => Some(held),
+            HeldSet::Spilled(mut buckets) if buckets.len == 1 => {
+                buckets.buckets.iter_mut().find_map(Vec::pop)
+            }
             other => {
                 *self = other;
                 None
@@ -344,6 +415,11 @@ mod tests {
         Hashed::new(spread(number))
     }
 
+    fn put(set: &mut HeldSet<Hashed>, held: Hashed) {
+        set.reserve(held.hash()).expect("there is memory");
+        set.insert(held);
+    }
+
     #[test]
     fn a_hash_is_kept_as_it_is_and_no_hash_is_an_absent_one() {
         for hash in [0, 1 << 8, !0xFF, spread(7)] {
@@ -356,7 +432,7 @@ mod tests {
     fn it_grows_and_shrinks_again() {
         let mut set = HeldSet::default();
         for number in 0..100_000 {
-            set.insert(thing(number));
+            put(&mut set, thing(number));
         }
         assert_eq!((set.len(), set.iter().count()), (100_000, 100_000));
         let full = set.size();
@@ -374,10 +450,10 @@ mod tests {
         let mut set = HeldSet::default();
         let rank = |held: &Hashed| held.hash().wrapping_mul(0xF1DE_83E1_9937_733D) >> 8;
         assert!(set.remove_low(spread(1), rank).is_none());
-        set.insert(thing(1));
+        put(&mut set, thing(1));
         assert_eq!(set.remove_low(spread(7), rank), Some(thing(1)));
         for number in 0..10_000 {
-            set.insert(thing(number));
+            put(&mut set, thing(number));
         }
         let mut ranks: Vec<u64> = set.iter().map(rank).collect();
         ranks.sort_unstable();
@@ -397,7 +473,7 @@ mod tests {
             for (add, number) in changes {
                 let held = thing(number);
                 if add {
-                    set.insert(held);
+                    put(&mut set, held);
                     model.push(held);
                 } else {
                     let found = model.iter().position(|other| *other == held);

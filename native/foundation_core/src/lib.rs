@@ -31,6 +31,7 @@ pub mod key;
 pub mod keyed;
 #[cfg(not(loom))]
 pub mod limiter;
+mod memory;
 mod owners;
 pub mod permits;
 mod primitive;

@@ -12,12 +12,11 @@
 //! is inline again. An owner that holds nothing stays until its death, so that it is watched only
 //! once.
 
-use std::sync::Arc;
-
-use crate::handle::{Dead, Handle, State};
+use crate::handle::{Handle, NotHeld, State};
 use crate::held::{Held, HeldSet};
 use crate::interleave::{Point, reach};
 use crate::primitive::{Mutex, lock};
+use crate::table::Shared;
 use crate::table::counter::Counter;
 
 /// The number of shards, each with a lock. The models have room for few.
@@ -45,7 +44,7 @@ struct InlineOwner<T> {
 
 struct SpilledOwner<T> {
     owner: u64,
-    handle: Arc<Handle<T>>,
+    handle: Shared<Handle<T>>,
 }
 
 /// Hashes an owner. Unlike keys, owners cannot be chosen to collide, so the hash needs no secret.
@@ -93,7 +92,7 @@ struct Borrowed<'a, T: Held> {
 
 impl<T: Held> Drop for Borrowed<'_, T> {
     fn drop(&mut self) {
-        *self.place = self.held.take_inline();
+        *self.place = self.held.take_only();
     }
 }
 
@@ -113,10 +112,8 @@ fn change_inline<T: Held, R>(
     let held_before = !held.is_empty();
     let mut borrowed = Borrowed { place, held };
     let result = change(&mut borrowed.held);
-    let spilled = match &borrowed.held {
-        HeldSet::Spilled(_) => Some(std::mem::take(&mut borrowed.held)),
-        HeldSet::Empty | HeldSet::Inline(_) => None,
-    };
+    let is_spilled = borrowed.held.len() > 1;
+    let spilled = is_spilled.then(|| std::mem::take(&mut borrowed.held));
     let changed = Changed {
         held_before,
         holds: !borrowed.held.is_empty(),
@@ -126,7 +123,7 @@ fn change_inline<T: Held, R>(
 }
 
 impl<T: Held> Shard<T> {
-    fn handle(&mut self, owner: u64) -> Option<Arc<Handle<T>>> {
+    fn handle(&mut self, owner: u64) -> Option<Shared<Handle<T>>> {
         let spilled = self
             .spilled
             .get_mut(spread(owner), |spilled| spilled.owner == owner)?;
@@ -135,7 +132,7 @@ impl<T: Held> Shard<T> {
 
     /// Returns the memory of the shard, without the sets behind handles.
     fn memory(&self) -> usize {
-        let handle = size_of::<Handle<T>>() + 2 * size_of::<usize>();
+        let handle = size_of::<Handle<T>>() + Shared::<Handle<T>>::OVERHEAD;
         self.inline.size() + self.spilled.size() + self.spilled.len() * handle
     }
 }
@@ -152,14 +149,33 @@ impl<T: Held> Owners<T> {
         &self.shards[(spread(owner) >> 58) as usize % SHARDS]
     }
 
-    /// Changes what an owner holds. A new owner is watched first: `watch` arranges that
-    /// [`Owners::mark_dead`] is called when the owner dies, and returns whether it is alive.
+    /// Changes what an owner holds, which may be one thing more afterwards. A new owner is watched
+    /// first: `watch` arranges that [`Owners::mark_dead`] is called when the owner dies, and returns
+    /// whether it is alive.
     pub(crate) fn hold<R>(
         &self,
         owner: u64,
         watch: impl FnOnce() -> bool,
         change: impl FnOnce(&mut HeldSet<T>) -> R,
-    ) -> Result<R, Dead> {
+    ) -> Result<R, NotHeld> {
+        self.change(owner, Some(watch), change)
+    }
+
+    /// Changes what an owner holds, if the owner is known. It holds no more afterwards.
+    pub(crate) fn with<R>(
+        &self,
+        owner: u64,
+        change: impl FnOnce(&mut HeldSet<T>) -> R,
+    ) -> Option<R> {
+        self.change(owner, None::<fn() -> bool>, change).ok()
+    }
+
+    fn change<R>(
+        &self,
+        owner: u64,
+        watch: Option<impl FnOnce() -> bool>,
+        change: impl FnOnce(&mut HeldSet<T>) -> R,
+    ) -> Result<R, NotHeld> {
         loop {
             let mut shard = lock(self.shard(owner));
             let Some(handle) = shard.handle(owner) else {
@@ -179,34 +195,35 @@ impl<T: Held> Owners<T> {
                     return Ok(result);
                 }
                 State::Left => {}
-                State::Dead => return Err(Dead),
+                State::Dead => return Err(NotHeld::Dead),
             }
         }
-    }
-
-    /// Changes what an owner holds, if the owner is known.
-    pub(crate) fn with<R>(
-        &self,
-        owner: u64,
-        change: impl FnOnce(&mut HeldSet<T>) -> R,
-    ) -> Option<R> {
-        self.hold(owner, || false, change).ok()
     }
 
     fn change_inline<R>(
         &self,
         shard: &mut Shard<T>,
         owner: u64,
-        watch: impl FnOnce() -> bool,
+        watch: Option<impl FnOnce() -> bool>,
         change: impl FnOnce(&mut HeldSet<T>) -> R,
-    ) -> Result<R, Dead> {
+    ) -> Result<R, NotHeld> {
         let hash = spread(owner);
         let is = |inline: &InlineOwner<T>| inline.owner == owner;
+        let mut second = None;
         let (result, changed) = match shard.inline.get_mut(hash, is) {
-            Some(inline) => change_inline(&mut inline.held, change),
+            Some(inline) => {
+                // All memory must be there before anything changes.
+                if watch.is_some() && inline.held.is_some() {
+                    second = Some(Shared::new(Handle::new(HeldSet::Empty))?);
+                    shard.spilled.reserve(hash)?;
+                }
+                change_inline(&mut inline.held, change)
+            }
             None => {
+                let watch = watch.ok_or(NotHeld::Dead)?;
+                shard.inline.reserve(hash)?;
                 if !watch() {
-                    return Err(Dead);
+                    return Err(NotHeld::Dead);
                 }
                 let inline = shard.inline.insert(InlineOwner { owner, held: None });
                 change_inline(&mut inline.held, change)
@@ -214,9 +231,9 @@ impl<T: Held> Owners<T> {
         };
         shard.holding -= usize::from(changed.held_before);
         shard.holding += usize::from(changed.holds);
-        if let Some(held) = changed.spilled {
+        if let (Some(held), Some(handle)) = (changed.spilled, second) {
             self.count(owner, 0, held.size());
-            let handle = Arc::new(Handle::new(held));
+            *lock(&handle.state) = State::Live(held);
             shard.inline.remove(hash, is);
             shard.spilled.insert(SpilledOwner { owner, handle });
         }
@@ -224,10 +241,13 @@ impl<T: Held> Owners<T> {
     }
 
     /// Makes an owner whose handle holds nothing inline again. Returns `false` if a concurrent
-    /// [`Owners::mark_dead`] has already removed the handle.
-    fn back_to_inline(&self, owner: u64, handle: &Arc<Handle<T>>) -> bool {
+    /// [`Owners::mark_dead`] has already removed the handle, or there is no memory for it.
+    fn back_to_inline(&self, owner: u64, handle: &Shared<Handle<T>>) -> bool {
         let mut shard = lock(self.shard(owner));
-        let is = |spilled: &SpilledOwner<T>| Arc::ptr_eq(&spilled.handle, handle);
+        if shard.inline.reserve(spread(owner)).is_err() {
+            return false;
+        }
+        let is = |spilled: &SpilledOwner<T>| spilled.handle.is_same(handle);
         let there = shard.spilled.remove(spread(owner), is).is_some();
         if there {
             shard.inline.insert(InlineOwner { owner, held: None });

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use crate::handle::Dead;
+use crate::handle::NotHeld;
 use crate::held::{Held, IntoIter};
 use crate::key::{Key, Opaque, Seed};
 use crate::keyed::{Cell, Keyable, Keyed, NoState};
@@ -489,9 +489,18 @@ pub enum Undecided {
     NoState(NoState),
 }
 
-impl From<Dead> for Undecided {
-    fn from(_: Dead) -> Self {
-        Undecided::Dead
+impl From<NotHeld> for Undecided {
+    fn from(reason: NotHeld) -> Self {
+        match reason {
+            NotHeld::Dead => Undecided::Dead,
+            NotHeld::OutOfMemory => Undecided::NoState(NoState::OutOfMemory),
+        }
+    }
+}
+
+impl From<OutOfMemory> for Undecided {
+    fn from(error: OutOfMemory) -> Self {
+        Undecided::NoState(error.into())
     }
 }
 
@@ -567,6 +576,7 @@ impl<F: Opaque, W: Send + 'static> Permits<F, W> {
     ) -> Result<(u64, Acquired), Undecided> {
         let id = next_id();
         self.owners.hold(owner, watch, |held| {
+            held.reserve(spread(id))?;
             let (acquired, grant) = self.pools.with(
                 key,
                 patient,

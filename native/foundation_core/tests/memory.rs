@@ -2,66 +2,20 @@
 //! something out cannot hide it here.
 #![cfg(not(loom))]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[expect(dead_code, reason = "no allocation is refused here")]
+mod support;
 
 use foundation_core::key::{Key, NoOpaque, Seed};
-use foundation_core::registry::{Liveness, Unique};
-use foundation_core::table::{Object, Value, reclaim};
-
-struct Counting;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: asked of the caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use foundation_core::registry::Unique;
+use foundation_core::table::{Value, reclaim};
+use support::{Alive, NoObject, owner};
 
 /// Freed memory included.
 fn allocated() -> usize {
     while reclaim::outstanding() > 0 {
         reclaim::flush();
     }
-    ALLOCATED.load(Ordering::Relaxed)
-}
-
-struct NoObject(#[expect(dead_code, reason = "it is never made")] u64);
-
-impl Object for NoObject {
-    fn size(&self) -> usize {
-        0
-    }
-}
-
-struct Alive;
-
-impl Liveness for Alive {
-    fn is_alive(&self, _owner: u64) -> bool {
-        true
-    }
-
-    fn watch(&self, _owner: u64) -> bool {
-        true
-    }
-}
-
-/// An owner as the virtual machine numbers its processes.
-fn owner(number: u64) -> u64 {
-    number << 4 | 3
+    support::allocated()
 }
 
 #[test]

@@ -1,72 +1,20 @@
-//! What a registry with duplicate keys does when there is no memory, in a process of its own whose
-//! allocator refuses what is larger than it is told.
+//! What a registry does when there is no memory, in a process of its own whose allocator refuses what
+//! is larger than it is told.
 #![cfg(not(loom))]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[expect(dead_code, reason = "nothing is counted here")]
+mod support;
 
 use foundation_core::key::{Key, NoOpaque, Seed};
-use foundation_core::registry::{Duplicate, Liveness, Refused};
-use foundation_core::table::{Object, Value, pin};
-
-struct Limited;
-
-static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-// SAFETY: every call goes to the system's allocator as it came, or gets the null pointer that an
-// allocator may give.
-unsafe impl GlobalAlloc for Limited {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() > LARGEST.load(Ordering::Relaxed) {
-            return std::ptr::null_mut();
-        }
-        // SAFETY: asked of the caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Limited = Limited;
-
-/// Runs `work` with no memory for anything of more than `largest` bytes.
-fn with_at_most<T>(largest: usize, work: impl FnOnce() -> T) -> T {
-    LARGEST.store(largest, Ordering::Relaxed);
-    let result = work();
-    LARGEST.store(usize::MAX, Ordering::Relaxed);
-    result
-}
-
-#[derive(Debug)]
-struct NoObject(#[expect(dead_code, reason = "it is never made")] u64);
-
-impl Object for NoObject {
-    fn size(&self) -> usize {
-        0
-    }
-}
-
-struct Alive;
-
-impl Liveness for Alive {
-    fn is_alive(&self, _owner: u64) -> bool {
-        true
-    }
-
-    fn watch(&self, _owner: u64) -> bool {
-        true
-    }
-}
+use foundation_core::registry::{Duplicate, Refused, Unique};
+use foundation_core::table::{Value, pin, reclaim};
+use support::{Alive, NoObject, with_at_most};
 
 const OWNERS: u64 = 50;
 
-/// An owner as the virtual machine numbers its processes: few, so that each has few entries.
+/// One of a few owners, so that each has some entries.
 fn owner(number: u64) -> u64 {
-    (number % OWNERS) << 4 | 3
+    support::owner(number % OWNERS)
 }
 
 type Registry = Duplicate<NoOpaque, NoObject>;
@@ -132,4 +80,98 @@ fn a_registration_without_memory_is_refused_and_changes_nothing() {
     });
     assert_eq!(values(&registry), []);
     assert_eq!(registry.figures().entries, before);
+}
+
+/// Registers and unregisters with less and less memory: each call is done as a whole or refused.
+fn with_all_limits(
+    register: impl Fn(u64, u64) -> Result<(), Refused>,
+    unregister: impl Fn(u64, u64) -> usize,
+    entries: impl Fn() -> usize,
+) {
+    const KEYS: u64 = 1_200;
+    let sizes = (0..40)
+        .map(|size| size * 8)
+        .chain([512, 1_024, 2_048, 4_096, 8_192]);
+    for largest in sizes.chain([16_384, 65_536]) {
+        let mut registered = Vec::new();
+        let mut refused = 0;
+        for number in 0..KEYS {
+            // Some owners hold one thing, some a few, and one holds most.
+            let owner = match number % 4 {
+                0 => number % OWNERS,
+                1 => number,
+                _ => 7,
+            };
+            match with_at_most(largest, || register(owner, number)) {
+                Ok(()) => registered.push((owner, number)),
+                Err(Refused::OutOfMemory) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(entries(), registered.len(), "with at most {largest} bytes");
+        assert!(largest > 0 || refused > 0);
+        with_at_most(largest, || {
+            for (owner, number) in registered {
+                assert_eq!(unregister(owner, number), 1, "with at most {largest} bytes");
+            }
+        });
+        assert_eq!(entries(), 0, "with at most {largest} bytes");
+    }
+}
+
+#[test]
+fn an_owner_without_memory_for_another_entry_holds_what_it_held() {
+    // A thread's first guard needs memory.
+    drop(pin());
+    let key = |number: u64| Key::<()>::word(1, number);
+    let unique: Unique<NoOpaque, NoObject> =
+        Unique::new(Seed::random(), usize::MAX).expect("there is memory");
+    with_all_limits(
+        |owner, number| {
+            let owner = support::owner(owner);
+            unique.register(owner, &key(number), Value::Word(1), &Alive)
+        },
+        |owner, number| usize::from(unique.unregister(support::owner(owner), &key(number))),
+        || unique.figures().entries,
+    );
+    let duplicate = Registry::new(Seed::random(), usize::MAX).expect("there is memory");
+    with_all_limits(
+        |owner, number| {
+            let owner = support::owner(owner);
+            duplicate.register(owner, &key(number % 9), Value::Word(1), &Alive)
+        },
+        |owner, number| {
+            // The first call for a key removes all of the owner's entries of it.
+            let owner = support::owner(owner);
+            let before = duplicate.count_of(owner, &key(number % 9));
+            let removed = duplicate.unregister(owner, &key(number % 9), usize::MAX);
+            assert_eq!(removed, Some(before));
+            1
+        },
+        || duplicate.figures().entries,
+    );
+}
+
+#[test]
+fn what_is_retired_without_memory_is_freed_later_or_stays() {
+    let registry: Unique<NoOpaque, NoObject> =
+        Unique::new(Seed::random(), usize::MAX).expect("there is memory");
+    let key = Key::<()>::word(0, 1);
+    let owner = support::owner(1);
+    let value = || Value::bytes(&[7; 100]).expect("there is memory");
+    assert_eq!(registry.register(owner, &key, value(), &Alive), Ok(()));
+    for _ in 0..1_000 {
+        let value = value();
+        assert!(with_at_most(16, || registry.set(
+            owner,
+            &key,
+            value,
+            &pin()
+        )));
+    }
+    with_at_most(16, reclaim::flush);
+    assert!(registry.set(owner, &key, value(), &pin()));
+    while reclaim::outstanding() > 0 {
+        reclaim::flush();
+    }
 }

@@ -97,6 +97,7 @@ fn loom_a_release_and_a_death_free_a_permit_once() {
         let (_, first) = small.acquire(1, 1);
         let (_, _second) = small.acquire(2, 1);
         let hold = |held: &mut crate::held::HeldSet<Held1>| {
+            held.reserve(spread(1)).expect("there is memory");
             held.insert(Held1(1));
         };
         owners.hold(1, || true, hold).expect("it lives");
@@ -132,12 +133,16 @@ fn loom_a_request_and_a_death_leave_no_permit_out() {
             || false,
             |held| {
                 let (acquired, _) = small.acquire(1, 1);
+                held.reserve(spread(1)).expect("there is memory");
                 held.insert(Held1(1));
                 acquired
             },
         );
         death.join().expect("it dies");
-        assert!(matches!(acquired, Ok(Acquired::Granted) | Err(Dead)));
+        assert!(matches!(
+            acquired,
+            Ok(Acquired::Granted) | Err(NotHeld::Dead)
+        ));
         assert_eq!(small.figures().in_use, 0);
     });
 }

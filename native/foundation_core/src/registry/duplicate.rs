@@ -99,9 +99,12 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                 self.tally.drop_one();
                 return Err(Refused::Full);
             };
+            held.reserve(hash)?;
             let put = self.put(key, hash, owner, Stored::value(value), &guard)?;
             reservation.commit();
-            note(held, hash, put);
+            note(held, hash, &put).inspect_err(|OutOfMemory| {
+                self.take_back(hash, owner, &put, &guard);
+            })?;
             Ok(())
         })?
     }
@@ -167,6 +170,22 @@ impl<F: Opaque, V: Object> Duplicate<F, V> {
                     Err(NotAdded::Closed(given)) => value = Some(given),
                 }
             }
+        }
+    }
+
+    /// Removes an entry that could not be recorded as held.
+    #[cold]
+    fn take_back(&self, hash: u64, owner: u64, put: &Put, guard: &Guard) {
+        let Put::Bag { id, number } = *put else {
+            unreachable!("the first entry of a key is always recorded");
+        };
+        let is_bag = |entry: &Entry<'_, Stored<V>>| bag(entry).is_some_and(|bag| bag.id() == id);
+        if let Some(bag) = self
+            .table
+            .get_by_hash(hash, is_bag, guard)
+            .and_then(|found| bag(&found.entry))
+        {
+            self.remove_from(bag, hash, number, owner, guard);
         }
     }
 

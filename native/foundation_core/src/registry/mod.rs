@@ -15,7 +15,7 @@ pub use duplicate::{Duplicate, Keyed};
 pub use owned_key::OwnedKey;
 pub use unique::Unique;
 
-use crate::handle::Dead;
+use crate::handle::NotHeld;
 use crate::held::{Hashed, IntoIter};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::table::OutOfMemory;
@@ -33,9 +33,12 @@ pub enum Refused {
     OutOfMemory,
 }
 
-impl From<Dead> for Refused {
-    fn from(_: Dead) -> Self {
-        Refused::Dead
+impl From<NotHeld> for Refused {
+    fn from(reason: NotHeld) -> Self {
+        match reason {
+            NotHeld::Dead => Refused::Dead,
+            NotHeld::OutOfMemory => Refused::OutOfMemory,
+        }
     }
 }
 

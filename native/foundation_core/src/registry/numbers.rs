@@ -3,6 +3,9 @@
 //! They arrive in ascending order and are stored sorted, in chunks. A change moves at most a chunk,
 //! plus the list of chunks, which is five hundred times shorter than the numbers.
 
+use crate::memory::{boxed, reserve, shrink, with_room};
+use crate::table::OutOfMemory;
+
 /// The most numbers in a chunk.
 const CHUNK: usize = 512;
 
@@ -22,8 +25,10 @@ pub(super) struct Chunks {
 }
 
 impl Numbers {
-    pub(super) fn one(number: u64) -> Self {
-        Numbers::Inline(vec![number])
+    pub(super) fn one(number: u64) -> Result<Self, OutOfMemory> {
+        let mut chunk = with_room(1)?;
+        chunk.push(number);
+        Ok(Numbers::Inline(chunk))
     }
 
     fn chunks(&self) -> &[Vec<u64>] {
@@ -49,14 +54,23 @@ impl Numbers {
         self.len() == 0
     }
 
-    /// Adds a number that is larger than all others.
-    pub(super) fn push(&mut self, number: u64) {
+    /// Adds a number that is larger than all others, unless there is no memory for it.
+    pub(super) fn push(&mut self, number: u64) -> Result<(), OutOfMemory> {
         match self {
-            Numbers::Inline(chunk) if chunk.len() < CHUNK => chunk.push(number),
+            Numbers::Inline(chunk) if chunk.len() < CHUNK => push(chunk, number),
             Numbers::Inline(chunk) => {
-                let chunks = vec![std::mem::take(chunk), vec![number]];
+                let (mut chunks, mut second) = (with_room(2)?, with_room(1)?);
+                second.push(number);
                 let len = CHUNK + 1;
-                *self = Numbers::Spilled(Box::new(Chunks { chunks, len }));
+                let mut spilled = boxed(Chunks {
+                    chunks: Vec::new(),
+                    len,
+                })?;
+                chunks.push(std::mem::take(chunk));
+                chunks.push(second);
+                spilled.chunks = chunks;
+                *self = Numbers::Spilled(spilled);
+                Ok(())
             }
             Numbers::Spilled(chunks) => chunks.push(number),
         }
@@ -83,28 +97,35 @@ impl Numbers {
     }
 }
 
+fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), OutOfMemory> {
+    reserve(list, 1)?;
+    list.push(item);
+    Ok(())
+}
+
 /// Removes a number from a chunk, and shrinks the chunk's allocation once three quarters are
 /// unused.
 fn take(chunk: &mut Vec<u64>, number: u64) {
     if let Ok(place) = chunk.binary_search(&number) {
         chunk.remove(place);
         if chunk.len() < chunk.capacity() / 4 {
-            chunk.shrink_to(chunk.len() * 2);
+            shrink(chunk, chunk.len() * 2);
         }
     }
 }
 
 impl Chunks {
-    fn push(&mut self, number: u64) {
-        self.len += 1;
+    fn push(&mut self, number: u64) -> Result<(), OutOfMemory> {
         match self.chunks.last_mut() {
-            Some(last) if last.len() < CHUNK => last.push(number),
+            Some(last) if last.len() < CHUNK => push(last, number)?,
             _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
+                let mut chunk = with_room(CHUNK)?;
                 chunk.push(number);
-                self.chunks.push(chunk);
+                push(&mut self.chunks, chunk)?;
             }
         }
+        self.len += 1;
+        Ok(())
     }
 
     fn remove(&mut self, number: u64) {
@@ -123,15 +144,17 @@ impl Chunks {
             self.join(index.saturating_sub(1));
         }
         if self.chunks.len() < self.chunks.capacity() / 4 {
-            self.chunks.shrink_to(self.chunks.len() * 2);
+            let room = self.chunks.len() * 2;
+            shrink(&mut self.chunks, room);
         }
     }
 
-    /// Merges a chunk with the next one if both together fill at most half a chunk. So few chunks
-    /// are nearly empty.
+    /// Merges a chunk with the next one if both together fill at most half a chunk and there is
+    /// memory for it. So few chunks are nearly empty.
     fn join(&mut self, index: usize) {
         if let Some([one, next]) = self.chunks.get_mut(index..index + 2)
             && one.len() + next.len() <= CHUNK / 2
+            && reserve(one, next.len()).is_ok()
         {
             one.append(next);
             self.chunks.remove(index + 1);
@@ -146,8 +169,8 @@ mod tests {
     use super::*;
 
     fn up_to(count: u64) -> Numbers {
-        let mut numbers = Numbers::one(0);
-        (1..count).for_each(|number| numbers.push(number));
+        let mut numbers = Numbers::one(0).expect("there is memory");
+        (1..count).for_each(|number| numbers.push(number).expect("there is memory"));
         numbers
     }
 
@@ -202,13 +225,13 @@ mod tests {
         fn it_is_a_sorted_list(
             changes in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..4_000),
         ) {
-            let (mut numbers, mut model) = (Numbers::one(0), vec![0]);
+            let (mut numbers, mut model) = (Numbers::one(0).expect("there is memory"), vec![0]);
             let mut next = 1;
             // Phases of growth alternate with phases of shrinking.
             for (step, (dice, index)) in changes.into_iter().enumerate() {
                 let growing = step / 1_500 % 2 == 0;
                 if (dice < 8) == growing {
-                    numbers.push(next);
+                    numbers.push(next).expect("there is memory");
                     model.push(next);
                     // Leave gaps for the numbers of other owners' entries.
                     next += 1 + u64::from(dice);

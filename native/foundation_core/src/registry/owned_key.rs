@@ -2,6 +2,8 @@
 
 use super::numbers::Numbers;
 use crate::held::{Hashed, Held, HeldSet};
+use crate::memory::boxed;
+use crate::table::OutOfMemory;
 
 /// One owner's entries of one key: either the key's first entry, or others.
 ///
@@ -74,20 +76,25 @@ pub(super) enum Put {
     Bag { id: u64, number: u64 },
 }
 
-/// Records an entry as held.
-pub(super) fn note(held: &mut HeldSet<OwnedKey>, hash: u64, put: Put) {
-    let Put::Bag { id, number } = put else {
+/// Records an entry as held, for which there is room in `held`.
+///
+/// # Errors
+///
+/// When there is no memory for the number of an entry in a bag; then nothing is recorded.
+pub(super) fn note(held: &mut HeldSet<OwnedKey>, hash: u64, put: &Put) -> Result<(), OutOfMemory> {
+    let Put::Bag { id, number } = *put else {
         held.insert(OwnedKey::first(hash));
-        return;
+        return Ok(());
     };
     let owned = held.get_mut(hash, |owned| owned.is_of(id));
     match owned.and_then(|owned| owned.in_bag.as_mut()) {
         Some(in_bag) => in_bag.numbers.push(number),
         None => {
-            let numbers = Numbers::one(number);
-            let in_bag = Some(Box::new(InBag { bag: id, numbers }));
+            let numbers = Numbers::one(number)?;
+            let in_bag = Some(boxed(InBag { bag: id, numbers })?);
             let hash = Hashed::new(hash);
             held.insert(OwnedKey { hash, in_bag });
+            Ok(())
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A registry in which a key has one owner.
 
+use std::cell::{Cell, RefCell};
+
 use super::{Capacity, Figures, Liveness, PendingCleanup, Refused, Reservation, Rest, Tally};
 use crate::held::{Hashed, Held};
 use crate::key::{Key, KeyView, Opaque, Seed};
@@ -71,15 +73,23 @@ impl<F: Opaque, V: Object> Unique<F, V> {
         let watch = || liveness.watch(owner);
         self.owners.hold(owner, watch, |held| {
             let mut reservation = None;
+            // Both run under the segment's lock, only when the entry will be inserted.
+            let room = Cell::new(Ok(()));
+            let held = RefCell::new(held);
+            let reserve = || {
+                room.set(held.borrow_mut().reserve(hash));
+                room.get().is_ok()
+            };
             let admit = || {
                 reservation = self.capacity.reserve();
-                reservation.is_some()
+                reservation.is_some() && reserve()
             };
-            let replace_if = |entry: &Entry<'_, V>| !liveness.is_alive(entry.owner);
-            match self
-                .table
-                .insert_if(key, hash, owner, admit, || value, replace_if, &guard)?
-            {
+            let replace_if = |entry: &Entry<'_, V>| !liveness.is_alive(entry.owner) && reserve();
+            let inserted =
+                self.table
+                    .insert_if(key, hash, owner, admit, || value, replace_if, &guard)?;
+            room.get()?;
+            match inserted {
                 None => {
                     self.tally.drop_one();
                     return Err(Refused::Full);
@@ -90,7 +100,7 @@ impl<F: Opaque, V: Object> Unique<F, V> {
                 Some(Inserted::Replaced(_)) => self.tally.add_cleaned(1),
                 Some(Inserted::New) => reservation.into_iter().for_each(Reservation::commit),
             }
-            held.insert(Hashed::new(hash));
+            held.into_inner().insert(Hashed::new(hash));
             Ok(())
         })?
     }

@@ -103,7 +103,7 @@ fn boxed_slice<T>(len: usize, items: impl Iterator<Item = T>) -> Result<Box<[T]>
 }
 
 /// Makes a box, or fails without memory for it.
-pub(super) fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
+pub(crate) fn boxed<T>(value: T) -> Result<Box<T>, OutOfMemory> {
     const { assert!(size_of::<T>() > 0) };
     let mut one = Vec::new();
     one.try_reserve_exact(1).map_err(|_| OutOfMemory)?;

@@ -26,6 +26,7 @@ mod loom_models;
 mod names;
 pub mod reclaim;
 mod segment;
+mod shared;
 #[cfg(not(loom))]
 mod stored;
 #[cfg(all(test, not(loom)))]
@@ -34,10 +35,12 @@ mod value;
 
 #[cfg(not(loom))]
 pub(crate) use bag::NotAdded;
+pub(crate) use bag::boxed;
 pub use bag::{Bag, Member};
 pub use blob::Blob;
 pub use names::Names;
 pub use reclaim::{Guard, pin};
+pub(crate) use shared::Shared;
 #[cfg(not(loom))]
 pub(crate) use stored::NOBODY;
 #[cfg(not(loom))]

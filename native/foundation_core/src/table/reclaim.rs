@@ -98,6 +98,7 @@ impl Collector {
         }
     }
 
+    /// A thread's first guard is the one that allocates, and a process has few threads.
     fn join(&self) -> &'static Participant {
         barrier::detect();
         let mut participants = lock(&self.participants);
@@ -119,22 +120,7 @@ impl Collector {
 
     /// Closes the batch of `retired`, and frees up to `most` batches that no reader can still see.
     fn collect(&self, retired: Retired, most: usize) {
-        let mut garbage = retired.garbage;
-        garbage.append(&mut lock(&self.unclosed));
-        // Everything in the batch was unlinked before this barrier. A thread without a guard at the
-        // barrier cannot find any of it in a later read.
-        if garbage.is_empty() {
-            // There is nothing to close, but earlier batches may be free by now.
-        } else if barrier::heavy() {
-            let readers = lock(&self.participants)
-                .iter()
-                .map(|participant| (*participant, participant.reads.load(Ordering::Acquire)))
-                .filter(|(_, reads)| is_reading(*reads))
-                .collect();
-            lock(&self.waiting).push_back(Batch { garbage, readers });
-        } else {
-            lock(&self.unclosed).append(&mut garbage);
-        }
+        self.close(retired.garbage);
         for _ in 0..most {
             let Some(batch) = self.unseen() else { return };
             for Garbage { object, free } in batch.garbage {
@@ -143,6 +129,48 @@ impl Collector {
                 unsafe { free(object) }
             }
         }
+    }
+
+    /// Makes a batch of the garbage. It is put back when the barrier fails, or when there is no
+    /// memory for the batch.
+    fn close(&self, mut garbage: Vec<Garbage>) {
+        {
+            let mut unclosed = lock(&self.unclosed);
+            if garbage.try_reserve(unclosed.len()).is_ok() {
+                garbage.append(&mut unclosed);
+            }
+        }
+        // Everything in the batch was unlinked before this barrier. A thread without a guard at the
+        // barrier cannot find any of it in a later read.
+        if garbage.is_empty() {
+            // There is nothing to close, but earlier batches may be free by now.
+        } else if !barrier::heavy() || !self.push_batch(&mut garbage) {
+            put_back(&mut lock(&self.unclosed), garbage);
+        }
+    }
+
+    /// Notes which threads are inside a read. Returns `false` when there is no memory for that.
+    fn push_batch(&self, garbage: &mut Vec<Garbage>) -> bool {
+        let mut readers = Vec::new();
+        {
+            let participants = lock(&self.participants);
+            if readers.try_reserve(participants.len()).is_err() {
+                return false;
+            }
+            for participant in participants.iter() {
+                let reads = participant.reads.load(Ordering::Acquire);
+                if is_reading(reads) {
+                    readers.push((*participant, reads));
+                }
+            }
+        }
+        let mut waiting = lock(&self.waiting);
+        if waiting.try_reserve(1).is_err() {
+            return false;
+        }
+        let garbage = std::mem::take(garbage);
+        waiting.push_back(Batch { garbage, readers });
+        true
     }
 
     /// Takes the oldest batch, if no reader can still see it.
@@ -160,8 +188,8 @@ impl Collector {
 
     /// Takes the garbage of every thread, idle ones included, and collects it.
     fn flush(&self) {
-        let participants = lock(&self.participants).clone();
-        for participant in participants {
+        let get = |index: usize| lock(&self.participants).get(index).copied();
+        for participant in (0..).map_while(get) {
             let retired = std::mem::take(&mut *lock(&participant.retired));
             self.collect(retired, usize::MAX);
         }
@@ -178,6 +206,17 @@ impl Collector {
             .map(|batch| batch.garbage.len())
             .sum();
         retired + lock(&self.unclosed).len() + waiting
+    }
+}
+
+/// Puts garbage back. Without memory for a longer list the objects of the shorter one stay for good:
+/// a reader may still see them.
+fn put_back(unclosed: &mut Vec<Garbage>, mut garbage: Vec<Garbage>) {
+    if unclosed.len() < garbage.len() {
+        std::mem::swap(unclosed, &mut garbage);
+    }
+    if unclosed.try_reserve(garbage.len()).is_ok() {
+        unclosed.append(&mut garbage);
     }
 }
 
@@ -321,8 +360,11 @@ impl Guard {
     ) {
         let full = {
             let mut retired = lock(&self.participant.retired);
-            retired.garbage.push(Garbage { object, free });
-            retired.bytes += bytes;
+            if retired.garbage.try_reserve(1).is_ok() {
+                retired.garbage.push(Garbage { object, free });
+                retired.bytes += bytes;
+            }
+            // Otherwise the object stays for good: a reader may still see it.
             if retired.garbage.len() >= BATCH_LEN || retired.bytes >= BATCH_BYTES {
                 Some(std::mem::take(&mut *retired))
             } else {

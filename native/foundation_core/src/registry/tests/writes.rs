@@ -58,9 +58,10 @@ fn the_writes_of_calls_on_unique_keys_are_as_documented() {
     assert_eq!(
         [registered, refused, unregistered, set_bytes, found],
         [
-            writes(7, 2, 3),
-            writes(0, 0, 3),
-            writes(3, 1, 3),
+            writes(7, 4, 3),
+            // A handle is ready for the second key, and goes again.
+            writes(0, 1, 3),
+            writes(3, 3, 3),
             writes(6, 0, 2),
             writes(0, 0, 0)
         ]
@@ -101,10 +102,11 @@ fn the_writes_of_calls_on_duplicate_keys_are_as_documented() {
     assert_eq!(
         [alone, alone_left, joined, left, found],
         [
-            writes(7, 2, 2),
-            writes(3, 1, 3),
-            writes(5, 2, 3),
-            writes(2, 2, 4),
+            // The third lock is that of the owner's new handle.
+            writes(7, 2, 3),
+            writes(3, 3, 3),
+            writes(5, 4, 3),
+            writes(2, 4, 4),
             writes(0, 0, 0)
         ]
     );
