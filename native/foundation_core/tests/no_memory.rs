@@ -1,4 +1,4 @@
-//! What a registry does when there is no memory, in a process of its own whose allocator refuses what
+//! Registries without memory, in a process of their own whose allocator refuses what
 //! is larger than it is told.
 #![cfg(not(loom))]
 

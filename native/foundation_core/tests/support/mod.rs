@@ -1,4 +1,4 @@
-//! What the tests of memory share: an allocator that counts and refuses, and a registry's parts.
+//! An allocator that counts and refuses, and the parts of a registry, for the tests of memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
