@@ -21,7 +21,8 @@ defmodule Foundation.Cache.Cells do
     :wrote
   ]
 
-  @type t :: :atomics.atomics_ref()
+  # Not the opaque type of `:atomics`, which dialyzer does not let be compared with `nil`.
+  @type t :: term
   @type cell :: atom
 
   @spec new() :: t
