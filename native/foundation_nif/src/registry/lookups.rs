@@ -11,8 +11,8 @@ use super::registry;
 use crate::process::live_pid;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, Buffer, OwnedTerm, Probe, Rows, cell, empty_list, key, list, pair, short_compound_key,
-    short_key, single_pair, value_term, with_key,
+    Budget, OwnedTerm, Probe, Rows, cell, empty_list, list, pair, short_key, single_pair,
+    value_term, with_key, with_long_key,
 };
 
 nifs! {
@@ -34,6 +34,7 @@ fn registry_lookup<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifResu
     lookup(env, registry, key_term, &mut Budget::default(), &guard)
 }
 
+/// Looks up a key. In a registry with unique keys, [`short_key`] has rejected it already.
 #[inline(never)]
 fn lookup<'a>(
     env: Env<'a>,
@@ -42,18 +43,24 @@ fn lookup<'a>(
     budget: &mut Budget,
     guard: &Guard,
 ) -> NifResult<'a> {
-    if let (Some(key), Entries::Unique(entries)) = (short_compound_key(key_term), &registry.entries)
-    {
-        return entry_list(env, entries.get(&key, guard), budget);
-    }
-    let (mut buffer, mut probe) = (Buffer::new(), None);
-    let key = key(key_term, &mut buffer, &mut probe)?;
-    if !budget.spend_search(&key) {
-        return Err(Failure::TakesLong);
-    }
     match &registry.entries {
-        Entries::Unique(entries) => entry_list(env, entries.get(&key, guard), budget),
-        Entries::Duplicate(entries) => entries_list(env, entries.get(&key, guard), budget, guard),
+        Entries::Unique(entries) => with_long_key(key_term, |key| {
+            spend_search(budget, key)?;
+            entry_list(env, entries.get(key, guard), budget)
+        }),
+        Entries::Duplicate(entries) => with_key(key_term, |key| {
+            spend_search(budget, key)?;
+            entries_list(env, entries.get(key, guard), budget, guard)
+        }),
+    }
+}
+
+#[inline(always)]
+fn spend_search(budget: &mut Budget, key: &Key<'_, Probe>) -> Result<(), Failure> {
+    if budget.spend_search(key) {
+        Ok(())
+    } else {
+        Err(Failure::TakesLong)
     }
 }
 
@@ -117,11 +124,11 @@ pub fn stored<'a>(
 /// How many keys `registry_lookup_many` prefetches together. It prefetches all of them before it
 /// reads the first. Reading each key one step after its prefetch took half as long again, in a
 /// table of a million entries.
-const ABREAST: usize = 16;
+const BATCH: usize = 16;
 
 /// A key of `registry_lookup_many` whose lookup is in progress.
 #[derive(Clone, Copy)]
-struct UnderWay<'a, 'g> {
+struct InFlight<'a, 'g> {
     key: Term<'a>,
     /// The list of keys after it.
     next: Term<'a>,
@@ -132,36 +139,36 @@ struct UnderWay<'a, 'g> {
 fn registry_lookup_many<'a>(env: Env<'a>, [name, keys]: [Term<'a>; 2]) -> NifResult<'a> {
     let guard = pin();
     let registry = registry!(env, name, &guard);
-    let mut results = Vec::with_capacity(ABREAST);
+    let mut results = Vec::with_capacity(BATCH);
     let mut budget = Budget::default();
-    let mut under_way = [UnderWay {
+    let mut in_flight = [InFlight {
         key: keys,
         next: keys,
         prefetched: None,
-    }; ABREAST];
-    let (mut unbegun, mut rest) = (keys, keys);
+    }; BATCH];
+    let (mut to_prefetch, mut rest) = (keys, keys);
     'all: while results.len() < ENTRIES_MAX {
-        let mut begun = 0;
-        while begun < ABREAST
-            && let Some((key, next)) = cell(unbegun)
+        let mut count = 0;
+        while count < BATCH
+            && let Some((key, next)) = cell(to_prefetch)
         {
             let prefetched = prefetch(registry, key, &guard);
-            under_way[begun] = UnderWay {
+            in_flight[count] = InFlight {
                 key,
                 next,
                 prefetched,
             };
-            unbegun = next;
-            begun += 1;
+            to_prefetch = next;
+            count += 1;
         }
-        if begun == 0 {
+        if count == 0 {
             break;
         }
-        for UnderWay {
+        for InFlight {
             key,
             next,
             prefetched,
-        } in &under_way[..begun]
+        } in &in_flight[..count]
         {
             let result = match (prefetched, &registry.entries) {
                 (Some((key, prefetched)), Entries::Unique(entries)) => {
@@ -209,18 +216,19 @@ fn registry_whereis<'a>(env: Env<'a>, [name, key_term]: [Term<'a>; 2]) -> NifRes
     };
     let entry = match short_key(key_term) {
         Some(key) => entries.get(&key, &guard),
-        None => find(entries, key_term, &guard)?,
+        None => get(entries, key_term, &guard)?,
     };
     Ok(entry
         .and_then(|entry| live_pid(env, entry.owner))
         .unwrap_or_else(|| undefined().to_term(env)))
 }
 
+/// Returns the entry of a key that [`short_key`] has rejected.
 #[inline(never)]
-fn find<'g>(
+fn get<'g>(
     entries: &Unique<OwnedTerm, OwnedTerm>,
     key_term: Term<'_>,
     guard: &'g Guard,
 ) -> Result<Option<StoredEntry<'g>>, Failure> {
-    with_key(key_term, |key| Ok(entries.get(key, guard)))
+    with_long_key(key_term, |key| Ok(entries.get(key, guard)))
 }

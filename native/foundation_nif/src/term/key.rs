@@ -38,7 +38,7 @@ pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
 
 /// Returns the key of a short tuple of those.
 #[inline]
-pub fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
+fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
     let (bytes, len) = short_tuple(term)?;
     Some(Key::packed(COMPOUND, bytes, len))
 }
@@ -84,9 +84,33 @@ pub fn with_key<R>(
     term: Term,
     then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
-    if let Some(key) = short_key(term).or_else(|| short_compound_key(term)) {
-        return then(&key);
+    match short_key(term).or_else(|| short_compound_key(term)) {
+        Some(key) => then(&key),
+        None => with_encoded_key(term, then),
     }
+}
+
+/// Calls `then` with the key of a term that [`short_key`] has rejected.
+///
+/// # Errors
+///
+/// As [`with_key`].
+#[inline(always)]
+pub fn with_long_key<R>(
+    term: Term,
+    then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    match short_compound_key(term) {
+        Some(key) => then(&key),
+        None => with_encoded_key(term, then),
+    }
+}
+
+#[inline(always)]
+fn with_encoded_key<R>(
+    term: Term,
+    then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
     let (mut buffer, mut probe) = (Buffer::new(), None);
     let key = match binary(term) {
         Some(bytes) => binary_key(bytes)?,
