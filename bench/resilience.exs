@@ -147,7 +147,7 @@ defmodule Bench.Resilience do
       %Row{
         name: :breaker,
         what: "ask and record, closed, until counted",
-        theirs: "ETS look-up and GenServer cast",
+        theirs: "ETS lookup and GenServer cast",
         sizes: [1],
         target: {:at_least, 3},
         run: &breaker/2
@@ -155,7 +155,7 @@ defmodule Bench.Resilience do
       %Row{
         name: :breaker_open,
         what: "ask, refused",
-        theirs: "ETS look-up of a flag",
+        theirs: "ETS lookup of a flag",
         sizes: [1],
         target: {:at_least, 1},
         run: &breaker_open/2

@@ -614,7 +614,7 @@ impl Held for Call {
 }
 
 /// The calls of a dead process that are still to be ended.
-pub struct Estate(IntoIter<Call>);
+pub struct PendingCleanup(IntoIter<Call>);
 
 /// All breakers of an instance, and who has which calls out.
 pub struct Breakers<F: Opaque> {
@@ -729,8 +729,8 @@ impl<F: Opaque> Breakers<F> {
     }
 
     /// Declares a process dead; its calls are then ended in steps.
-    pub fn mark_dead(&self, owner: u64) -> Estate {
-        Estate(self.owners.mark_dead(owner).into_iter())
+    pub fn mark_dead(&self, owner: u64) -> PendingCleanup {
+        PendingCleanup(self.owners.mark_dead(owner).into_iter())
     }
 
     /// Ends a call of a dead process, and gives the breaker that it was of; `None` when none is
@@ -738,11 +738,11 @@ impl<F: Opaque> Breakers<F> {
     pub fn reclaim(
         &self,
         settings: &Settings,
-        estate: &mut Estate,
+        pending: &mut PendingCleanup,
         (now, random): (impl Fn() -> u64, f64),
         changed: &mut Transitions,
     ) -> Option<Arc<Cell<Breaker>>> {
-        let call = estate.0.next()?;
+        let call = pending.0.next()?;
         self.keyed.change(&call.cell, |_cell, breaker| {
             breaker.lose(settings, (call.id, call.admitted), (now(), random), changed);
         });

@@ -201,7 +201,7 @@ impl<F: Opaque, S: Keyable> Keyed<F, S> {
         let (hash, guard) = (self.table.hash(key), pin());
         let mut change = Some(change);
         loop {
-            // A cell that is removed between the look-up and the lock is made anew: `create` waits
+            // A cell that is removed between the lookup and the lock is made anew: `create` waits
             // for the removal.
             if let Some(cell) = self.cell(key, hash, &guard)
                 && let Some(result) = self.try_change(cell, &mut change)

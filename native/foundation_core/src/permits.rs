@@ -538,7 +538,7 @@ impl<W: Send + 'static> Effects<W> {
 }
 
 /// The grants of a dead process that are still to be freed.
-pub struct Estate<W: Send + 'static>(IntoIter<Grant<W>>);
+pub struct PendingCleanup<W: Send + 'static>(IntoIter<Grant<W>>);
 
 impl<F: Opaque, W: Send + 'static> Permits<F, W> {
     /// No permit is out.
@@ -646,18 +646,18 @@ impl<F: Opaque, W: Send + 'static> Permits<F, W> {
     }
 
     /// Declares a process dead; what it held is then freed in steps.
-    pub fn mark_dead(&self, owner: u64) -> Estate<W> {
-        Estate(self.owners.mark_dead(owner).into_iter())
+    pub fn mark_dead(&self, owner: u64) -> PendingCleanup<W> {
+        PendingCleanup(self.owners.mark_dead(owner).into_iter())
     }
 
     /// Frees one grant of a dead process; `None` when there is none left.
     pub fn reclaim(
         &self,
         settings: &Settings,
-        estate: &mut Estate<W>,
+        pending: &mut PendingCleanup<W>,
         is_alive: impl Fn(u64) -> bool,
     ) -> Option<Effects<W>> {
-        let grant = estate.0.next()?;
+        let grant = pending.0.next()?;
         Some(self.free(settings, &grant, true, is_alive))
     }
 

@@ -272,7 +272,7 @@ impl<T: Carried> Spans<T> {
         read: impl FnOnce(&mut Frame<T>) -> Result<R, E>,
     ) -> Result<Option<R>, E> {
         self.with(process, |stack| {
-            let Some(at) = stack.position(id) else {
+            let Some(at) = stack.index_of(id) else {
                 return Ok(None);
             };
             let result = read(&mut stack.frames[at])?;
@@ -470,7 +470,7 @@ impl<T: Carried> Stack<T> {
 
     /// Returns the position of the innermost span, or of the span with this id.
     #[inline]
-    fn position(&self, id: Option<u64>) -> Option<usize> {
+    fn index_of(&self, id: Option<u64>) -> Option<usize> {
         let frames = &self.frames[..self.open];
         match id {
             None => frames.len().checked_sub(1).filter(|at| frames[*at].is_span),

@@ -451,9 +451,9 @@ impl Writer {
             } => {
                 let it = index.stream(&stream);
                 let last = it.map_or(0, |it| it.last);
-                let is_there = it.is_some_and(|it| !it.deleted || it.snapshot.is_some());
+                let exists = it.is_some_and(|it| !it.deleted || it.snapshot.is_some());
                 let result = expected.check(last);
-                if is_there && result.is_ok() {
+                if exists && result.is_ok() {
                     let header = Header::Deleted {
                         stream: &stream,
                         last,

@@ -101,7 +101,7 @@ impl Events {
     }
 
     /// Where the entry of a position is, or would be.
-    fn search(&self, position: u64) -> Result<usize, usize> {
+    fn index_of(&self, position: u64) -> Result<usize, usize> {
         let wanted = position.saturating_sub(self.segment.head.first);
         // Where nothing was left out it is where it would be in an array.
         let guess = wanted as usize;
@@ -132,7 +132,7 @@ impl Events {
     }
 
     fn remove(&mut self, position: u64) {
-        if let Ok(index) = self.search(position)
+        if let Ok(index) = self.index_of(position)
             && let Some((_, place)) = self.located(index)
         {
             self.dead += u64::from(place.len);
@@ -275,7 +275,7 @@ impl Index {
     /// Where the event of a position is; `None` if it was removed or is still to come.
     pub fn locate(&self, position: u64) -> Option<(Arc<Segment>, Place)> {
         let events = &self.segments[self.segment_of(position)?];
-        let (_, place) = events.located(events.search(position).ok()?)?;
+        let (_, place) = events.located(events.index_of(position).ok()?)?;
         Some((events.segment.clone(), place))
     }
 
@@ -288,7 +288,7 @@ impl Index {
     ) {
         let first = self.segment_of(from).unwrap_or(0);
         for events in self.segments.iter().skip(first) {
-            let (Ok(mut index) | Err(mut index)) = events.search(from);
+            let (Ok(mut index) | Err(mut index)) = events.index_of(from);
             while index < events.entries.len() {
                 if let Some((position, place)) = events.located(index)
                     && (position > to || !visit(position, &events.segment, place))
@@ -306,7 +306,7 @@ impl Index {
             return;
         };
         for events in self.segments[..=last].iter().rev() {
-            let mut after = match events.search(from) {
+            let mut after = match events.index_of(from) {
                 Ok(index) => index + 1,
                 Err(index) => index,
             };

@@ -302,9 +302,9 @@ impl Log {
         // After that: an event that comes before this look is seen here, and a later one by the
         // commit thread.
         let index = self.shared.index();
-        let is_there = stream.map_or(index.position, |stream| index.version(stream)) > number;
+        let exists = stream.map_or(index.position, |stream| index.version(stream)) > number;
         drop(index);
-        is_there && self.shared.watchers().remove(stream, id)
+        exists && self.shared.watchers().remove(stream, id)
     }
 
     /// Removes a watcher.

@@ -160,9 +160,9 @@ fn kill(
     owner: u64,
     is_alive: impl Fn(u64) -> bool,
 ) -> Vec<(u64, bool)> {
-    let mut estate = system.mark_dead(owner);
+    let mut pending = system.mark_dead(owner);
     let mut all = Vec::new();
-    while let Some(effects) = system.reclaim(settings, &mut estate, &is_alive) {
+    while let Some(effects) = system.reclaim(settings, &mut pending, &is_alive) {
         all.extend(told(&effects));
     }
     all

@@ -222,7 +222,7 @@ fn a_closed_log_answers_that_it_is() {
 }
 
 #[test]
-fn a_watcher_is_told_once_of_what_comes_or_is_there() {
+fn a_watcher_is_told_once_about_new_and_existing_events() {
     let (log, _) = open(&Sim::default()).unwrap();
     let (sender, receiver) = mpsc::channel();
     let watch = |stream: Option<&[u8]>, number| {

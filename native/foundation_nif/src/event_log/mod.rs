@@ -27,7 +27,7 @@ atoms! {
 }
 
 /// The log of a name.
-fn find(name: Term) -> Result<Option<Arc<EventLog>>, Failure> {
+fn log_of(name: Term) -> Result<Option<Arc<EventLog>>, Failure> {
     if !name.is_atom() {
         return Err(Failure::BadArgument);
     }
@@ -37,7 +37,7 @@ fn find(name: Term) -> Result<Option<Arc<EventLog>>, Failure> {
 /// The log of a name; the NIF answers `nil` where there is none.
 macro_rules! event_log {
     ($env:expr, $name:expr) => {
-        match crate::event_log::find($name)? {
+        match crate::event_log::log_of($name)? {
             Some(log) => log,
             None => return Ok(::rustler::types::atom::nil().encode($env)),
         }

@@ -11,8 +11,8 @@ use super::registry;
 use crate::process::live_pid;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{
-    Budget, OwnedTerm, Probe, Rows, cell, empty_list, list, pair, short_key, single_pair,
-    value_term, with_key, with_long_key,
+    Budget, OwnedTerm, Probe, Rows, cell, empty_list, list, pair, short_compound_key, short_key,
+    single_pair, value_term, with_encoded_key, with_key,
 };
 
 nifs! {
@@ -44,15 +44,30 @@ fn lookup<'a>(
     guard: &Guard,
 ) -> NifResult<'a> {
     match &registry.entries {
-        Entries::Unique(entries) => with_long_key(key_term, |key| {
-            spend_search(budget, key)?;
-            entry_list(env, entries.get(key, guard), budget)
-        }),
+        Entries::Unique(entries) => match short_compound_key(key_term) {
+            Some(key) => entry_list(env, entries.get(&key, guard), budget),
+            None => lookup_encoded(env, entries, key_term, budget, guard),
+        },
         Entries::Duplicate(entries) => with_key(key_term, |key| {
             spend_search(budget, key)?;
             entries_list(env, entries.get(key, guard), budget, guard)
         }),
     }
+}
+
+/// Looks up a unique key that is not short.
+#[inline(never)]
+fn lookup_encoded<'a>(
+    env: Env<'a>,
+    entries: &Unique<OwnedTerm, OwnedTerm>,
+    key_term: Term<'a>,
+    budget: &mut Budget,
+    guard: &Guard,
+) -> NifResult<'a> {
+    with_encoded_key(key_term, |key| {
+        spend_search(budget, key)?;
+        entry_list(env, entries.get(key, guard), budget)
+    })
 }
 
 #[inline(always)]
@@ -230,5 +245,8 @@ fn get<'g>(
     key_term: Term<'_>,
     guard: &'g Guard,
 ) -> Result<Option<StoredEntry<'g>>, Failure> {
-    with_long_key(key_term, |key| Ok(entries.get(key, guard)))
+    match short_compound_key(key_term) {
+        Some(key) => Ok(entries.get(&key, guard)),
+        None => with_encoded_key(key_term, |key| Ok(entries.get(key, guard))),
+    }
 }

@@ -294,30 +294,30 @@ impl Instance {
     fn mark_dead(self: &Arc<Self>, env: Env, process: u64) {
         match &self.core {
             Core::Bulkhead(bulkhead) => {
-                let mut estate = bulkhead.permits.mark_dead(process);
+                let mut cleanup = bulkhead.permits.mark_dead(process);
                 for _ in 0..ENDED_AT_ONCE {
-                    if !bulkhead.reclaim(self, Some(env), &mut estate) {
+                    if !bulkhead.reclaim(self, Some(env), &mut cleanup) {
                         return;
                     }
                 }
                 let instance = self.clone();
                 background::send(Job::Run(Box::new(move || {
                     if let Core::Bulkhead(bulkhead) = &instance.core {
-                        while bulkhead.reclaim(&instance, None, &mut estate) {}
+                        while bulkhead.reclaim(&instance, None, &mut cleanup) {}
                     }
                 })));
             }
             Core::CircuitBreaker(breaker) => {
-                let mut estate = breaker.breakers.mark_dead(process);
+                let mut cleanup = breaker.breakers.mark_dead(process);
                 for _ in 0..ENDED_AT_ONCE {
-                    if !breaker.reclaim(&mut estate) {
+                    if !breaker.reclaim(&mut cleanup) {
                         return self.tell_owner(Some(env), breaker);
                     }
                 }
                 let instance = self.clone();
                 background::send(Job::Run(Box::new(move || {
                     if let Core::CircuitBreaker(breaker) = &instance.core {
-                        while breaker.reclaim(&mut estate) {}
+                        while breaker.reclaim(&mut cleanup) {}
                         instance.tell_owner(None, breaker);
                     }
                 })));
@@ -394,11 +394,11 @@ impl Bulkhead {
         &self,
         instance: &Arc<Instance>,
         env: Option<Env>,
-        estate: &mut permits::Estate<Waiter>,
+        cleanup: &mut permits::PendingCleanup<Waiter>,
     ) -> bool {
         let pool = settings(&self.settings).pool;
         let is_alive = |owner| env.is_none_or(|env| process::is_alive(env, owner));
-        match self.permits.reclaim(&pool, estate, is_alive) {
+        match self.permits.reclaim(&pool, cleanup, is_alive) {
             Some(effects) => {
                 self.finish(instance, env, effects);
                 true
@@ -423,10 +423,12 @@ impl CircuitBreaker {
         }
     }
 
-    fn reclaim(&self, estate: &mut breaker::Estate) -> bool {
+    fn reclaim(&self, cleanup: &mut breaker::PendingCleanup) -> bool {
         let settings = settings(&self.settings);
         let (mut changed, time) = (Vec::new(), (clock::now, random()));
-        let reclaimed = self.breakers.reclaim(&settings, estate, time, &mut changed);
+        let reclaimed = self
+            .breakers
+            .reclaim(&settings, cleanup, time, &mut changed);
         let Some(cell) = reclaimed else {
             return false;
         };

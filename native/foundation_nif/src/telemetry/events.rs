@@ -9,8 +9,8 @@ use foundation_core::window::Admission;
 use rustler::{Encoder, Env, Term, atoms};
 
 use super::{
-    NS_PER_MS, OneEvent, TABLES, clock, event, identify_name, is_nil, is_open, is_there, nil,
-    number, stored, takes_new,
+    NS_PER_MS, OneEvent, TABLES, clock, event, has_tables, is_nil, is_open, nil, number, push_name,
+    stored, takes_new,
 };
 use crate::background::{self, Job};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
@@ -53,7 +53,7 @@ fn optional(term: Term) -> Result<Option<u64>, Failure> {
 /// Cost: the encoding of the key, plus O(1). A large key goes to a dirty scheduler.
 fn telemetry_admit<'a>(env: Env<'a>, [name, key, window]: [Term<'a>; 3]) -> NifResult<'a> {
     let mut buffer = Buffer::new();
-    if !takes_new() || !identify_name(&mut buffer, name) {
+    if !takes_new() || !push_name(&mut buffer, name) {
         return nil(env);
     }
     let Some(event) = event(env, buffer.bytes(), name) else {
@@ -118,7 +118,7 @@ fn telemetry_append<'a>(
     if !is_open() {
         return nil(env);
     }
-    let Some(event) = find(env, name) else {
+    let Some(event) = event_of(env, name) else {
         return nil(env);
     };
     let payload = stored::store(env, [measurements, metadata])?;
@@ -146,9 +146,9 @@ fn telemetry_append<'a>(
 /// Returns the event of a name, which is made if it is unknown, or `None` for a term that is no
 /// name.
 #[inline]
-fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
+fn event_of<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
     let mut buffer = Buffer::new();
-    identify_name(&mut buffer, name)
+    push_name(&mut buffer, name)
         .then(|| event(env, buffer.bytes(), name))
         .flatten()
 }
@@ -156,7 +156,7 @@ fn find<'a>(env: Env<'a>, name: Term<'a>) -> Option<&'static OneEvent> {
 /// Evaluates to the event of a name. Without one, the NIF that uses this returns `nil`.
 macro_rules! event {
     ($env:expr, $name:expr) => {
-        match is_there().then(|| find($env, $name)).flatten() {
+        match has_tables().then(|| event_of($env, $name)).flatten() {
             Some(event) => event,
             None => return nil($env),
         }
@@ -232,7 +232,7 @@ fn telemetry_totals<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
 /// Returns the events in chunks. The event that names past the bound share comes last.
 fn telemetry_events<'a>(env: Env<'a>, [cursor]: [Term<'a>; 1]) -> NifResult<'a> {
     let cursor = number(cursor)? as usize;
-    if !is_there() {
+    if !has_tables() {
         return nil(env);
     }
     let (mut events, next) = TABLES.events.walk(cursor, VISITED_MAX);

@@ -78,7 +78,7 @@ fn is_open() -> bool {
 }
 
 /// Returns whether there are tables to read from, which sealed tables allow too.
-fn is_there() -> bool {
+fn has_tables() -> bool {
     STATE.load(Ordering::Acquire) != CLOSED
 }
 
@@ -109,7 +109,7 @@ const NAME_MAX: usize = 32;
 /// Adds the words of an event's name to `buffer`. Returns `false` for a term that cannot be a name.
 /// Only interning the event checks that the elements are atoms.
 #[inline]
-fn identify_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
+fn push_name<'a>(buffer: &mut Buffer, name: Term<'a>) -> bool {
     let mut rest = name;
     let mut count = 0;
     while let Some((head, tail)) = crate::term::cell(rest) {

@@ -4,7 +4,7 @@ use foundation_core::sampler::Strategy;
 use rustler::types::tuple::get_tuple;
 use rustler::{Encoder, Env, Term, atoms};
 
-use super::{OneEvent, TABLES, clock, event, identify_name, is_name, is_open, nil, number, stored};
+use super::{OneEvent, TABLES, clock, event, is_name, is_open, nil, number, push_name, stored};
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::term::{Buffer, NODES_MAX, decode_all};
 
@@ -23,9 +23,9 @@ const VISITED_MAX: usize = 200;
 const OTHER: [u8; 8] = [0; 8];
 
 /// Returns the event of a name, if it is known.
-fn find(name: Term) -> Result<Option<&'static OneEvent>, Failure> {
+fn known_event(name: Term) -> Result<Option<&'static OneEvent>, Failure> {
     let mut buffer = Buffer::new();
-    if !(identify_name(&mut buffer, name) && is_name(name)) {
+    if !(push_name(&mut buffer, name) && is_name(name)) {
         identify_other(&mut buffer, name)?;
     }
     Ok(TABLES.events.get(buffer.bytes()))
@@ -74,7 +74,7 @@ fn sampler_configure<'a>(env: Env<'a>, [name, term]: [Term<'a>; 2]) -> NifResult
     let mut shown = Buffer::new();
     shown.encode_value(term).map_err(|_| Failure::BadArgument)?;
     let mut key = Buffer::new();
-    let event = if identify_name(&mut key, name) && is_name(name) {
+    let event = if push_name(&mut key, name) && is_name(name) {
         event(env, key.bytes(), name)
     } else {
         identify_other(&mut key, name)?;
@@ -95,7 +95,7 @@ fn sampler_decide<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
-    let keep = find(name)?.is_none_or(|event| event.sampler.decide(clock::now));
+    let keep = known_event(name)?.is_none_or(|event| event.sampler.decide(clock::now));
     Ok(keep.encode(env))
 }
 
@@ -109,7 +109,7 @@ fn sampler_stats<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     if !is_open() {
         return nil(env);
     }
-    let stats = find(name)?.and_then(|event| stats(env, event));
+    let stats = known_event(name)?.and_then(|event| stats(env, event));
     Ok(stats.unwrap_or_else(|| (0, 0, always()).encode(env)))
 }
 

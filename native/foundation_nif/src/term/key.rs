@@ -38,7 +38,7 @@ pub fn short_key<P>(term: Term) -> Option<Key<'static, P>> {
 
 /// Returns the key of a short tuple of those.
 #[inline]
-fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
+pub fn short_compound_key<P>(term: Term) -> Option<Key<'static, P>> {
     let (bytes, len) = short_tuple(term)?;
     Some(Key::packed(COMPOUND, bytes, len))
 }
@@ -90,24 +90,13 @@ pub fn with_key<R>(
     }
 }
 
-/// Calls `then` with the key of a term that [`short_key`] has rejected.
+/// Calls `then` with the key of a term that [`short_key`] and [`short_compound_key`] have rejected.
 ///
 /// # Errors
 ///
 /// As [`with_key`].
 #[inline(always)]
-pub fn with_long_key<R>(
-    term: Term,
-    then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
-) -> Result<R, Failure> {
-    match short_compound_key(term) {
-        Some(key) => then(&key),
-        None => with_encoded_key(term, then),
-    }
-}
-
-#[inline(always)]
-fn with_encoded_key<R>(
+pub fn with_encoded_key<R>(
     term: Term,
     then: impl FnOnce(&Key<'_, Probe>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {

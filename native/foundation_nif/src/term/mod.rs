@@ -24,7 +24,9 @@ mod view;
 
 pub use budget::{Budget, NODES_MAX, charge, copies_in_time, measure, measure_whole};
 pub use encoding::{Buffer, NotEncoded, decode_all};
-pub use key::{key, key_term, short_key, short_window_key, with_key, with_long_key};
+pub use key::{
+    key, key_term, short_compound_key, short_key, short_window_key, with_encoded_key, with_key,
+};
 pub use layout::{as_pair, cell, is_map, small_map};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
 pub use rows::{Rows, single_pair};

@@ -269,7 +269,7 @@ impl Lender {
     /// The caller's own bytes can be a temporary copy, which the VM frees when the call ends. It
     /// makes one of a binary that does not start at a whole byte. A new lender lends its own bytes.
     fn of(term: Term, bytes: &[u8]) -> Option<(Arc<Lender>, *const [u8])> {
-        if let Some(lender) = Lender::find(bytes) {
+        if let Some(lender) = Lender::containing(bytes) {
             return Some((lender, bytes));
         }
         let environment = Environment::new(term)?;
@@ -286,7 +286,7 @@ impl Lender {
 
     /// Upgrades no lender but the one it returns. If another thread let go of a rejected lender
     /// meanwhile, this thread would drop it, and [`Lender::drop`] takes the lock that is held here.
-    fn find(bytes: &[u8]) -> Option<Arc<Lender>> {
+    fn containing(bytes: &[u8]) -> Option<Arc<Lender>> {
         let Range { start, end } = bytes.as_ptr_range();
         let lenders = LENDERS.lock().unwrap_or_else(PoisonError::into_inner);
         let before = lenders.range(..=start.addr()).rev().take(ASKED_MAX);

@@ -294,7 +294,7 @@ impl Liveness for Meanwhile<'_> {
 }
 
 #[test]
-fn a_registration_that_is_under_way_does_not_make_the_registry_full() {
+fn a_registration_in_progress_does_not_make_the_registry_full() {
     let (registry, liveness) = (unique(1), FakeLiveness::default());
     let other = || {
         std::thread::scope(|scope| {
