@@ -122,6 +122,4 @@ defmodule Soak.Table do
     for key <- raced, do: :ok = ConcurrentRegistry.delete(@table, key)
     Record.add(:taken, length(raced))
   end
-
-  defp table, do: :persistent_term.get(__MODULE__)
 end
