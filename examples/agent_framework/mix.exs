@@ -14,7 +14,7 @@ defmodule Crew.MixProject do
     ]
   end
 
-  def application, do: [mod: {Crew.Application, []}, extra_applications: [:logger]]
+  def application, do: [mod: {Crew.Application, []}, extra_applications: [:crypto, :logger]]
 
   # The second builds the library where there is no release of it; without Hex, Foundation does.
   defp deps do

@@ -2,40 +2,94 @@ defmodule Crew do
   @moduledoc """
   Agents: processes with an id and a memory, that are told to run actions.
 
-      {:ok, _agent} = Crew.start_agent("ada", memory: "/var/lib/crew/ada")
+      {:ok, _agent} = Crew.ensure_agent("ada")
       {:ok, :noted} = Crew.run("ada", Crew.Actions.Note, %{about: :tea, text: "green"})
+      {:ok, answer} = Crew.deliver("ada", Crew.Actions.Think, %{question: "Why green?"})
 
-  Any process finds an agent by its id. After a crash the agent restarts with its memory. It runs
-  an action in the context and the span of the caller.
+  Any process finds an agent by its id. An action runs in the context and the span of its caller.
+  What an agent has learned is in an event log before its caller has the answer, so an agent that is
+  killed restarts with all of it.
   """
 
-  alias Crew.{Agent, Caller}
-  alias Foundation.AgentRegistry
+  alias Crew.{Agent, Caller, Directory}
+  alias Foundation.{AgentRegistry, Retry}
 
   @type id :: term
+  @type answer :: {:ok, term} | {:error, term}
+
+  # An action may wait for the model, and repeat its calls.
+  @timeout_ms 60_000
 
   @doc """
-  Starts an agent, supervised. `:memory` is the directory of its checkpoints, its own.
+  Starts an agent, supervised.
 
   `{:error, {:already_started, pid}}` if an agent of that id runs.
   """
-  @spec start_agent(id, memory: Path.t()) :: DynamicSupervisor.on_start_child()
-  def start_agent(id, memory: directory) do
-    DynamicSupervisor.start_child(Crew.Agents, {Agent, id: id, checkpoint_dir: directory})
+  @spec start_agent(id) :: {:ok, pid} | {:error, term}
+  def start_agent(id) do
+    with :ignore <- DynamicSupervisor.start_child(Crew.Agents, {Agent, id}) do
+      case AgentRegistry.get_agent(id) do
+        {:ok, running} -> {:error, {:already_started, running}}
+        # It has ended since.
+        {:error, :not_found} -> start_agent(id)
+      end
+    end
   end
+
+  @doc "Returns the agent of that id; starts it if there is none, once for all callers."
+  @spec ensure_agent(id) :: {:ok, pid} | {:error, term}
+  def ensure_agent(id), do: Directory.ensure(id)
 
   @doc """
   Runs an action in an agent, and returns what it answers, or `{:error, reason}`.
 
-  The reason of an action that raised is `%{error: exception, context: map}`, the context being the
-  one at the point of the raise.
+  The reason of an action that raised is `%{error: exception, context: map}`, with the context at the
+  point of the raise. It is `:agent_down` where the agent ended meanwhile. Then the action may have
+  been run: a caller that repeats it passes the same `run_id:`, and what the agent has learned in that
+  run it does not learn twice.
   """
-  @spec run(id, module, map) :: {:ok, term} | {:error, term}
-  def run(id, action, params \\ %{}) do
-    with {:ok, agent} <- AgentRegistry.get_agent(id) do
-      GenServer.call(agent, {:run, action, params, Caller.here()})
-    end
+  @spec run(id, module, map, run_id: binary) :: answer
+  def run(id, action, params \\ %{}, options \\ []) do
+    run_id = Keyword.get_lazy(options, :run_id, &new_run_id/0)
+
+    with {:ok, agent} <- AgentRegistry.get_agent(id),
+         do: call(agent, {:run, run_id, action, params, Caller.here()})
   end
+
+  defp call(agent, request) do
+    GenServer.call(agent, request, @timeout_ms)
+  catch
+    :exit, {:timeout, _call} -> {:error, :timeout}
+    :exit, {_reason, {GenServer, :call, _arguments}} -> {:error, :agent_down}
+  end
+
+  @doc """
+  Runs an action as `run/4` does, exactly once, however often its agent is killed meanwhile.
+
+  Starts the agent where there is none. Gives up after a minute.
+  """
+  @spec deliver(id, module, map) :: answer
+  def deliver(id, action, params \\ %{}) do
+    run_id = new_run_id()
+
+    Retry.run(
+      fn ->
+        with {:ok, _agent} <- ensure_agent(id), do: run(id, action, params, run_id: run_id)
+      end,
+      max_attempts: 1_000,
+      base_ms: 5,
+      max_ms: 100,
+      budget_ms: @timeout_ms,
+      retry?: &gone?/1
+    )
+  end
+
+  # Between its death and its restart an agent is not found; its supervisor may be away too.
+  defp gone?({:return, {:error, reason}}), do: reason in [:agent_down, :not_found, :not_alive]
+  defp gone?({:return, _answer}), do: false
+  defp gone?({:raise, _exception}), do: false
+
+  defp new_run_id, do: Base.url_encode64(:crypto.strong_rand_bytes(12))
 
   @doc "The agents that run, with the number of actions that each has been asked for."
   @spec agents() :: %{id => non_neg_integer}

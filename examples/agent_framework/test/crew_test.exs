@@ -1,26 +1,24 @@
 defmodule CrewTest do
   use ExUnit.Case, async: true
 
-  alias Crew.Actions.{AskAll, Note, Recall}
+  alias Crew.Actions.{AskAll, Note, Recall, Think}
   alias Foundation.{AgentRegistry, RequestContext}
   alias Foundation.Telemetry.{SampledEvents, Span}
-
-  @moduletag :tmp_dir
 
   defmodule Whereabouts do
     @moduledoc false
     @behaviour Crew.Action
 
     @impl true
-    def run(%{}, memory) do
-      {:ok, {RequestContext.request_id(), Span.current_span()}, memory}
+    def run(%{}, _notes) do
+      {:ok, {RequestContext.request_id(), Span.current_span()}, %{}}
     end
   end
 
-  # Ids and directories of a test's own, so that tests do not meet.
-  defp start_agent(%{test: test, tmp_dir: root}, name) do
+  # Ids of a test's own, so that tests do not meet.
+  defp start_agent(%{test: test}, name) do
     id = {test, name}
-    {:ok, agent} = Crew.start_agent(id, memory: Path.join(root, name))
+    {:ok, agent} = Crew.start_agent(id)
     on_exit(fn -> Crew.stop_agent(id) end)
     {id, agent}
   end
@@ -45,7 +43,7 @@ defmodule CrewTest do
 
   test "one process has an id, and it is found until it ends", context do
     {id, agent} = start_agent(context, "ada")
-    assert {:error, {:already_started, ^agent}} = Crew.start_agent(id, memory: "elsewhere")
+    assert {:error, {:already_started, ^agent}} = Crew.start_agent(id)
     assert Crew.stop_agent(id) == :ok
     assert Crew.run(id, Recall, %{about: :tea}) == {:error, :not_found}
   end
@@ -53,7 +51,6 @@ defmodule CrewTest do
   test "an agent that is killed is back under its id with what it had noted", context do
     {id, agent} = start_agent(context, "ada")
     {:ok, :noted} = Crew.run(id, Note, %{about: :tea, text: "green"})
-    :ok = Foundation.StateManager.checkpoint(agent)
 
     monitor = Process.monitor(agent)
     Process.exit(agent, :kill)
@@ -61,6 +58,65 @@ defmodule CrewTest do
 
     assert successor(id) != agent
     assert Crew.run(id, Recall, %{about: :tea}) == {:ok, "green"}
+  end
+
+  test "an agent that is stopped in order has its memory when it starts again", context do
+    {id, _agent} = start_agent(context, "ada")
+    {:ok, :noted} = Crew.run(id, Note, %{about: :tea, text: "green"})
+    :ok = Crew.stop_agent(id)
+    {:ok, _agent} = Crew.start_agent(id)
+    assert Crew.run(id, Recall, %{about: :tea}) == {:ok, "green"}
+  end
+
+  test "many callers that need an agent start one", %{test: id} do
+    on_exit(fn -> Crew.stop_agent(id) end)
+    started = for _ <- 1..100, do: Task.async(fn -> Crew.ensure_agent(id) end)
+    assert [{:ok, agent}] = started |> Task.await_many(30_000) |> Enum.uniq()
+    assert AgentRegistry.get_agent(id) == {:ok, agent}
+  end
+
+  test "a run that is repeated answers as before, and is learned once", context do
+    {id, _agent} = start_agent(context, "ada")
+    note = &Crew.run(id, Note, %{about: :tea, text: &1}, run_id: &2)
+    assert note.("green", "run-1") == {:ok, :noted}
+    assert note.("black", "run-2") == {:ok, :noted}
+    assert note.("green", "run-1") == {:ok, :noted}
+    assert Crew.run(id, Recall, %{about: :tea}) == {:ok, "black"}
+  end
+
+  test "an agent thinks with the model, and notes its answer", context do
+    {id, _agent} = start_agent(context, "ada")
+    question = "#{inspect(id)}: why green?"
+    assert {:ok, answer} = Crew.deliver(id, Think, %{question: question})
+    assert answer == Crew.LLM.Fake.answer(question)
+    assert Crew.run(id, Recall, %{about: question}) == {:ok, answer}
+  end
+
+  test "agents that ask the same at once share one call of the model", context do
+    agents = for name <- 1..10, do: context |> start_agent("agent-#{name}") |> elem(0)
+    question = "#{inspect(context.test)}: why tea?"
+    loaded = [:foundation, :cache, :load, :stop]
+    :ok = :telemetry.attach({loaded, question}, loaded, &__MODULE__.tell_of_load/4, self())
+    on_exit(fn -> :telemetry.detach({loaded, question}) end)
+
+    answers =
+      agents
+      |> Enum.map(&Task.async(fn -> Crew.deliver(&1, Think, %{question: question}) end))
+      |> Task.await_many(60_000)
+
+    assert Enum.uniq(answers) == [{:ok, Crew.LLM.Fake.answer(question)}]
+    loads = for %{key: ^question} <- loads(), do: :load
+    assert loads == [:load]
+  end
+
+  def tell_of_load(_event, _measurements, metadata, test), do: send(test, {:loaded, metadata})
+
+  defp loads do
+    receive do
+      {:loaded, metadata} -> [metadata | loads()]
+    after
+      0 -> []
+    end
   end
 
   test "an agent runs as part of its caller's request and span", context do

@@ -6,24 +6,29 @@ defmodule Crew.Action do
   action's name added. One that raises leaves the agent as it was.
   """
 
-  alias Crew.Events
+  alias Crew.{Events, Memory}
   alias Foundation.ErrorContext
   alias Foundation.Telemetry.Span
 
-  @type memory :: map
+  @doc """
+  Does it, given what the agent has noted. Answers with the notes that the agent is to keep.
 
-  @doc "Does it. Answers with the memory that the agent is to have afterwards."
-  @callback run(params :: map, memory) :: {:ok, answer :: term, memory} | {:error, term}
+  It may be run again: if its agent is killed before they are kept, or if what it was given was
+  outdated.
+  """
+  @callback run(params :: map, Memory.notes()) ::
+              {:ok, answer :: term, Memory.notes()} | {:error, term}
 
   @doc false
-  @spec run(module, map, %{id: term, memory: memory}) :: {:ok, term, memory} | {:error, term}
-  def run(action, params, agent) do
-    about = %{agent: agent.id, action: action}
+  @spec run(module, map, Crew.id(), Memory.notes()) ::
+          {:ok, term, Memory.notes()} | {:error, term}
+  def run(action, params, id, notes) do
+    about = %{agent: id, action: action}
     started = System.monotonic_time()
 
     try do
       Span.with_span_fun(:action, about, fn ->
-        ErrorContext.with_context(about, fn -> action.run(params, agent.memory) end)
+        ErrorContext.with_context(about, fn -> action.run(params, notes) end)
       end)
     rescue
       exception ->

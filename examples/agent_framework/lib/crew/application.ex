@@ -4,6 +4,10 @@ defmodule Crew.Application do
 
   alias Foundation.Telemetry.{Sampler, SampledEvents}
 
+  # A restart costs little: memories are on disk, and the state of the others is in tables that
+  # outlive their owners. Giving up would end all agents.
+  @restarts [max_restarts: 1_000, max_seconds: 5]
+
   @impl true
   def start(_type, _arguments) do
     # Every action is reported, in batches. Failures come in floods: each is reported once a
@@ -12,9 +16,13 @@ defmodule Crew.Application do
     :ok = SampledEvents.configure_event([:crew, :failure], window: 60_000)
     :ok = Sampler.configure_event([:crew, :failure], {:rate_limited, 10})
 
-    Supervisor.start_link([{DynamicSupervisor, name: Crew.Agents}],
-      strategy: :one_for_one,
-      name: Crew.Supervisor
+    log = {Foundation.EventLog, name: Crew.Log, dir: Application.fetch_env!(:crew, :dir)}
+    agents = {DynamicSupervisor, [name: Crew.Agents] ++ @restarts}
+
+    # one_for_one: no process holds the pid of another area's.
+    Supervisor.start_link(
+      [log] ++ Crew.LLM.children() ++ [agents],
+      [strategy: :one_for_one, name: Crew.Supervisor] ++ @restarts
     )
   end
 end

@@ -11,7 +11,7 @@ defmodule Crew.Actions.AskAll do
   alias Foundation.Telemetry.Span
 
   @impl true
-  def run(%{agents: ids, about: about}, memory) do
+  def run(%{agents: ids, about: about}, _notes) do
     span = Span.propagate_context()
 
     answers =
@@ -21,6 +21,6 @@ defmodule Crew.Actions.AskAll do
       end)
       |> Map.new(fn {:ok, answer} -> answer end)
 
-    {:ok, answers, memory}
+    {:ok, answers, %{}}
   end
 end

@@ -3,5 +3,5 @@ defmodule Crew.Actions.Note do
   @behaviour Crew.Action
 
   @impl true
-  def run(%{about: about, text: text}, memory), do: {:ok, :noted, Map.put(memory, about, text)}
+  def run(%{about: about, text: text}, _notes), do: {:ok, :noted, %{about => text}}
 end

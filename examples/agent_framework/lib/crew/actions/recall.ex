@@ -3,5 +3,5 @@ defmodule Crew.Actions.Recall do
   @behaviour Crew.Action
 
   @impl true
-  def run(%{about: about}, memory), do: {:ok, Map.fetch!(memory, about), memory}
+  def run(%{about: about}, notes), do: {:ok, Map.fetch!(notes, about), %{}}
 end
