@@ -7,8 +7,8 @@ defmodule Crew do
       {:ok, answer} = Crew.deliver("ada", Crew.Actions.Think, %{question: "Why green?"})
 
   Any process finds an agent by its id. An action runs in the context and the span of its caller.
-  What an agent has learned is in an event log before its caller has the answer, so an agent that is
-  killed restarts with all of it.
+  An agent writes to an event log before it answers, so an agent that is killed restarts with all
+  that it has learned.
   """
 
   alias Crew.{Agent, Caller, Directory}
@@ -44,9 +44,9 @@ defmodule Crew do
   Runs an action in an agent, and returns what it answers, or `{:error, reason}`.
 
   The reason of an action that raised is `%{error: exception, context: map}`, with the context at the
-  point of the raise. It is `:agent_down` where the agent ended meanwhile. Then the action may have
-  been run: a caller that repeats it passes the same `run_id:`, and what the agent has learned in that
-  run it does not learn twice.
+  point of the raise. It is `:agent_down` where the agent ended meanwhile. The action may have been
+  run then. A caller that repeats it passes the same `run_id:`, and the agent does not learn the
+  results of that run twice.
   """
   @spec run(id, module, map, run_id: binary) :: answer
   def run(id, action, params \\ %{}, options \\ []) do

@@ -1,7 +1,7 @@
 defmodule Crew.Agent do
   @moduledoc false
-  # The process of one agent. It runs one action after the other, each in its caller's context. What
-  # it learns goes into its memory before its caller is answered.
+  # The process of one agent. It runs one action after the other, each in its caller's context, and
+  # writes to its memory before it answers.
 
   use GenServer
 
@@ -18,7 +18,7 @@ defmodule Crew.Agent do
   end
 
   # Runs in the supervisor, also when it starts an agent anew after a crash. By then another caller
-  # may have started one of that id. An error would make the supervisor try again for ever.
+  # may have started one of that id. An error would make the supervisor try again and again.
   def start_link(id) do
     with {:error, :not_found} <- AgentRegistry.get_agent(id),
          {:ok, agent} <- GenServer.start_link(__MODULE__, id) do
