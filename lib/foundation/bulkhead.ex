@@ -9,23 +9,22 @@ defmodule Foundation.Bulkhead do
               max: [
                 type: {:integer, 1..@most},
                 required: true,
-                doc: "The sum of the weights that may be out at a time."
+                doc: "The largest sum of the weights of permits that are out."
               ],
               queue: [
                 type: {:integer, 0..@most},
                 default: 0,
-                doc: "How many callers may wait for a permit."
+                doc: "The largest number of callers that wait for a permit."
               ],
               wait: [
                 type: Options.time(0),
                 default: 0,
-                doc: "How many milliseconds a call waits that does not say."
+                doc: "The `:wait` of calls without one, in milliseconds."
               ],
               order: [
                 type: {:in, [:fifo, :lifo]},
                 default: :fifo,
-                doc:
-                  "Whether the waiter that came first is served first, or the one that came last."
+                doc: "`:fifo` serves the oldest waiter first, `:lifo` the newest."
               ]
             ],
             Instance.schema()
@@ -54,20 +53,19 @@ defmodule Foundation.Bulkhead do
 
   ## Keys
 
-  Each call takes `MyApp.LLM`, or `{MyApp.LLM, key}` with any key: a tenant, a host. A key has
-  permits of its own, as many as the instance's `:max`. Its state is made on its first use. It is
-  dropped when the key is idle and another one needs its place.
+  Each call takes `MyApp.LLM`, or `{MyApp.LLM, key}` with any key: a tenant, a host. Each key has
+  its own permits, as many as the instance's `:max`. A key's state is created on first use. It is
+  dropped when the key is idle and another key needs its place.
 
   ## Consistency
 
   Each function takes effect at one moment. The permits out never weigh more than `:max`, also while
-  the owner is killed and restarted. A waiter that gives up owns a permit or nothing, and learns
-  which. Waiters are served strictly in order: a heavy one at the front is not overtaken, and a
+  the owner is killed and restarted. A waiter that gives up learns whether it owns a permit. Waiters are served strictly in order: a heavy one at the front is not overtaken, and a
   call that does not wait is rejected while others wait.
 
   On the native engine every call works while the owner restarts. On the ETS engine, a call waits
-  for the restart. The state is kept after a crash of the owner, and is gone after an orderly
-  stop; those who wait then get an `ArgumentError`.
+  for the restart. The state survives a crash of the owner. An orderly stop ends it, and calls that
+  wait then raise `ArgumentError`.
 
   ## Bounds
 
@@ -75,7 +73,7 @@ defmodule Foundation.Bulkhead do
 
   ## Telemetry events
 
-  None: a call costs too little to be told of. `info/1` counts.
+  None: an event would cost more than the call. `info/1` has the counters.
   """
 
   @opaque permit :: %Permit{}
@@ -182,7 +180,7 @@ defmodule Foundation.Bulkhead do
 
   def acquire(name, options) do
     options = Options.validate!(options, @call, "the options of a call")
-    # Above every maximum, where it would not fit a word.
+    # A weight above the range of a word counts as one above every maximum.
     take(name, min(options[:weight], @most + 1), options[:wait])
   end
 
@@ -229,8 +227,8 @@ defmodule Foundation.Bulkhead do
     end
   end
 
-  # Under the pool's lock: a permit that was granted meanwhile is the caller's, and its message has
-  # been sent or is about to be.
+  # The library decides under the pool's lock. If it has granted the permit meanwhile, the permit is
+  # the caller's, and its message is in the mailbox or on its way.
   defp give_up(name, id, reference) do
     case Native.bulkhead_cancel(name, id) do
       :cancelled -> Instance.rejected(:bulkhead, name, :timeout)
@@ -278,15 +276,15 @@ defmodule Foundation.Bulkhead do
   @doc """
   Returns the figures of a bulkhead.
 
-    * `:max` - the weight that may be out at a time
-    * `:in_use` - the weight that is out
-    * `:waiting` - callers that wait
-    * `:granted` - permits given since the start
-    * `:rejected` - calls refused at once
-    * `:timed_out` - calls that waited in vain
-    * `:reclaimed` - permits that came back because their process died
+    * `:max` - the largest weight.
+    * `:in_use` - the weight of the permits that are out.
+    * `:waiting` - the number of waiting callers.
+    * `:granted` - permits granted since the start.
+    * `:rejected` - calls rejected at once.
+    * `:timed_out` - calls that waited in vain.
+    * `:reclaimed` - permits of processes that died.
 
-  A key that is not in use has the figures of a new one. **Cost:** O(1).
+  An unknown key has the figures of a new one. **Cost:** O(1).
 
       iex> {:ok, _owner} = Foundation.Bulkhead.start_link(name: MyApp.Info, max: 3)
       iex> Foundation.Bulkhead.run(MyApp.Info, fn -> Foundation.Bulkhead.info(MyApp.Info).in_use end)

@@ -14,61 +14,64 @@ defmodule Foundation.CircuitBreaker do
                      {:pair, {:in, [:time]}, {:integer, 1..@day}}
                    ]},
                 default: {:count, 100},
-                doc: "Which calls decide: the last ones, or those of the last milliseconds."
+                doc:
+                  "Which calls count: the last `n` calls, or the calls of the last milliseconds."
               ],
               min_calls: [
                 type: {:integer, 1..1_000_000},
                 default: nil,
-                doc: "How many calls there must be; by default 20, or a smaller count window."
+                doc:
+                  "The smallest number of calls that can open it; by default 20, or a smaller count window."
               ],
               failure_rate: [
                 type: {:number, :above, 0, 1},
                 default: 0.5,
-                doc: "The share of failed calls from which on it opens."
+                doc: "The share of failed calls that opens it."
               ],
               slow_ms: [
                 type: Options.time(0),
                 default: :infinity,
-                doc: "From how many milliseconds on a call is slow."
+                doc: "The duration from which a call is slow, in milliseconds."
               ],
               slow_rate: [
                 type: {:number, :above, 0, 1},
                 default: 0.5,
-                doc: "The share of slow calls from which on it opens."
+                doc: "The share of slow calls that opens it."
               ],
               open_ms: [
                 type: {:integer, 1..@day},
                 default: 5_000,
-                doc:
-                  "How many milliseconds it is open the first time. Each re-opening doubles it."
+                doc: "The first open time, in milliseconds. Each re-opening doubles it."
               ],
               max_open_ms: [
                 type: {:integer, 1..@day},
                 default: 60_000,
-                doc: "How many milliseconds it is open at most."
+                doc: "The longest open time, in milliseconds."
               ],
               jitter: [
                 type: {:number, :from, 0, 1},
                 default: 0.1,
-                doc: "The share by which an open time is longer or shorter, at random."
+                doc: "The largest random change of an open time, as a share of it."
               ],
               probes: [
                 type: {:integer, 1..10_000},
                 default: 3,
-                doc: "How many calls a half-open one admits at a time, and how many must be good."
+                doc:
+                  "The number of calls that a half-open breaker admits at a time, and that must succeed."
               ],
               probe_timeout_ms: [
                 type: {:integer, 1..@day},
                 default: 60_000,
-                doc: "After how many milliseconds a probe gives its place back."
+                doc:
+                  "The time after which a forgotten probe gives its place back, in milliseconds."
               ],
               classify: [
                 type: {:fun, 1},
                 default: nil,
                 doc: """
-                Decides what an outcome is: `:ok`, `:error` or `:ignore`. It is given
+                Classifies an outcome as `:ok`, `:error` or `:ignore`. Its argument is
                 `{:return, value}` or `{:raise | :throw | :exit, reason}`. By default `:error`,
-                `{:error, _}` and everything that is no return are errors, and a
+                `{:error, _}`, exceptions, throws and exits are errors, and a
                 `Foundation.Rejected` is ignored.
                 """
               ]
@@ -90,20 +93,20 @@ defmodule Foundation.CircuitBreaker do
   ]
 
   @moduledoc """
-  Stops calls of a service that fails, and finds out when it works again.
+  Stops calls to a failing service, and probes whether it has recovered.
 
       {Foundation.CircuitBreaker, name: MyApp.LLM, failure_rate: 0.5, open_ms: 5_000}
 
       Foundation.CircuitBreaker.run(MyApp.LLM, fn -> complete(prompt) end)
 
-  A *closed* breaker admits calls and counts how they end. With too many failed or slow ones it
-  *opens* and rejects calls. After its open time the next call makes it *half-open*: it admits at
-  most `:probes` calls at a time. As many good ones close it, and one that fails opens it for twice
-  as long. An *isolated* breaker rejects all calls until `reset/1`.
+  A *closed* breaker admits calls and counts their outcomes. Too many failed or slow calls *open* it,
+  and it rejects calls. After its open time the next call makes it *half-open*: it admits at most
+  `:probes` calls at a time. As many successes close it. One failure opens it for twice as long. An
+  *isolated* breaker rejects all calls until `reset/1`.
 
-  A probe gives its place back in any case, so a half-open breaker cannot stick. If its process
-  dies, it has failed. If its process forgets it, it expires after `:probe_timeout_ms`. A slow probe
-  has failed too.
+  A probe always gives its place back, so a half-open breaker cannot stick. If its process dies, the
+  probe has failed. If its process forgets it, it expires after `:probe_timeout_ms`. A slow probe has
+  failed too.
 
   ## Keys
 
@@ -113,8 +116,8 @@ defmodule Foundation.CircuitBreaker do
 
   ## Consistency
 
-  Each function takes effect at one moment. A call counts only in the state in which it was
-  admitted: one that was admitted before a change of state and is recorded after it changes nothing.
+  Each function is atomic. A call counts only in the state that admitted it: if the state changes
+  before the call is recorded, the call counts for nothing.
 
   The state survives a crash of the owner. Started again with other options, an instance keeps its
   state and applies them. On the native engine every call works while the owner restarts. On the
@@ -151,8 +154,8 @@ defmodule Foundation.CircuitBreaker do
 
   #{Options.docs(@schema)}
 
-  Returns `{:error, {:already_started, pid}}` where the name is taken, and raises `ArgumentError`
-  for an option that is unknown or of a wrong type, and for a `:min_calls` above a count window.
+  Returns `{:error, {:already_started, pid}}` if the name is taken. Raises `ArgumentError` for an
+  unknown or invalid option, and for a `:min_calls` above a count window.
 
       iex> {:ok, _owner} = Foundation.CircuitBreaker.start_link(name: MyApp.NewBreaker)
       iex> Foundation.CircuitBreaker.state(MyApp.NewBreaker)
@@ -208,8 +211,8 @@ defmodule Foundation.CircuitBreaker do
   @doc """
   Runs a function if calls are admitted, counts how it ends, and returns its result.
 
-  Returns `{:error, %Foundation.Rejected{}}` without a call of the function where calls are
-  rejected. What the function raises, throws or exits with is passed on.
+  Returns `{:error, %Foundation.Rejected{}}` without calling the function if the breaker rejects the
+  call. Exceptions, throws and exits of the function reach the caller.
 
   **Cost:** that of `ask/1` and `record/2`.
 
@@ -370,13 +373,13 @@ defmodule Foundation.CircuitBreaker do
   @doc """
   Returns the figures of a circuit breaker.
 
-    * `:state` - as `state/1`
-    * `:calls`, `:failures`, `:slow` - those in the window
-    * `:failure_rate`, `:slow_rate` - their shares, from 0.0 to 1.0
-    * `:retry_after_ms` - how long it is open still; `nil` where it is not open
-    * `:rejected` - calls rejected since the start
-    * `:opened` - how often it has opened
-    * `:probes` - probes that are out
+    * `:state` - as `state/1`.
+    * `:calls`, `:failures`, `:slow` - counts of the window.
+    * `:failure_rate`, `:slow_rate` - shares from 0.0 to 1.0.
+    * `:retry_after_ms` - the rest of the open time, or `nil`.
+    * `:rejected` - calls rejected since the start.
+    * `:opened` - how often it has opened.
+    * `:probes` - probes that are out.
 
   **Cost:** O(1).
 

@@ -41,7 +41,7 @@ defmodule Foundation.RateLimiter do
   ]
 
   @moduledoc """
-  Bounds how much of a service is used in a time.
+  Limits the use of a service per time.
 
       {Foundation.RateLimiter,
        name: MyApp.LLM, limits: [requests: {60, 60_000}, tokens: {90_000, 60_000}]}
@@ -66,9 +66,8 @@ defmodule Foundation.RateLimiter do
 
   ## Consistency
 
-  Each function takes effect at one moment. A sliding window counts in slices of 1/256 of its
-  length: a call can be rejected by up to a slice too long, and there is never more than the limit
-  in any window. In a sliding window a debt counts from the time of the reservation, and leaves with
+  Each function is atomic. A sliding window counts in slices of 1/256 of its length. No window of that
+  length has more than the limit. A call can be rejected for up to a slice too long. In a sliding window a debt counts from the time of the reservation, and leaves with
   it. A bucket goes below zero.
 
   The state survives a crash of the owner. On the native engine every call works while the owner
@@ -80,7 +79,7 @@ defmodule Foundation.RateLimiter do
 
   ## Telemetry events
 
-  None: a call costs too little to be told of. `info/1` counts.
+  None: an event would cost more than the call. `info/1` has the counters.
   """
 
   @opaque reservation :: %Reservation{}
@@ -308,12 +307,12 @@ defmodule Foundation.RateLimiter do
   @doc """
   Returns the figures of a rate limiter.
 
-    * `:limits` - by name: `:limit`, `:per_ms`, `:used`, `:available`, and `:reset_ms`, the time
-      after which nothing is used if nothing more is taken
-    * `:taken` - calls that took something since the start
-    * `:rejected` - calls that were rejected
+    * `:limits` - by name: `:limit`, `:per_ms`, `:used`, `:available` and `:reset_ms`. Without
+      further calls the limit is unused again after `:reset_ms`.
+    * `:taken` - successful calls since the start.
+    * `:rejected` - rejected calls since the start.
 
-  What is booked for the future counts as used. **Cost:** O(slices of a window).
+  Booked slots count as used. **Cost:** O(slices of a window).
 
       iex> options = [name: MyApp.Used, limit: {10, 60_000}]
       iex> {:ok, _owner} = Foundation.RateLimiter.start_link(options)

@@ -4,10 +4,10 @@ defmodule Foundation.Rejected do
 
   It is returned as `{:error, %Foundation.Rejected{}}`, and can be raised and logged as it is.
 
-    * `:by` - `:bulkhead`, `:circuit_breaker` or `:rate_limiter`
-    * `:name` - the instance's name, or `{name, key}`
-    * `:reason` - see below
-    * `:retry_after_ms` - when it is worth trying again; `nil` where that is not known
+    * `:by` - `:bulkhead`, `:circuit_breaker` or `:rate_limiter`.
+    * `:name` - the instance's name, or `{name, key}`.
+    * `:reason` - see below.
+    * `:retry_after_ms` - the time after which a retry may succeed, or `nil` if it is unknown.
 
   | reason | by | meaning |
   |---|---|---|

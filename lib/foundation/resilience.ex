@@ -53,8 +53,8 @@ defmodule Foundation.Resilience do
 
   With `timeout:` the function runs in a process of its own, which has the caller's error context
   and span. It dies with its caller. When the time is over it is killed, its permit comes back, and
-  the result is `{:error, %Foundation.Timeout{}}`. What it raises, throws or exits with is passed on
-  in the caller. No message, link or monitor is left.
+  the result is `{:error, %Foundation.Timeout{}}`. Its exceptions, throws and exits
+  reach the caller. No message, link or monitor is left.
 
   ## Consistency
 
@@ -138,9 +138,9 @@ defmodule Foundation.Resilience do
 
   defp timed(none, fun) when none in [nil, :infinity], do: fun.()
 
-  # The function runs in a process of its own, which a guard is linked to. The guard monitors the
-  # caller, which a link would not do: the death of the function's process would reach the caller,
-  # and a caller that exits normally would not be noticed. When the guard is gone, so is everything.
+  # The function runs in a process of its own, which is linked to a guard. The guard monitors the
+  # caller. Over a link, the death of the function's process would reach the caller, and a normal
+  # exit of the caller would go unnoticed. When the guard has ended, nothing is left.
   defp timed(ms, fun) do
     caller = self()
     reply = make_ref()

@@ -54,7 +54,7 @@ defmodule Foundation.Retry do
 
   Retries multiply the load of a service that is failing already. With `name:` all callers share a
   budget: each run earns `:retry_ratio` of a retry, and a retry spends one. So retries are at most
-  a tenth of the calls by default. What is earned is saved up, at most 1,000 retries.
+  a tenth of the calls by default. Up to 1,000 earned retries are saved up.
 
   Exits and throws are not retried.
 

@@ -1,12 +1,12 @@
 defmodule Foundation.Resilience.Budget do
   @moduledoc false
-  # The retries that all callers under one name may make: each run earns a share of one.
+  # The retry budget that all callers of one name share. Each run earns a share of a retry.
   #
   # One atomic for each name, in millionths of a retry. Names are atoms, so their number is bounded.
 
   @table __MODULE__
   @retry 1_000_000
-  # What is saved up at most: this many retries.
+  # The largest balance: 1,000 retries.
   @most 1_000 * @retry
 
   @doc "Makes the table, for the process that lives as long as the application."

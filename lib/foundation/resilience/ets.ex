@@ -1,14 +1,14 @@
 defmodule Foundation.Resilience.ETS do
   @moduledoc false
-  # The ETS engine: one server for each instance, its owner. All that it knows is in rows of one
-  # table, which belongs to the application's own process, so that it outlives the server:
+  # The ETS engine. The owner of each instance is its server. The server's whole state is in a table
+  # of the application's own process, so it outlives the server. The rows are:
   #
   #     {{:instance, name}, kind, owner, config, adopt_timeout}
   #     {{:state, name, place}, state}            of the bare name or a key
   #     {{:held, name, ref}, place, pid, data}    a permit or a call that is out
   #
-  # A request names itself by a reference of its caller's. Where the server is killed before it has
-  # answered, the caller asks its successor, who finds what was granted.
+  # A request has a reference of its caller's. If the server is killed before its answer, the caller
+  # repeats the request, and the successor finds the permit that was granted.
 
   @behaviour Foundation.Reaper
 
@@ -48,7 +48,7 @@ defmodule Foundation.Resilience.ETS do
   defp split({name, key}), do: {name, {:key, key}}
   defp split(name), do: {name, :bare}
 
-  # What must be the same when it is asked again.
+  # A repeated request has the same reference and deadline.
   defp prepared({:acquire, weight, wait}, name),
     do: {:acquire, make_ref(), self(), weight, deadline(wait || default_wait(name))}
 
@@ -209,7 +209,7 @@ defmodule Foundation.Resilience.ETS do
     {:ok, server |> restore() |> serve_all()}
   end
 
-  # What a kill between two rows may have left uneven is what the permits that are out say.
+  # A kill between two writes can leave a count that does not match the permits that are out.
   defp restore(%{name: name} = server) do
     places = :ets.select(@table, [{{{:state, name, :"$1"}, :_}, [], [:"$1"]}])
     keys = for {:key, _key} = place <- places, do: place

@@ -1,6 +1,6 @@
 defmodule Foundation.Resilience.Instance do
   @moduledoc false
-  # What bulkheads, circuit breakers and rate limiters have in common: an owner in the user's tree,
+  # The common part of bulkheads, circuit breakers and rate limiters: an owner in the user's tree,
   # names with keys, and the choice of an engine.
 
   @behaviour Foundation.Owner
@@ -26,20 +26,20 @@ defmodule Foundation.Resilience.Instance do
       name: [
         type: :atom,
         required: true,
-        doc: "The name that the instance is called by. Its owner is registered under it."
+        doc: "The name of the instance, and the registered name of its owner."
       ],
       max_keys: [
         type: {:integer, 1..1_000_000_000},
         default: 10_000,
         doc: """
-        How many keys have a state of their own at a time. At the bound an idle key makes room
-        for a new one; where none is idle, the new key is rejected with `:max_keys`.
+        The largest number of keys. At the bound a new key takes the place of an idle one. If no
+        key is idle, the call is rejected with `:max_keys`.
         """
       ],
       engine: [
         type: {:in, [:native, :ets]},
         default: nil,
-        doc: "What holds the state. By default the engine of the application."
+        doc: "The engine that keeps the state; by default that of the application."
       ]
     ]
   end
@@ -132,7 +132,7 @@ defmodule Foundation.Resilience.Instance do
 
   @impl true
   def open(%{engine: :native} = owned) do
-    # What a crash left behind in the other engine, before a change of configuration.
+    # A crash before a change of the engine can have left state in the other one.
     ETS.forget(owned.name)
 
     case owned.start.(adopt_timeout()) do
@@ -176,7 +176,7 @@ defmodule Foundation.Resilience.Instance do
 
   def handle_request(_unknown, _from, owned), do: {:reply, {:error, :unknown_call}, owned}
 
-  # What deaths have changed: an owner that is new takes what its predecessor was told of.
+  # Changes of state by deaths. A new owner also takes those that its predecessor did not report.
   defp take_transitions(%{kind: :circuit_breaker, name: name} = owned) do
     for {place, transition} <- Native.breaker_take_transitions(name) || [],
         do: Events.emit(target(name, place), [transition])

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! The queue is lazy, so that a call on a known key does not touch it. A cell stands in it under a
-//! time that is not later than the one from which it is idle. At the bound the first candidates
-//! are looked at: an idle one is removed, a busy one leaves the queue until it is released, and
-//! one that is idle later goes back under its new time. The queue is empty, or its first time is in
+//! time that is not later than the one from which it is idle. At the bound the first candidates are
+//! examined. An idle one is removed. A busy one leaves the queue until it is released. One that is
+//! idle later goes back under its new time. The queue is empty, or its first time is in
 //! the future, if and only if no key is idle.
 //!
 //! Locks are taken in this order: owner, queue, cell.
@@ -83,7 +83,7 @@ impl<S> Ord for Candidate<S> {
     }
 }
 
-/// What the table keeps of a key.
+/// The value of a key in the table.
 struct Entry<S>(Arc<Cell<S>>);
 
 impl<S: Keyable> Object for Entry<S> {
@@ -126,7 +126,7 @@ impl From<OutOfMemory> for NoState {
 /// How many candidates are looked at under one lock.
 const CANDIDATES: usize = 64;
 
-/// What came of looking for an idle key.
+/// The outcome of a search for an idle key.
 enum Room {
     Made,
     None,

@@ -1,12 +1,11 @@
 //! Rate limiters: several limits at once, by a sliding window or a token bucket.
 //!
-//! A sliding window counts what was taken in slices of the time, 1/256 of the window each. A slice
-//! counts until all of it is older than the window, so that no window of that length, wherever it
-//! begins, has more than the limit in it.
+//! A sliding window counts costs in slices of 1/256 of its length. A slice counts until all of it is
+//! older than the window. So no window of that length has more than the limit, wherever it begins.
 //!
-//! A token bucket is kept as the time at which it is full again (the generic cell rate algorithm,
-//! ITU-T I.371): taking moves that time on by what refilling takes, and is allowed while it is at
-//! most one full bucket ahead.
+//! A token bucket is represented by the time at which it is full again (the generic cell rate
+//! algorithm, ITU-T I.371). A cost moves that time forward by its refill time. It is allowed if the
+//! result is at most one full bucket ahead.
 //!
 //! A caller that waits books its slot in the future, and nobody gets an earlier one afterwards:
 //! slots are in the order of arrival. All times are nanoseconds that the caller reads.
@@ -20,7 +19,7 @@ pub const SLICES: u64 = 256;
 /// How many limits an instance may have.
 pub const LIMITS_MAX: usize = 8;
 
-/// How what was taken comes back.
+/// How a limit recovers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// When it is older than the window.
@@ -267,7 +266,7 @@ pub struct Limiter {
     lanes: Box<[Lane]>,
     /// The last slot that was given out.
     last: u64,
-    /// When nothing is used any more.
+    /// The time from which on nothing is used.
     idle_from: u64,
     taken: u64,
     rejected: u64,
@@ -466,8 +465,7 @@ impl Limiter {
             .collect()
     }
 
-    /// Makes the lanes those of the settings. What is used is kept, as far as the limits are those
-    /// of the settings before.
+    /// Adapts the lanes to the settings. Unchanged limits keep their use.
     pub fn fit(&mut self, settings: &Settings) {
         if self.epoch == settings.epoch {
             return;

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A permit and a wait for one are an entry of the pool's slab and a grant in what their process
-//! holds. The grant decides: whoever takes it out of there frees the entry, so a release that comes
-//! twice, or together with the death of the process, frees it once. A grant to a waiter changes the
+//! holds. The thread that removes the grant frees the entry. So a second release, or a release during
+//! the death of the process, frees nothing. A grant to a waiter changes the
 //! entry alone, under the pool's lock. So a waiter that gives up learns under that lock whether it
 //! has been granted meanwhile, and owns a permit or nothing.
 //!
@@ -102,7 +102,7 @@ pub struct Pool<W> {
     oldest: u32,
     newest: u32,
     waiting: u32,
-    /// What the pool was resized to, and in which epoch.
+    /// The size after a resize, and the epoch of the resize.
     resized: Option<(u32, u32)>,
     in_use: u64,
     granted: u64,
@@ -313,8 +313,8 @@ impl<W> Pool<W> {
         }
     }
 
-    /// Grants what can be granted to those who wait, in order, and refuses those at the front whose
-    /// weight the pool does not have any more. Returns whether there may be more to do.
+    /// Grants permits to waiters in order, and refuses waiters at the front that weigh more than the
+    /// pool's maximum. Returns whether there may be more to do.
     pub fn serve(
         &mut self,
         settings: &Settings,
@@ -438,7 +438,7 @@ impl<W> Pool<W> {
         self.free = index;
         self.used -= 1;
         if self.used == 0 {
-            // Nothing leads to a place any more.
+            // No index of an entry is in use.
             self.entries.clear();
             self.free = NONE;
             self.entries.shrink_to(KEPT);

@@ -141,8 +141,8 @@ defmodule Foundation.RateLimiterTest do
     end
   end
 
-  # A slot that is waited for may be used late, as the caller wakes, and so says nothing of when it
-  # was taken; it presses on the others all the same.
+  # A caller that waits can wake up late, so its time does not show when its slot was. Its slot
+  # competes with the others all the same.
   defp attempt(name, options) do
     begun = System.monotonic_time()
 

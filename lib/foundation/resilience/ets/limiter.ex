@@ -3,8 +3,8 @@ defmodule Foundation.Resilience.ETS.Limiter do
   # The rate limiter of one key in the ETS engine, as `native/foundation_core/src/limiter.rs` has it.
   # Times are in nanoseconds.
   #
-  # A lane is what is used of one limit: slices `{index, taken}` of a window, oldest first, or when a
-  # bucket is full, in parts of a nanosecond as many as the limit.
+  # A lane is the use of one limit. For a window it has slices `{index, taken}`, oldest first. For a
+  # bucket it is the time at which the bucket is full. Its unit is a nanosecond divided by the limit.
 
   @ms 1_000_000
   @slices 256
@@ -78,7 +78,7 @@ defmodule Foundation.Resilience.ETS.Limiter do
     {limits, limiter.taken, limiter.rejected}
   end
 
-  # What is used is kept as far as the limits are those of the settings before.
+  # New settings keep the use of the limits that have not changed.
   defp fitted(%{limits: limits} = limiter, %{algorithm: algorithm, limits: wanted})
        when limits == {algorithm, wanted},
        do: limiter

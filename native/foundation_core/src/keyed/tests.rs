@@ -48,7 +48,7 @@ fn a_new_key_takes_the_place_of_an_idle_one_and_of_no_other() {
     assert_eq!(keys.set(3, 10, None), Ok(()));
     assert_eq!((keys.has(1), keys.has(2), keys.has(3)), (true, false, true));
     assert_eq!(keys.set(4, 1_000, None), Err(NoState::MaxKeys));
-    // What was looked at while it was busy is found again when it is released.
+    // A key that was busy when it was examined is found again after its release.
     assert_eq!(keys.set(1, 1_000, Some(0)), Ok(()));
     assert_eq!(keys.set(4, 1_000, None), Ok(()));
     assert_eq!(keys.0.len(), 2);

@@ -1,4 +1,4 @@
-//! What two threads may do to one pool at a time. Run with `--cfg loom`.
+//! Models of two threads that change one pool. They run with `--cfg loom`.
 
 use loom::thread;
 

@@ -284,7 +284,7 @@ fn breaker_reset<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     })
 }
 
-/// What the breaker was started with, or `:default`.
+/// The classifier of the breaker, or `:default`.
 fn breaker_classify<'a>(env: Env<'a>, [name]: [Term<'a>; 1]) -> NifResult<'a> {
     with_breaker(env, name, |_instance, breaker, _key| {
         match &*lock(&breaker.classify) {

@@ -46,14 +46,14 @@ pub struct Bulkhead {
 #[derive(Clone, Copy, PartialEq)]
 pub struct BulkheadSettings {
     pub pool: permits::Settings,
-    /// How long a call waits that does not say, in milliseconds; `u64::MAX` for ever.
+    /// The wait of calls without one, in milliseconds; `u64::MAX` is without limit.
     pub wait: u64,
 }
 
 pub struct CircuitBreaker {
     pub breakers: Breakers<OwnedTerm>,
     pub settings: RwLock<breaker::Settings>,
-    /// What the user decides outcomes by.
+    /// The user's classifier of outcomes.
     pub classify: Mutex<Option<OwnedTerm>>,
     /// Changes of state that deaths have brought about, for the owner to tell.
     pending: Mutex<VecDeque<(Arc<Cell<Breaker>>, Transition)>>,
@@ -82,7 +82,7 @@ pub struct Instance {
     pub core: Core,
     /// The owner's word; of the last one while there is none.
     owner: AtomicU64,
-    /// How long it waits for another owner when it has lost one; `None` for ever.
+    /// How long it waits for another owner after a crash; `None` is without limit.
     adopt_timeout: Mutex<Option<Duration>>,
     watches: [OnceLock<ResourceArc<Watch>>; WATCHES],
     owner_watch: Mutex<Option<ResourceArc<OwnerWatch>>>,
@@ -267,7 +267,7 @@ impl Instance {
         }
     }
 
-    /// Refuses those who wait, and frees the instance, which has no name any more.
+    /// Refuses all waiters and frees the instance, whose name is already removed.
     pub fn destroy(self: Arc<Self>) {
         background::send(Job::Run(Box::new(move || {
             self.dismiss();

@@ -128,7 +128,7 @@ fn cost(term: Term) -> Option<u64> {
     is_larger().then_some(u64::MAX)
 }
 
-/// What a call costs of each limit, in their order.
+/// The costs of a call, in the order of the limits.
 struct Costs {
     costs: [u64; LIMITS_MAX],
     len: usize,

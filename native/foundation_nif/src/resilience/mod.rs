@@ -83,7 +83,7 @@ fn named(name: u64, guard: &Guard) -> Option<&Arc<Instance>> {
     NAMES.get(name, guard)
 }
 
-/// What `then` makes of a key that may not be there.
+/// Calls `then` with the key, if there is one.
 fn with_optional_key<R>(
     key: Option<Term>,
     then: impl FnOnce(Option<&Key<'_, Probe>>) -> Result<R, Failure>,
