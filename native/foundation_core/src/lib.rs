@@ -9,6 +9,7 @@
 //!   [`sampler`] decide whether and when an event is emitted.
 //! - `span`: the open spans of each process.
 //! - [`keyed`]: state for each key of an instance, with a bound.
+//! - `cache`: a cache with a bound in bytes, and one load for each key.
 //! - [`permits`], `breaker` and `limiter`: bounds for the calls of a service.
 //! - [`random`]: random numbers.
 
@@ -20,6 +21,7 @@
 pub mod batch;
 #[cfg(not(loom))]
 pub mod breaker;
+pub mod cache;
 #[cfg(not(loom))]
 pub mod concurrent_table;
 #[cfg(not(loom))]

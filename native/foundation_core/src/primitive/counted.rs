@@ -64,7 +64,10 @@ counted!(
     store: stores -> (),
     swap: exchanges -> u64,
     fetch_add: exchanges -> u64,
-    fetch_sub: exchanges -> u64
+    fetch_sub: exchanges -> u64,
+    fetch_or: exchanges -> u64,
+    fetch_and: exchanges -> u64,
+    fetch_max: exchanges -> u64
 );
 counted!(AtomicI64, i64, fetch_add: exchanges -> i64, fetch_sub: exchanges -> i64);
 counted!(AtomicPtr<T>, *mut T, store: stores -> (), swap: exchanges -> *mut T);

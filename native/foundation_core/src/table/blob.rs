@@ -81,7 +81,7 @@ impl Blob {
     }
 
     /// Returns the memory that it uses, including the header and the allocator's overhead.
-    pub(super) fn size_of(bytes: &[u8]) -> usize {
+    pub(crate) fn size_of(bytes: &[u8]) -> usize {
         const ALLOCATION: usize = 2 * size_of::<usize>();
         ALLOCATION + HEADER + bytes.len()
     }

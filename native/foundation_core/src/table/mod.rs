@@ -459,6 +459,26 @@ impl<F: Opaque, V: Object> Table<F, V> {
         }
     }
 
+    /// Like [`Table::replace_if`], for callers that kept only the hash of a key.
+    pub(crate) fn replace_by_hash(
+        &self,
+        hash: u64,
+        mut condition: impl FnMut(&Entry<'_, V>) -> bool,
+        owner: u64,
+        value: Value<V>,
+        guard: &Guard,
+    ) -> bool {
+        let (segment, _state) = self.directory.lock(hash, guard);
+        let found = segment.probe_locked(hash, |words| {
+            // SAFETY: the segment's lock and the guard are held.
+            self.hash_of(words) == hash && condition(&unsafe { Self::entry(words) })
+        });
+        if let Some(position) = &found {
+            self.set(position, hash, owner, value, guard);
+        }
+        found.is_some()
+    }
+
     /// Removes the entry of `key` if `condition` accepts it, and returns whether it did.
     pub fn remove(
         &self,

@@ -139,6 +139,17 @@ impl ValueWord {
     }
 }
 
+impl<V: Object> Value<V> {
+    /// Returns the bytes of memory that the value uses outside its slot.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Word(_) => 0,
+            Value::Blob(blob) => Blob::size_of(blob.bytes()),
+            Value::Object(object) => object.size(),
+        }
+    }
+}
+
 impl<V> Value<V> {
     /// Makes the value for `bytes`, or returns `None` when there is no memory for them.
     pub fn bytes(bytes: &[u8]) -> Option<Self> {
