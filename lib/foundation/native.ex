@@ -748,4 +748,72 @@ defmodule Foundation.Native do
   # `{[{name, limit, per_ms, used, available, reset_ms}], taken, rejected}`
   @spec limiter_info(target) :: {[tuple], non_neg_integer, non_neg_integer} | nil
   def limiter_info(_target), do: absent()
+
+  ## Caches. O(1), but for what is said. Times are in milliseconds.
+
+  @type lease :: pos_integer
+
+  # Makes a cache, or sets the limits of the one with this name.
+  @spec cache_open(name, pos_integer, pos_integer | :infinity, number, timeout) ::
+          :created | :adopted | :system_limit | nil
+  def cache_open(_name, _max_bytes, _max_entries, _early, _load_timeout), do: absent()
+
+  @spec cache_stop(name) :: :ok | nil
+  def cache_stop(_name), do: absent()
+
+  @spec cache_names() :: [name]
+  def cache_names, do: absent() || []
+
+  @spec cache_get(name, term) :: {:ok, term} | :error | nil
+  def cache_get(_name, _key), do: absent()
+
+  # An `early` of `nil` is the cache's own. A waiter gets `{:foundation_cache, id, answer}`.
+  @spec cache_begin(name, term, number | nil) ::
+          {:ok, term}
+          | {:error, term}
+          | {:load, lease}
+          | {:wait, id :: pos_integer}
+          | :recursion
+          | :system_limit
+          | nil
+  def cache_begin(_name, _key, _early), do: absent()
+
+  @spec cache_begin_again(name, term, number | nil) ::
+          {:ok, term}
+          | {:error, term}
+          | {:load, lease}
+          | {:wait, id :: pos_integer}
+          | :recursion
+          | :system_limit
+          | nil
+  def cache_begin_again(_name, _key, _early), do: absent()
+
+  @spec cache_cancel(name, pos_integer) :: :cancelled | :answered | nil
+  def cache_cancel(_name, _id), do: absent()
+
+  @spec cache_finish(name, term, lease, tuple) :: :stored | :not_stored | nil
+  def cache_finish(_name, _key, _lease, _outcome), do: absent()
+
+  # O(entries that make room).
+  @spec cache_put(name, term, term, timeout, timeout) :: :ok | :system_limit | nil
+  def cache_put(_name, _key, _value, _ttl, _stale), do: absent()
+
+  @spec cache_delete(name, term) :: :ok | nil
+  def cache_delete(_name, _key), do: absent()
+
+  @spec cache_clear(name) :: :ok | :system_limit | nil
+  def cache_clear(_name), do: absent()
+
+  @spec cache_expire(name) :: :ok | :system_limit | nil
+  def cache_expire(_name), do: absent()
+
+  @spec cache_size(name) :: non_neg_integer | nil
+  def cache_size(_name), do: absent()
+
+  # `{hits, misses, loads, load_errors, stale_hits, evicted, expired, rejected, entries, bytes}`
+  @spec cache_stats(name) :: tuple | nil
+  def cache_stats(_name), do: absent()
+
+  @spec cache_walk(name, non_neg_integer) :: {[{term, term}], non_neg_integer | :done} | nil
+  def cache_walk(_name, _cursor), do: absent()
 end

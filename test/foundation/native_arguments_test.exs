@@ -27,13 +27,21 @@ defmodule Foundation.NativeArgumentsTest do
     instances = [
       bulkhead: {Foundation.Bulkhead, max: 10},
       breaker: {Foundation.CircuitBreaker, []},
-      limiter: {Foundation.RateLimiter, limit: {10, 1_000}}
+      limiter: {Foundation.RateLimiter, limit: {10, 1_000}},
+      cache: {Foundation.Cache, max_bytes: 1_000_000}
     ]
 
     for {type, {module, options}} <- instances do
       options = [name: NativeArguments.valid(type, nil), engine: :native] ++ options
       start_supervised!({module, options})
     end
+
+    # Any atom is the name of a cache that can be opened.
+    on_exit(fn ->
+      for {name, tag} <- NativeArguments.terms(),
+          tag in NativeArguments.accepted(:new_name),
+          do: Native.cache_stop(name)
+    end)
 
     %{names: [unique, duplicate]}
   end

@@ -5,7 +5,7 @@ defmodule Foundation.Hostile.LeaksTest do
   use Foundation.Case, async: true
   use Foundation.Alone
 
-  alias Foundation.{Bulkhead, CircuitBreaker, ConcurrentRegistry, Native, Registry}
+  alias Foundation.{Bulkhead, Cache, CircuitBreaker, ConcurrentRegistry, Native, Registry}
   alias Foundation.Telemetry.{SampledEvents, Sampler, Span}
 
   @settings [{SampledEvents, window: 3_600_000, batch_timeout: 3_600_000}]
@@ -63,12 +63,18 @@ defmodule Foundation.Hostile.LeaksTest do
   defp start_instances do
     {:ok, bulkhead} = Bulkhead.start_link(name: :leaks_bulkhead, max: 1_000, engine: :native)
     {:ok, breaker} = CircuitBreaker.start_link(name: :leaks_breaker, engine: :native)
-    [bulkhead, breaker]
+    {:ok, cache} = Cache.start_link(name: :leaks_cache, max_bytes: 20_000, engine: :native)
+    [bulkhead, breaker, cache]
   end
 
   defp hold do
     for key <- [:leaks_bulkhead, {:leaks_bulkhead, %{of: self()}}], do: Bulkhead.acquire(key)
     for key <- [:leaks_breaker, {:leaks_breaker, make_ref()}], do: CircuitBreaker.ask(key)
+    for n <- 1..100, do: Cache.put(:leaks_cache, {%{n => n}, make_ref()}, {n, make_ref()})
+    # A load that never ends, and one that stores.
+    {:load, _lease} = Native.cache_begin(:leaks_cache, {%{of: self()}, make_ref()}, nil)
+    {:ok, _ref} = Cache.fetch(:leaks_cache, %{of: self()}, fn -> {:ok, make_ref()} end)
+    if :rand.uniform(10) == 1, do: Cache.clear(:leaks_cache)
     :ok
   end
 

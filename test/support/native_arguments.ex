@@ -137,7 +137,22 @@ defmodule Foundation.NativeArguments do
     limiter_take: [:limiter, :cost, :bound],
     limiter_reserve: [:limiter, :cost, :bound],
     limiter_settle: [:limiter, :natural, :cost, :cost],
-    limiter_info: [:limiter]
+    limiter_info: [:limiter],
+    cache_open: [:new_name, :natural, :bound, :early, :bound],
+    cache_stop: [:name],
+    cache_names: [],
+    cache_get: [:cache, :any],
+    cache_begin: [:cache, :any, :maybe_early],
+    cache_begin_again: [:cache, :any, :maybe_early],
+    cache_cancel: [:cache, :natural],
+    cache_finish: [:cache, :any, :natural, :load_outcome],
+    cache_put: [:cache, :any, :any, :bound, :bound],
+    cache_delete: [:cache, :any],
+    cache_clear: [:cache],
+    cache_expire: [:cache],
+    cache_size: [:cache],
+    cache_stats: [:cache],
+    cache_walk: [:cache, :natural]
   }
 
   # These load the library, or exist only in a special build.
@@ -237,6 +252,9 @@ defmodule Foundation.NativeArguments do
   def accepted(type) when type in [:bulkhead, :breaker, :limiter],
     do: [:tuple | accepted(:name)]
 
+  def accepted(type) when type in [:cache, :new_name], do: accepted(:name)
+  def accepted(:early), do: [:float, :natural, :zero, :large]
+  def accepted(:maybe_early), do: [nil | accepted(:early)]
   def accepted(:natural_32), do: [:zero, :natural]
   def accepted(:maybe_bound), do: [nil | accepted(:bound)]
   def accepted(:reference), do: [:reference]
@@ -244,7 +262,7 @@ defmodule Foundation.NativeArguments do
   def accepted(:cost), do: Enum.uniq(for {_term, tag} <- terms(), do: tag)
 
   def accepted(type)
-      when type in [:order, :call_outcome, :algorithm, :limits, :breaker_settings],
+      when type in [:order, :call_outcome, :algorithm, :limits, :breaker_settings, :load_outcome],
       do: []
 
   def accepted(type) when type in [:path, :log_name, :bytes, :stream_or_all], do: [:binary]
@@ -275,9 +293,13 @@ defmodule Foundation.NativeArguments do
   def valid(type, _name) when type in [:maybe_id, :tracestate], do: nil
   def valid(:id, _name), do: "0123456789abcdef"
 
-  def valid(type, _name) when type in [:bulkhead, :breaker, :limiter],
+  def valid(type, _name) when type in [:bulkhead, :breaker, :limiter, :cache],
     do: :"#{__MODULE__}.#{type}"
 
+  # Opening a cache of a name that there is sets its limits.
+  def valid(:new_name, name), do: valid(:cache, name)
+  def valid(type, _name) when type in [:early, :maybe_early], do: 1.0
+  def valid(:load_outcome, _name), do: {:failed, :reason}
   def valid(:natural_32, _name), do: 1
   def valid(:maybe_bound, _name), do: 0
   def valid(:reference, _name), do: make_ref()

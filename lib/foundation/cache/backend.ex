@@ -32,7 +32,7 @@ defmodule Foundation.Cache.Backend do
   `{:wait, ref}`.
 
     * `{:ok, value}`, `{:error, reason}`: a kept value or error, or the result of the load.
-    * `{:load, lease}`: the caller runs the loader, and calls `finish/3`.
+    * `{:load, lease}`: the caller runs the loader, and calls `finish/4`.
     * `:recursion`: the caller is a loader of this very key.
     * `:again`: the load ended without an answer; call `begin_again/3`.
     * `nil`: there is no such cache, or not any longer
@@ -71,7 +71,7 @@ defmodule Foundation.Cache.Backend do
   nothing. If the loader's process dies before it, the next caller that waits gets the lease. O(1)
   and a message to each caller that waits.
   """
-  @callback finish(name, lease, outcome) :: :stored | :not_stored | nil
+  @callback finish(name, key, lease, outcome) :: :stored | :not_stored | nil
 
   @doc """
   Stores a value, and ends the lease of a load under way. A value larger than the cache is counted

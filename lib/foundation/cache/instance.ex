@@ -8,8 +8,8 @@ defmodule Foundation.Cache.Instance do
   @behaviour Foundation.Owner
   @behaviour Foundation.Reaper
 
-  alias Foundation.{Cluster, Config, Engine, Native, Owner, Reaper}
-  alias Foundation.Cache.Backends.ETS
+  alias Foundation.{Cluster, Config, Engine, Owner, Reaper}
+  alias Foundation.Cache.Backends.{ETS, Native}
   alias Foundation.Cache.Cells
 
   @table __MODULE__
@@ -22,6 +22,7 @@ defmodule Foundation.Cache.Instance do
   @spec open_tables() :: :ok
   def open_tables do
     :ets.new(@table, [:named_table, :public, read_concurrency: true])
+    :ok = Native.stop_all()
     ETS.open_tables()
   end
 
@@ -37,11 +38,10 @@ defmodule Foundation.Cache.Instance do
   end
 
   defp engine!(:native) do
-    if Native.library_version() == nil,
+    if Foundation.Native.library_version() == nil,
       do: raise(ArgumentError, "expected :engine to be :ets, for no native library is loaded")
 
-    # There is no native cache yet.
-    :ets
+    :native
   end
 
   defp engine!(:ets), do: :ets
@@ -144,6 +144,7 @@ defmodule Foundation.Cache.Instance do
   end
 
   defp backend(:ets), do: ETS
+  defp backend(:native), do: Native
 
   @impl Foundation.Owner
   def owner?(name, pid), do: owner(name) == pid

@@ -92,13 +92,20 @@ defmodule Foundation.Cache.Loading do
     catch
       kind, reason ->
         stacktrace = __STACKTRACE__
-        Engines.finish(call.cache, lease, {:failed, failure(call, kind, reason, stacktrace)})
+
+        Engines.finish(
+          call.cache,
+          call.key,
+          lease,
+          {:failed, failure(call, kind, reason, stacktrace)}
+        )
+
         metadata = Map.merge(metadata, %{kind: kind, reason: reason, stacktrace: stacktrace})
         emit(@exception, start, metadata)
         :erlang.raise(kind, reason, stacktrace)
     else
       outcome ->
-        stored = Engines.finish(call.cache, lease, outcome)
+        stored = Engines.finish(call.cache, call.key, lease, outcome)
         answer = answer(outcome)
         result = %{result: elem(answer, 0), stored: stored == :stored}
         emit(@stop, start, Map.merge(metadata, result))

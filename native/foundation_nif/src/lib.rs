@@ -5,6 +5,7 @@
 compile_error!("the native library is for 64 bits; elsewhere: config :foundation, native: false");
 
 mod background;
+mod cache;
 mod concurrent_table;
 mod event_log;
 mod faults;
@@ -18,6 +19,7 @@ mod resilience;
 mod table_handle;
 mod telemetry;
 mod term;
+mod watch;
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};

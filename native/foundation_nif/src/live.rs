@@ -9,12 +9,12 @@ use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::registry::instance::{LIVE, LIVE_WATCHES};
 use crate::resilience::instance as resilience;
 use crate::term::{LIVE_BINARIES, LIVE_TERMS};
-use crate::{concurrent_table, event_log, process, telemetry};
+use crate::{cache, concurrent_table, event_log, process, telemetry, watch};
 
 nifs! { live_counts / 0 }
 
 atoms! {
-    registries, instances, tables, terms, binaries, retired, watches, remotes, event_logs, spans,
+    caches, registries, instances, tables, terms, binaries, retired, watches, remotes, event_logs, spans,
 }
 
 /// Runs on a dirty scheduler, because it first frees everything that can be freed.
@@ -30,9 +30,10 @@ fn live_counts<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
         (binaries(), LIVE_BINARIES.load(Ordering::Relaxed)),
         (retired(), reclaim::outstanding() as i64),
         (instances(), resilience::LIVE.load(Ordering::Relaxed)),
+        (caches(), cache::LIVE.load(Ordering::Relaxed)),
         (
             watches(),
-            LIVE_WATCHES.load(Ordering::Relaxed) + resilience::LIVE_WATCHES.load(Ordering::Relaxed),
+            LIVE_WATCHES.load(Ordering::Relaxed) + watch::LIVE.load(Ordering::Relaxed),
         ),
         (remotes(), process::remote_count() as i64),
         (event_logs(), event_log::LIVE.load(Ordering::Relaxed)),

@@ -12,7 +12,7 @@ Application.put_env(:foundation, :engine, :native)
 defmodule Foundation.PanicsTest do
   use Foundation.Case
 
-  alias Foundation.{EventLog, Native, NativeArguments, Registry}
+  alias Foundation.{Cache, EventLog, Native, NativeArguments, Registry}
   alias Foundation.Telemetry.{SampledEvents, Span}
 
   @library hd(System.argv())
@@ -124,8 +124,13 @@ defmodule Foundation.PanicsTest do
   test "while a term is being kept leaves no trace of it", context do
     # A function is kept as a term: it has no form of its own in the tables.
     function = fn -> context end
+    cache = unique_name("panics")
+    start_supervised!({Cache, name: cache, max_bytes: 100_000}, id: cache)
 
     attempts = [
+      fn -> Cache.put(cache, %{key: 1}, 1) end,
+      fn -> Cache.put(cache, :key, function) end,
+      fn -> Native.cache_begin(cache, %{key: 1}, nil) end,
       fn -> Registry.register(context.name, %{key: 1}, 1) end,
       fn -> Registry.register(context.duplicate, %{key: 1}, 1) end,
       fn -> Registry.register(context.name, :key, function) end,
@@ -141,6 +146,7 @@ defmodule Foundation.PanicsTest do
       assert_all_works(context)
     end
 
+    assert {Cache.size(cache), Cache.stats(cache).bytes} == {0, 0}
     assert Registry.count(context.name) == 0
     assert Registry.count(context.duplicate) == 0
     assert Registry.meta(context.name, :key) == :error
@@ -177,6 +183,22 @@ defmodule Foundation.PanicsTest do
       :ok = Registry.unregister(registry, :key)
     end
 
+    assert_all_works(context)
+  end
+
+  test "when a loader dies leaves its key to be loaded once the load is overdue", context do
+    cache = unique_name("panics")
+    start_supervised!({Cache, name: cache, max_bytes: 100_000, load_timeout: 1}, id: cache)
+    worker = start_worker()
+    {:load, _lease} = run(worker, fn -> Native.cache_begin(cache, :key, nil) end)
+    arm("holder down")
+    kill(worker)
+    eventually(&fired?/0)
+    eventually(fn -> Cache.fetch(cache, :key, fn -> {:ok, 1} end) == {:ok, 1} end)
+    loader = start_worker()
+    {:load, _lease} = run(loader, fn -> Native.cache_begin(cache, :other, nil) end)
+    kill(loader)
+    assert Cache.fetch(cache, :other, fn -> {:ok, 2} end) == {:ok, 2}
     assert_all_works(context)
   end
 

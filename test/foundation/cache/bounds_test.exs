@@ -104,7 +104,8 @@ defmodule Foundation.Cache.BoundsTest do
     Cache.put(cache, :key, binary(1_000))
     small = Cache.stats(cache).bytes
     Cache.put(cache, :key, binary(101_000))
-    assert (Cache.stats(cache).bytes - small) in 99_000..101_000
+    # The native engine keeps a long binary in an environment, which takes 3 KB.
+    assert (Cache.stats(cache).bytes - small) in 99_000..104_000
     Cache.put(cache, :key, binary(1_000))
     assert Cache.stats(cache).bytes == small
     Cache.delete(cache, :key)

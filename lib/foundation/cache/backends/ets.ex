@@ -80,7 +80,7 @@ defmodule Foundation.Cache.Backends.ETS do
   def cancel(name, ref), do: call(name, {:cancel, ref, self()})
 
   @impl true
-  def finish(name, lease, outcome), do: call(name, {:finish, lease, outcome})
+  def finish(name, _key, lease, outcome), do: call(name, {:finish, lease, outcome})
 
   @impl true
   def put(name, key, value, ttl, stale), do: call(name, {:put, key, value, ttl, stale})

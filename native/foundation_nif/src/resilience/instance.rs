@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use foundation_core::breaker::{self, Breaker, Breakers, Transition};
@@ -20,15 +20,13 @@ use crate::measure::Call;
 use crate::process;
 use crate::telemetry::clock;
 use crate::term::{OwnedTerm, pair, word};
+use crate::watch::{self, Live, Watched, Watches};
 
 atoms! { foundation_resilience, transitions, granted, refused }
 
 /// All instances of this VM, by the words of their names.
 pub static NAMES: LazyLock<Names<Instance>> = LazyLock::new(Names::default);
 
-/// How many resources share the monitors of an instance's processes. Each keeps its monitors in a
-/// tree under a lock of its own.
-const WATCHES: usize = 32;
 /// How many grants or calls of a dead process are ended in its own time; the others are left to
 /// the background thread.
 const ENDED_AT_ONCE: usize = 100;
@@ -84,14 +82,8 @@ pub struct Instance {
     owner: AtomicU64,
     /// How long it waits for another owner after a crash; `None` is without limit.
     adopt_timeout: Mutex<Option<Duration>>,
-    watches: [OnceLock<ResourceArc<Watch>>; WATCHES],
+    watches: Watches,
     owner_watch: Mutex<Option<ResourceArc<OwnerWatch>>>,
-}
-
-/// Holds the monitors of a part of an instance's processes.
-pub struct Watch {
-    instance: Weak<Instance>,
-    _live: Live,
 }
 
 /// Holds the monitor of an instance's owner.
@@ -100,40 +92,8 @@ pub struct OwnerWatch {
     _live: Live,
 }
 
-/// How many resources hold monitors for instances.
-pub static LIVE_WATCHES: AtomicI64 = AtomicI64::new(0);
 /// How many instances there are, also such as are being freed.
 pub static LIVE: AtomicI64 = AtomicI64::new(0);
-
-/// Counts one of them for as long as it is there.
-struct Live(&'static AtomicI64);
-
-impl Live {
-    fn new(counter: &'static AtomicI64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Live(counter)
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[rustler::resource_impl(name = "ResilienceWatch")]
-impl Resource for Watch {
-    const IMPLEMENTS_DOWN: bool = true;
-
-    /// Runs in the exiting process: what a death costs is spread over the schedulers.
-    fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
-        let _measured = Call::begin(c"resilience_down".as_ptr());
-        faults::reach(c"holder down");
-        if let Some(instance) = self.instance.upgrade() {
-            instance.mark_dead(env, process::owner_of(pid));
-        }
-    }
-}
 
 #[rustler::resource_impl(name = "ResilienceOwnerWatch")]
 impl Resource for OwnerWatch {
@@ -194,7 +154,7 @@ impl Instance {
             core,
             owner: AtomicU64::new(0),
             adopt_timeout: Mutex::default(),
-            watches: [const { OnceLock::new() }; WATCHES],
+            watches: Watches::default(),
             owner_watch: Mutex::new(None),
         })
     }
@@ -226,14 +186,10 @@ impl Instance {
 
     /// Arranges that the death of a process is heard of; `false` if it is exiting.
     pub fn watch(self: &Arc<Self>, env: Env, process: u64) -> bool {
-        faults::reach(c"watch a holder");
-        let watch = self.watches[(process >> 4) as usize % WATCHES].get_or_init(|| {
-            ResourceArc::new(Watch {
-                instance: Arc::downgrade(self),
-                _live: Live::new(&LIVE_WATCHES),
-            })
-        });
-        env.monitor(watch, &process::local(process)).is_some()
+        self.watches.watch(env, process, || {
+            let this: Weak<Self> = Arc::downgrade(self);
+            this
+        })
     }
 
     /// Makes a process the owner: the first one, or another after that one died. `false` if it
@@ -241,7 +197,7 @@ impl Instance {
     pub fn adopt(self: &Arc<Self>, env: Env, owner: u64, timeout: Option<Duration>) -> bool {
         let watch = ResourceArc::new(OwnerWatch {
             instance: Arc::downgrade(self),
-            _live: Live::new(&LIVE_WATCHES),
+            _live: Live::new(&watch::LIVE),
         });
         // Held until the owner is known: its death waits for this lock.
         let mut current = lock(&self.adopt_timeout);
@@ -290,13 +246,32 @@ impl Instance {
         }
     }
 
+    /// Tells the owner that there are changes of state to tell, if it has not been told since it
+    /// took them. A new owner takes them without being told.
+    fn tell_owner(&self, env: Option<Env>, breaker: &CircuitBreaker) {
+        if lock(&breaker.pending).is_empty() || breaker.told.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let pid = process::local(self.owner());
+        let message = (foundation_resilience(), transitions());
+        let sent = match env {
+            Some(env) => env.send(&pid, message).is_ok(),
+            None => OwnedEnv::new().send_and_clear(&pid, |_| message).is_ok(),
+        };
+        if !sent {
+            breaker.told.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Watched for Instance {
     /// Ends what a dead process held: a part at once, the rest by the background thread.
-    fn mark_dead(self: &Arc<Self>, env: Env, process: u64) {
+    fn mark_dead(self: Arc<Self>, env: Env, process: u64) {
         match &self.core {
             Core::Bulkhead(bulkhead) => {
                 let mut cleanup = bulkhead.permits.mark_dead(process);
                 for _ in 0..ENDED_AT_ONCE {
-                    if !bulkhead.reclaim(self, Some(env), &mut cleanup) {
+                    if !bulkhead.reclaim(&self, Some(env), &mut cleanup) {
                         return;
                     }
                 }
@@ -323,23 +298,6 @@ impl Instance {
                 })));
             }
             Core::RateLimiter(_) => {}
-        }
-    }
-
-    /// Tells the owner that there are changes of state to tell, if it has not been told since it
-    /// took them. A new owner takes them without being told.
-    fn tell_owner(&self, env: Option<Env>, breaker: &CircuitBreaker) {
-        if lock(&breaker.pending).is_empty() || breaker.told.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let pid = process::local(self.owner());
-        let message = (foundation_resilience(), transitions());
-        let sent = match env {
-            Some(env) => env.send(&pid, message).is_ok(),
-            None => OwnedEnv::new().send_and_clear(&pid, |_| message).is_ok(),
-        };
-        if !sent {
-            breaker.told.store(false, Ordering::SeqCst);
         }
     }
 }
