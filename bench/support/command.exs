@@ -18,6 +18,7 @@ defmodule Bench.Command do
     {"error_context.exs", Bench.ErrorContext},
     {"telemetry.exs", Bench.Telemetry},
     {"resilience.exs", Bench.Resilience},
+    {"cache.exs", Bench.Cache},
     {"event_log.exs", Bench.EventLog},
     {"registry_memory.exs", Bench.RegistryMemory},
     {"cluster.exs", Bench.Cluster},

@@ -95,6 +95,7 @@ defmodule Bench.Plot do
   defp title(%{"row" => row, "what" => what}, more), do: "#{row}: #{what}#{more}"
 
   defp unit(%{"unit" => "bytes"}), do: "Bytes"
+  defp unit(%{"unit" => "share"}), do: "Share of reads"
   defp unit(_result), do: "Time"
 
   defp conditions(%{"dimension" => "processes", "size" => size}) when size > 1 do
@@ -105,6 +106,7 @@ defmodule Bench.Plot do
     do: "on the clock for each operation of any process"
 
   defp conditions(%{"unit" => "bytes"}), do: "for each entry"
+  defp conditions(%{"unit" => "share"}), do: "that miss, Zipf 1.0 over 1M keys"
   defp conditions(_result), do: "for each operation"
 
   defp x_title(%{"dimension" => "processes"}), do: "processes"
@@ -236,6 +238,7 @@ defmodule Bench.Plot do
   defp times(ratio),
     do: :erlang.float_to_binary(ratio, decimals: if(ratio >= 10, do: 0, else: 1)) <> "×"
 
+  defp figure(value, "share"), do: "#{round(100 * value)} %"
   defp figure(value, "bytes") when value >= 1.0e6, do: "#{round(value / 1.0e6)} MB"
   defp figure(value, "bytes") when value >= 1.0e3, do: "#{round(value / 1.0e3)} kB"
   defp figure(value, "bytes"), do: "#{plain(value)} B"

@@ -137,6 +137,7 @@ defmodule Bench.Report do
   defp spread([low, high]), do: "#{number(low)} to #{number(high)}"
 
   defp figure(nil, _unit), do: ""
+  defp figure(value, :share), do: :erlang.float_to_binary(value / 1, decimals: 3)
   defp figure(value, :ns) when value >= 1.0e6, do: number(value / 1.0e6) <> " ms"
   defp figure(value, :ns) when value >= 1.0e4, do: number(value / 1.0e3) <> " µs"
   defp figure(value, :ns), do: number(value) <> " ns"

@@ -5,12 +5,13 @@
 #
 #     elixir -pa ... scheduler_probe.exs LIBRARY SIZE
 
-for file <- ~w(bench tables scheduler_services), do: Code.require_file("#{file}.exs", __DIR__)
+for file <- ~w(bench tables scheduler_services scheduler_cache),
+    do: Code.require_file("#{file}.exs", __DIR__)
 
 defmodule Bench.SchedulerProbe do
   @moduledoc false
 
-  alias Bench.{SchedulerServices, Tables}
+  alias Bench.{SchedulerCache, SchedulerServices, Tables}
   alias Foundation.{AgentRegistry, Bulkhead, CircuitBreaker, Native, RateLimiter, Registry}
   alias Foundation.Telemetry.Events.Backend
   alias Foundation.Telemetry.{Sampler, SampledEvents, Span}
@@ -39,7 +40,8 @@ defmodule Bench.SchedulerProbe do
       &spans/1,
       &hostile/1,
       &SchedulerServices.resilience(&1, fn name, run -> measure(name, run) end),
-      &SchedulerServices.event_log(&1, fn name, run -> measure(name, run) end)
+      &SchedulerServices.event_log(&1, fn name, run -> measure(name, run) end),
+      &SchedulerCache.cache(&1, fn name, run -> measure(name, run) end)
     ]
 
     results = Enum.flat_map(areas, & &1.(size))
