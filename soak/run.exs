@@ -19,7 +19,7 @@ for file <- ~w(options record epoch pause crew area faults memory peers report t
 for file <-
       ~w(registry/tree registry/entries registry/reads registry) ++
         ~w(agents locks events spans context flags state event_log resilience table cache) ++
-        ~w(library),
+        ~w(cluster library),
     do: Code.require_file("areas/#{file}.exs", __DIR__)
 
 defmodule Soak.Run do
@@ -38,6 +38,7 @@ defmodule Soak.Run do
     Soak.State,
     Soak.EventLog,
     Soak.Resilience,
+    Soak.Cluster,
     Soak.Table,
     Soak.Cache,
     Soak.Library
