@@ -58,6 +58,8 @@ defmodule Bench.Cluster do
   defp with_peers(count, fun) do
     Peers.distribute()
     peers = Peers.start(count)
+    # Only nodes that `:global` knows take part in its registrations.
+    for node <- [node() | Enum.map(peers, &elem(&1, 1))], do: :erpc.call(node, :global, :sync, [])
 
     try do
       fun.(for {_peer, node} <- peers, do: node)
@@ -180,6 +182,7 @@ defmodule Bench.Cluster do
 
     theirs = fn round ->
       {peer, node} = Peers.start()
+      :ok = :global.sync()
       names = for n <- 1..globals, do: {round, n}
       Peers.on(node, :global_names, [names])
       Bench.check!("name", node(:global.whereis_name({round, 1})), node)
