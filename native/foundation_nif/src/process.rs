@@ -7,36 +7,39 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use foundation_core::concurrent_table::ConcurrentTable;
-use foundation_core::key::{Key, NoOpaque, Seed};
+use foundation_core::key::{Key, NoOpaque, Opaque, Seed};
 use foundation_core::table::{Object, Value, ValueView, pin};
 use rustler::codegen_runtime::{ErlNifEnv, ErlNifTerm};
 use rustler::sys::{
-    ErlNifPid, enif_alloc_env, enif_free_env, enif_is_process_alive, enif_make_copy,
+    ErlNifPid, enif_alloc_env, enif_free_env, enif_is_identical, enif_is_process_alive,
+    enif_make_copy,
 };
 use rustler::{Env, LocalPid, Term};
 
+use crate::faults;
 use crate::raw::Failure;
-use crate::term::{is_immediate, word, word_term};
+use crate::term::{is_immediate, vm_hash, word, word_term};
 
-/// Remote processes. Only the table of pids is read by lookups, which must not write to memory that
-/// they share.
+/// Remote processes. The two tables are read by lookups, which must not write to memory that they
+/// share.
 struct Remotes {
-    /// Numbers, by the external format of the pids.
-    numbers: DashMap<Box<[u8]>, u64>,
+    /// Numbers, by pid, with their lowest bit set.
+    numbers: ConcurrentTable<RemotePid, RemotePid>,
     /// Pids, by number.
     pids: ConcurrentTable<NoOpaque, RemotePid>,
-    /// The page that the next pid is copied to, and how many pids have been.
+    /// The page that the next pid is copied to, and how many pids have been. Whoever adds or
+    /// removes a process holds the lock.
     page: Mutex<(Option<Arc<Page>>, usize)>,
     /// The names of the registries that a process has been in, by its number. Its death visits only
     /// these.
     registries: DashMap<u64, Vec<u64>>,
 }
 
+const EMPTY: &str = "an empty table has a few kilobytes";
 static REMOTES: LazyLock<Remotes> = LazyLock::new(|| Remotes {
-    numbers: DashMap::new(),
-    pids: ConcurrentTable::new(Seed::random()).expect("an empty table has a few kilobytes"),
+    numbers: ConcurrentTable::new(Seed::random()).expect(EMPTY),
+    pids: ConcurrentTable::new(Seed::random()).expect(EMPTY),
     page: Mutex::new((None, 0)),
     registries: DashMap::new(),
 });
@@ -78,9 +81,44 @@ impl Drop for Page {
 }
 
 /// The pid of a remote process.
+#[derive(Clone)]
 struct RemotePid {
     pid: ErlNifTerm,
     _page: Arc<Page>,
+}
+
+/// A pid to look for, valid only during the call that it belongs to, and the copy to store.
+struct PidProbe {
+    pid: ErlNifTerm,
+    copy: Option<RemotePid>,
+}
+
+impl PidProbe {
+    fn new(pid: Term, copy: Option<RemotePid>) -> Self {
+        let pid = pid.as_c_arg();
+        PidProbe { pid, copy }
+    }
+
+    fn key(&self) -> Key<'_, PidProbe> {
+        Key::Opaque(vm_hash(self.pid), self)
+    }
+}
+
+impl Opaque for RemotePid {
+    type Probe = PidProbe;
+
+    fn new(probe: &PidProbe) -> Option<Box<Self>> {
+        probe.copy.clone().map(Box::new)
+    }
+
+    fn matches(&self, probe: &PidProbe) -> bool {
+        // SAFETY: both terms are alive, and comparing needs nothing else.
+        unsafe { enif_is_identical(self.pid, probe.pid) != 0 }
+    }
+
+    fn size(&self) -> usize {
+        Object::size(self)
+    }
 }
 
 // SAFETY: the pid never changes, and any thread may copy it.
@@ -97,9 +135,9 @@ impl Object for RemotePid {
 
 impl RemotePid {
     /// Makes a copy of a pid, or returns `None` when there is no memory for it.
-    fn new(pid: Term) -> Option<RemotePid> {
-        let mut page = REMOTES.page.lock().unwrap_or_else(PoisonError::into_inner);
-        let (current, copied) = &mut *page;
+    fn new(pid: Term, page: &mut (Option<Arc<Page>>, usize)) -> Option<RemotePid> {
+        faults::reach(c"keep a term");
+        let (current, copied) = page;
         let of = match current {
             Some(page) if *copied < PAGE => Arc::clone(page),
             // Places of dead processes are not used again: the VM frees an environment as a whole.
@@ -125,10 +163,6 @@ pub fn is_remote(owner: u64) -> bool {
     owner & 1 == 0
 }
 
-fn external(pid: Term) -> Box<[u8]> {
-    pid.to_binary().as_slice().into()
-}
-
 /// Returns the owner for a pid, if the process is known here. A local process always is.
 pub fn known(pid: Term) -> Result<Option<u64>, Failure> {
     if !pid.is_pid() {
@@ -138,8 +172,14 @@ pub fn known(pid: Term) -> Result<Option<u64>, Failure> {
     if is_immediate(word) {
         return Ok(Some(word));
     }
-    let number = REMOTES.numbers.get(&external(pid));
-    Ok(number.map(|number| *number))
+    Ok(number(&PidProbe::new(pid, None)))
+}
+
+fn number(probe: &PidProbe) -> Option<u64> {
+    match REMOTES.numbers.get(&probe.key(), &pin())?.value {
+        ValueView::Word(word) => Some(word & !1),
+        ValueView::Bytes(_) | ValueView::Object(_) => None,
+    }
 }
 
 /// Returns the owner for a pid. A remote process gets a number if it has none.
@@ -147,19 +187,32 @@ pub fn intern(pid: Term) -> Result<u64, Failure> {
     if let Some(owner) = known(pid)? {
         return Ok(owner);
     }
-    match REMOTES.numbers.entry(external(pid)) {
-        Entry::Occupied(number) => Ok(*number.get()),
-        Entry::Vacant(place) => {
-            let number = NEXT.fetch_add(2, Ordering::Relaxed);
-            let pid = RemotePid::new(pid).ok_or(Failure::BadArgument)?;
-            let pid = Value::Object(Box::new(pid));
-            let kept = REMOTES.pids.put(&number_key(number), pid);
-            kept.map_err(|_| Failure::BadArgument)?;
-            REMOTES.registries.insert(number, Vec::new());
-            place.insert(number);
-            Ok(number)
-        }
+    let mut page = REMOTES.page.lock().unwrap_or_else(PoisonError::into_inner);
+    // Another thread may have had the lock before.
+    if let Some(owner) = known(pid)? {
+        return Ok(owner);
     }
+    let number = NEXT.fetch_add(2, Ordering::Relaxed);
+    let copy = RemotePid::new(pid, &mut page).ok_or(Failure::BadArgument)?;
+    REMOTES
+        .pids
+        .put(&number_key(number), Value::Object(Box::new(copy.clone())))
+        .map_err(|_| Failure::BadArgument)?;
+    REMOTES.registries.insert(number, Vec::new());
+    let probe = PidProbe::new(pid, Some(copy));
+    let kept = REMOTES.numbers.put(&probe.key(), Value::Word(number | 1));
+    kept.map_err(|_| {
+        forget(number);
+        Failure::BadArgument
+    })?;
+    Ok(number)
+}
+
+/// Removes what is known of a number, and returns the registries that its process has been in.
+fn forget(number: u64) -> Vec<u64> {
+    REMOTES.pids.remove(&number_key(number));
+    let registries = REMOTES.registries.remove(&number);
+    registries.map_or_else(Vec::new, |(_, registries)| registries)
 }
 
 /// Records that a remote process is in a registry. Returns `false` if the process is dead.
@@ -186,10 +239,11 @@ pub fn entered(owner: u64) -> usize {
 /// comes back and the process registers again, it gets another number. Returns the number, and the
 /// names of the registries that the process has been in. Returns `None` if it had no number.
 pub fn declare_dead(pid: Term) -> Option<(u64, Vec<u64>)> {
-    let (_, owner) = REMOTES.numbers.remove(&external(pid))?;
-    REMOTES.pids.remove(&number_key(owner));
-    let registries = REMOTES.registries.remove(&owner);
-    let mut registries = registries.map_or_else(Vec::new, |(_, registries)| registries);
+    let _lock = REMOTES.page.lock().unwrap_or_else(PoisonError::into_inner);
+    let probe = PidProbe::new(pid, None);
+    let owner = number(&probe)?;
+    REMOTES.numbers.remove(&probe.key());
+    let mut registries = forget(owner);
     registries.sort_unstable();
     registries.dedup();
     Some((owner, registries))

@@ -247,11 +247,11 @@ fn broadcast<'a>(
 /// Declares a remote process dead. Every registry hides its entries from that moment on, and
 /// removes them. Returns how many keys it had in this registry.
 fn registry_remote_down<'a>(env: Env<'a>, [name, pid]: [Term<'a>; 2]) -> NifResult<'a> {
-    let is_local = known(pid)?.is_some_and(|owner| !process::is_remote(owner));
-    if !name.is_atom() || is_local {
+    let owner = known(pid)?;
+    if !name.is_atom() || owner.is_some_and(|owner| !process::is_remote(owner)) {
         return Err(Failure::BadArgument);
     }
-    let entered = known(pid)?.map_or(0, process::entered);
+    let entered = owner.map_or(0, process::entered);
     if entered > REGISTRIES_MAX && !may_take_long() {
         return Err(Failure::TakesLong);
     }

@@ -8,6 +8,7 @@
 use std::sync::OnceLock;
 
 use foundation_core::key::{Key, KeyView};
+use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::{ErlNifHash, enif_hash};
 use rustler::{Env, Term};
 
@@ -139,10 +140,15 @@ fn encoded_key<'k, 'a: 'k>(
         return Ok(Key::new(COMPOUND, buffer.bytes()));
     }
     let nodes = measure_whole(term)?;
-    // SAFETY: the term is alive, and hashing needs nothing else.
-    let hash = unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term.as_c_arg(), salt()) };
+    let hash = vm_hash(term.as_c_arg());
     let probe = probe.insert(Probe::new(term, nodes));
     Ok(Key::Opaque(hash, probe))
+}
+
+/// Returns the VM's hash of a term of the current call, with a salt.
+pub fn vm_hash(term: ErlNifTerm) -> u64 {
+    // SAFETY: the term is alive, and hashing needs nothing else.
+    unsafe { enif_hash(ErlNifHash::ERL_NIF_INTERNAL_HASH, term, salt()) }
 }
 
 /// Returns the salt for the VM's hash function. Like the tables' seeds, it is secret and random.

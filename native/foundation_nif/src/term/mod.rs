@@ -25,7 +25,8 @@ mod view;
 pub use budget::{Budget, NODES_MAX, charge, copies_in_time, measure, measure_whole};
 pub use encoding::{Buffer, NotEncoded, decode_all};
 pub use key::{
-    key, key_term, short_compound_key, short_key, short_window_key, with_encoded_key, with_key,
+    key, key_term, short_compound_key, short_key, short_window_key, vm_hash, with_encoded_key,
+    with_key,
 };
 pub use layout::{as_pair, cell, is_map, small_map};
 pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
