@@ -1,6 +1,6 @@
 defmodule Bench.ClusterNode do
   @moduledoc false
-  # What the nodes of the cluster rows do. `Bench.Peers` loads this module on each of them.
+  # The work of the nodes in the cluster rows. `Bench.Peers` loads this module on each of them.
 
   alias Foundation.Cluster
 

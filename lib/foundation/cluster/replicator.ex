@@ -91,7 +91,7 @@ defmodule Foundation.Cluster.Replicator do
   def terminate(reason, state) do
     if ExitReason.orderly?(reason) and not Ancestors.crashed?(state.ancestors) do
       for {_node, peer} <- state.peers, do: Peer.send(peer, {:bye, self()})
-      # Before the names are given back, so that none is registered afterwards.
+      # Nothing can register from here on, while the names are given back.
       Config.withdraw(state.config)
       release(state.config)
     end

@@ -92,7 +92,7 @@ defmodule Foundation.Cluster.ProtocolTest do
 
     tell(cluster, {:ops, peer, [claim.(:a), claim.(:c)], {:last, second}})
     assert_event(:synced, cluster, node)
-    # What the later snapshot does not have is out of date.
+    # An entry that the later snapshot lacks is out of date.
     assert Cluster.fetch(cluster, :b) == :error
     assert Cluster.whereis_name({cluster, :a}) == other
   end

@@ -59,7 +59,6 @@ if Code.ensure_loaded?(:syn) do
         [older, younger] = [member(a), member(b)]
         {:ok, _} = run(a, older, :register, [cluster, :key])
 
-        # The third node is connected to both: it may tell of the older one first.
         {:ok, _} = run(b, younger, :register, [cluster, :key])
         heal(a, node_b, peers)
 

@@ -124,8 +124,9 @@ defmodule Foundation.Cluster.Replicator.Claims do
   defp put(config, key, winner) do
     case Replica.put(config, key, winner) do
       :ok -> :ok
-      {:error, {:already_registered, _pid}} -> :changed
-      {:error, _limit} -> :full
+      {:error, :system_limit} -> :full
+      # Another process has it, or this one was declared dead while it was written.
+      {:error, _reason} -> :changed
     end
   end
 end

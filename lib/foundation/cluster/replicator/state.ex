@@ -1,6 +1,6 @@
 defmodule Foundation.Cluster.Replicator.State do
   @moduledoc false
-  # What a replicator knows. Nothing in it is needed to keep the names of this node.
+  # The state of a replicator. Nothing in it is needed to keep the names of this node.
 
   alias Foundation.Ancestors
   alias Foundation.Cluster.{Config, Conflict, Membership, Peer}

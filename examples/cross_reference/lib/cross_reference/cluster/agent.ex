@@ -3,8 +3,8 @@ defmodule CrossReference.Cluster.Agent do
   # Stands for one module, on the node that the cluster chose for it. It finds the agents of the
   # modules that its own calls, on whatever node, and tells them about the calls.
   #
-  # A node may be killed at any moment, with its agents. Whoever needs one of them has the cluster
-  # start it on another node. The successor sends all its calls again, and the agents that told the
+  # A node may be killed at any moment, with its agents. An agent that needs one of them has the
+  # cluster start it on another node. The successor sends all its calls again, and the agents that told the
   # predecessor about calls tell the successor. A call is an element of a set, so it counts once.
 
   use GenServer

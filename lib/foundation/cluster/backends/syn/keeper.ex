@@ -1,7 +1,7 @@
 defmodule Foundation.Cluster.Backends.Syn.Keeper do
   @moduledoc false
-  # Adds this node to the cluster's scope, and claims the names of this node again when `:syn` has
-  # forgotten them: the tables of `:syn` end with its process `:syn_backbone`.
+  # Adds this node to the cluster's scope. Claims the names of this node again when `:syn` has
+  # forgotten them. Its tables end with its process `:syn_backbone`.
 
   use GenServer
 
