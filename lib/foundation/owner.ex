@@ -78,9 +78,9 @@ defmodule Foundation.Owner do
     end
   end
 
-  # The owner that a killed supervisor left behind (`Foundation.Predecessor`). If this start failed
-  # then, that of the supervisor's successor would, and it would stop in order what it had started
-  # already: other owners, with all that they own.
+  # The owner that a killed supervisor left behind (`Foundation.Predecessor`). If this start failed,
+  # the start of the supervisor's successor would fail too. It would then stop its earlier children
+  # in order, that is, other owners with their tables.
   defp leaving?(owner) do
     case parent(owner) do
       {parent, linked?} ->

@@ -427,8 +427,8 @@ defmodule Foundation.Registry do
   @doc """
   Returns the `{pid, value}` pairs under `key` whose value matches `pattern` and `guards`.
 
-  In the pattern `:_` is anything, and `:"$1"`, `:"$2"`, … are names for the guards to use, which
-  are those of a match specification. **Cost:** O(entries under the key).
+  In the pattern, `:_` matches anything. `:"$1"`, `:"$2"`, … are variables for the guards, which are
+  those of a match specification. **Cost:** O(entries under the key).
 
       iex> {:ok, _} = Foundation.Registry.start_link(keys: :duplicate, name: Docs.Match)
       iex> for n <- 1..3, do: Foundation.Registry.register(Docs.Match, "key", {:n, n})

@@ -1,5 +1,5 @@
-//! What happens when the kernel refuses `membarrier(2)` after the start, as it does under a filter
-//! of system calls that is set later. In a process of its own, which such a filter never leaves.
+//! The kernel refuses `membarrier(2)` after the start, as a filter of system calls does that is
+//! installed later. The test needs a process of its own, because such a filter stays.
 #![cfg(all(target_os = "linux", not(loom)))]
 
 use std::time::{Duration, Instant};
@@ -83,7 +83,7 @@ fn entries_are_removed_and_freed_when_the_kernel_refuses_the_barrier_after_the_s
     turn(1_000);
     assert_eq!(registry.figures().entries, 0);
 
-    // What was retired is not lost. Here it is waited for: readers that had not heard yet.
+    // Retired objects are not lost. They wait for readers that have not noticed yet.
     let deadline = Instant::now() + Duration::from_secs(60);
     while reclaim::outstanding() > 0 && Instant::now() < deadline {
         reclaim::flush();

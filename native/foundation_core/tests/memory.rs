@@ -1,5 +1,5 @@
-//! What the allocator has given out, in a process of its own: an account of memory that leaves
-//! something out cannot hide it here.
+//! Compares the library's account of memory with what the allocator has given out, in a process of
+//! its own. A forgotten part shows here.
 #![cfg(not(loom))]
 
 #[expect(dead_code, reason = "no allocation is refused here")]

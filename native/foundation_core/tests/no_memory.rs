@@ -54,7 +54,8 @@ fn a_registration_without_memory_is_refused_and_changes_nothing() {
     assert_eq!(values(&registry), [0]);
     assert_eq!(register(&registry, 1), Ok(()));
 
-    // The chunks of a bag double. What was there stays, and the bag goes on when there is memory.
+    // The chunks of a bag double. Existing entries stay, and the bag accepts more once there is
+    // memory.
     let mut count = 2;
     let refused = with_at_most(1_000, || {
         loop {

@@ -33,7 +33,7 @@ pub enum Job {
     Free(Box<dyn Send>),
     /// Does something that takes long.
     Run(Box<dyn FnOnce() + Send>),
-    /// Is asked until it has freed something, once nobody uses that any more.
+    /// Is called until it has freed something, once no other thread uses that.
     Try(Box<dyn FnMut() -> bool + Send>),
 }
 

@@ -75,7 +75,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: only this value has the environment, and no pid in it is used any more.
+        // SAFETY: only this value has the environment, and no pid in it is used after this.
         unsafe { enif_free_env(self.0) }
     }
 }

@@ -1,6 +1,6 @@
-# A panic in each NIF, under its locks, in the callbacks of the VM and in the background thread: the
-# VM lives, the caller gets an exception, and the tables are as they were. For a library that is
-# built for this: script/panics.
+# A panic in each NIF, under its locks, in the callbacks of the VM and in the background thread. The
+# VM survives, the caller gets an exception, and the tables are unchanged. It needs a special build
+# of the library: script/panics.
 
 ExUnit.start(autorun: false, formatters: [ExUnit.CLIFormatter, Foundation.Test.Tally])
 
@@ -35,8 +35,8 @@ defmodule Foundation.PanicsTest do
     assert is_binary(Native.library_version())
   end
 
-  # What the library says of a panic goes to standard error. Writing it must not fail in turn: a
-  # panic while one is being reported aborts the VM.
+  # The library reports a panic on standard error. The report itself must not fail: a panic during a
+  # report aborts the VM.
   @tag :tmp_dir
   test "is survived where nobody reads standard error any more", %{tmp_dir: dir} do
     program = """
@@ -280,7 +280,7 @@ defmodule Foundation.PanicsTest do
     assert Span.end_span(id) == :ok
   end
 
-  # In one step: whoever reads it reads all of it.
+  # In one write, so that a reader sees either nothing or all of it.
   defp arm(point) do
     File.write!(@file_of_orders <> ".new", point)
     File.rename!(@file_of_orders <> ".new", @file_of_orders)

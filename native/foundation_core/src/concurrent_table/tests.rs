@@ -6,7 +6,7 @@ use crate::interleave::{Point, during};
 use crate::key::NoOpaque;
 use crate::table::ValueView;
 
-/// No value of these tests is an object, but a type is needed that could be one.
+/// These tests use no objects as values, but the table needs a type for them.
 #[derive(Debug)]
 struct NoObject {
     _word: u64,
@@ -146,7 +146,7 @@ fn end(table: &Subject) {
     }
 }
 
-/// Runs `work` on a table of one key, which ends and is emptied where `work` reaches `point`.
+/// Runs `work` on a table of one key. When `work` reaches `point`, the table ends and is emptied.
 fn across_the_end<R>(point: Point, work: impl FnOnce(&Subject) -> R) -> Result<R, Ended> {
     let table = Arc::new(empty());
     assert_eq!(table.put(&int(1), word(10)), Ok(()));

@@ -53,7 +53,7 @@ pub trait Liveness {
     /// Returns whether an owner is alive.
     fn is_alive(&self, owner: u64) -> bool;
 
-    /// Arranges that the registry is told of the owner's death. Returns `false` if the owner is
+    /// Arranges that the registry learns about the owner's death. Returns `false` if the owner is
     /// already dead.
     fn watch(&self, owner: u64) -> bool;
 }

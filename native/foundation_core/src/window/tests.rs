@@ -42,7 +42,7 @@ fn events_and_kinds_of_keys_have_windows_of_their_own() {
 #[test]
 fn many_windows_are_found_again_and_closed_whatever_has_grown_meanwhile() {
     let windows = Windows::new(u64::MAX);
-    // Short and long ones in turn.
+    // Short and long windows in turn.
     let key = |n: u32| n.to_le_bytes().repeat(1 + 8 * (n as usize % 2));
     let event = |n: u32| (n % 200) as u8;
     for n in 0..40_000 {
@@ -198,14 +198,14 @@ fn one_thread_wins_each_window_and_the_bound_is_kept() {
     assert_eq!(windows.evicted(), 4 * 5_000 + 50 - 100);
 }
 
-/// The model: keys with when they were opened and expire, in a map.
+/// The model: a map of keys with the times at which they were opened and expire.
 fn model(steps: &[(u8, u16, u8)], most: usize) {
     let windows = Windows::new(most as u64);
     let mut open: HashMap<u8, (usize, u64)> = HashMap::new();
     let mut now = 0;
     for (step, (key, passed, window)) in steps.iter().enumerate() {
         now += u64::from(*passed);
-        // One duration, so that the first in a list is the first to expire.
+        // All windows have one duration, so the first in a list is the first to expire.
         let _ = window;
         let expected = open.get(key).is_none_or(|(_, expires)| *expires <= now);
         assert_eq!(first(&windows, &[*key], now, 300), expected);

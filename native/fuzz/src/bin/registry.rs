@@ -51,7 +51,7 @@ enum Change {
     },
     /// An owner dies. The registry does not know yet.
     Die(u8),
-    /// The registry is told of the death. The owner's entries are pending removal.
+    /// The registry learns about the death. The owner's entries are pending removal.
     MarkDead(u8),
     /// Removes some entries of an owner that was marked dead.
     Clean {

@@ -1,4 +1,4 @@
-//! Deaths and removals that come in between.
+//! Deaths and removals during other calls.
 
 use std::sync::mpsc;
 
@@ -40,15 +40,15 @@ fn add(subject: &(Bags, FakeLiveness), owner: u64, key: u64) -> Result<(), Refus
         .register(owner, &int(key), word(owner), &subject.1)
 }
 
-/// An owner with a handle: who holds one thing has none.
+/// An owner with a handle. An owner with one entry has none.
 fn with_handle(subject: &(Subject, FakeLiveness), owner: u64) {
     for key in [101, 102] {
         assert_eq!(register(subject, owner, key), Ok(()));
     }
 }
 
-/// Runs `main`, which finds the handle of owner 1 and locks it; in between the owner's death
-/// unlinks the handle, to empty it when `main` has returned.
+/// Runs `main`, which finds and locks the handle of owner 1. Meanwhile the owner's death unlinks
+/// the handle. It empties the handle after `main` has returned.
 fn while_unlinked<R>(subject: &Arc<(Subject, FakeLiveness)>, main: impl FnOnce() -> R) -> R {
     let (found, begin) = mpsc::channel();
     let (unlinked, wait) = mpsc::channel();
@@ -120,7 +120,7 @@ fn an_owner_that_gives_up_its_last_while_it_is_marked_dead_leaves_nothing() {
     let subject = unique();
     with_handle(&subject, 1);
     assert!(subject.0.unregister(1, &int(101)));
-    // The last thing goes when the handle has been unlinked.
+    // The last entry goes after the handle was unlinked.
     assert!(while_unlinked(&subject, || subject
         .0
         .unregister(1, &int(102))));
@@ -130,7 +130,7 @@ fn an_owner_that_gives_up_its_last_while_it_is_marked_dead_leaves_nothing() {
 
 #[test]
 fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
-    // It comes first to the handle's lock: what it registers must go with the rest.
+    // It locks the handle first. Its entry must be removed with the others.
     let subject = unique();
     with_handle(&subject, 1);
     let result = while_unlinked(&subject, || register(&subject, 1, 2));
@@ -140,7 +140,7 @@ fn a_registration_whose_handle_is_taken_away_is_undone_by_the_death() {
 
 #[test]
 fn a_registration_behind_entries_that_go_meanwhile_is_the_first() {
-    // Of one entry, and of a bag.
+    // One key with a single entry, and one with a bag.
     for before in [1, 2] {
         let subject = duplicate();
         for _ in 0..before {
@@ -222,7 +222,7 @@ fn of_owners_that_register_while_they_die_nothing_is_left() {
             scope.spawn(move || {
                 for round in 0..1_500u64 {
                     let owner = 1 + (round << 8);
-                    // One thread registers the owner's keys, the other ends it.
+                    // One thread registers the owner's keys, and the other handles its death.
                     if thread == 0 {
                         for key in 0..10 {
                             let _dead_or_done =

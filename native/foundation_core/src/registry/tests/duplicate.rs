@@ -74,7 +74,7 @@ fn an_owner_removes_one_of_its_many_entries() {
         .iter()
         .map(|(number, _)| *number)
         .collect();
-    // Another owner's number, one that nobody has, and one twice.
+    // A number of another owner, an unused number, and one number twice.
     let others = own(&registry, 2, 1)[0].0;
     assert_eq!(
         registry.remove(1, &int(1), &[numbers[3], others, 999, numbers[3]]),
@@ -102,7 +102,7 @@ fn keys_are_visited_with_the_count_of_their_entries() {
     let mut counts = Vec::new();
     registry.keys(1, &pin(), |_, count| counts.push(count));
     counts.sort_unstable();
-    // Of the first entries and of the others.
+    // First entries and later ones.
     assert_eq!(counts, [1, 1, 1, 1, 2]);
     assert_eq!(registry.held_by(1), 5);
 }
@@ -111,7 +111,7 @@ fn keys_are_visited_with_the_count_of_their_entries() {
 fn a_death_takes_an_owners_entries_in_pieces_and_no_others() {
     let (registry, liveness) = (duplicate(usize::MAX), FakeLiveness::default());
     for value in 0..1_000 {
-        // A hundred entries of each of ten keys, and others' between them.
+        // A hundred entries under each of ten keys, between entries of other owners.
         assert_eq!(
             registry.register(1, &int(value % 10), word(value), &liveness),
             Ok(())
@@ -193,7 +193,7 @@ fn a_key_of_many_owners_and_an_owner_of_many_keys_leave_no_memory() {
     );
 }
 
-/// An object that counts its end.
+/// An object that counts its drops.
 #[derive(Debug)]
 struct Counted(Arc<AtomicU64>);
 

@@ -1,4 +1,4 @@
-//! Registries against their promises, a model of them, and deaths at the worst moments.
+//! Registries against their guarantees, against a model, and with deaths at the worst moments.
 
 mod deaths;
 mod duplicate;
@@ -43,7 +43,7 @@ impl FakeLiveness {
     }
 }
 
-/// No value of these tests is an object, but a type is needed that could be one.
+/// These tests use no objects as values, but the registry needs a type for them.
 #[derive(Debug)]
 pub(super) struct NoObject {
     _word: u64,
@@ -70,7 +70,7 @@ pub(super) fn number<V>(view: ValueView<'_, V>) -> u64 {
     }
 }
 
-/// An opaque key, which may have its hash in common with others.
+/// An opaque key. Several may have the same hash.
 #[derive(Debug)]
 pub(super) struct Colliding(pub(super) u64);
 

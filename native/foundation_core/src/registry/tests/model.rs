@@ -19,17 +19,17 @@ enum Change {
         owner: u64,
         key: u64,
     },
-    /// One of the owner's entries of the key.
+    /// Removes one of the owner's entries of the key.
     RemoveOne {
         owner: u64,
         key: u64,
         which: usize,
     },
-    /// The owner dies, and another takes its number as a new process would.
+    /// The owner dies, and another takes its place, as a new process would.
     Death {
         owner: u64,
     },
-    /// It dies for the liveness; its entries stay until the next death is cleaned up.
+    /// The owner is no longer alive. Its entries stay until the next death is cleaned up.
     Doom {
         owner: u64,
     },
@@ -49,7 +49,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Gives each owner a new number at its death, since a number is never given twice.
+/// Gives each owner a new number at its death, because a number is never used twice.
 struct Lives {
     liveness: FakeLiveness,
     numbers: [u64; OWNERS as usize + 1],
@@ -72,7 +72,7 @@ impl Lives {
     }
 }
 
-/// A key that has its hash in common with every third other.
+/// A key with the same hash as every third other key.
 fn third(key: &u64) -> Key<'_, u64> {
     Key::Opaque(key % 3, key)
 }
@@ -188,7 +188,7 @@ proptest! {
                         list.retain(|(holder, _)| *holder != number);
                     }
                 }
-                // A dead owner's entries are removed with its death and not before.
+                // A dead owner's entries are removed when its death is handled, and not before.
                 Change::Doom { owner } => {
                     lives.liveness.kill(lives.number(owner));
                     lives.renew(owner);

@@ -167,7 +167,7 @@ fn owners_that_came_and_went_leave_no_memory() {
     let empty = registry.figures().memory;
     const MANY: u64 = 20_000;
     for owner in 1..=MANY {
-        // One thing, several, and one that is given up again: each sort of owner.
+        // An owner with one entry, one with several, and one that is back to a single entry.
         for key in 0..1 + owner % 3 {
             let key = int(owner * 4 + key);
             assert_eq!(registry.register(owner, &key, word(0), &liveness), Ok(()));
@@ -275,7 +275,7 @@ fn a_full_registry_says_who_has_a_key_and_has_room_again() {
     assert_eq!((registry.len(), registry.figures().drops), (2, 2));
 }
 
-/// Owners of whom somebody else registers when the first is about to.
+/// A liveness check during which another owner registers, once.
 struct Meanwhile<'a>(
     &'a FakeLiveness,
     std::cell::RefCell<Option<Box<dyn FnOnce() + 'a>>>,

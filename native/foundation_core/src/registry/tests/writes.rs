@@ -1,4 +1,4 @@
-//! The writes of each call to memory that other threads may read.
+//! Counts each call's writes to memory that other threads may read.
 
 use super::*;
 use crate::primitive::{Writes, take_writes};
@@ -36,7 +36,7 @@ fn the_writes_of_calls_on_unique_keys_are_as_documented() {
     let register = |key, value| {
         assert_eq!(registry.register(1, &int(key), value, &liveness), Ok(()));
     };
-    // The first calls also make a participant of the thread and the owners' handles.
+    // The first calls also make the thread a participant, and make the owners' handles.
     for key in 0..8 {
         register(key, word(0));
     }
@@ -59,7 +59,7 @@ fn the_writes_of_calls_on_unique_keys_are_as_documented() {
         [registered, refused, unregistered, set_bytes, found],
         [
             writes(7, 4, 3),
-            // A handle is ready for the second key, and goes again.
+            // The second key needs a handle, which is freed again.
             writes(0, 1, 3),
             writes(3, 3, 3),
             writes(6, 0, 2),

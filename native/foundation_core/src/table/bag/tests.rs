@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::reclaim::{self, pin};
 use super::*;
 
-/// A value that is counted while it lives.
+/// A value that counts its live instances.
 struct Counted(Arc<AtomicI64>);
 
 impl Object for Counted {
@@ -100,7 +100,7 @@ fn a_walk_goes_on_from_any_number() {
             .collect();
         assert!(owners(&bag, from) == expected, "from {from}");
     }
-    // In steps of seven it visits the same.
+    // A walk in steps of seven visits the same entries.
     let mut seen = Vec::new();
     let mut from = Some(0);
     while let Some(number) = from {
@@ -198,7 +198,7 @@ fn a_bag_of_many_shrinks_when_they_go() {
         owners(&bag, 0),
         (1..=MANY).step_by(1_000).collect::<Vec<_>>()
     );
-    // The last chunk is not full, and stays for what comes.
+    // The last chunk is not full. It stays for later entries.
     let last = MAX_CHUNK * size_of::<Place>();
     assert!(bag.size() < full / 50 + last, "{} of {full}", bag.size());
     assert!(chunks(&bag) <= 101, "{} chunks", chunks(&bag));
@@ -277,7 +277,7 @@ proptest! {
         let mut model = vec![(0, 1)];
         let mut expected_size = bag.size();
         let mut next = 1;
-        // Phases of growth and of shrinkage.
+        // Phases of growth and of shrinking.
         for (step, (dice, index)) in changes.into_iter().enumerate() {
             let guard = pin();
             let growing = step / 300 % 2 == 0;

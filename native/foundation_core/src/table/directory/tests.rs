@@ -48,7 +48,8 @@ impl Subject {
         self.0.slots(&pin()).bits
     }
 
-    /// The depth, slots and entries of each segment, and that the slots lead to them rightly.
+    /// The depth, slots and entries of each segment. Checks that the slots lead to the right
+    /// segments.
     fn segments(&self, guard: &Guard) -> Vec<(u32, usize, usize)> {
         let mut segments = Vec::new();
         let mut covered = 0u128;
@@ -72,7 +73,7 @@ impl Subject {
         segments
     }
 
-    /// The directory's size against what its parts take.
+    /// Compares the directory's size with that of its parts.
     fn check_size(&self, guard: &Guard) {
         let slots = self.0.slots(guard).size();
         let mut segments = 0;
@@ -115,7 +116,7 @@ fn a_small_segment_doubles_until_it_is_worth_splitting() {
 fn segments_of_different_depths_share_a_directory() {
     let subject = Subject::new();
     let guard = pin();
-    // The first bit of five in six is 1: that side grows deeper than the other.
+    // The first bit of five in six is 1, so that side grows deeper than the other.
     for number in 0..6_000 {
         let side = u64::from(number % 6 != 0) << 63;
         subject.insert(spread(number) >> 1 | side);
@@ -135,7 +136,7 @@ fn hashes_that_share_a_place_double_their_segment_and_leave_the_directory() {
         subject.insert(1 << 62 | number << 8);
     }
     let guard = pin();
-    // It was split for what the first two bits tell apart, or not at all.
+    // It was split by its first two bits, or not at all.
     assert!(subject.bits() <= 2, "{} bits", subject.bits());
     assert!((0..6_000).all(|number| subject.has(1 << 62 | number << 8)));
     subject.check_size(&guard);

@@ -41,7 +41,7 @@ fn loom_a_reader_finds_its_entry_while_segments_are_merged_and_freed() {
         let other = table.clone();
         delete(&table, &last);
         let reader = spawn(move || assert_eq!(look(&other, &kept), Some(11)));
-        // The other side is empty then: its segment goes, and the directory is halved.
+        // The other side is empty then. Its segment is freed, and the directory is halved.
         delete(&table, &zero);
         reclaim::flush();
         reader.join().expect("it reads");

@@ -12,13 +12,13 @@ use super::life::Life;
 use super::*;
 use crate::key::NoOpaque;
 
-/// Runs `body` in every way that it can run with up to three preemptions.
+/// Runs `body` in every interleaving with up to three preemptions.
 pub(super) fn model(body: impl Fn() + Send + Sync + 'static) {
     model_up_to(3, body);
 }
 
-/// Runs `body` in every way that it can run with so many preemptions: with two where three take
-/// longer than some seconds.
+/// Runs `body` in every interleaving with up to this many preemptions: two, where three take longer
+/// than some seconds.
 pub(super) fn model_up_to(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     let asked = model.preemption_bound.unwrap_or(preemptions);
@@ -29,7 +29,7 @@ pub(super) fn model_up_to(preemptions: usize, body: impl Fn() + Send + Sync + 's
 
 pub(super) use loom::thread::spawn;
 
-/// An object whose reads and whose end the model sees.
+/// An object whose reads and drop are visible to the model.
 #[derive(Default)]
 pub(super) struct Watched {
     life: Life,

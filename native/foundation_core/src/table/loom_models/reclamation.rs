@@ -28,7 +28,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // SAFETY: nobody else has the link any more.
+        // SAFETY: no other thread has the link.
         drop(unsafe { Box::from_raw(self.0.load(Ordering::Relaxed)) });
     }
 }

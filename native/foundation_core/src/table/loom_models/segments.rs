@@ -3,7 +3,7 @@
 use super::segment::Segment;
 use super::*;
 
-/// A segment that threads share, and that is freed with the model.
+/// A segment that threads share. It is freed with the model.
 struct Shared(Segment<'static>);
 
 // SAFETY: a segment is made to be shared: readers need no lock, and writers take it.
@@ -13,15 +13,15 @@ unsafe impl Sync for Shared {}
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: nobody else has the segment any more.
+        // SAFETY: no other thread has the segment.
         unsafe { Segment::free(self.0.into_raw()) }
     }
 }
 
-/// The home and the tag of every key here: they all look alike until their words are compared.
+/// The home and the tag of every key here. The keys are equal until their words are compared.
 const HASH: u64 = 0x11 << 24;
 
-/// The words of an entry, each of which tells all others.
+/// The words of an entry. Each of them determines all others.
 fn words(key: u64, version: u64) -> Words {
     Words {
         k0: key,
@@ -63,7 +63,7 @@ impl Shared {
         position.replace(words.owner, words.value);
     }
 
-    /// By the words of its key, which is what readers do first.
+    /// Readers first compare the words of the key.
     fn probe(&self, key: u64) -> Option<u64> {
         let Words { k0, k1, .. } = words(key, 0);
         check(self.0.probe(HASH, k0, k1))

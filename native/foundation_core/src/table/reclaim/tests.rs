@@ -17,7 +17,7 @@ fn retire(freed: &Arc<AtomicUsize>) {
     unsafe { pin().retire(object, 1) }
 }
 
-/// Other tests run on other threads and hold guards: flush until theirs are gone.
+/// Other tests hold guards on other threads, so this flushes until their guards end.
 fn flush_until(freed: &AtomicUsize, count: usize) {
     while freed.load(Ordering::SeqCst) < count {
         flush();
@@ -87,7 +87,7 @@ fn what_a_long_read_has_kept_is_not_freed_by_one_alone() {
     }
     assert_eq!((collect_one(), collector.outstanding()), (1, 0));
     drop(collector);
-    // SAFETY: nobody knows it any more.
+    // SAFETY: no other thread has the pointer.
     drop(unsafe { Box::from_raw(reader) });
 }
 
@@ -123,7 +123,7 @@ fn no_thread_takes_over_a_participant_inside_a_read() {
     .join()
     .expect("pins");
     assert!(*lock(&participant.taken));
-    // What the forgotten guard would have done, for the other tests that wait for it.
+    // Ends the forgotten guard, because other tests wait for it.
     participant.reads.store(READ, Ordering::Release);
     *lock(&participant.taken) = false;
 }

@@ -1,9 +1,9 @@
-//! Threads of the operating system, and what must hold however they run.
+//! Invariants under threads of the operating system, in any interleaving.
 
 use super::*;
 
-/// What every entry of a key must hold, whoever wrote it: the owner is a function of the key and
-/// the value, so that words of two entries never pass for one.
+/// The owner of every entry is a function of its key and value. So a mixture of the words of two
+/// entries is never a valid entry.
 fn owner(key: u64, value: u64) -> u64 {
     key.rotate_left(32) ^ value
 }
@@ -38,7 +38,8 @@ fn readers_never_see_a_torn_entry_nor_miss_one_that_stays() {
                         let done = table.insert(&int(key), hash, owner, make, |_| true, &guard);
                         assert!(matches!(done, Ok(Inserted::Replaced(_))));
                     }
-                    // Others come and go: slots are used again, segments are split and merged.
+                    // Other keys come and go, so slots are reused, and segments are split and
+                    // merged.
                     let own =
                         (thread + 1) * 1_000_000..(thread + 1) * 1_000_000 + 40 * round % 4_000;
                     for key in own.clone() {
@@ -74,7 +75,7 @@ fn readers_never_see_a_torn_entry_nor_miss_one_that_stays() {
     assert_eq!(table.len(), STAY as usize);
 }
 
-/// The bytes that a key's value has in a round: long enough for a blob, and telling every part.
+/// The bytes of a key's value in a round. They are long enough for a blob, and each part differs.
 fn contents(key: u64, round: u64) -> Vec<u8> {
     (key << 32 | round)
         .to_le_bytes()

@@ -1,4 +1,4 @@
-//! Keys made by somebody who knows a seed.
+//! Keys from an attacker who knows a seed.
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn keys_that_collide_under_another_seed_are_as_good_as_any() {
     let hashes = colliding(&known, COUNT).map(|bytes| known.hash(&Key::<()>::new(0, &bytes)));
     assert_eq!(hashes.collect::<std::collections::HashSet<_>>().len(), 1);
 
-    // Keys that nobody has chosen.
+    // Ordinary keys.
     let ordinary = |number: u64| {
         let mut bytes = [7; 15];
         bytes[..8].copy_from_slice(&number.to_le_bytes());

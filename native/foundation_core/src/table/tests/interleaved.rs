@@ -1,4 +1,4 @@
-//! What happens in between, made to happen in between.
+//! Forced interleavings: steps of one thread between two steps of another.
 
 use super::*;
 use crate::interleave::{Point, during};
@@ -79,8 +79,8 @@ fn a_reader_may_see_what_has_been_removed_since_it_began_but_only_whole() {
     assert!(matches!(inserted, Ok(Inserted::New)));
     let other = table.clone();
     let meanwhile = move || {
-        // The segment is split, so that the reader's is a copy; then the entry goes from the new
-        // one.
+        // The segment is split, so the reader's segment is a copy. Then the entry is removed from
+        // the new one.
         for number in 0..5_000 {
             put(&other, &Key::word(0, number), number, number);
         }

@@ -1,4 +1,4 @@
-//! The table against its promises: alone, against a model, under threads, and at chosen
+//! The table against its guarantees: on one thread, against a model, under threads, and in forced
 //! interleavings.
 
 mod concurrent;
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use crate::key::NoOpaque;
 
-/// An opaque key: equal when its text is, whatever hash it was given.
+/// An opaque key. Two are equal if their texts are, with any hash.
 pub(super) struct Text {
     text: String,
     live: Arc<AtomicI64>,
 }
 
-/// What a [`Text`] is looked up with. `live` counts the keys that are made of it; without it there
-/// is no memory for one.
+/// The probe for a [`Text`]. `live` counts the keys made from it. Without it, there is no memory
+/// for one.
 pub(super) struct Probe {
     text: String,
     live: Option<Arc<AtomicI64>>,
@@ -62,7 +62,7 @@ impl Drop for Text {
     }
 }
 
-/// A value that is counted while it lives.
+/// A value that counts its live instances.
 pub(super) struct Counted {
     pub(super) number: u64,
     live: Arc<AtomicI64>,
@@ -135,7 +135,7 @@ pub(super) fn delete<F: Opaque, V: Object>(table: &Table<F, V>, key: &Key<'_, F:
     table.remove(key, table.hash(key), |_| true, &pin())
 }
 
-/// Waits until `live` is `expected`: other tests' guards may delay what is freed.
+/// Waits until `live` is `expected`. Guards of other tests may delay the frees.
 pub(super) fn wait_for(live: &AtomicI64, expected: i64) {
     while live.load(Ordering::SeqCst) != expected {
         reclaim::flush();
@@ -143,8 +143,8 @@ pub(super) fn wait_for(live: &AtomicI64, expected: i64) {
     }
 }
 
-/// Counts a thread as running until it ends, in whichever way: others do not wait in vain for one
-/// that has failed.
+/// Counts a thread as running until it ends or panics, so that others do not wait for a thread that
+/// has failed.
 pub(super) struct Running<'a>(&'a AtomicI64);
 
 impl<'a> Running<'a> {

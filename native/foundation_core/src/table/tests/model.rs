@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is done to the table and to the model of it. Keys come from a small space.
+/// A change to the table and to its model. Keys come from a small space.
 #[derive(Clone, Debug)]
 enum Change {
     Insert {
@@ -28,7 +28,7 @@ enum Change {
         key: u16,
         owner: u64,
     },
-    /// Many at once, so that segments are split and merged.
+    /// Many changes at once, so that segments are split and merged.
     Grow {
         from: u16,
     },
@@ -75,7 +75,7 @@ impl Subject {
         run(&key, self.table.hash(&key))
     }
 
-    /// A value of every sort: which one follows from its number.
+    /// A value of any form. Its number determines which one.
     fn value(&self, number: u64) -> Value<Counted> {
         match number % 3 {
             0 => Value::Word(odd(number)),

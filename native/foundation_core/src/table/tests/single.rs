@@ -1,6 +1,6 @@
 use super::*;
 
-/// A byte string of a length, whose contents tell it from others of other lengths.
+/// A byte string of this length. Strings of different lengths differ.
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index * 7 + len) as u8).collect()
 }
@@ -157,7 +157,7 @@ fn everything_is_freed_once() {
         assert!(delete(&table, &Key::Opaque(number as u64 / 3, probe)));
     }
     wait_for(&live, 600);
-    // An owner's replacement takes the old value with it, and a stale one changes nothing.
+    // A replacement by an owner takes the old value along, and a stale one changes nothing.
     for (number, probe) in probes.iter().enumerate().skip(200).take(100) {
         let key = Key::Opaque(number as u64 / 3, probe);
         let guard = pin();
@@ -225,7 +225,7 @@ fn a_value_is_replaced_only_if_it_is_the_expected_one() {
     assert!(!table.replace(&key, hash, &first, Value::Word(odd(3)), &guard));
     assert_eq!(look(&table, &key), Some((1, 2)));
 
-    // The same value of another owner is another entry.
+    // The same value of another owner is a different entry.
     let second = table.get(&key, hash, &guard).expect("it is there");
     assert!(delete(&table, &key));
     assert!(!table.replace(&key, hash, &second, Value::Word(odd(4)), &guard));
@@ -264,7 +264,7 @@ fn keys_that_all_collide_are_kept_apart_without_a_huge_directory() {
     let live: Arc<AtomicI64> = Arc::default();
     let table: Table<Text, Counted> = Table::new(Seed::fixed(5)).expect("there is memory");
     let base = table.memory();
-    // A crowd of others around them, so that a segment with the colliding ones has a mixture.
+    // Many other keys around them, so that a segment has colliding and other keys.
     for number in 0..20_000 {
         assert!(put(&table, &Key::word(0, number), 1, number));
     }

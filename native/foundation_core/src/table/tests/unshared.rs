@@ -1,9 +1,10 @@
-//! What a read writes: two words of its own thread, and nothing that another thread reads.
+//! A read writes two words of its own thread, and nothing that another thread reads.
 
 use super::*;
 use crate::primitive::{Writes, take_writes};
 
-/// What `read` writes beside a guard's beginning and end, which are a store each.
+/// Returns the writes of `read` besides the beginning and the end of a guard, which are one store
+/// each.
 fn writes_of(read: impl Fn(&Guard)) -> Writes {
     // The first guard of a thread makes it a participant.
     drop(pin());

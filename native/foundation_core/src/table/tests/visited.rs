@@ -137,7 +137,7 @@ fn a_walk_shows_what_stays_once_while_the_table_grows_and_shrinks() {
         for thread in 1..3u64 {
             let (table, walking) = (&table, &walking);
             scope.spawn(move || {
-                // From far more to far fewer: segments are split and merged all the time.
+                // Between many and few entries, so that segments are split and merged all the time.
                 while walking.load(Ordering::SeqCst) > 0 {
                     let own = thread * 1_000_000..thread * 1_000_000 + 20_000;
                     for number in own.clone() {
