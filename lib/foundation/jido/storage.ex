@@ -37,8 +37,9 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
     ## In the log
 
     A thread is the stream `"jido/thread/" <> id`. An id that is too long for a stream is hashed
-    (`"jido/thread#" <> sha256`). An event's type is the entry's kind, its data the entry as a map. So a
-    subscription can follow the threads. A checkpoint is the snapshot of `"jido/checkpoint#" <> sha256` of
+    (`"jido/thread#" <> sha256`). An event's type is the entry's kind, its data the entry's payload,
+    and its metadata has `jido: {id, at, refs, appended_at}`. So a subscription can follow the threads,
+    and a long thread is read fast. A checkpoint is the snapshot of `"jido/checkpoint#" <> sha256` of
     its key.
 
     Every function raises `ArgumentError` for a log that is not started, and for an entry above the
@@ -252,33 +253,30 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
     defp deleted?(%{type: :thread_deleted, metadata: %{deleted: true}}), do: true
     defp deleted?(_event), do: false
 
-    defp events(entries, rev, now, options) do
-      for {entry, seq} <- Enum.with_index(entries, rev) do
-        entry = entry(entry, seq, now)
-        type = if is_atom(entry.kind), do: entry.kind, else: :entry
-        {type, entry, metadata(seq, now, options)}
-      end
+    defp events([], _rev, _now, _options), do: []
+
+    defp events(entries, 0, now, options) do
+      [{type, data, metadata} | rest] = Enum.map(entries, &event(&1, now))
+      [{type, data, Map.put(metadata, :thread, options[:metadata] || %{})} | rest]
     end
 
-    defp metadata(0, now, options), do: %{at: now, thread: options[:metadata] || %{}}
-    defp metadata(_seq, now, _options), do: %{at: now}
+    defp events(entries, _rev, now, _options), do: Enum.map(entries, &event(&1, now))
 
-    defp entry(%Entry{} = entry, seq, now), do: entry |> Map.from_struct() |> entry(seq, now)
+    # Decoding an atom takes as long as decoding much else, so there are few.
+    defp event(%{} = entry, now) do
+      id = value(entry, :id) || "entry_" <> RequestContext.new_request_id()
+      metadata = %{jido: {id, value(entry, :at) || now, value(entry, :refs) || %{}, now}}
+      payload = value(entry, :payload) || %{}
 
-    defp entry(%{} = entry, seq, now) do
-      %{
-        id: value(entry, :id) || "entry_" <> RequestContext.new_request_id(),
-        seq: seq,
-        at: value(entry, :at) || now,
-        kind: value(entry, :kind) || :note,
-        payload: value(entry, :payload) || %{},
-        refs: value(entry, :refs) || %{}
-      }
+      case value(entry, :kind) || :note do
+        kind when is_atom(kind) or is_binary(kind) -> {kind, payload, metadata}
+        kind -> {:entry, payload, Map.put(metadata, :kind, kind)}
+      end
     end
 
     defp value(entry, key), do: Map.get(entry, key) || Map.get(entry, Atom.to_string(key))
 
-    defp appended({_type, data, metadata}), do: %{data: data, metadata: metadata}
+    defp appended({type, data, metadata}), do: %{type: type, data: data, metadata: metadata}
 
     # Without entries nothing was stored, and the thread is as new.
     defp thread(id, [], now, options) do
@@ -288,9 +286,20 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
     defp thread(id, events, _now, _options), do: thread(id, events)
 
     defp thread(id, [first | _] = events) do
-      entries = for %{data: data} <- events, do: struct(Entry, data)
-      new(id, entries, first.metadata.at, List.last(events).metadata.at, first.metadata.thread)
+      entries = entries(events, 0)
+      new(id, entries, at(first), at(List.last(events)), first.metadata.thread)
     end
+
+    defp entries([], _seq), do: []
+
+    defp entries([%{type: type, data: payload, metadata: metadata} | events], seq) do
+      {id, at, refs, _appended_at} = metadata.jido
+      kind = Map.get(metadata, :kind, type)
+      entry = %Entry{id: id, seq: seq, at: at, kind: kind, payload: payload, refs: refs}
+      [entry | entries(events, seq + 1)]
+    end
+
+    defp at(event), do: elem(event.metadata.jido, 3)
 
     defp new(id, entries, created_at, updated_at, metadata) do
       rev = length(entries)

@@ -232,10 +232,18 @@ defmodule Foundation.Jido.StorageTest do
     end
   end
 
-  test "an entry's event has its kind as type, for subscriptions", %{log: log, opts: opts} do
+  test "an entry's event has its kind as type, and its payload as data", context do
+    %{log: log, opts: opts} = context
     {:ok, _thread} = Storage.append_thread("t", [message("a"), %{kind: :tool_call}], opts)
     assert [message, %{type: :tool_call}] = EventLog.read(log, "jido/thread/t")
-    assert %{type: :message, data: %{payload: %{text: "a"}, seq: 0}} = message
+    assert %{type: :message, data: %{text: "a"}, metadata: %{jido: {_id, _, %{}, _}}} = message
+  end
+
+  test "an entry's kind may be any term", %{opts: opts} do
+    entries = for kind <- [:note, "text", {:tool, 1}, 7], do: %{kind: kind, refs: %{a: 1}}
+    assert {:ok, thread} = Storage.append_thread("t", entries, opts)
+    assert Enum.map(thread.entries, & &1.kind) == [:note, "text", {:tool, 1}, 7]
+    assert Storage.load_thread("t", opts) == {:ok, thread}
   end
 
   test "options without a log, and an unknown log, are refused" do
