@@ -67,6 +67,30 @@ defmodule Foundation.EngineTest do
       assert warnings(output) == 0
     end
 
+    # As in an application with `config :foundation, native: false`.
+    test "takes ETS without a warning when it was compiled without the library", %{app: app} do
+      ebin = Path.join(app, "ebin")
+      # Both branches of the module are expanded.
+      precompiled = Path.join(Mix.Project.build_path(), "lib/rustler_precompiled/ebin")
+      source = Path.expand("lib/foundation/native/library.ex")
+
+      compile = """
+        Application.put_env(:foundation, :native, false)
+        Code.put_compiler_option(:ignore_module_conflict, true)
+
+        for {module, beam} <- Code.compile_file(#{inspect(source)}),
+            do: File.write!(Path.join(#{inspect(ebin)}, "\#{module}.beam"), beam)
+      """
+
+      assert vm_with(["-pa", ebin, "-pa", precompiled], compile, []) == ""
+      output = vm(app)
+      assert output =~ "engine: ets"
+      assert output =~ "library: none"
+      assert warnings(output) == 0
+      assert vm(app, @report, engine(:ets)) =~ "engine: ets"
+      assert vm(app, @report, engine(:native)) =~ "it was compiled without the native library"
+    end
+
     test "falls back to ETS with one warning when the library is missing", context do
       File.rm!(context.library)
       output = vm(context.app)

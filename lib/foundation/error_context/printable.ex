@@ -4,17 +4,19 @@ defmodule Foundation.ErrorContext.Printable do
   # every formatter of Logger and OTP accepts it, else it becomes text. All have a bounded size. No
   # value may make this raise, because it runs where an application reports its errors.
   #
-  # The formatters, by the source of Logger.Formatter (Elixir 1.14 to 1.20) and by that of
-  # logger_formatter (OTP 25; later releases were not checked):
+  # The formatters, as they were run: Logger.Formatter of Elixir 1.14, 1.18 and 1.20, and
+  # logger_formatter of OTP 25, 27 and 29.
   #
   #   a value              Logger.Formatter                    logger_formatter
-  #   atom, number, pid    prints it                           prints it
+  #   atom, number, pid,   prints it                           prints it
+  #   reference
   #   string               prints it raw, invalid or not       prints it by ~tp
   #   list                 leaves it out                       flattens it, which raises if it or a
   #                                                            list in it is improper, and prints
   #                                                            a charlist raw
   #   map, tuple, struct,  calls String.Chars if that is       prints it by ~tp
-  #   function, port       implemented, else leaves it out
+  #   function, port       implemented, else leaves it out;
+  #                        from 1.18 on prints a port
   #   other bitstring      raises, by String.Chars             prints it by ~tp
 
   alias Foundation.ErrorContext
