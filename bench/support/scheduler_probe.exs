@@ -350,6 +350,8 @@ defmodule Bench.SchedulerProbe do
   # Just below the bound for a normal scheduler, and far above it.
   defp hostile_terms do
     long = :binary.copy("0123456789", 1_000_000)
+    # The VM copies the bytes of a binary that starts within a byte, to tell where they are.
+    <<_::3, unaligned::binary-size(10_000_000), _::5>> = <<0::3, long::binary, 0::5>>
 
     [
       list: Enum.to_list(1..990),
@@ -363,6 +365,8 @@ defmodule Bench.SchedulerProbe do
       binary_in_tuple: {:in, long},
       binary_in_map: %{in: long},
       bits: %{in: <<long::binary, 5::3>>},
+      unaligned: unaligned,
+      unaligned_in_tuple: {:in, unaligned},
       integers: for(n <- 1..20, do: Bitwise.bsl(n, 4_000_000)),
       function: fn -> long end
     ]

@@ -256,7 +256,7 @@ defmodule Soak.Registry do
 
   defp registrant_again(_index) do
     Entries.forget(@again)
-    value = Entries.value(@again) |> Tuple.append(:binary.copy("b", 10_000))
+    value = {Entries.value(@again), :binary.copy("b", 10_000)}
     {:ok, _owner} = Registry.register(Soak.Unique, @again, value)
     :ok = Registry.put_meta(Soak.Unique, @again, value)
     Entries.put(Soak.Unique, @again, @again, value, Epoch.now(Soak.Unique))

@@ -63,6 +63,32 @@ defmodule Foundation.Registry.SchedulingTest do
       end
     end
 
+    # The VM copies such a binary to tell where its bytes are.
+    test "a long binary that starts within a byte is stored, and no aligned one", context do
+      %{name: name, worker: worker} = context
+      long = :binary.copy("long", 200_000)
+      <<_::3, unaligned::binary-size(800_000), _::5>> = <<0::3, long::binary, 0::5>>
+      <<_::8, aligned::binary-size(800_000), _::8>> = <<0, long::binary, 0>>
+
+      for {value, long?} <- [{unaligned, true}, {aligned, false}, {long, false}],
+          shape <- [& &1, &{:in, &1}, &[&1, 1], &%{in: &1}] do
+        value = shape.(value)
+        {:ok, _} = run(worker, fn -> Registry.register(name, :key, 1) end)
+
+        calls = [
+          fn -> {_new, _old} = Registry.update_value(name, :key, fn _old -> value end) end,
+          fn -> :ok = Registry.put_meta(name, :key, value) end,
+          fn -> :ok = SampledEvents.emit_batched([:scheduling], %{}, %{value: value}) end,
+          fn -> {:error, :not_found} = Span.record_event(:event, %{value: value}) end
+        ]
+
+        for call <- calls, do: assert(dirty?(worker, call) == long?)
+        assert [{_pid, ^value}] = Registry.lookup(name, :key)
+        assert Registry.meta(name, :key) == {:ok, value}
+        :ok = run(worker, fn -> Registry.unregister(name, :key) end)
+      end
+    end
+
     test "a registry is started and stopped beside many", %{worker: worker} do
       start = fn name ->
         Native.registry_start(name, :unique, 1, [], [], :infinity, :infinity)

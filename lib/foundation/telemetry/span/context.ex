@@ -50,13 +50,14 @@ defmodule Foundation.Telemetry.Span.Context do
 
   def from_traceparent(_header), do: {:error, :invalid_format}
 
+  defp without_spaces(""), do: ""
+
   defp without_spaces(tail) do
     last = byte_size(tail) - 1
 
-    case tail do
-      <<rest::binary-size(last), space>> when space in [?\s, ?\t] -> without_spaces(rest)
-      _none -> tail
-    end
+    if :binary.at(tail, last) in [?\s, ?\t],
+      do: tail |> binary_part(0, last) |> without_spaces(),
+      else: tail
   end
 
   defp version("00", ""), do: :ok

@@ -1,4 +1,4 @@
-//! Lists, tuples and small maps, read in the VM's memory.
+//! Lists, tuples, small maps and the sizes of parts of binaries, read in the VM's memory.
 //!
 //! Asking the VM for the parts of a term costs 3 to 5 ns per question, and 19 ns for a map with one
 //! entry. That is more than the encoding of the parts. The layout of lists and tuples has not
@@ -6,13 +6,16 @@
 //! loaded, it checks the layout on terms that the VM has made.
 
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustler::codegen_runtime::ErlNifTerm;
-use rustler::sys::{enif_get_list_cell, enif_get_tuple};
+use rustler::sys::{enif_get_list_cell, enif_get_tuple, enif_make_sub_binary};
 use rustler::{Encoder, Env, Term};
 
-use super::{LIST, PRIMARY, image, no_term, shared, word};
+use super::budget::BYTES_MAX;
+use super::{LIST, PRIMARY, binary_term, image, no_term, shared, word};
+use crate::raw::may_take_long;
 
 /// The low two bits of a pointer to a boxed term: a header followed by more words.
 pub(super) const BOXED: u64 = 2;
@@ -56,7 +59,7 @@ pub fn cell(term: Term<'_>) -> Option<(Term<'_>, Term<'_>)> {
     unsafe { Some((Term::new(env, *cell), Term::new(env, *cell.add(1)))) }
 }
 
-/// Returns whether a term may be a binary, so that it is worth asking the VM for its bytes.
+/// Returns whether a term may be a binary, and asking the VM for its bytes does not take long here.
 #[inline(always)]
 pub(super) fn may_be_binary(term: Term) -> bool {
     if word(term) & PRIMARY != BOXED {
@@ -64,7 +67,84 @@ pub(super) fn may_be_binary(term: Term) -> bool {
     }
     // SAFETY: a boxed term points at its header.
     let header = unsafe { number(term, 0) };
-    header & SUBTAG != 0 && header != SMALL_MAP.load(Ordering::Relaxed)
+    header & SUBTAG != 0
+        && header != SMALL_MAP.load(Ordering::Relaxed)
+        && (header != PART_HEADER.load(Ordering::Relaxed) || !is_long_copy(term))
+}
+
+/// Where a part of a binary has its size.
+enum PartSize {
+    /// A word has the bytes. The first two bytes of another are 0 unless the part starts or ends
+    /// within a byte; the VM leaves the others as they were.
+    Bytes { len: usize, flags: usize },
+    /// Two words have the first bit, and the one after the last.
+    Bits { start: usize, end: usize },
+}
+
+/// The header of a part of a binary, or [`NO_HEADER`].
+static PART_HEADER: AtomicU64 = AtomicU64::new(NO_HEADER);
+static PART_SIZE: OnceLock<PartSize> = OnceLock::new();
+
+/// Returns whether the VM would copy many bytes on this normal scheduler, to tell where they are. It
+/// does so for a part of a binary that does not start at a whole byte.
+#[inline(never)]
+fn is_long_copy(part: Term) -> bool {
+    // SAFETY: the header is that of a part, which has these words.
+    let (len, is_copied) = unsafe {
+        match PART_SIZE.get() {
+            Some(PartSize::Bytes { len, flags }) => {
+                (number(part, *len), !is_whole(number(part, *flags)))
+            }
+            Some(PartSize::Bits { start, end }) => {
+                let (start, end) = (number(part, *start), number(part, *end));
+                (end.saturating_sub(start) / 8, start % 8 != 0)
+            }
+            None => return false,
+        }
+    };
+    is_copied && len > BYTES_MAX as u64 && !may_take_long()
+}
+
+/// Returns whether the flags of a part are those of whole bytes.
+fn is_whole(flags: u64) -> bool {
+    flags.to_ne_bytes()[..2] == [0, 0]
+}
+
+/// Learns the layout of parts of binaries. Without it the VM is always asked for their bytes.
+fn learn_parts(env: Env) {
+    const PARTS: [(u64, u64); 2] = [(1_000, 300), (1_500, 777)];
+    let whole = binary_term(env, &[0; 4_000]);
+    // SAFETY: the bytes are within the binary.
+    let part = |(from, len)| unsafe {
+        let part = enif_make_sub_binary(env.as_c_arg(), whole.as_c_arg(), from as _, len as _);
+        Term::new(env, part)
+    };
+    let parts = PARTS.map(part);
+    if parts.iter().any(|part| word(*part) & PRIMARY != BOXED) {
+        return;
+    }
+    // SAFETY: a boxed term points at its header.
+    let headers = parts.map(|part| unsafe { number(part, 0) });
+    if headers[0] != headers[1] {
+        return;
+    }
+    let find = |is: fn(u64, (u64, u64)) -> bool| {
+        // SAFETY: a boxed term has as many words after its header as that says, or more.
+        let is =
+            |at: &usize| (0..2).all(|part| is(unsafe { number(parts[part], *at) }, PARTS[part]));
+        (1..=boxed_words(parts[0])).find(is)
+    };
+    let bytes = find(|word, (_, len)| word == len).zip(find(|word, _| is_whole(word)));
+    let first_bit = find(|word, (from, _)| word == 8 * from);
+    let bits = first_bit.zip(find(|word, (from, len)| word == 8 * (from + len)));
+    let size = match (bytes, bits) {
+        (Some((len, flags)), None) => PartSize::Bytes { len, flags },
+        (None, Some((start, end))) => PartSize::Bits { start, end },
+        _ => return,
+    };
+    // The library may be loaded again into the same VM.
+    let _ = PART_SIZE.set(size);
+    PART_HEADER.store(headers[0], Ordering::Relaxed);
 }
 
 /// The keys and the values of a small map, in the order of its keys.
@@ -164,6 +244,7 @@ pub(super) fn is_as_assumed(env: Env, magic: Term) -> bool {
         && has_elements(none, 0);
     if fits {
         learn_maps(env);
+        learn_parts(env);
     }
     shared::learn();
     fits && image::learn(env, SMALL_MAP.load(Ordering::Relaxed), magic)

@@ -140,9 +140,10 @@ defmodule Foundation.Cache.Backends.ETS.Store do
       fresh = later(now(), times.ttl)
 
       {place, mark, old_bytes} = place(store, key)
-      entry = {{store.name, key}, place, mark, epoch, fresh, later(fresh, times.stale)}
-      entry = entry |> Tuple.append(times.load_time) |> Tuple.append(bytes)
-      :ets.insert(@entries, Tuple.append(entry, {kind, value}))
+      stale = later(fresh, times.stale)
+      id = {store.name, key}
+      entry = {id, place, mark, epoch, fresh, stale, times.load_time, bytes, {kind, value}}
+      :ets.insert(@entries, entry)
       Cells.add(store.cells, :bytes, bytes - old_bytes)
       {:stored, store |> make_room(place) |> sweep(@sweep)}
     end
