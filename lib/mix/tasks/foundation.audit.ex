@@ -16,6 +16,7 @@ defmodule Mix.Tasks.Foundation.Audit do
       times. `*` and `?` match within one segment of a path, `**` across segments, `{a,b}` either;
       a plain path also stands for everything below it. Quote it, or the shell expands it.
     * `--format text` - one line a call, `FILE:LINE: CALL - SUGGESTION`, and a summary. The default.
+    * `--help`, `-h` - the usage, and no audit.
     * `--format json` - one object, alone on standard output:
       `{"findings": [{"file": ..., "line": ..., "call": ..., "suggestion": ...}]}`.
 
@@ -48,13 +49,22 @@ defmodule Mix.Tasks.Foundation.Audit do
   alias Foundation.{Audit, Config, Options}
 
   @project_schema [allow: [type: {:list_of, :string}, default: []]]
-  @switches [allow: :keep, format: :string]
+  @switches [allow: :keep, format: :string, help: :boolean]
+  @aliases [h: :help]
+  @usage "usage: mix foundation.audit [PATH...] [--allow GLOB]... [--format text|json]"
   @formats ~w(text json)
   @keys [:file, :line, :call, :suggestion]
 
   @impl true
   def run(arguments) do
     {options, paths} = parse!(arguments)
+
+    if options[:help],
+      do: IO.puts([@usage, "\nmix help foundation.audit explains the options"]),
+      else: audit(options, paths)
+  end
+
+  defp audit(options, paths) do
     allow = Keyword.get_values(options, :allow) ++ configured!()
     result = Audit.run(if(paths == [], do: own_paths!(), else: paths), allow: allow)
 
@@ -69,7 +79,7 @@ defmodule Mix.Tasks.Foundation.Audit do
   end
 
   defp parse!(arguments) do
-    case OptionParser.parse(arguments, strict: @switches) do
+    case OptionParser.parse(arguments, strict: @switches, aliases: @aliases) do
       {options, paths, []} ->
         format = Keyword.get(options, :format, "text")
 
@@ -85,11 +95,7 @@ defmodule Mix.Tasks.Foundation.Audit do
   end
 
   defp misuse(message) do
-    IO.puts(:stderr, [
-      ["** ", message, "\n"],
-      "usage: mix foundation.audit [PATH...] [--allow GLOB]... [--format text|json]"
-    ])
-
+    IO.puts(:stderr, ["** ", message, "\n", @usage])
     exit({:shutdown, 2})
   end
 

@@ -70,6 +70,14 @@ defmodule Mix.Tasks.Foundation.AuditTest do
 
   defp suggestion(function), do: Foundation.Audit.Calls.suggestion(function)
 
+  test "--help and -h print the usage on standard output, and audit nothing", c do
+    for help <- ["--help", "-h"] do
+      assert {0, output, ""} = audit([help, c.lib])
+      assert output =~ "usage: mix foundation.audit [PATH...]"
+      refute output =~ "Process.put"
+    end
+  end
+
   test "misuse prints the mistake and the usage on standard error, and the status is 2", c do
     for {arguments, message} <- [
           {["--alow", "x"], "unknown option or missing value: --alow"},
