@@ -68,7 +68,8 @@ defmodule Foundation.AgentRegistry do
 
   The same id and process again is `:ok` and changes nothing. `{:error, :not_alive}` for a dead
   process, `{:error, {:already_registered, pid}}` for an id that another process has. **Cost:**
-  O(1); for an agent on another node one message there and back.
+  O(1); for an agent on another node one message there and back. Raises `ArgumentError` for what is
+  no pid.
 
       iex> Foundation.AgentRegistry.register_agent("doc-1", self())
       :ok
@@ -77,7 +78,9 @@ defmodule Foundation.AgentRegistry do
   """
   @doc since: "0.1.0"
   @spec register_agent(id, pid) :: :ok | {:error, {:already_registered, pid} | :not_alive}
-  def register_agent(id, pid) when is_pid(pid) do
+  def register_agent(id, pid) do
+    pid!(pid)
+
     case Shared.on_node_of(pid, id, :register_agent, [id, pid], fn -> register(id, pid, nil) end) do
       :again -> :ok
       result -> result
@@ -98,7 +101,8 @@ defmodule Foundation.AgentRegistry do
   @doc since: "0.1.0"
   @spec register_agent(id, pid, metadata) ::
           :ok | {:error, {:already_registered, pid} | :not_alive}
-  def register_agent(id, pid, metadata) when is_pid(pid) do
+  def register_agent(id, pid, metadata) do
+    pid!(pid)
     map!(metadata)
 
     Shared.on_node_of(pid, id, :register_agent, [id, pid, metadata], fn ->
@@ -276,6 +280,11 @@ defmodule Foundation.AgentRegistry do
 
   defp announce(event, id),
     do: :telemetry.execute([:foundation, :registry, event], %{count: 1}, %{agent_id: id})
+
+  defp pid!(pid) when is_pid(pid), do: pid
+
+  defp pid!(other),
+    do: raise(ArgumentError, "expected an agent to be a pid, got: #{inspect(other)}")
 
   defp map!(metadata) when is_map(metadata), do: metadata
 

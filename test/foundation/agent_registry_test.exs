@@ -136,6 +136,19 @@ for engine <- [:ets, :native] do
       end
     end
 
+    test "an agent that is no pid raises" do
+      for wrong <- [nil, :name, "pid", {:via, Registry, {:names, 1}}] do
+        message = "expected an agent to be a pid, got: #{inspect(wrong)}"
+        assert_raise ArgumentError, message, fn -> AgentRegistry.register_agent("a", wrong) end
+
+        assert_raise ArgumentError, message, fn ->
+          AgentRegistry.register_agent("a", wrong, %{})
+        end
+      end
+
+      assert AgentRegistry.get_agent("a") == {:error, :not_found}
+    end
+
     test "metadata is updated by a map and by a function, from any process" do
       pid = start_worker()
       :ok = AgentRegistry.register_agent("a", pid, %{n: 1})

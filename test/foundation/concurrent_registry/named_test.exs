@@ -173,6 +173,18 @@ defmodule Foundation.ConcurrentRegistry.NamedTest do
     end
   end
 
+  test "update/4 refuses what is no function of one argument" do
+    table = Table.new()
+
+    for wrong <- [fn -> 1 end, :function, nil] do
+      message = "expected a function of arity 1, got: #{inspect(wrong)}"
+      assert_raise ArgumentError, message, fn -> Table.update(table, :key, 1, wrong) end
+      assert_raise ArgumentError, message, fn -> Table.update(:a_name, :key, 1, wrong) end
+    end
+
+    assert Table.size(table) == 0
+  end
+
   defp assert_unknown(name) do
     message = "unknown concurrent table: #{inspect(name)}"
     for use <- uses(), do: assert_raise(ArgumentError, message, fn -> use.(name) end)
