@@ -141,7 +141,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   in milliseconds or `:infinity`, is the length of the window that this event opens.
 
   **Cost:** O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError`
-  for a name that is not a list of atoms or a window that is out of range.
+  for a name that is not a list of atoms, an unknown option, or a window that is out of range.
 
       iex> Foundation.Telemetry.SampledEvents.emit_event([:doc, :event], %{count: 1}, %{id: 7})
       :ok
