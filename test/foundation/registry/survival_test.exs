@@ -216,13 +216,7 @@ defmodule Foundation.Registry.SurvivalTest do
         kill(owner)
         # The time-out of a second registry is short. Its end shows that the first one's was set
         # too.
-        {other, owner} = start_temporary([adopt_timeout: 1] ++ @variant)
-        kill(owner)
-
-        eventually(fn ->
-          match?({:error, %ArgumentError{}}, attempt(fn -> Registry.count(other) end))
-        end)
-
+        let_another_expire(1)
         assert Registry.lookup(registry, "key") == [{self(), 1}]
       end
     end
@@ -234,14 +228,18 @@ defmodule Foundation.Registry.SurvivalTest do
       {:ok, _pid} = Registry.start_link([name: registry] ++ @variant ++ @subject.options)
 
       # A registry that loses its owner later also expires later. Once it is gone, the time is over.
-      {other, owner} = start_temporary([adopt_timeout: 20] ++ @variant)
+      let_another_expire(20)
+      assert Registry.lookup(registry, "key") == [{self(), 1}]
+    end
+
+    # Starts another registry, kills its owner, and returns when the registry has expired.
+    defp let_another_expire(adopt_timeout) do
+      {other, owner} = start_temporary([adopt_timeout: adopt_timeout] ++ @variant)
       kill(owner)
 
       eventually(fn ->
         match?({:error, %ArgumentError{}}, attempt(fn -> Registry.count(other) end))
       end)
-
-      assert Registry.lookup(registry, "key") == [{self(), 1}]
     end
 
     defp attempt(fun) do

@@ -6,6 +6,15 @@ defmodule Foundation.BulkheadTest do
   defp waiting(name, count),
     do: eventually(fn -> Bulkhead.info(name).waiting == count end)
 
+  # Workers that wait for a permit, in the order of the list.
+  defp queue_of_workers(name, count) do
+    for n <- 1..count do
+      worker = in_worker(name, [], :got)
+      waiting(name, n)
+      worker
+    end
+  end
+
   # A worker that holds a permit, or waits for one, and tells the test.
   defp in_worker(name, options, tag) do
     test = self()
@@ -90,14 +99,7 @@ defmodule Foundation.BulkheadTest do
   conform "waiters are served in the order of arrival", %{engine: engine} do
     name = start!(Bulkhead, engine, max: 1, queue: 10, wait: 60_000)
     {:ok, permit} = Bulkhead.acquire(name)
-
-    workers =
-      for n <- 1..5 do
-        worker = in_worker(name, [], :got)
-        waiting(name, n)
-        worker
-      end
-
+    workers = queue_of_workers(name, 5)
     Bulkhead.release(permit)
 
     for worker <- workers do
@@ -112,14 +114,7 @@ defmodule Foundation.BulkheadTest do
   conform "the newest waiter is served first with order: :lifo", %{engine: engine} do
     name = start!(Bulkhead, engine, max: 1, queue: 10, wait: 60_000, order: :lifo)
     {:ok, permit} = Bulkhead.acquire(name)
-
-    workers =
-      for n <- 1..3 do
-        worker = in_worker(name, [], :got)
-        waiting(name, n)
-        worker
-      end
-
+    workers = queue_of_workers(name, 3)
     Bulkhead.release(permit)
 
     for worker <- Enum.reverse(workers) do
