@@ -5,7 +5,7 @@ defmodule Foundation.Cache.Backends.ETS do
 
   @behaviour Foundation.Cache.Backend
 
-  alias Foundation.Cache.Backends.ETS.{Loads, Server, Store}
+  alias Foundation.Cache.Backends.ETS.{Footprint, Loads, Server, Store}
   alias Foundation.Cache.{Cells, Instance}
   alias Foundation.RetryingCall
 
@@ -80,10 +80,24 @@ defmodule Foundation.Cache.Backends.ETS do
   def cancel(name, ref), do: call(name, {:cancel, ref, self()})
 
   @impl true
-  def finish(name, _key, lease, outcome), do: call(name, {:finish, lease, outcome})
+  def finish(name, key, lease, outcome) do
+    {outcome, bytes} = packed(key, outcome)
+    call(name, {:finish, lease, outcome, bytes})
+  end
+
+  # In the caller, because it takes time that the owner has for all.
+  defp packed(_key, {:failed, _error} = outcome), do: {outcome, 0}
+
+  defp packed(key, outcome) do
+    {kept, bytes} = Footprint.pack(key, elem(outcome, 1))
+    {put_elem(outcome, 1, kept), bytes}
+  end
 
   @impl true
-  def put(name, key, value, ttl, stale), do: call(name, {:put, key, value, ttl, stale})
+  def put(name, key, value, ttl, stale) do
+    {value, bytes} = Footprint.pack(key, value)
+    call(name, {:put, key, value, bytes, ttl, stale})
+  end
 
   @impl true
   def delete(name, key), do: call(name, {:delete, key})

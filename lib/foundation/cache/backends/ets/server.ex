@@ -53,11 +53,11 @@ defmodule Foundation.Cache.Backends.ETS.Server do
     end
   end
 
-  def handle_request({:finish, lease, outcome}, %{name: name} = server) do
+  def handle_request({:finish, lease, outcome, bytes}, %{name: name} = server) do
     case Loads.get(name, lease) do
       # It has been finished, and a kill has kept the answer back.
       nil -> {:not_stored, server}
-      load -> finish(server, load, outcome)
+      load -> finish(server, load, outcome, bytes)
     end
   end
 
@@ -67,9 +67,10 @@ defmodule Foundation.Cache.Backends.ETS.Server do
       else: {:answered, server}
   end
 
-  def handle_request({:put, key, value, ttl, stale}, server) do
+  def handle_request({:put, key, value, bytes, ttl, stale}, server) do
     Loads.detach(server.name, key)
-    {_stored, server} = insert(server, key, {:ok, value}, %{ttl: ttl, stale: stale, load_time: 0})
+    times = %{ttl: ttl, stale: stale, load_time: 0}
+    {_stored, server} = insert(server, key, {{:ok, value}, bytes}, times, epoch(server))
     {:ok, server}
   end
 
@@ -142,10 +143,10 @@ defmodule Foundation.Cache.Backends.ETS.Server do
     {{:load, ref}, watch(server, pid, ref)}
   end
 
-  defp finish(%{name: name} = server, load, outcome) do
+  defp finish(%{name: name} = server, load, outcome, bytes) do
     {stored, server} =
       if Loads.current?(name, load, epoch(server)),
-        do: store(server, load, outcome),
+        do: store(server, load, outcome, bytes),
         else: {:not_stored, server}
 
     answered = Loads.answer_all(name, load.lease, answer(outcome))
@@ -159,32 +160,30 @@ defmodule Foundation.Cache.Backends.ETS.Server do
   defp answer({:error, reason, _negative_ttl}), do: {:error, reason}
   defp answer({:failed, error}), do: {:error, error}
 
-  defp store(server, load, {:ok, value, ttl, stale}) do
+  defp store(server, load, {:ok, value, ttl, stale}, bytes) do
     load_time = System.monotonic_time() - load.since
     # Above 0, which says that it was put.
     load_time = max(1, System.convert_time_unit(load_time, :native, :millisecond))
     times = %{ttl: ttl, stale: stale, load_time: load_time}
-    insert(server, load.key, {:ok, value}, times, load.epoch)
+    insert(server, load.key, {{:ok, value}, bytes}, times, load.epoch)
   end
 
   # An error does not take the place of a value that can still be served.
-  defp store(server, load, {:error, reason, ttl}) do
+  defp store(server, load, {:error, reason, ttl}, bytes) do
     case Store.take_or_find(server.store, load.key) do
       {_fresh_or_stale, {:ok, _value}} ->
         {:not_stored, server}
 
       _no_value ->
         times = %{ttl: ttl, stale: 0, load_time: 0}
-        insert(server, load.key, {:error, reason}, times, load.epoch)
+        insert(server, load.key, {{:error, reason}, bytes}, times, load.epoch)
     end
   end
 
-  defp store(server, _load, {:failed, _error}), do: {:not_stored, server}
+  defp store(server, _load, {:failed, _error}, _bytes), do: {:not_stored, server}
 
-  defp insert(server, key, kept, times), do: insert(server, key, kept, times, epoch(server))
-
-  defp insert(server, key, kept, times, epoch) do
-    {stored, store} = Store.insert(server.store, key, kept, times, epoch)
+  defp insert(server, key, sized, times, epoch) do
+    {stored, store} = Store.insert(server.store, key, sized, times, epoch)
     {stored, %{server | store: store}}
   end
 

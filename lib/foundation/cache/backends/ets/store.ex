@@ -13,7 +13,6 @@ defmodule Foundation.Cache.Backends.ETS.Store do
   # a mark. A second hand looks for expired entries, two with each write.
 
   alias Foundation.Cache.Backend
-  alias Foundation.Cache.Backends.ETS.Footprint
   alias Foundation.Cache.Cells
 
   @entries Module.concat(__MODULE__, Entries)
@@ -122,16 +121,18 @@ defmodule Foundation.Cache.Backends.ETS.Store do
     end
   end
 
-  @doc "Stores what is kept under a key, if it has a time and is not larger than the cache."
-  @spec insert(t, Backend.key(), kept, times, epoch :: integer) :: {:stored | :not_stored, t}
-  def insert(store, key, _kept, %{ttl: 0, stale: 0}, _epoch) do
+  @doc """
+  Stores what is kept under a key, with the bytes of its entry, if it has a time and is not larger
+  than the cache.
+  """
+  @spec insert(t, Backend.key(), {kept, bytes :: pos_integer}, times, epoch :: integer) ::
+          {:stored | :not_stored, t}
+  def insert(store, key, _sized, %{ttl: 0, stale: 0}, _epoch) do
     remove(store, key)
     {:not_stored, store}
   end
 
-  def insert(store, key, {kind, value}, times, epoch) do
-    {value, bytes} = Footprint.pack(key, value)
-
+  def insert(store, key, {kept, bytes}, times, epoch) do
     if bytes > store.max_bytes do
       Cells.add(store.cells, :rejected, 1)
       remove(store, key)
@@ -142,7 +143,7 @@ defmodule Foundation.Cache.Backends.ETS.Store do
       {place, mark, old_bytes} = place(store, key)
       stale = later(fresh, times.stale)
       id = {store.name, key}
-      entry = {id, place, mark, epoch, fresh, stale, times.load_time, bytes, {kind, value}}
+      entry = {id, place, mark, epoch, fresh, stale, times.load_time, bytes, kept}
       :ets.insert(@entries, entry)
       Cells.add(store.cells, :bytes, bytes - old_bytes)
       {:stored, store |> make_room(place) |> sweep(@sweep)}
