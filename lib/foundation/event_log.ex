@@ -461,15 +461,7 @@ defmodule Foundation.EventLog do
     log |> Writer.forget(key) |> done()
   end
 
-  defp stop_server(log, key, id) do
-    case Native.event_log_server(log, key) do
-      server when is_pid(server) -> GenServer.call(server, {:stop, id}, :infinity)
-      _none_or_closed -> :ok
-    end
-  catch
-    # It has just ended.
-    :exit, _reason -> :ok
-  end
+  defp stop_server(log, key, id), do: Subscriptions.stop_server(log, key, id)
 
   @doc """
   Deletes a stream: its events and its snapshot.

@@ -1,7 +1,7 @@
 defmodule Soak.EventLog do
   @moduledoc false
-  # An event log under writers and a subscriber, whose owner is killed: every acknowledged append is
-  # there, in order, and the subscription delivers each event at least once and in order.
+  # An event log with writers and a subscriber. Its owner is killed. Every acknowledged append is there,
+  # in order. The subscription delivers each event at least once and in order.
 
   @behaviour Soak.Area
 

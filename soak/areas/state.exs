@@ -1,7 +1,7 @@
 defmodule Soak.State do
   @moduledoc false
-  # Servers whose state is checkpointed: after a kill the state is one between the last durable
-  # checkpoint and the last answer, after an orderly stop it is that of the last answer.
+  # Servers whose state is checkpointed. After a kill the state is between the last durable checkpoint
+  # and the last answer. After an orderly stop it is that of the last answer.
 
   @behaviour Soak.Area
 

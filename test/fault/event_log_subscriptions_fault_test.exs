@@ -51,6 +51,16 @@ defmodule Foundation.EventLogSubscriptionsFaultTest do
     end
   end
 
+  test "unsubscribe/1 ends a subscription whose server is killed", %{log: log} do
+    for number <- 1..20 do
+      {:ok, subscription} = EventLog.subscribe(log, :all, "name #{number}")
+      key = EventLog.Subscription.key("name #{number}")
+      kill(Foundation.Native.event_log_server(log, key))
+      assert EventLog.unsubscribe(subscription) == :ok
+      assert Foundation.Native.event_log_server(log, key) == :none
+    end
+  end
+
   defp mailbox do
     receive do
       message -> [message | mailbox()]

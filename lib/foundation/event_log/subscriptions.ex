@@ -62,6 +62,29 @@ defmodule Foundation.EventLog.Subscriptions do
       start_server(arguments, deadline)
   end
 
+  @doc """
+  Ends a subscription with this id, or with any: `:ok` also if there is none. A server that was killed
+  has a successor, which is asked then.
+  """
+  @spec stop_server(atom, binary, reference | :any) :: :ok
+  def stop_server(log, key, id), do: stop_server(log, key, id, now() + @patience_ms)
+
+  defp stop_server(log, key, id, deadline) do
+    case Native.event_log_server(log, key) do
+      server when is_pid(server) -> GenServer.call(server, {:stop, id}, :infinity)
+      _none_or_closed -> :ok
+    end
+  catch
+    :exit, _reason ->
+      # Without a successor by then its subscriber is dead too.
+      if now() < deadline do
+        Process.sleep(@pause_ms)
+        stop_server(log, key, id, deadline)
+      else
+        :ok
+      end
+  end
+
   defp start(supervisor, arguments),
     do: {:ok, _pid} = DynamicSupervisor.start_child(supervisor, {SubscriptionServer, arguments})
 

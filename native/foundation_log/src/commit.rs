@@ -29,6 +29,8 @@ const COMMIT_BYTES: usize = 8 << 20;
 const SEGMENT_MAX: u64 = u32::MAX as u64;
 /// More than the mark of a commit needs.
 const MARK_MAX: u64 = 32;
+/// How many bytes are written again at a time.
+const REWRITTEN: u64 = 1 << 20;
 /// How long an acknowledgement waits for others before it is written.
 const ACK_DELAY: Duration = Duration::from_millis(500);
 /// How long a commit waits at most for callers that the last one has answered.
@@ -237,6 +239,10 @@ pub struct Writer {
     ack_due: Option<Instant>,
     /// Whether something may stand in the newest segment after its end.
     torn: bool,
+    /// Whether a sync has failed. The system may then take the pages for written and leave them out
+    /// of the next sync, so all unsynced bytes must be written again. See Rebello et al., "Can
+    /// Applications Recover from fsync Failures?", ATC 2020.
+    unsure: bool,
     last_requests: usize,
     last_duration: Duration,
     maintenance: Option<JoinHandle<()>>,
@@ -262,6 +268,7 @@ impl Writer {
             sync_due: None,
             ack_due: None,
             torn: false,
+            unsure: false,
             last_requests: 0,
             last_duration: Duration::ZERO,
             maintenance: None,
@@ -312,7 +319,7 @@ impl Writer {
         self.finish(draft);
         let (segment, end) = self.newest()?;
         self.mend(&segment, end)?;
-        segment.file.sync()?;
+        self.sync_file(&segment)?;
         self.marker.write_both(segment.head.sequence, end, true)?;
         Ok(())
     }
@@ -576,9 +583,10 @@ impl Writer {
         let records = draft.bytes.len();
         frame::write(&mut draft.bytes, &mark, &[]);
         let is_always = options.sync == Sync::Always;
-        let written = segment.file.write_at(&draft.bytes, end).and_then(|()| {
+        let written = segment.file.write_at(&draft.bytes, end);
+        let written = written.map_err(Error::from).and_then(|()| {
             if is_always {
-                segment.file.sync()
+                self.sync_file(&segment)
             } else {
                 Ok(())
             }
@@ -586,7 +594,7 @@ impl Writer {
         if let Err(error) = written {
             // Nothing of it may be there when the next commit is.
             self.torn = segment.file.set_len(end).is_err();
-            return Err(error.into());
+            return Err(error);
         }
         let new_end = end + draft.bytes.len() as u64;
         if is_always {
@@ -599,13 +607,32 @@ impl Writer {
         self.show(draft, &segment, end, new_end, records)
     }
 
-    /// Cuts what a commit that failed has left, or the seal of a segment that has no successor.
+    /// Cuts the rest of a failed commit, or the seal of a segment without a successor. Writes again
+    /// the bytes that a failed sync may have lost.
     fn mend(&mut self, segment: &Segment, end: u64) -> Result<(), Error> {
         if self.torn {
             segment.file.set_len(end)?;
             self.torn = false;
         }
+        let mut offset = if self.unsure { self.synced } else { end };
+        let mut bytes = vec![0; REWRITTEN.min(end.saturating_sub(offset)) as usize];
+        while offset < end {
+            let len = REWRITTEN.min(end - offset) as usize;
+            if segment.file.read_at(&mut bytes[..len], offset)? < len {
+                return Err(Error::Io("eio"));
+            }
+            segment.file.write_at(&bytes[..len], offset)?;
+            offset += len as u64;
+        }
+        // A sync that fails again says so again.
+        self.unsure = false;
         Ok(())
+    }
+
+    fn sync_file(&mut self, segment: &Segment) -> Result<(), Error> {
+        let synced = segment.file.sync();
+        self.unsure |= synced.is_err();
+        Ok(synced?)
     }
 
     fn has_synced(&mut self, segment: &Segment, end: u64) {
@@ -704,7 +731,10 @@ impl Writer {
         let Ok((segment, end)) = self.newest() else {
             return false;
         };
-        match segment.file.sync() {
+        match self
+            .mend(&segment, end)
+            .and_then(|()| self.sync_file(&segment))
+        {
             Ok(()) => {
                 self.has_synced(&segment, end);
                 true

@@ -129,9 +129,10 @@ fn an_error_of_any_change_fails_its_request_and_no_other() {
         }
         assert!(failed <= 1, "change {at}");
         log.close();
-        let after = Sim::of(sim.files());
-        let (log, _) = open(&after).unwrap();
-        assert_eq!(contents(&log).unwrap(), model.contents, "change {at}");
+        for after in [Sim::of(sim.files()), sim.power_cut(&mut Random(7))] {
+            let (log, _) = open(&after).unwrap();
+            assert_eq!(contents(&log).unwrap(), model.contents, "change {at}");
+        }
     }
 }
 

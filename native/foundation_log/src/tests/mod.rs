@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod failed_sync;
 mod model;
 mod sim;
 mod single;
