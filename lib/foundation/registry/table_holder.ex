@@ -99,8 +99,12 @@ defmodule Foundation.Registry.TableHolder do
   end
 
   def handle_info({:DOWN, ref, :process, _pid, _reason}, state) when is_map_key(state, ref) do
-    {table, state} = Map.pop!(state, ref)
-    expire_later(table)
+    {%module{entries: entries, owner: owner} = table, state} = Map.pop!(state, ref)
+
+    # After an orderly stop it is gone.
+    with {:ok, %{entries: ^entries, owner: ^owner}} <- module.fetch(table.name),
+         do: expire_later(table)
+
     {:noreply, state}
   end
 

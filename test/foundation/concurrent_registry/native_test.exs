@@ -49,6 +49,24 @@ defmodule Foundation.ConcurrentRegistry.NativeTest do
     end)
   end
 
+  test "a named table leaves no memory behind after an orderly stop" do
+    alone(fn ->
+      before = counts()
+
+      for _round <- 1..3 do
+        {:ok, owner} = Table.start_link(name: :named, engine: :native)
+        fill(:named)
+        assert counts().terms > before.terms
+        :ok = GenServer.stop(owner)
+      end
+
+      eventually(fn ->
+        for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+        assert counts() == before
+      end)
+    end)
+  end
+
   test "overwritten, updated and deleted values are freed" do
     alone(fn ->
       before = counts()
