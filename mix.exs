@@ -36,7 +36,7 @@ defmodule Foundation.MixProject do
       foundation_audit: [allow: ["lib/foundation/legacy/*.ex"]],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]],
       # Foundation.Jido.Storage calls it, which is compiled only with Jido, and Jido starts it.
-      elixirc_options: [no_warn_undefined: [:crypto]]
+      xref: [exclude: [:crypto]]
     ]
   end
 
