@@ -61,7 +61,7 @@ defmodule Foundation.MixProject do
         {:rustler_precompiled, "~> 0.8", runtime: false},
         {:rustler, rustler(), optional: true, runtime: false},
         # An engine of Foundation.Cluster.
-        {:syn, "~> 3.3", optional: true},
+        {:syn, "~> 3.4 and >= 3.4.1", optional: true},
         # For Foundation.Audit.CredoCheck, which is compiled only where Credo is.
         {:credo, "~> 1.7", optional: true, runtime: false},
         # For Foundation.OpenTelemetry, which is compiled only where it is.

@@ -103,12 +103,13 @@ if Code.ensure_loaded?(:syn) do
       end
     end
 
+    # The application controller hears of the end of the supervisor last.
     defp restart_syn(peer) do
-      eventually(fn -> :peer.call(peer, Process, :whereis, [:syn_sup]) == nil end)
-
       eventually(fn ->
-        match?({:ok, _}, :peer.call(peer, Application, :ensure_all_started, [:syn]))
+        not List.keymember?(:peer.call(peer, Application, :started_applications, []), :syn, 0)
       end)
+
+      {:ok, _started} = :peer.call(peer, Application, :ensure_all_started, [:syn])
     end
 
     defp syn(peer, function, arguments) do
@@ -125,9 +126,11 @@ else
     alias Foundation.Cluster
 
     test "without the package :syn a start raises and says what is missing" do
-      assert_raise ArgumentError, ~r/needs the package :syn: add {:syn, "~> 3.3"}/, fn ->
-        Cluster.start_link(name: unique_name("syn"), engine: :syn)
-      end
+      assert_raise ArgumentError,
+                   ~r/needs the package :syn: add {:syn, "~> 3.4 and >= 3.4.1"}/,
+                   fn ->
+                     Cluster.start_link(name: unique_name("syn"), engine: :syn)
+                   end
     end
   end
 end

@@ -4,14 +4,15 @@ defmodule Foundation.Cluster.Backends.Syn do
   # registration as metadata. So they are found by `:syn.lookup/2`, and `Syn.Handler` resolves
   # conflicts there by the cluster's rule.
   #
-  # The package is optional. Its functions are called by name, so that this compiles without it.
+  # The package is optional. `call/2` and `apply/2` are the only ways to it, so that this compiles
+  # without warnings where it is absent.
 
   @behaviour Foundation.Cluster.Backend
 
+  import Kernel, except: [apply: 2]
+
   alias Foundation.Cluster.Backends.Syn.Keeper
   alias Foundation.Cluster.Config
-
-  @compile {:no_warn_undefined, :syn}
 
   # The processes of `:syn` are restarted within microseconds.
   @patience_ms 5_000
@@ -23,7 +24,7 @@ defmodule Foundation.Cluster.Backends.Syn do
       not Code.ensure_loaded?(:syn) ->
         {:error,
          "the engine :syn needs the package :syn: " <>
-           ~s|add {:syn, "~> 3.3"} to the dependencies of your application|}
+           ~s|add {:syn, "~> 3.4 and >= 3.4.1"} to the dependencies of your application|}
 
       Process.whereis(:syn_sup) == nil ->
         {:error, "the engine :syn needs the application :syn, which is not started"}
@@ -38,7 +39,7 @@ defmodule Foundation.Cluster.Backends.Syn do
 
   @impl true
   def claim(config, key, pid, stamp) do
-    case call(fn -> :syn.lookup(config.name, key) end) do
+    case call(:lookup, [config.name, key]) do
       {^pid, _stamp} -> :ok
       {other, _stamp} -> {:error, {:already_registered, other}}
       :undefined -> register(config, key, pid, stamp)
@@ -46,7 +47,7 @@ defmodule Foundation.Cluster.Backends.Syn do
   end
 
   defp register(config, key, pid, stamp) do
-    case call(fn -> :syn.register(config.name, key, pid, stamp) end) do
+    case call(:register, [config.name, key, pid, stamp]) do
       :ok -> :ok
       # It has been registered, or has ended, since it was looked up.
       {:error, :taken} -> claim(config, key, pid, stamp)
@@ -65,8 +66,8 @@ defmodule Foundation.Cluster.Backends.Syn do
 
   @impl true
   def release(config, key, pid) do
-    with {^pid, _stamp} <- call(fn -> :syn.lookup(config.name, key) end),
-         do: call(fn -> :syn.unregister(config.name, key) end)
+    with {^pid, _stamp} <- call(:lookup, [config.name, key]),
+         do: call(:unregister, [config.name, key])
 
     :ok
   end
@@ -88,27 +89,30 @@ defmodule Foundation.Cluster.Backends.Syn do
     :ok
   end
 
-  @doc "Calls a function of `:syn`, and again while its processes are being restarted."
-  @spec call((() -> result)) :: result when result: term
-  def call(fun), do: call(fun, now() + @patience_ms)
+  @doc "Calls a function of `:syn`."
+  @spec apply(atom, [term]) :: term
+  def apply(function, arguments), do: Kernel.apply(:syn, function, arguments)
 
-  defp call(fun, deadline) do
-    fun.()
+  # Again while its processes are being restarted.
+  defp call(function, arguments), do: call(function, arguments, now() + @patience_ms)
+
+  defp call(function, arguments, deadline) do
+    apply(function, arguments)
   rescue
     # Its tables of names, or the scope in them, are not there. A scope that is not added by
     # `Keeper` within the time is a defect, and raises.
-    error in [ErlangError, ArgumentError] -> again(fun, deadline, error, __STACKTRACE__)
+    error in [ErlangError, ArgumentError] ->
+      if now() > deadline, do: reraise(error, __STACKTRACE__)
+      again(function, arguments, deadline)
   catch
     :exit, {_reason, {:gen_server, :call, _arguments}} = reason ->
       if now() > deadline, do: exit(reason)
-      Process.sleep(@pause_ms)
-      call(fun, deadline)
+      again(function, arguments, deadline)
   end
 
-  defp again(fun, deadline, error, stacktrace) do
-    if now() > deadline, do: reraise(error, stacktrace)
+  defp again(function, arguments, deadline) do
     Process.sleep(@pause_ms)
-    call(fun, deadline)
+    call(function, arguments, deadline)
   end
 
   defp now, do: System.monotonic_time(:millisecond)

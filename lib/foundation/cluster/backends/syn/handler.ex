@@ -4,9 +4,8 @@ defmodule Foundation.Cluster.Backends.Syn.Handler do
   # their rule, and passes everything else to the handler that was there before it. Without one, it
   # does what `:syn` does by default.
 
+  alias Foundation.Cluster.Backends.Syn
   alias Foundation.Cluster.Backends.Syn.Keeper
-
-  @compile {:no_warn_undefined, :syn}
 
   @previous {__MODULE__, :previous}
 
@@ -19,7 +18,7 @@ defmodule Foundation.Cluster.Backends.Syn.Handler do
 
       previous ->
         :persistent_term.put(@previous, previous)
-        :syn.set_event_handler(__MODULE__)
+        Syn.apply(:set_event_handler, [__MODULE__])
     end
   end
 

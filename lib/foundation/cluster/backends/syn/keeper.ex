@@ -9,8 +9,6 @@ defmodule Foundation.Cluster.Backends.Syn.Keeper do
   alias Foundation.Cluster.Backends.Syn.Handler
   alias Foundation.Cluster.{Config, Replica}
 
-  @compile {:no_warn_undefined, :syn}
-
   @owner :syn_backbone
   @poll_ms 5
 
@@ -20,7 +18,7 @@ defmodule Foundation.Cluster.Backends.Syn.Keeper do
   def init(config) do
     Handler.install()
     # Nothing is claimed before the scope is there.
-    :ok = :syn.add_node_to_scopes([config.name])
+    :ok = Syn.apply(:add_node_to_scopes, [[config.name]])
     {:ok, watch(config)}
   end
 
