@@ -328,7 +328,9 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
       "jido/checkpoint#" <> hash(:erlang.term_to_binary(key, [:deterministic, minor_version: 2]))
     end
 
-    defp hash(binary), do: Base.url_encode64(:crypto.hash(:sha256, binary), padding: false)
+    # Jido starts :crypto. Foundation does not depend on it, and a direct call would say so.
+    defp hash(binary),
+      do: Base.url_encode64(apply(:crypto, :hash, [:sha256, binary]), padding: false)
 
     defp log!(options) do
       case Keyword.fetch(options, :log) do
