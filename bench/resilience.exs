@@ -2,8 +2,8 @@ Code.require_file("support/tables.exs", __DIR__)
 
 defmodule Bench.Resilience do
   @moduledoc false
-  # Bulkheads, circuit breakers and rate limiters against the mechanisms of today's packages: a server
-  # that monitors the holders of its permits, a flag in ETS, counters in ETS.
+  # Bulkheads, circuit breakers and rate limiters against the mechanisms of today's packages: a
+  # server that monitors the holders of its permits, a flag in ETS, counters in ETS.
 
   alias Bench.{Row, Tables}
   alias Foundation.{Bulkhead, CircuitBreaker, RateLimiter}

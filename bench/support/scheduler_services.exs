@@ -1,7 +1,7 @@
 defmodule Bench.SchedulerServices do
   @moduledoc false
-  # The operations of bulkheads, circuit breakers, rate limiters and event logs, for the probe of the
-  # `scheduler` row: many keys, waiters, booked slots, streams and events.
+  # The operations of bulkheads, circuit breakers, rate limiters and event logs, for the probe of
+  # the `scheduler` row: many keys, waiters, booked slots, streams and events.
 
   alias Foundation.{Bulkhead, CircuitBreaker, EventLog, HealthCheck, Native, RateLimiter}
   alias Bench.Tables

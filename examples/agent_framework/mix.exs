@@ -7,7 +7,8 @@ defmodule Crew.MixProject do
       version: "0.1.0",
       elixir: "~> 1.14",
       deps: deps(),
-      # Shared with the library and the other examples, as in an umbrella. The lock is made with Hex.
+      # Shared with the library and the other examples, as in an umbrella. The lock is made with
+      # Hex.
       deps_path: "../../deps",
       lockfile: "../../mix.lock",
       build_path: "../../_build/examples"

@@ -60,8 +60,9 @@ defmodule Foundation.Bulkhead do
   ## Consistency
 
   Each function takes effect at one moment. The permits out never weigh more than `:max`, also while
-  the owner is killed and restarted. A waiter that gives up learns whether it owns a permit. Waiters are served strictly in order: a heavy one at the front is not overtaken, and a
-  call that does not wait is rejected while others wait.
+  the owner is killed and restarted. A waiter that gives up learns whether it owns a permit. Waiters
+  are served strictly in order: a heavy one at the front is not overtaken, and a call that does not
+  wait is rejected while others wait.
 
   On the native engine every call works while the owner restarts. On the ETS engine, a call waits
   for the restart. The state survives a crash of the owner. An orderly stop ends it, and calls that

@@ -99,14 +99,14 @@ defmodule Foundation.CircuitBreaker do
 
       Foundation.CircuitBreaker.run(MyApp.LLM, fn -> complete(prompt) end)
 
-  A *closed* breaker admits calls and counts their outcomes. Too many failed or slow calls *open* it,
-  and it rejects calls. After its open time the next call makes it *half-open*: it admits at most
-  `:probes` calls at a time. As many successes close it. One failure opens it for twice as long. An
-  *isolated* breaker rejects all calls until `reset/1`.
+  A *closed* breaker admits calls and counts their outcomes. Too many failed or slow calls *open*
+  it, and it rejects calls. After its open time the next call makes it *half-open*: it admits at
+  most `:probes` calls at a time. As many successes close it. One failure opens it for twice as
+  long. An *isolated* breaker rejects all calls until `reset/1`.
 
   A probe always gives its place back, so a half-open breaker cannot stick. If its process dies, the
-  probe has failed. If its process forgets it, it expires after `:probe_timeout_ms`. A slow probe has
-  failed too.
+  probe has failed. If its process forgets it, it expires after `:probe_timeout_ms`. A slow probe
+  has failed too.
 
   ## Keys
 

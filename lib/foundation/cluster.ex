@@ -411,8 +411,8 @@ defmodule Foundation.Cluster do
   end
 
   @doc """
-  Returns `{pid, value}` of the members of `group` on all nodes. **Cost:** O(members), in the caller,
-  from the replica of this node.
+  Returns `{pid, value}` of the members of `group` on all nodes. **Cost:** O(members), in the
+  caller, from the replica of this node.
 
       iex> {:ok, _} = Foundation.Cluster.start_link(name: Docs.Cluster.Members)
       iex> Foundation.Cluster.members(Docs.Cluster.Members, :workers)

@@ -9,7 +9,8 @@ defmodule Foundation.EventLog do
       children = [{Foundation.EventLog, name: MyApp.Log, dir: "/var/lib/my_app/log"}]
 
       {:ok, 1} = EventLog.append(MyApp.Log, "account-1", [{:deposited, 100}], expected: :none)
-      [%Foundation.EventLog.Event{type: :deposited, data: 100}] = EventLog.read(MyApp.Log, "account-1")
+      [event] = EventLog.read(MyApp.Log, "account-1")
+      %Foundation.EventLog.Event{type: :deposited, data: 100} = event
 
   A log is a directory. Events belong to streams; a stream has versions, the log has positions, and
   both count from 1 without gaps. The guide [Durable events](event_log.html) builds an application
@@ -40,11 +41,11 @@ defmodule Foundation.EventLog do
 
   ## Damage
 
-  A crash can leave the last frames of the last file half written. They were never acknowledged:
-  the next start cuts them and emits `[:foundation, :event_log, :recover]`. Any other damage is refused:
+  A crash can leave the last frames of the last file half written. They were never acknowledged: the
+  next start cuts them and emits `[:foundation, :event_log, :recover]`. Any other damage is refused:
   `start_link/1` returns `{:error, {:damaged, path, {kind, offset}}}`, and a read raises
-  `Foundation.EventLog.ReadError`. A kind is one of `:checksum`, `:truncated`, `:missing`, `:misplaced`,
-  `:not_a_segment`, `:unsupported_version` and `:undecodable`.
+  `Foundation.EventLog.ReadError`. A kind is one of `:checksum`, `:truncated`, `:missing`,
+  `:misplaced`, `:not_a_segment`, `:unsupported_version` and `:undecodable`.
 
   ## Telemetry events
 
@@ -77,9 +78,10 @@ defmodule Foundation.EventLog do
   **Cost:** reads the newest segment, and the index files of the others (1 million events of 200
   bytes open in less than a second).
 
-  Errors: `{:error, {:already_started, pid}}`, `{:error, {:in_use, dir}}` when another process of the
-  system has the directory open, `{:error, {:damaged, path, {kind, offset}}}`, `{:error, {:io, posix}}`,
-  `{:error, {:engine, cause}}` without the native library. Raises `ArgumentError` for a wrong option.
+  Errors: `{:error, {:already_started, pid}}`, `{:error, {:in_use, dir}}` when another process of
+  the system has the directory open, `{:error, {:damaged, path, {kind, offset}}}`, `{:error,
+  {:io, posix}}`, `{:error, {:engine, cause}}` without the native library. Raises `ArgumentError` for a
+  wrong option.
 
       iex> dir = Path.join(System.tmp_dir!(), Foundation.RequestContext.new_request_id())
       iex> {:ok, _pid} = Foundation.EventLog.start_link(name: Docs.Started, dir: dir)
@@ -118,9 +120,9 @@ defmodule Foundation.EventLog do
 
   **Cost:** one `fsync`, which all callers of the moment share.
 
-  Errors: `{:error, {:wrong_version, actual}}`; `{:error, {:io, posix}}` such as `{:io, :enospc}`: then
-  nothing was appended, and the log goes on. Raises `ArgumentError` for an unknown log, and for an
-  event above `:max_event_bytes`.
+  Errors: `{:error, {:wrong_version, actual}}`; `{:error, {:io, posix}}` such as `{:io, :enospc}`:
+  then nothing was appended, and the log goes on. Raises `ArgumentError` for an unknown log, and for
+  an event above `:max_event_bytes`.
 
       iex> log = start_log()
       iex> Foundation.EventLog.append(log, "account-1", [{:opened, "Ada"}, {:deposited, 100}])
@@ -280,8 +282,8 @@ defmodule Foundation.EventLog do
 
   A version below the stored one is ignored. The state is any term of up to 500 MB.
 
-  **Cost:** one `fsync`, shared with appends. Errors: `{:error, {:io, posix}}`. Raises `ArgumentError`
-  for an unknown log.
+  **Cost:** one `fsync`, shared with appends. Errors: `{:error, {:io, posix}}`. Raises
+  `ArgumentError` for an unknown log.
 
       iex> log = start_log()
       iex> :ok = Foundation.EventLog.put_snapshot(log, "account-1", 2, %{balance: 100})
@@ -313,22 +315,22 @@ defmodule Foundation.EventLog do
   @doc """
   Subscribes the calling process to a stream, or to the whole log with `:all`.
 
-  The process gets `{:events, subscription, [event]}` messages: first the events that are there, then
-  each new one. It acknowledges with `ack/2`; the subscription's position is durable, and the
+  The process gets `{:events, subscription, [event]}` messages: first the events that are there,
+  then each new one. It acknowledges with `ack/2`; the subscription's position is durable, and the
   next `subscribe/4` under the same name resumes after it. Events that were sent and not
   acknowledged are sent again then. `name` is an atom or a string, unique in the log.
 
-    * `:from` - where a new subscription begins: `:start` (default), `:end`, or a version (of `:all`:
-      position), which is included.
+    * `:from` - where a new subscription begins: `:start` (default), `:end`, or a version (of
+      `:all`: position), which is included.
     * `:max_in_flight` - how many events are sent ahead of `ack/2` (100).
 
-  A subscription ends with its process, or when the log is stopped in order. Crashes and kills of the
-  log's owner and of the library's own processes leave it in place: events that were not acknowledged
-  can come again.
+  A subscription ends with its process, or when the log is stopped in order. Crashes and kills of
+  the log's owner and of the library's own processes leave it in place: events that were not
+  acknowledged can come again.
 
-  **Cost:** a process; one `fsync` for a new name. Errors: `{:error, {:already_subscribed, pid}}` while
-  another process has the name, `{:error, {:io, posix}}`. Raises `ArgumentError` for an unknown
-  log, and for a name that follows another stream.
+  **Cost:** a process; one `fsync` for a new name. Errors: `{:error, {:already_subscribed, pid}}`
+  while another process has the name, `{:error, {:io, posix}}`. Raises `ArgumentError` for an
+  unknown log, and for a name that follows another stream.
 
       iex> log = start_log()
       iex> {:ok, 1} = Foundation.EventLog.append(log, "account-1", [{:opened, "Ada"}])
@@ -445,7 +447,8 @@ defmodule Foundation.EventLog do
   @doc """
   Forgets a subscription and its position, and ends it if it is live.
 
-  **Cost:** one `fsync`. Errors: `{:error, {:io, posix}}`. Raises `ArgumentError` for an unknown log.
+  **Cost:** one `fsync`. Errors: `{:error, {:io, posix}}`. Raises `ArgumentError` for an unknown
+  log.
 
       iex> log = start_log()
       iex> {:ok, _subscription} = Foundation.EventLog.subscribe(log, :all, :projection)

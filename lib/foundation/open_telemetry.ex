@@ -26,14 +26,14 @@ if match?({:module, _}, Code.ensure_compiled(:opentelemetry)) do
       * A span has the ids, the start and the end of its events, also when it ends out of order, in
         another process or as `:abandoned`.
       * Its parent is the span that its `parent_id` names, in this process, another, or on another
-        node (`from_traceparent/1`). A span without a parent belongs to OpenTelemetry's current span,
-        and is then exported in the trace of that.
+        node (`from_traceparent/1`). A span without a parent belongs to OpenTelemetry's current
+        span, and is then exported in the trace of that.
       * A span of OpenTelemetry that starts inside one of these is its child: each is
         OpenTelemetry's current span until it ends.
       * OpenTelemetry's sampler decides which spans are exported.
-      * A status of `:ok` is exported as unset, `:error`, `{:error, reason}` and `:abandoned` as errors,
-        any other as the attribute `foundation.status`. An exception is the event `exception`, as the
-        semantic conventions have it.
+      * A status of `:ok` is exported as unset, `:error`, `{:error, reason}` and `:abandoned` as
+        errors, any other as the attribute `foundation.status`. An exception is the event
+        `exception`, as the semantic conventions have it.
       * Names, keys and values that OpenTelemetry does not take are exported as text of at most
         `max_value_bytes` (see `Foundation.ErrorContext`).
       * Links that are added to an open span are exported as events named `link`: OpenTelemetry
@@ -56,8 +56,8 @@ if match?({:module, _}, Code.ensure_compiled(:opentelemetry)) do
     @doc """
     Begins to export spans. A second call replaces the options of the first.
 
-    **Cost:** from then on each span costs what a span of OpenTelemetry costs. Raises `ArgumentError`
-    for an unknown option.
+    **Cost:** from then on each span costs what a span of OpenTelemetry costs. Raises
+    `ArgumentError` for an unknown option.
 
         iex> Foundation.OpenTelemetry.setup(tracer: :my_app)
         :ok

@@ -50,25 +50,26 @@ defmodule Foundation.RateLimiter do
 
       Foundation.RateLimiter.take(MyApp.LLM, [requests: 1, tokens: 1_200], wait: 5_000)
 
-  Where the cost is known only afterwards, `reserve/3` takes an estimate, and `settle/2` corrects it.
-  More than was reserved goes into debt, which the next callers pay.
+  Where the cost is known only afterwards, `reserve/3` takes an estimate, and `settle/2` corrects
+  it. More than was reserved goes into debt, which the next callers pay.
 
   ## Keys
 
-  Each call takes `MyApp.LLM`, or `{MyApp.LLM, key}` with any key, such as a tenant. A key has limits
-  of its own. A key is idle when nothing is used, booked or owed.
+  Each call takes `MyApp.LLM`, or `{MyApp.LLM, key}` with any key, such as a tenant. A key has
+  limits of its own. A key is idle when nothing is used, booked or owed.
 
   ## Waiting
 
-  With `wait:` a caller books a slot of its own in the future and sleeps until then. Slots are in the
-  order of arrival: nobody gets an earlier one afterwards. Where the slot would come later than
+  With `wait:` a caller books a slot of its own in the future and sleeps until then. Slots are in
+  the order of arrival: nobody gets an earlier one afterwards. Where the slot would come later than
   `wait:`, the call is rejected at once and takes nothing. A caller that dies keeps its slot.
 
   ## Consistency
 
-  Each function is atomic. A sliding window counts in slices of 1/256 of its length. No window of that
-  length has more than the limit. A call can be rejected for up to a slice too long. In a sliding window a debt counts from the time of the reservation, and leaves with
-  it. A bucket goes below zero.
+  Each function is atomic. A sliding window counts in slices of 1/256 of its length. No window of
+  that length has more than the limit. A call can be rejected for up to a slice too long. In a
+  sliding window a debt counts from the time of the reservation, and leaves with it. A bucket goes
+  below zero.
 
   The state survives a crash of the owner. On the native engine every call works while the owner
   restarts. On the ETS engine, a call waits for the restart.

@@ -3,7 +3,8 @@ defmodule Foundation.CacheModel do
   A model of `Foundation.Cache` as a plain value: the oracle of the state-machine tests.
 
   Nothing expires by time in it, and nothing is evicted. Errors are kept. A *slot* stands for a
-  process that may fetch. It is `:idle`, `{:loads, key, lease?}` with its waiting slots, or `:waits`.
+  process that may fetch. It is `:idle`, `{:loads, key, lease?}` with its waiting slots, or
+  `:waits`.
   """
 
   defstruct entries: %{}, slots: %{}, queues: %{}, counts: %{}

@@ -2,8 +2,8 @@ defmodule Foundation.ClusterNode do
   @moduledoc """
   Nodes that run a cluster, and processes on them that do what they are told.
 
-  A *member* is a process on some node that calls `Foundation.Cluster` when it is asked to, and keeps
-  the messages that it gets.
+  A *member* is a process on some node that calls `Foundation.Cluster` when it is asked to, and
+  keeps the messages that it gets.
   """
 
   use GenServer

@@ -2,8 +2,8 @@ defmodule Foundation.Test.DoomedNode do
   @moduledoc """
   A node that a test kills with `kill -9`, and what it printed before its death.
 
-  It runs `main/1` of a module with a directory as its argument, and prints a line for each fact that
-  the test must find again afterwards.
+  It runs `main/1` of a module with a directory as its argument, and prints a line for each fact
+  that the test must find again afterwards.
   """
 
   import ExUnit.Assertions
@@ -44,8 +44,8 @@ defmodule Foundation.Test.DoomedNode do
   end
 
   @doc """
-  Kills the node, and folds `fun` over the lines that it had written to its pipe. A line that was cut
-  does not count.
+  Kills the node, and folds `fun` over the lines that it had written to its pipe. A line that was
+  cut does not count.
   """
   def kill(%{port: port, os_pid: os_pid}, acc, fun) do
     {_output, 0} = System.cmd("kill", ["-9", "#{os_pid}"])

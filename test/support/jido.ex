@@ -1,5 +1,5 @@
-# Small modules of the shape of Jido's, for the tests of `Foundation.Jido`. Jido needs a later Elixir
-# than this library. Where it is there, it is used itself.
+# Small modules of the shape of Jido's, for the tests of `Foundation.Jido`. Jido needs a later
+# Elixir than this library. Where it is there, it is used itself.
 unless Code.ensure_loaded?(Jido.Storage) do
   defmodule Jido.Thread.Entry do
     @moduledoc false

@@ -43,10 +43,10 @@ defmodule Crew do
   @doc """
   Runs an action in an agent, and returns what it answers, or `{:error, reason}`.
 
-  The reason of an action that raised is `%{error: exception, context: map}`, with the context at the
-  point of the raise. It is `:agent_down` where the agent ended meanwhile. The action may have been
-  run then. A caller that repeats it passes the same `run_id:`, and the agent does not learn the
-  results of that run twice.
+  The reason of an action that raised is `%{error: exception, context: map}`, with the context at
+  the point of the raise. It is `:agent_down` where the agent ended meanwhile. The action may have
+  been run then. A caller that repeats it passes the same `run_id:`, and the agent does not learn
+  the results of that run twice.
   """
   @spec run(id, module, map, run_id: binary) :: answer
   def run(id, action, params \\ %{}, options \\ []) do

@@ -166,8 +166,8 @@ defmodule Foundation.Cache.Invalidator do
     end
   end
 
-  # In the ETS engine a write waits for the owner while that is restarted. The other caches would wait
-  # here, too.
+  # In the ETS engine a write waits for the owner while that is restarted. The other caches would
+  # wait here, too.
   defp up?(%{engine: :ets, name: cache}), do: Process.whereis(cache) != nil
   defp up?(_native), do: true
 end

@@ -46,8 +46,8 @@ defmodule Foundation.EventLog.Aggregate do
   ## Consistency
 
   Commands are decided one after the other. While an append is under way the next commands wait;
-  then they are decided in turn, and all their events are one append. So 16 callers share an `fsync`,
-  and each command sees the events of those before it.
+  then they are decided in turn, and all their events are one append. So 16 callers share an
+  `fsync`, and each command sees the events of those before it.
 
   A process that is killed comes back with exactly the acknowledged events, and those that it was
   just appending may be among them. Several processes may write one stream: the one whose version
@@ -125,8 +125,8 @@ defmodule Foundation.EventLog.Aggregate do
   Starts a process of an aggregate's module; `start_link/1` of the module calls this.
 
   **Cost:** reads the newest snapshot, and the events after it. Errors: those of
-  `GenServer.start_link/3`. Raises `ArgumentError` for a wrong option; a log that is not started is an
-  error.
+  `GenServer.start_link/3`. Raises `ArgumentError` for a wrong option; a log that is not started is
+  an error.
 
       iex> defmodule Docs.Started do
       ...>   use Foundation.EventLog.Aggregate

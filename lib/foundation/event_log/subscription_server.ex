@@ -4,8 +4,8 @@ defmodule Foundation.EventLog.SubscriptionServer do
   #
   # It reads the stored events (catching up). At the end it asks the log for one message at the next
   # event (live). Both are the same loop, so no event falls between them. At most `max_in_flight`
-  # events are sent and not acknowledged. The acknowledged position is the log's, so this process can
-  # be killed at any time: its successor goes on from there.
+  # events are sent and not acknowledged. The acknowledged position is the log's, so this process
+  # can be killed at any time: its successor goes on from there.
 
   use GenServer, restart: :transient
 

@@ -38,9 +38,9 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
 
     A thread is the stream `"jido/thread/" <> id`. An id that is too long for a stream is hashed
     (`"jido/thread#" <> sha256`). An event's type is the entry's kind, its data the entry's payload,
-    and its metadata has `jido: {id, at, refs, appended_at}`. So a subscription can follow the threads,
-    and a long thread is read fast. A checkpoint is the snapshot of `"jido/checkpoint#" <> sha256` of
-    its key.
+    and its metadata has `jido: {id, at, refs, appended_at}`. So a subscription can follow the
+    threads, and a long thread is read fast. A checkpoint is the snapshot of `"jido/checkpoint#" <>
+    sha256` of its key.
 
     Every function raises `ArgumentError` for a log that is not started, and for an entry above the
     log's `:max_event_bytes`. A damaged file gives `{:error, {:damaged, path, {kind, offset}}}`, a
@@ -112,7 +112,8 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
     @doc """
     Returns a thread with all its entries, or `:not_found` for one without entries.
 
-    **Cost:** O(entries), which are read. `{:error, :invalid_thread_id}` for an id that is no string.
+    **Cost:** O(entries), which are read. `{:error, :invalid_thread_id}` for an id that is no
+    string.
 
         iex> Foundation.Jido.Storage.load_thread("support-7", log: start_log())
         :not_found
@@ -137,8 +138,8 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
     Entries are `%Jido.Thread.Entry{}` or maps. Missing fields get Jido's defaults: `:id`, `:at`,
     `:kind` (`:note`), `:payload` and `:refs`. `:seq` is the place in the thread.
 
-      * `:expected_rev` - the number of entries that the thread must have. `{:error, :conflict}` if it
-        has another.
+      * `:expected_rev` - the number of entries that the thread must have. `{:error, :conflict}` if
+        it has another.
       * `:metadata` - the metadata of a new thread. A thread that exists keeps its own.
 
     **Cost:** one `fsync`, which all callers of the moment share, and a read of the entries that the

@@ -6,8 +6,8 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Observe.Tracer)) do
 
         config :jido, :observability, tracer: Foundation.Jido.Tracer
 
-    A span's name is Jido's event prefix, its attributes are Jido's metadata. The measurements at the
-    end, other than the duration, are added to the attributes.
+    A span's name is Jido's event prefix, its attributes are Jido's metadata. The measurements at
+    the end, other than the duration, are added to the attributes.
 
     Spans nest within a process. A `Task` without a span of its own takes the innermost open span of
     its nearest caller as the parent, so a trace goes on through tasks. Another process of the node
@@ -54,8 +54,8 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Observe.Tracer)) do
     def span_stop(_none, _measurements), do: :ok
 
     @doc """
-    Ends a span with an exception. Returns `:ok`, also for one that has ended before. **Cost:** O(size
-    of the span).
+    Ends a span with an exception. Returns `:ok`, also for one that has ended before. **Cost:**
+    O(size of the span).
 
         iex> span = Foundation.Jido.Tracer.span_start([:jido, :agent, :cmd], %{})
         iex> Foundation.Jido.Tracer.span_exception(span, :error, %RuntimeError{message: "no"}, [])

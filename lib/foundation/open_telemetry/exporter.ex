@@ -5,8 +5,9 @@ if match?({:module, _}, Code.ensure_compiled(:opentelemetry)) do
     #
     # At its start a span becomes OpenTelemetry's current span in its process. The context that was
     # current before is kept in the new one, under @frame. A span that ends while it is current
-    # restores that context. One that ends out of order, or in another process, only leaves the table
-    # of open spans. When the spans inside it have ended, the contexts of ended ones are skipped.
+    # restores that context. One that ends out of order, or in another process, only leaves the
+    # table of open spans. When the spans inside it have ended, the contexts of ended ones are
+    # skipped.
     #
     # The ids are those of the events, not OpenTelemetry's: see `Ids`.
 

@@ -21,8 +21,8 @@ if match?({:module, _}, Code.ensure_compiled(:opentelemetry)) do
     end
 
     @doc """
-    Returns a tracer of the SDK with this generator. A tracer without one, as when no SDK is started,
-    is returned as it is.
+    Returns a tracer of the SDK with this generator. A tracer without one, as when no SDK is
+    started, is returned as it is.
     """
     @spec tracer(term) :: term
     def tracer(tracer) do

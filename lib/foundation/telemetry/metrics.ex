@@ -15,10 +15,10 @@ defmodule Foundation.Telemetry.Metrics do
 
   ## Tags
 
-  Tags have few values: `:name`, `:cache`, `:log`, `:cluster`, `:node`, `:module`, `:status`, `:result`,
-  `:kind` and `:feature`. Ids, keys and reasons are no tags. The `:name` of a circuit breaker is that of
-  the instance, without its key. The `:name` of a span is text, so an application whose span names are
-  unbounded should leave these metrics out:
+  Tags have few values: `:name`, `:cache`, `:log`, `:cluster`, `:node`, `:module`, `:status`,
+  `:result`, `:kind` and `:feature`. Ids, keys and reasons are no tags. The `:name` of a circuit
+  breaker is that of the instance, without its key. The `:name` of a span is text, so an application
+  whose span names are unbounded should leave these metrics out:
 
       Enum.reject(Foundation.Telemetry.Metrics.definitions(), &(:name in &1.tags))
   """

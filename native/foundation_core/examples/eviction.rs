@@ -4,8 +4,8 @@
 //! cargo run --release -p foundation_core --example eviction
 //! ```
 //!
-//! Each policy is written here in its simplest form, with lists of keys. So the figures do not depend
-//! on the implementation of the cache.
+//! Each policy is written here in its simplest form, with lists of keys. So the figures do not
+//! depend on the implementation of the cache.
 
 #![allow(missing_docs)]
 
@@ -165,8 +165,8 @@ impl Policy for Sieve {
     }
 }
 
-/// S3-FIFO (Yang et al., SOSP 2023). New keys enter a small queue, and those that are used there move
-/// to the main queue. A ghost queue has the keys that left the small one unused. `most` is the
+/// S3-FIFO (Yang et al., SOSP 2023). New keys enter a small queue, and those that are used there
+/// move to the main queue. A ghost queue has the keys that left the small one unused. `most` is the
 /// highest count of uses that is kept: 1 is a mark.
 struct S3Fifo {
     size: usize,

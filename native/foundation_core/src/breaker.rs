@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Each change of state begins a new generation, and a call counts only in the generation in which
-//! it was admitted. A probe has a place until it is recorded, its process dies, or its time is over,
-//! so a half-open breaker cannot stick. All times are nanoseconds that the caller reads.
+//! it was admitted. A probe has a place until it is recorded, its process dies, or its time is
+//! over, so a half-open breaker cannot stick. All times are nanoseconds that the caller reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

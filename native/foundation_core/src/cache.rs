@@ -8,8 +8,9 @@
 //!                  └─► loads: key ─► loader, waiters
 //! ```
 //!
-//! A read that finds a fresh entry takes no lock. All writes, and the reads that find nothing fresh,
-//! take the lock of the cache. So the table, the queue and the loads always agree behind that lock.
+//! A read that finds a fresh entry takes no lock. All writes, and the reads that find nothing
+//! fresh, take the lock of the cache. So the table, the queue and the loads always agree behind
+//! that lock.
 //!
 //! A load that runs holds a *lease* (Nishtala et al., NSDI 2013). Each write to its key ends the
 //! lease, and the value of a load without its lease is not stored. So no read finds a value that
@@ -56,7 +57,8 @@ pub const OVERHEAD: usize = 58 + size_of::<Node>() + 1;
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Milliseconds since the cache was made. The range is 4 years, and its last moment means that there is no end.
+/// Milliseconds since the cache was made. The range is 4 years, and its last moment means that
+/// there is no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Millis(u64);
 
@@ -109,7 +111,8 @@ struct State<F: Opaque, V: Object> {
 
 /// A cache.
 pub struct Cache<F: Opaque, V: Object> {
-    /// One store, under the name [`STORE`]: readers find it without a lock, and a clear replaces it.
+    /// One store, under the name [`STORE`]: readers find it without a lock, and a clear replaces
+    /// it.
     store: Names<Store<F, V>>,
     state: Mutex<State<F, V>>,
     /// The parts of each process in loads.
@@ -292,8 +295,8 @@ impl<F: Opaque, V: Object> Cache<F, V> {
         Dying(self.owners.mark_dead(owner).into_iter())
     }
 
-    /// Ends one part of a dead process, and returns the processes to tell. Returns `None` when there
-    /// is none left.
+    /// Ends one part of a dead process, and returns the processes to tell. Returns `None` when
+    /// there is none left.
     pub fn end_dead(
         &self,
         dying: &mut Dying,

@@ -1,7 +1,8 @@
 //! Rate limiters: several limits at once, by a sliding window or a token bucket.
 //!
-//! A sliding window counts costs in slices of 1/256 of its length. A slice counts until all of it is
-//! older than the window. So no window of that length has more than the limit, wherever it begins.
+//! A sliding window counts costs in slices of 1/256 of its length. A slice counts until all of it
+//! is older than the window. So no window of that length has more than the limit, wherever it
+//! begins.
 //!
 //! A token bucket is represented by the time at which it is full again (the generic cell rate
 //! algorithm, ITU-T I.371). A cost moves that time forward by its refill time. It is allowed if the

@@ -150,8 +150,8 @@ impl<T: Held> Owners<T> {
     }
 
     /// Changes what an owner holds, which may be one thing more afterwards. A new owner is watched
-    /// first: `watch` arranges that [`Owners::mark_dead`] is called when the owner dies, and returns
-    /// whether it is alive.
+    /// first: `watch` arranges that [`Owners::mark_dead`] is called when the owner dies, and
+    /// returns whether it is alive.
     pub(crate) fn hold<R>(
         &self,
         owner: u64,

@@ -7,10 +7,10 @@
 //! ```
 //!
 //! A permit and a wait for one are an entry of the pool's slab and a grant in what their process
-//! holds. The thread that removes the grant frees the entry. So a second release, or a release during
-//! the death of the process, frees nothing. A grant to a waiter changes the
-//! entry alone, under the pool's lock. So a waiter that gives up learns under that lock whether it
-//! has been granted meanwhile, and owns a permit or nothing.
+//! holds. The thread that removes the grant frees the entry. So a second release, or a release
+//! during the death of the process, frees nothing. A grant to a waiter changes the entry alone,
+//! under the pool's lock. So a waiter that gives up learns under that lock whether it has been
+//! granted meanwhile, and owns a permit or nothing.
 //!
 //! Granting, releasing, cancelling and death are O(1) for each permit and each waiter served.
 
@@ -313,8 +313,8 @@ impl<W> Pool<W> {
         }
     }
 
-    /// Grants permits to waiters in order, and refuses waiters at the front that weigh more than the
-    /// pool's maximum. Returns whether there may be more to do.
+    /// Grants permits to waiters in order, and refuses waiters at the front that weigh more than
+    /// the pool's maximum. Returns whether there may be more to do.
     pub fn serve(
         &mut self,
         settings: &Settings,

@@ -1,5 +1,5 @@
-//! The bytes that a cache counts against those that the allocator has given out, in a process of its
-//! own: a count that leaves something out cannot hide it here.
+//! The bytes that a cache counts against those that the allocator has given out, in a process of
+//! its own: a count that leaves something out cannot hide it here.
 #![cfg(not(loom))]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,8 +1,8 @@
 //! The index of a sealed segment, beside it, so that opening a log need not read the events.
 //!
 //! A hint is written once its segment is sealed, under a temporary name, and renamed. It may be
-//! removed at any time: where there is none that fits the segment, the segment is read instead. Each
-//! read of an event checks the place that it gives.
+//! removed at any time: where there is none that fits the segment, the segment is read instead.
+//! Each read of an event checks the place that it gives.
 //!
 //! ```text
 //! 8 bytes   "FNDINDEX"

@@ -367,7 +367,8 @@ impl Index {
                 last,
             } => {
                 let id = self.id_or_new(stream);
-                // Compaction may have left the events out, and then only this record has their count.
+                // Compaction may have left the events out, and then only this record has their
+                // count.
                 let had_more = last > self.streams[id].last;
                 self.raise(id, last);
                 self.cut(id, first);
@@ -438,8 +439,8 @@ impl Index {
         if position <= self.position || version <= self.streams[id].last {
             return Err(Damage::Misplaced);
         }
-        // A gap: compaction has left the events in between out, because a later record removes them.
-        // That record removes all earlier events too.
+        // A gap: compaction has left the events in between out, because a later record removes
+        // them. That record removes all earlier events too.
         self.raise(id, version - 1);
         let Some(events) = self.segments.last_mut() else {
             return Err(Damage::Misplaced);

@@ -1,8 +1,8 @@
 //! How far the log has been synced, in a file of its own.
 //!
-//! A damaged frame at the end of the log has one of two causes. Either a crash has torn a frame that
-//! was never acknowledged, or the disk has lost one that was. The marker tells them apart: it is
-//! written after each `fsync` of a segment and before the answers.
+//! A damaged frame at the end of the log has one of two causes. Either a crash has torn a frame
+//! that was never acknowledged, or the disk has lost one that was. The marker tells them apart: it
+//! is written after each `fsync` of a segment and before the answers.
 //!
 //! The marker itself is not synced. It survives the death of the process. A power cut may leave an
 //! older one; then the marks within the segment give the later offsets.

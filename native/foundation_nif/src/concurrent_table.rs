@@ -1,8 +1,8 @@
 //! The NIFs of concurrent tables. Each table is a resource.
 //!
 //! It belongs to the process that made it, or to no process. It ends with its process, or by
-//! `concurrent_table_end`, and every call raises `ArgumentError` then. The background thread removes
-//! the entries, since readers may still be among them.
+//! `concurrent_table_end`, and every call raises `ArgumentError` then. The background thread
+//! removes the entries, since readers may still be among them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

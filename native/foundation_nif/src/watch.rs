@@ -1,5 +1,5 @@
-//! Hears of the deaths of processes that hold something of an instance: one monitor for each process
-//! and instance.
+//! Hears of the deaths of processes that hold something of an instance: one monitor for each
+//! process and instance.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{OnceLock, Weak};

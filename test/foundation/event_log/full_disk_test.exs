@@ -20,7 +20,8 @@ defmodule Foundation.EventLog.FullDiskTest do
 
     test "an append to a full disk fails without a trace, and a later one succeeds",
          %{tmp_dir: dir, mounted: mounted} do
-      # In a container root may have no right to mount: the Rust tests have a full disk of their own.
+      # In a container root may have no right to mount: the Rust tests have a full disk of their
+      # own.
       if mounted, do: fill(dir)
     end
   else

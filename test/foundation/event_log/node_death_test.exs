@@ -47,9 +47,10 @@ defmodule Foundation.EventLog.NodeDeathTest do
     end
   end
 
-  # The node's subscriber got every event from the one on at which the round before had stopped. Here
-  # the subscription resumes after the last one, or earlier: acknowledgements of the last moments were
-  # not durable when the node died. Returns the event at which the next node has to resume.
+  # The node's subscriber got every event from the one on at which the round before had stopped.
+  # Here the subscription resumes after the last one, or earlier: acknowledgements of the last
+  # moments were not durable when the node died. Returns the event at which the next node has to
+  # resume.
   defp check_subscription(log, %{got: got} = known) do
     next = Map.get(known, :next, 1)
     assert got == Enum.to_list(next..(next + length(got) - 1)//1)

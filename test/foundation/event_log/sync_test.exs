@@ -40,8 +40,8 @@ defmodule Foundation.EventLog.SyncTest do
     if status != 0 and output =~ "PTRACE", do: flunk("strace may not trace here: #{output}")
     assert status == 0, output
 
-    # Between two acknowledgements there is a write, and then a sync. Before the first one the log is
-    # made.
+    # Between two acknowledgements there is a write, and then a sync. Before the first one the log
+    # is made.
     lines = trace |> File.stream!() |> Enum.to_list()
     marks = for {line, index} <- Enum.with_index(lines), line =~ ~s("acknowledged ), do: index
     assert length(marks) == @appends

@@ -1,6 +1,6 @@
 defmodule Foundation.Resilience.ArgumentsTest do
-  # Every public function with a term of a wrong type at every position: it raises ArgumentError, and
-  # takes and holds nothing.
+  # Every public function with a term of a wrong type at every position: it raises ArgumentError,
+  # and takes and holds nothing.
   use Foundation.Conformance.Resilience
 
   alias Foundation.{NativeArguments, Resilience, Retry}

@@ -2,8 +2,8 @@ defmodule Crew.Memory do
   @moduledoc """
   The memory of an agent: an aggregate, whose state is the events of the agent's stream.
 
-  One event is one run of an action: the run's id, its answer, and the notes that it made. A run that
-  is repeated finds its answer here, and changes nothing. A run that has read outdated notes is
+  One event is one run of an action: the run's id, its answer, and the notes that it made. A run
+  that is repeated finds its answer here, and changes nothing. A run that has read outdated notes is
   refused.
   """
 

@@ -3,12 +3,12 @@ defmodule Foundation.EventLog.Aggregate.Server do
   # The process of an aggregate.
   #
   # It is idle, or one append is under way. Commands that come meanwhile wait. When the append is
-  # answered, the waiting commands are decided in turn. Each sees the events of those before it. All of
-  # their events are one append: atomic, with one expected version.
+  # answered, the waiting commands are decided in turn. Each sees the events of those before it. All
+  # of their events are one append: atomic, with one expected version.
   #
-  # One append for each command, without waiting for the one before, would be wrong. Say that A and B
-  # are sent so, and another writer appends as many events as A has, before A. Then A fails, and the
-  # version that B expects is there: B would succeed, decided on events of A that never were.
+  # One append for each command, without waiting for the one before, would be wrong. Say that A and
+  # B are sent so, and another writer appends as many events as A has, before A. Then A fails, and
+  # the version that B expects is there: B would succeed, decided on events of A that never were.
 
   use GenServer
 

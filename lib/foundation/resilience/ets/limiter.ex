@@ -1,10 +1,11 @@
 defmodule Foundation.Resilience.ETS.Limiter do
   @moduledoc false
-  # The rate limiter of one key in the ETS engine, as `native/foundation_core/src/limiter.rs` has it.
-  # Times are in nanoseconds.
+  # The rate limiter of one key in the ETS engine, as `native/foundation_core/src/limiter.rs` has
+  # it. Times are in nanoseconds.
   #
   # A lane is the use of one limit. For a window it has slices `{index, taken}`, oldest first. For a
-  # bucket it is the time at which the bucket is full. Its unit is a nanosecond divided by the limit.
+  # bucket it is the time at which the bucket is full. Its unit is a nanosecond divided by the
+  # limit.
 
   @ms 1_000_000
   @slices 256

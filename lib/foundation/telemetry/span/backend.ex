@@ -1,8 +1,8 @@
 defmodule Foundation.Telemetry.Span.Backend do
   @moduledoc false
   # The engine behind `Foundation.Telemetry.Span`: a stack of open spans for each process. All
-  # callbacks but the last three and those for another process act on the stack of the calling process, in O(1) unless stated
-  # otherwise.
+  # callbacks but the last three and those for another process act on the stack of the calling
+  # process, in O(1) unless stated otherwise.
 
   alias Foundation.Telemetry
   alias Foundation.Telemetry.Span.{Backends, Context, Frame}

@@ -209,8 +209,8 @@ impl Collector {
     }
 }
 
-/// Puts garbage back. Without memory for a longer list the objects of the shorter one stay for good:
-/// a reader may still see them.
+/// Puts garbage back. Without memory for a longer list the objects of the shorter one stay for
+/// good: a reader may still see them.
 fn put_back(unclosed: &mut Vec<Garbage>, mut garbage: Vec<Garbage>) {
     if unclosed.len() < garbage.len() {
         std::mem::swap(unclosed, &mut garbage);

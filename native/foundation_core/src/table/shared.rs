@@ -15,8 +15,8 @@ struct Counted<T> {
 /// A reference to a shared value. The last reference frees it.
 pub(crate) struct Shared<T>(NonNull<Counted<T>>);
 
-// SAFETY: as for `Arc`: a reference gives other threads `&T`, and the last one may drop the value on
-// any thread.
+// SAFETY: as for `Arc`: a reference gives other threads `&T`, and the last one may drop the value
+// on any thread.
 unsafe impl<T: Send + Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}

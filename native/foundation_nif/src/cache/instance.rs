@@ -111,8 +111,8 @@ impl Instance {
         })
     }
 
-    /// Tells processes what has become of the load that they waited for. The background thread tells
-    /// those that there is no time for.
+    /// Tells processes what has become of the load that they waited for. The background thread
+    /// tells those that there is no time for.
     pub fn tell<'a>(self: &Arc<Self>, env: Env<'a>, mut told: Vec<Told>, answer: Answer<'a>) {
         if told.is_empty() {
             return;

@@ -123,8 +123,8 @@ fn outcome<'a>(env: Env<'a>, term: Term<'a>) -> Result<(Outcome<OwnedTerm>, Term
     }
 }
 
-/// `cache_finish(name, key, lease, outcome)`: `:stored` or `:not_stored`, and `nil` if the caller has
-/// no such lease. The outcome is `{:ok, value, ttl, stale}`, `{:error, reason, ttl}` or
+/// `cache_finish(name, key, lease, outcome)`: `:stored` or `:not_stored`, and `nil` if the caller
+/// has no such lease. The outcome is `{:ok, value, ttl, stale}`, `{:error, reason, ttl}` or
 /// `{:failed, reason}`.
 fn cache_finish<'a>(env: Env<'a>, arguments: [Term<'a>; 4]) -> NifResult<'a> {
     let [name, key, lease, given] = arguments;

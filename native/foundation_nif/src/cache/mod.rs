@@ -1,7 +1,7 @@
 //! The NIFs of caches.
 //!
-//! Each takes the name of a cache first, and returns `nil` when there is none of that name. Then the
-//! ETS engine may have it. Times are durations in milliseconds or `:infinity`.
+//! Each takes the name of a cache first, and returns `nil` when there is none of that name. Then
+//! the ETS engine may have it. Times are durations in milliseconds or `:infinity`.
 
 mod instance;
 mod loads;
@@ -102,8 +102,8 @@ fn stored<'a>(env: Env<'a>, value: ValueView<'_, OwnedTerm>) -> NifResult<'a> {
     }
 }
 
-/// `cache_open(name, max_bytes, max_entries, early, load_timeout)`: makes a cache, or sets the limits
-/// of the one with this name.
+/// `cache_open(name, max_bytes, max_entries, early, load_timeout)`: makes a cache, or sets the
+/// limits of the one with this name.
 fn cache_open<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> NifResult<'a> {
     let [name, bytes, entries, early, load_timeout] = arguments;
     let limits = Limits {

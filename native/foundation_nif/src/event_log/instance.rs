@@ -196,8 +196,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends `{:foundation_event_log, what}` to a process. `env` is the environment of the current call;
-/// `None` on a thread that is not the VM's.
+/// Sends `{:foundation_event_log, what}` to a process. `env` is the environment of the current
+/// call; `None` on a thread that is not the VM's.
 pub fn tell(env: Option<Env>, pid: u64, what: Atom) {
     let pid = process::local(pid);
     let message = (foundation_event_log(), what);
@@ -259,8 +259,8 @@ enum Found {
     Unfit(Arc<EventLog>),
 }
 
-/// `event_log_start(name, dir, sync_ms, segment_bytes, max_event_bytes, adopt_timeout)`; a `sync_ms`
-/// of 0 syncs before each answer.
+/// `event_log_start(name, dir, sync_ms, segment_bytes, max_event_bytes, adopt_timeout)`; a
+/// `sync_ms` of 0 syncs before each answer.
 fn event_log_start<'a>(env: Env<'a>, arguments: [Term<'a>; 6]) -> NifResult<'a> {
     let [
         name,

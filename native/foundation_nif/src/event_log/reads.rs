@@ -28,8 +28,8 @@ const NAMES_MAX: usize = 1_000;
 
 /// A term that was encoded when it was appended.
 fn decoded<'a>(env: Env<'a>, bytes: &[u8]) -> Result<Term<'a>, Damage> {
-    // SAFETY: any bytes may be given; the VM checks them. It may create atoms, and the checksum says
-    // that they are those which were appended.
+    // SAFETY: any bytes may be given; the VM checks them. It may create atoms, and the checksum
+    // says that they are those which were appended.
     let decoded = unsafe { env.binary_to_term_trusted(bytes) };
     match decoded {
         Some((term, length)) if length == bytes.len() => Ok(term),

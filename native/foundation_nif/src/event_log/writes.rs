@@ -1,8 +1,8 @@
 //! Requests to the commit thread, which answers by a message.
 //!
-//! The caller gives a reference, and gets `{reference, answer, commit}`. The answer is `{:ok, number}`
-//! or `{:error, reason}`. The commit is `{nanoseconds, appends, events, bytes}` for one of the callers
-//! that it answers, and `nil` for the others.
+//! The caller gives a reference, and gets `{reference, answer, commit}`. The answer is `{:ok,
+//! number}` or `{:error, reason}`. The commit is `{nanoseconds, appends, events, bytes}` for one of
+//! the callers that it answers, and `nil` for the others.
 
 use foundation_log::commit::QUEUE_MAX;
 use foundation_log::{Answer, Append, Refused, Reply, Request, StartAt};

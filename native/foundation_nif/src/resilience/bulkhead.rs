@@ -112,8 +112,8 @@ fn would_wait(env: Env<'_>, time: u64) -> Term<'_> {
     pair(env, wait().to_term(env), time)
 }
 
-/// An id, `:full`, `:max_keys`, or `{:wait, ms | :infinity}` where it would wait. Without a wait of the call's
-/// own, `nil`, it is the instance's.
+/// An id, `:full`, `:max_keys`, or `{:wait, ms | :infinity}` where it would wait. Without a wait of
+/// the call's own, `nil`, it is the instance's.
 fn bulkhead_acquire<'a>(env: Env<'a>, [name, weight, wait_term]: [Term<'a>; 3]) -> NifResult<'a> {
     let weight = natural(weight)?;
     let own = match wait_term {

@@ -1,7 +1,7 @@
 //! The NIFs of resilience: bulkheads, circuit breakers and rate limiters.
 //!
-//! Each takes an instance's name, or `{name, key}`, first, and says `nil` when there is none of that
-//! name and kind: then the ETS engine may know it.
+//! Each takes an instance's name, or `{name, key}`, first, and says `nil` when there is none of
+//! that name and kind: then the ETS engine may know it.
 
 mod breaker;
 mod bulkhead;

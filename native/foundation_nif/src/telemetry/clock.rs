@@ -38,8 +38,8 @@ const COMPARE_EVERY: u64 = 100_000;
 /// The longest time between two clock readings, in nanoseconds, if the thread was not preempted. It
 /// must be shorter than the rest of a call, or the result could lie after it.
 const STOPPED: u64 = 200;
-/// How far Erlang's monotonic time is ahead of the system's monotonic clock, how far Erlang's system
-/// time is ahead of its monotonic time, and when both were measured.
+/// How far Erlang's monotonic time is ahead of the system's monotonic clock, how far Erlang's
+/// system time is ahead of its monotonic time, and when both were measured.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 static OFFSET: AtomicI64 = AtomicI64::new(0);
 static COMPARED: AtomicU64 = AtomicU64::new(0);

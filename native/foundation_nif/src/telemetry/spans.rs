@@ -410,8 +410,8 @@ fn span_current<'a>(env: Env<'a>, []: [Term<'a>; 0]) -> NifResult<'a> {
     })
 }
 
-/// `{:remote, trace_id, span_id, flags, tracestate}` of the innermost frame of any local process, or
-/// `:none`.
+/// `{:remote, trace_id, span_id, flags, tracestate}` of the innermost frame of any local process,
+/// or `:none`.
 fn span_current_of<'a>(env: Env<'a>, [pid]: [Term<'a>; 1]) -> NifResult<'a> {
     let process = local(pid)?;
     if !is_open() {

@@ -85,8 +85,8 @@ enum PartSize {
 static PART_HEADER: AtomicU64 = AtomicU64::new(NO_HEADER);
 static PART_SIZE: OnceLock<PartSize> = OnceLock::new();
 
-/// Returns whether the VM would copy many bytes on this normal scheduler, to tell where they are. It
-/// does so for a part of a binary that does not start at a whole byte.
+/// Returns whether the VM would copy many bytes on this normal scheduler, to tell where they are.
+/// It does so for a part of a binary that does not start at a whole byte.
 #[inline(never)]
 fn is_long_copy(part: Term) -> bool {
     // SAFETY: the header is that of a part, which has these words.

@@ -4,8 +4,9 @@ defmodule CrossReference.Cluster.Agent do
   # modules that its own calls, on whatever node, and tells them about the calls.
   #
   # A node may be killed at any moment, with its agents. An agent that needs one of them has the
-  # cluster start it on another node. The successor sends all its calls again, and the agents that told the
-  # predecessor about calls tell the successor. A call is an element of a set, so it counts once.
+  # cluster start it on another node. The successor sends all its calls again, and the agents that
+  # told the predecessor about calls tell the successor. A call is an element of a set, so it counts
+  # once.
 
   use GenServer
 
