@@ -85,7 +85,7 @@ defmodule Foundation.ErrorContext do
 
   require Logger
 
-  alias Foundation.{Callback, Callers}
+  alias Foundation.Callers
   alias Foundation.ErrorContext.{Limits, Raised, Store}
   alias Foundation.RequestContext
 
@@ -211,8 +211,6 @@ defmodule Foundation.ErrorContext do
     nest(context, :merge, fun)
   end
 
-  def with_context(context, fun) when is_map(context), do: Callback.refuse!(fun, 0)
-
   @doc """
   Runs `fun` with `context` in place of the current one. Otherwise works like `with_context/2`.
 
@@ -228,8 +226,6 @@ defmodule Foundation.ErrorContext do
   def with_temporary_context(context, fun) when is_map(context) and is_function(fun, 0) do
     nest(context, :replace, fun)
   end
-
-  def with_temporary_context(context, fun) when is_map(context), do: Callback.refuse!(fun, 0)
 
   @doc """
   Returns a context for the operation `module.function`.
@@ -462,8 +458,6 @@ defmodule Foundation.ErrorContext do
     spawn(reporting(starting_with(get_context(), fun)))
   end
 
-  def spawn_with_context(other), do: Callback.refuse!(other, 0)
-
   @doc """
   Works like `spawn_with_context/1`, with a link to the caller.
 
@@ -478,8 +472,6 @@ defmodule Foundation.ErrorContext do
     spawn_link(reporting(starting_with(get_context(), fun)))
   end
 
-  def spawn_link_with_context(other), do: Callback.refuse!(other, 0)
-
   @doc """
   Calls `Task.async/1` with `fun`, which runs in the caller's current context. Costs that and a
   copy of the context.
@@ -492,7 +484,6 @@ defmodule Foundation.ErrorContext do
   @doc since: "0.1.0"
   @spec async((() -> term)) :: Task.t()
   def async(fun) when is_function(fun, 0), do: Task.async(starting_with(get_context(), fun))
-  def async(other), do: Callback.refuse!(other, 0)
 
   @doc """
   Calls `Task.async_stream/3`, with its options. `fun` runs in the caller's current context, also
@@ -509,15 +500,11 @@ defmodule Foundation.ErrorContext do
   """
   @doc since: "0.1.0"
   @spec async_stream(Enumerable.t(), (term -> term), keyword) :: Enumerable.t()
-  def async_stream(enumerable, fun, options \\ [])
-
-  def async_stream(enumerable, fun, options) when is_function(fun, 1) do
+  def async_stream(enumerable, fun, options \\ []) when is_function(fun, 1) do
     context = get_context()
 
     Task.async_stream(enumerable, &run_with(context, fn -> fun.(&1) end), options)
   end
-
-  def async_stream(_enumerable, other, _options), do: Callback.refuse!(other, 1)
 
   @doc """
   Returns a function that runs `fun`, of up to 20 arguments, in the caller's current context, in
