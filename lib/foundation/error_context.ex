@@ -407,7 +407,8 @@ defmodule Foundation.ErrorContext do
 
       iex> context = Foundation.ErrorContext.new(MyApp.Orders, :place)
       iex> context = Foundation.ErrorContext.add_breadcrumb(context, MyApp.Stock, :take)
-      iex> Foundation.ErrorContext.format_breadcrumbs(context)
+      iex> breadcrumbs = Foundation.ErrorContext.format_breadcrumbs(context)
+      iex> String.replace(breadcrumbs, ~r/\d+ ms/, "0 ms")
       "MyApp.Orders.place (0 ms ago) -> MyApp.Stock.take (0 ms ago)"
   """
   @doc since: "0.1.0"
