@@ -1,6 +1,6 @@
 defmodule Foundation.ConcurrentRegistry do
   alias Foundation.ConcurrentTable.{Backends, Named, Owner}
-  alias Foundation.{Config, Engine, Native, Options}
+  alias Foundation.{Callback, Config, Engine, Native, Options}
 
   @backends [native: Backends.Native, ets: Backends.ETS]
   @schema [
@@ -252,9 +252,7 @@ defmodule Foundation.ConcurrentRegistry do
   def update(name, key, default, fun) when is_function(fun, 1),
     do: Named.on(name, &update(&1, key, default, fun))
 
-  def update(_table, _key, _default, other) do
-    raise ArgumentError, "expected a function of arity 1, got: #{inspect(other)}"
-  end
+  def update(_table, _key, _default, other), do: Callback.refuse!(other, 1)
 
   # Optimistic, without a lock that a dying process could keep.
   defp update_once(backend, table, key, default, fun) do

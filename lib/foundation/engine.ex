@@ -10,6 +10,8 @@ defmodule Foundation.Engine do
   @type t :: :native | :ets
   @type choice :: :auto | t
 
+  @without_library "compiled without the native library (config :foundation, native: false)"
+
   @doc """
   Decides by `choice` which engine new tables get, and loads the library where it is wanted.
 
@@ -28,16 +30,14 @@ defmodule Foundation.Engine do
         select(:native)
 
       {{:error, :not_wanted}, :auto} ->
-        select(:ets)
+        select(:ets, "it was #{@without_library}")
 
       {{:error, :not_wanted}, :native} ->
-        {:error,
-         "config :foundation, engine: :native, but it was compiled without the native library " <>
-           "(config :foundation, native: false)"}
+        {:error, "config :foundation, engine: :native, but it was #{@without_library}"}
 
       {{:error, cause}, :auto} ->
         Logger.warning("Foundation runs on its ETS engine, which is slower: #{cause}")
-        select(:ets)
+        select(:ets, cause)
 
       {{:error, cause}, :native} ->
         {:error, "config :foundation, engine: :native, but #{cause}"}
@@ -55,10 +55,17 @@ defmodule Foundation.Engine do
     end
   end
 
+  @doc """
+  Why the native engine was not selected, in words.
+  """
+  @spec why_not_native() :: String.t()
+  def why_not_native, do: :persistent_term.get({__MODULE__, :why_not_native})
+
   defp build_ignored,
     do: Release.build_ignored(Library.built?(), System.get_env("FOUNDATION_BUILD"))
 
-  defp select(engine) do
+  defp select(engine, why_not_native \\ ":ets is selected") do
+    :persistent_term.put({__MODULE__, :why_not_native}, why_not_native)
     :persistent_term.put(__MODULE__, engine)
     {:ok, engine}
   end

@@ -11,7 +11,7 @@ defmodule Foundation.RequestContext do
   The statements of `Foundation.ErrorContext` on processes, bounds and consistency apply here too.
   """
 
-  alias Foundation.ErrorContext
+  alias Foundation.{Callback, ErrorContext}
 
   @typedoc "Any term but `nil`; usually a string."
   @type id :: term
@@ -30,6 +30,8 @@ defmodule Foundation.RequestContext do
   def with_request_id(id, fun) when is_function(fun, 0) do
     ErrorContext.with_context(%{request_id: valid!(id)}, fun)
   end
+
+  def with_request_id(_id, other), do: Callback.refuse!(other, 0)
 
   @doc """
   Makes `id` the request's, until it is replaced, the context is cleared, or the `with_context/2`

@@ -231,6 +231,33 @@ defmodule Foundation.EngineTest do
     assert output =~ "at last: native"
   end
 
+  describe "an event log without the library" do
+    @start_log """
+    {:ok, _} = Application.ensure_all_started(:foundation)
+    Process.flag(:trap_exit, true)
+    dir = Path.join(System.tmp_dir!(), "foundation_no_log_#{System.pid()}")
+    options = [name: :no_log, dir: dir]
+    IO.inspect(Foundation.EventLog.start_link(options), label: "start")
+    IO.inspect(Supervisor.start_link([{Foundation.EventLog, options}], strategy: :one_for_one), label: "child")
+    IO.inspect({Process.whereis(:no_log), File.exists?(dir)}, label: "left")
+    """
+
+    test "returns an error that names the cause, and leaves nothing", context do
+      # A missing library, and one that is not wanted.
+      selected = vm(context.app, @start_log, engine(:ets))
+      needs = "an event log needs the native engine, and"
+      assert selected =~ ~r/start: {:error,\s+{:engine,\s+"#{needs} :ets is selected"/
+      File.rm!(context.library)
+      missing = vm(context.app, @start_log)
+      assert missing =~ ~r/start: {:error,\s+{:engine,\s+"#{needs} there is no library/
+
+      for output <- [selected, missing] do
+        assert output =~ ~r/child: {:error,\s.*{:engine,\s+"/s
+        assert output =~ "left: {nil, false}"
+      end
+    end
+  end
+
   describe "Foundation.Native reloaded" do
     @version "IO.puts(\"library: \#{Foundation.Native.library_version() || \"none\"}\")\n"
     @anew ":code.purge(Foundation.Native); :code.delete(Foundation.Native)\n"

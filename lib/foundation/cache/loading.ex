@@ -25,8 +25,7 @@ defmodule Foundation.Cache.Loading do
 
   # 0 is never early; `nil` is what the cache says.
   defp early(%{early: nil}), do: 0
-  defp early(%{early: early}), do: early
-  defp early(_given), do: nil
+  defp early(given), do: given[:early]
 
   defp proceed({:load, lease}, call, settings, _deadline), do: load(lease, call, settings)
   defp proceed({:wait, ref}, call, settings, deadline), do: await(ref, call, settings, deadline)

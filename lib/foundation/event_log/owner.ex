@@ -9,7 +9,6 @@ defmodule Foundation.EventLog.Owner do
 
   alias Foundation.{Engine, Native, Owner}
   alias Foundation.EventLog.Settings
-  alias Foundation.Native.Library
 
   @spec start_link(Settings.t()) :: GenServer.on_start()
   def start_link(%Settings{} = settings), do: Owner.start_link(__MODULE__, settings)
@@ -54,10 +53,9 @@ defmodule Foundation.EventLog.Owner do
   end
 
   defp engine_cause do
-    case {Engine.selected(), Library.path()} do
-      {_engine, {:error, cause}} -> cause
-      {:ets, _path} -> "an event log needs the native engine, and :ets is selected"
-      {:native, _path} -> "the native library is not loaded"
+    case Engine.selected() do
+      :ets -> "an event log needs the native engine, and #{Engine.why_not_native()}"
+      :native -> "the native library is not loaded"
     end
   end
 

@@ -73,7 +73,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   | `[:batched \\| name]` | `:count` (events), `:sum`, `:min`, `:max` (maps from each measurement that is a number, in its own unit) | `:events` (`[%{measurements:, metadata:}]`, oldest first), `:first_at`, `:last_at` (system time, native unit) |
   """
 
-  alias Foundation.Native
+  alias Foundation.{Native, Options}
   alias Foundation.Telemetry.Events.{Backend, BatchProcessor, Router, Settings}
 
   @type name :: [atom, ...]
@@ -141,7 +141,7 @@ defmodule Foundation.Telemetry.SampledEvents do
   in milliseconds or `:infinity`, is the length of the window that this event opens.
 
   **Cost:** O(size of the key), in the caller, plus the event's handlers. Raises `ArgumentError`
-  for a name that is not a list of atoms or a window that is out of range.
+  for a name that is not a list of atoms, an unknown option, or a window that is out of range.
 
       iex> Foundation.Telemetry.SampledEvents.emit_event([:doc, :event], %{count: 1}, %{id: 7})
       :ok
@@ -177,9 +177,11 @@ defmodule Foundation.Telemetry.SampledEvents do
        when key != nil and is_window(window),
        do: {key, window}
 
+  @options [dedup_key: [type: :any, default: nil], window: [type: :any, default: nil]]
+
   defp options(opts) do
-    window = opts[:window]
-    {opts[:dedup_key], if(window != nil, do: Settings.window!(window))}
+    opts = Options.validate!(opts, @options, "the options of emit_event/4")
+    {opts[:dedup_key], if(opts[:window] != nil, do: Settings.window!(opts[:window]))}
   end
 
   defp dedup_key(%{dedup_key: key}) when key != nil, do: key

@@ -67,7 +67,7 @@ defmodule Foundation.Telemetry.Span do
   id, by which a handler finds the start of an end.
   """
 
-  alias Foundation.Native
+  alias Foundation.{Callback, Native}
   alias Foundation.Telemetry.Span.{Context, Events, Router, Server}
 
   @type id :: String.t()
@@ -116,7 +116,9 @@ defmodule Foundation.Telemetry.Span do
   """
   @doc since: "0.1.0"
   @spec with_span_fun(term, map, (() -> result)) :: result when result: term
-  def with_span_fun(name, attributes \\ %{}, fun) when is_function(fun, 0) do
+  def with_span_fun(name, attributes \\ %{}, fun)
+
+  def with_span_fun(name, attributes, fun) when is_function(fun, 0) do
     {id, parent_id, _, _, _, _} = open(name, attributes)
 
     try do
@@ -138,6 +140,8 @@ defmodule Foundation.Telemetry.Span do
         value
     end
   end
+
+  def with_span_fun(_name, _attributes, other), do: Callback.refuse!(other, 0)
 
   # The exception skipped the end of spans that were started by hand inside this one. If they
   # stayed open, they would become the parents of every later span of this process.
@@ -416,6 +420,8 @@ defmodule Foundation.Telemetry.Span do
       leave(backend, mark)
     end
   end
+
+  def with_propagated_context(_context, other), do: Callback.refuse!(other, 0)
 
   @doc false
   def leave(backend, mark), do: backend |> Router.leave(mark) |> Enum.each(&Events.abandoned/1)
