@@ -108,7 +108,7 @@ defmodule Foundation.CacheNode do
     eventually(fn -> connected?(first, other_node) and connected?(second, one_node) end, 20_000)
   end
 
-  @doc "Connects two nodes for the first time, and returns when their caches have met."
+  @doc "Connects two nodes for the first time, and returns when their caches have greeted each other."
   @spec introduce({pid, node}, {pid, node}) :: true
   def introduce({_one, one_node} = first, {_other, other_node} = second) do
     connect(first, second)

@@ -270,7 +270,6 @@ defmodule Foundation.NativeArguments do
   def accepted(:integer), do: [:zero, :natural, :negative]
   def accepted(type) when type in [:expected, :start], do: accepted(:natural)
   def accepted(:binaries), do: [:empty, :list]
-  def accepted(:reference), do: [:reference]
   def accepted(:direction), do: []
 
   @doc "A valid argument of a type, in a call about the registry of that name."
@@ -320,7 +319,6 @@ defmodule Foundation.NativeArguments do
   def valid(:expected, _name), do: :any
   def valid(:start, _name), do: :end
   def valid(:binaries, _name), do: ["event"]
-  def valid(:reference, _name), do: make_ref()
   def valid(:direction, _name), do: :forward
 
   # NEWER_REFERENCE_EXT and V4_PORT_EXT of the external term format.
