@@ -466,13 +466,33 @@ defmodule Foundation.ErrorContextTest do
         assert_raise FunctionClauseError, fn -> ErrorContext.with_context(wrong, fn -> 1 end) end
       end
 
-      for wrong <- [fn _ -> 1 end, 1, nil] do
-        assert_raise FunctionClauseError, fn -> ErrorContext.with_context(%{a: 1}, wrong) end
-      end
-
       assert_raise ArgumentError, fn -> ErrorContext.get_context(caller: true) end
       assert ErrorContext.get_context() == %{}
       assert_raise ArgumentError, fn -> ErrorContext.new(A, :b, metadat: %{}) end
+    end
+
+    test "a function of another arity, or none, raises ArgumentError before anything changes" do
+      for wrong <- [fn _, _ -> 1 end, 1, nil, {IO, :puts, []}] do
+        for use <- [
+              &ErrorContext.with_context(%{a: 1}, &1),
+              &ErrorContext.with_temporary_context(%{a: 1}, &1),
+              &ErrorContext.spawn_with_context/1,
+              &ErrorContext.spawn_link_with_context/1,
+              &ErrorContext.async/1,
+              &Foundation.RequestContext.with_request_id("r-1", &1),
+              &Foundation.Telemetry.Span.with_span_fun(:name, %{}, &1),
+              &Foundation.Telemetry.Span.with_propagated_context(nil, &1)
+            ] do
+          message = "expected a function of arity 0, got: #{inspect(wrong)}"
+          assert_raise ArgumentError, message, fn -> use.(wrong) end
+        end
+
+        message = "expected a function of arity 1, got: #{inspect(wrong)}"
+        assert_raise ArgumentError, message, fn -> ErrorContext.async_stream([1], wrong) end
+      end
+
+      assert ErrorContext.get_context() == %{}
+      assert Foundation.Telemetry.Span.current_span() == nil
     end
   end
 

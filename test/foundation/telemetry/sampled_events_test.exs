@@ -66,7 +66,6 @@ defmodule Foundation.Telemetry.SampledEventsTest do
               [dedup_key: 1, window: 60_000],
               [window: 60_000, dedup_key: 1],
               [dedup_key: 1],
-              [other: 1, dedup_key: 1],
               [window: nil, dedup_key: 1],
               [dedup_key: 1, dedup_key: 2]
             ],
@@ -276,6 +275,20 @@ defmodule Foundation.Telemetry.SampledEventsTest do
             refused.(longer)
           end
         end
+      end
+
+      test "an option of emit_event/4 that is unknown raises, and the event is not offered" do
+        for {options, message} <- [
+              {[windw: 1], ~r/^expected a key of the options of emit_event\/4 .* mean :window\?/},
+              {[dedup_key: 1, sample: 2], ~r/ got: :sample/},
+              {[1], ~r/^expected the options of emit_event\/4 to be a keyword list, got: \[1\]/}
+            ] do
+          assert_raise ArgumentError, message, fn ->
+            SampledEvents.emit_event(@event, %{}, %{}, options)
+          end
+        end
+
+        assert SampledEvents.stats(@event).offered == 0
       end
 
       test "an event name that is not a list of atoms raises, and so does an invalid window" do

@@ -58,7 +58,7 @@ fn get(cache: &Plain, number: u64) -> Option<u64> {
 /// Loads what the source has, unless the key has a value.
 fn load(cache: &Plain, owner: u64, source: &Source) {
     let guard = pin();
-    let begun = cache.begin(|| owner, &key(1), 0.0, 0, || 0.5, || true, &guard);
+    let begun = cache.begin(owner, &key(1), 0.0, 0, || 0.5, || true, &guard);
     if let Ok(Begun::Load(lease)) = begun {
         let outcome = Outcome::Value(word(source.load(Memory::SeqCst)), None, None);
         let finished = cache.finish(owner, lease, &key(1), outcome, 0, true, &pin());
@@ -69,7 +69,7 @@ fn load(cache: &Plain, owner: u64, source: &Source) {
 /// Begins a fetch that loads or waits: the id of the wait, or the lease as an error.
 fn begin(cache: &Plain, owner: u64) -> Result<u64, u64> {
     let guard = pin();
-    let begun = cache.begin(|| owner, &key(1), 0.0, 0, || 0.5, || true, &guard);
+    let begun = cache.begin(owner, &key(1), 0.0, 0, || 0.5, || true, &guard);
     match begun.expect("there is memory") {
         Begun::Wait(id) => Ok(id),
         Begun::Load(lease) => Err(lease),

@@ -179,8 +179,8 @@ impl<F: Opaque, V: Object> Cache<F, V> {
     /// A stale value is returned while another process loads.
     ///
     /// `early` is the factor of the early refresh (XFetch: Vattani et al., VLDB 2015), and `random`
-    /// a number from 0 up to 1. `owner` returns the calling process. `watch` arranges that
-    /// [`Cache::mark_dead`] is called when the process dies.
+    /// a number from 0 up to 1. `watch` arranges that [`Cache::mark_dead`] is called when the
+    /// process dies.
     ///
     /// # Errors
     ///
@@ -189,7 +189,7 @@ impl<F: Opaque, V: Object> Cache<F, V> {
     #[inline(always)]
     pub fn begin<'g>(
         &self,
-        owner: impl FnOnce() -> u64,
+        owner: u64,
         key: &Key<'_, F::Probe>,
         early: f64,
         clock: impl Clock + Copy,
@@ -205,7 +205,7 @@ impl<F: Opaque, V: Object> Cache<F, V> {
             probe.store.marks.set(Word(entry.owner).place());
             return Ok(Begun::Found(shown(entry)));
         }
-        self.begin_slowly(owner(), key, early, clock, random, watch, guard)
+        self.begin_slowly(owner, key, early, clock, random, watch, guard)
     }
 
     /// Returns whether an early refresh of a fresh entry is not out of the question: the logarithm

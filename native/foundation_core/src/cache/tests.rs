@@ -86,7 +86,7 @@ fn begin(cache: &Plain, owner: u64, key: u64, now: u64) -> Began {
 
 fn begin_early(cache: &Plain, owner: u64, key: u64, now: u64, early: f64) -> Began {
     let guard = pin();
-    let begun = cache.begin(|| owner, &int(key), early, now, || 0.5, || true, &guard);
+    let begun = cache.begin(owner, &int(key), early, now, || 0.5, || true, &guard);
     let begun = begun.expect("there is memory");
     cache.count_begun(&begun);
     match begun {

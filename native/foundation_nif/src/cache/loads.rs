@@ -42,9 +42,9 @@ fn begin<'a>(env: Env<'a>, [name, key, early]: [Term<'a>; 3], counts: bool) -> N
     };
     with_cache(env, name, |instance, guard| {
         let early = own.unwrap_or_else(|| instance.early());
-        let owner = || process::caller(env);
+        let owner = process::caller(env);
         with_key(key, |key| {
-            let watch = || instance.watch(env, owner());
+            let watch = || instance.watch(env, owner);
             let cache = &instance.cache;
             let begun = match cache.begin(owner, key, early, System, random, watch, guard) {
                 Ok(begun) => begun,

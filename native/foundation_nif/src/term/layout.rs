@@ -85,6 +85,23 @@ enum PartSize {
 static PART_HEADER: AtomicU64 = AtomicU64::new(NO_HEADER);
 static PART_SIZE: OnceLock<PartSize> = OnceLock::new();
 
+/// Returns whether a binary is known to be a part of a longer one, which it keeps alive. From OTP
+/// 27 on, a part that begins with the first byte is not known as one.
+pub(super) fn is_part_of_longer(binary: Term) -> bool {
+    if word(binary) & PRIMARY != BOXED {
+        return false;
+    }
+    // SAFETY: a boxed term points at its header, and a part has the words of its size.
+    unsafe {
+        number(binary, 0) == PART_HEADER.load(Ordering::Relaxed)
+            && match PART_SIZE.get() {
+                Some(PartSize::Bytes { .. }) => true,
+                Some(PartSize::Bits { start, .. }) => number(binary, *start) != 0,
+                None => false,
+            }
+    }
+}
+
 /// Returns whether the VM would copy many bytes on this normal scheduler, to tell where they are.
 /// It does so for a part of a binary that does not start at a whole byte.
 #[inline(never)]

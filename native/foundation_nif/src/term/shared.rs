@@ -4,8 +4,9 @@
 //! the one that it was made from. Otherwise each such step would wrap the bytes in another layer.
 //!
 //! - The bytes of a binary up to [`COPIED_MAX`] are copied into a [`Counted`] binary of the VM.
-//!   Readers share it like any other binary. So are longer bytes that start within a byte of
-//!   another binary: the VM has no bytes of these that could be borrowed.
+//!   Readers share it like any other binary. So are parts of other binaries up to
+//!   [`PART_COPIED_MAX`], which would keep the whole binary alive. So are longer bytes that start
+//!   within a byte of another binary: the VM has no bytes of these that could be borrowed.
 //! - A longer binary is not copied. A lender, which is an environment that holds the binary, lends
 //!   it as a [`Borrowed`] resource. If the bytes already belong to a lender, it lends them again.
 //!
@@ -32,6 +33,7 @@ use rustler::{Env, Resource, ResourceArc, Term};
 
 use super::budget::BYTES_MAX;
 use super::image::WORD;
+use super::layout::is_part_of_longer;
 use super::owned::Environment;
 use super::view::binary;
 use crate::background::{self, Job};
@@ -40,6 +42,9 @@ use crate::raw::may_take_long;
 /// The longest binary that is copied. For a longer one, an environment adds at most a third of its
 /// memory, and takes no longer to make than the copy.
 const COPIED_MAX: usize = 8 * 1024;
+/// The longest part of a longer binary that is copied. If it were borrowed it would keep the longer
+/// one alive, however long that is. The copy takes some 10 µs.
+const PART_COPIED_MAX: usize = 64 * 1024;
 /// The most lenders that are asked for some bytes: those that begin nearest before them. More could
 /// have the bytes only if as many overlapping parts of one binary had been stored.
 const ASKED_MAX: usize = 64;
@@ -317,7 +322,9 @@ pub enum SharedBinary {
 impl SharedBinary {
     /// Stores the binary `term`, which has these bytes. Returns `None` without memory for it.
     pub fn new(term: Term, bytes: &[u8]) -> Option<Self> {
-        let is_copied = bytes.len() <= COPIED_MAX || is_temporary(term, bytes);
+        let is_copied = bytes.len() <= COPIED_MAX
+            || (bytes.len() <= PART_COPIED_MAX && is_part_of_longer(term))
+            || is_temporary(term, bytes);
         if is_copied && header().is_some() {
             return Counted::new(bytes).map(SharedBinary::Counted);
         }

@@ -119,9 +119,9 @@ fn run(steps: Vec<Step>) {
                     .loads
                     .iter()
                     .any(|load| load.key == key && load.owner == owner);
-                let loads = model.loads.iter_mut();
-                let mut loads = loads.filter(|load| load.key == key && load.attached);
-                match (model.entries.get(&key), loads.next()) {
+                let under_way = model.loads.iter_mut();
+                let mut under_way = under_way.filter(|load| load.key == key && load.attached);
+                match (model.entries.get(&key), under_way.next()) {
                     (Some(kept), _) if model.now < kept.end => {
                         assert_eq!(began, Began::Hit(kept.value));
                     }
