@@ -26,7 +26,7 @@ defmodule Foundation.Cluster.Backend do
   the replicator.
   """
   @doc since: "0.1.0"
-  @callback children(config) :: [Supervisor.child_spec()]
+  @callback children(config) :: [Supervisor.child_spec() | {module, term}]
 
   @doc """
   Claims a name for a process of this node, before it is registered in the replica.
