@@ -34,9 +34,7 @@ defmodule Foundation.MixProject do
       source_url: @source_url,
       # Legacy backends exist to migrate away from the process dictionary.
       foundation_audit: [allow: ["lib/foundation/legacy/*.ex"]],
-      dialyzer: [plt_add_apps: [:mix, :ex_unit]],
-      # Foundation.Jido.Storage calls it, which is compiled only with Jido, and Jido starts it.
-      xref: [exclude: [:crypto]]
+      dialyzer: [plt_add_apps: [:mix, :ex_unit]]
     ]
   end
 
