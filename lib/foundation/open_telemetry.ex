@@ -78,9 +78,9 @@ else
     @moduledoc false
     # Says what is missing.
 
+    @spec setup() :: no_return
     @spec setup(keyword) :: no_return
-    def setup(options \\ []) do
-      _ = options
+    def setup(_options \\ []) do
       Foundation.Optional.missing!(__MODULE__, "opentelemetry_api", "~> 1.2")
     end
   end
