@@ -78,10 +78,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Bounds the entries by the places that there are.
+    /// Bounds the entries by the places that there are. There is always room for one.
     fn in_places(self) -> Self {
         Limits {
-            entries: self.entries.min(u64::from(word::PLACES)),
+            entries: self.entries.clamp(1, u64::from(word::PLACES)),
             ..self
         }
     }

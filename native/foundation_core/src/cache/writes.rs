@@ -204,30 +204,54 @@ impl<F: Opaque, V: Object> Cache<F, V> {
             Outcome::Value(value, ..) | Outcome::Error(value, _) => self.size_of(key, value),
             Outcome::Failed => 0,
         };
-        // The room is made before the lease is given up, since the call may be made again.
-        match self.with_room(key, size, clock, patient, guard) {
-            Ok(state) => drop(state),
-            Err(NotStored::TakesLong) => return Err(TakesLong),
-            Err(NotStored::OutOfMemory) => {}
+        let mut outcome = Some(outcome);
+        loop {
+            // The room is made before the lease is given up, since the call may be made again.
+            if size > 0 {
+                match self.with_room(key, size, clock, patient, guard) {
+                    Ok(state) => drop(state),
+                    Err(NotStored::TakesLong) => return Err(TakesLong),
+                    Err(NotStored::OutOfMemory) => {}
+                }
+            }
+            let finished = self.owners.with(owner, |held| {
+                let hold = *held.get_mut(spread(lease), |hold| hold.id == lease)?;
+                let mut state = lock(&self.state);
+                // A lease is held by its loader alone; a wait has an id too.
+                state.loads.is_loader(hold).then_some(())?;
+                // Another writer may have used the room.
+                if size > 0 && self.is_room_needed(&state, key, size, guard) {
+                    return Some(Err(TakesLong));
+                }
+                held.remove(spread(lease), |hold| hold.id == lease)?;
+                let outcome = outcome.take()?;
+                self.finish_locked(&mut state, hold, key, outcome, clock, guard)
+                    .map(Ok)
+            });
+            match finished.flatten() {
+                Some(Err(TakesLong)) if patient => {}
+                Some(finished) => return finished.map(Some),
+                None => return Ok(None),
+            }
         }
-        let held = self.owners.with(owner, |held| {
-            let hold = *held.get_mut(spread(lease), |hold| hold.id == lease)?;
-            // A lease is held by its loader alone; a wait has an id too.
-            lock(&self.state).loads.is_loader(hold).then_some(())?;
-            held.remove(spread(lease), |hold| hold.id == lease)
-        });
-        let Some(hold) = held.flatten() else {
-            return Ok(None);
-        };
+    }
+
+    /// Ends a load whose lease the caller has had.
+    fn finish_locked(
+        &self,
+        state: &mut State<F, V>,
+        hold: Hold,
+        key: &Key<'_, F::Probe>,
+        outcome: Outcome<V>,
+        clock: impl Clock + Copy,
+        guard: &Guard,
+    ) -> Option<Finished> {
         let mut finished = Finished::default();
-        let mut state = lock(&self.state);
-        let Some(ended) = state.loads.end(hold, &mut finished.told) else {
-            return Ok(None);
-        };
+        let ended = state.loads.end(hold, &mut finished.told)?;
         state.loaded += 1;
         state.load_errors += u64::from(!matches!(outcome, Outcome::Value(..)));
         if !ended.attached {
-            return Ok(Some(finished));
+            return Some(finished);
         }
         let now = clock.now();
         let took = (now.saturating_sub(ended.started) / 1_000).min(u64::from(u32::MAX)) as u32;
@@ -236,21 +260,21 @@ impl<F: Opaque, V: Object> Cache<F, V> {
             Outcome::Error(value, ttl) => {
                 // A value that can still be served is better than an error.
                 if matches!(
-                    self.peek(&state, key, clock, guard),
+                    self.peek(state, key, clock, guard),
                     Some(word) if !word.is_error()
                 ) {
-                    return Ok(Some(finished));
+                    return Some(finished);
                 }
                 self.fresh(value, true, (ttl, Some(0)), took, now)
             }
-            Outcome::Failed => return Ok(Some(finished)),
+            Outcome::Failed => return Some(finished),
         };
         if !new.is_error {
             self.longest.fetch_max(u64::from(took), Ordering::Relaxed);
         }
-        let stored = self.store_locked(&mut state, key, new, clock, guard);
+        let stored = self.store_locked(state, key, new, clock, guard);
         finished.stored = stored == Ok(true);
-        Ok(Some(finished))
+        Some(finished)
     }
 
     /// Returns the word of an entry that can be served.
@@ -299,6 +323,37 @@ impl<F: Opaque, V: Object> Cache<F, V> {
         OVERHEAD + key + value.size()
     }
 
+    /// Returns how many entries and bytes an entry of this size adds under a key. An entry that it
+    /// replaces gives its own room back.
+    fn room_for(
+        &self,
+        state: &State<F, V>,
+        key: &Key<'_, F::Probe>,
+        size: usize,
+        guard: &Guard,
+    ) -> (usize, usize) {
+        let table = &self.store(guard).table;
+        match table.get(key, table.hash(key), guard) {
+            Some(old) => {
+                let old = state.queue.node(Word(old.owner).place()).bytes();
+                (0, size.saturating_sub(old))
+            }
+            None => (1, size),
+        }
+    }
+
+    /// Returns whether an entry of this size under a key would be over the limits.
+    fn is_room_needed(
+        &self,
+        state: &State<F, V>,
+        key: &Key<'_, F::Probe>,
+        size: usize,
+        guard: &Guard,
+    ) -> bool {
+        let (entries, bytes) = self.room_for(state, key, size, guard);
+        size as u64 <= state.limits.bytes && state.is_over(entries, bytes)
+    }
+
     /// Makes room for an entry of this size under a key, and locks the state.
     fn with_room(
         &self,
@@ -314,13 +369,13 @@ impl<F: Opaque, V: Object> Cache<F, V> {
                 return Ok(state);
             }
             let (store, now) = (self.store(guard), self.millis(clock.now()));
-            // An entry that is replaced gives its own room back.
-            let old = store.table.get(key, store.table.hash(key), guard);
-            let old = old.map(|old| state.queue.node(Word(old.owner).place()).bytes());
-            let entries = usize::from(old.is_none());
-            let bytes = size.saturating_sub(old.unwrap_or(0));
+            let (entries, bytes) = self.room_for(&state, key, size, guard);
             if state.make_room(store, entries, bytes, now, guard) {
-                return Ok(state);
+                // The entry to replace may have been evicted, and the room it gave used.
+                if !self.is_room_needed(&state, key, size, guard) {
+                    return Ok(state);
+                }
+                continue;
             }
             drop(state);
             if !patient {

@@ -1,6 +1,7 @@
 //! The bounds of a cache: bytes, entries, places, and the work of a call.
 
 use super::*;
+use crate::interleave::{Point, during};
 
 #[test]
 fn bytes_and_entries_stay_within_their_limits() {
@@ -210,4 +211,65 @@ fn the_hit_ratio_on_a_skewed_trace_is_that_of_the_policy() {
     let hits = cache.figures().hits;
     // LRU loses about 0.10 of the reads to the best choice, and FIFO 0.13.
     assert!(best - hits < 200_000 * 5 / 100, "{hits} hits of {best}");
+}
+
+/// A cache with a value of half a megabyte under key 0, and otherwise full of small entries.
+fn full_of_small_entries() -> Plain {
+    let cache = plain(Limits {
+        bytes: 2 << 20,
+        ..LIMITS
+    });
+    assert_eq!(put_bytes(&cache, 0, 1 << 19, true), Ok(()));
+    for key in 1..(3 << 19) / OVERHEAD.next_multiple_of(8) as u64 - 100 {
+        put(&cache, key, key);
+    }
+    cache
+}
+
+fn put_bytes(cache: &Plain, key: u64, len: usize, patient: bool) -> Result<(), NotStored> {
+    let value = Value::bytes(&vec![0; len]).expect("there is memory");
+    cache.put(&int(key), value, (None, None), 0, patient, &pin())
+}
+
+#[test]
+fn a_larger_value_takes_long_when_the_old_one_is_evicted_for_it() {
+    let cache = full_of_small_entries();
+    assert_eq!(cache.figures().evicted, 0);
+    let before = cache.figures().evicted;
+    assert_eq!(
+        put_bytes(&cache, 0, 1 << 20, false),
+        Err(NotStored::TakesLong)
+    );
+    let evicted = cache.figures().evicted - before;
+    assert!(evicted < 1_000, "{evicted} evicted under one lock");
+    assert_eq!(put_bytes(&cache, 0, 1 << 20, true), Ok(()));
+    assert!(cache.figures().bytes <= 2 << 20);
+}
+
+#[test]
+fn a_load_takes_long_when_another_writer_has_used_the_room_made_for_it() {
+    let cache = std::sync::Arc::new(full_of_small_entries());
+    let key = 1 << 40;
+    let lease = load(&cache, 7, key, 0);
+    // The process holds two things, so that it reaches the point.
+    load(&cache, 7, key + 1, 0);
+    assert_eq!(put_bytes(&cache, key + 2, 1 << 19, true), Ok(()));
+    cache.delete(&int(key + 2), &pin());
+    let finish = |patient| {
+        let value = Value::bytes(&[0; 1 << 19]).expect("there is memory");
+        let outcome = Outcome::Value(value, None, None);
+        cache.finish(7, lease, &int(key), outcome, 0, patient, &pin())
+    };
+    let before = cache.figures().evicted;
+    let other = cache.clone();
+    let put = move || assert_eq!(put_bytes(&other, key + 3, 1 << 19, false), Ok(()));
+    assert_eq!(
+        during(Point::HandleFound, put, || finish(false)),
+        Err(TakesLong)
+    );
+    let evicted = cache.figures().evicted - before;
+    assert!(evicted < 1_000, "{evicted} evicted under one lock");
+    let finished = finish(true).expect("a patient call ends");
+    assert!(finished.is_some_and(|finished| finished.stored));
+    assert!(cache.figures().bytes <= 2 << 20);
 }
