@@ -5,7 +5,7 @@ defmodule Foundation.Registry.SchedulingTest do
   """
   use Foundation.Case, async: false
 
-  alias Foundation.{Native, Registry}
+  alias Foundation.{Cache, Native, Registry}
   alias Foundation.Telemetry.{SampledEvents, Sampler, Span}
 
   setup context do
@@ -87,6 +87,26 @@ defmodule Foundation.Registry.SchedulingTest do
         assert Registry.meta(name, :key) == {:ok, value}
         :ok = run(worker, fn -> Registry.unregister(name, :key) end)
       end
+    end
+
+    # The VM copies each of them.
+    test "many binaries that start within a byte are stored", context do
+      %{name: name, worker: worker} = context
+      zeros = <<0::size(800_000)>>
+      <<_::3, unaligned::binary-size(100_000), _::5>> = <<0::3, zeros::binary, 0::5>>
+      values = List.duplicate(unaligned, 30)
+      assert dirty?(worker, fn -> Registry.put_meta(name, :key, values) end)
+      assert Registry.meta(name, :key) == {:ok, values}
+    end
+
+    test "the reason of a failed load is copied for those who wait", context do
+      %{name: name, worker: worker} = context
+      cache = :"#{name}_cache"
+      start_supervised!({Cache, name: cache, max_bytes: 100_000, engine: :native})
+      large = Map.new(1..100_000, &{&1, &1})
+
+      fail = fn -> raise KeyError, key: 0, term: large end
+      assert dirty?(worker, fn -> catch_error(Cache.fetch(cache, :key, fail)) end)
     end
 
     test "a registry is started and stopped beside many", %{worker: worker} do

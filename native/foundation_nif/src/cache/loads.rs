@@ -11,7 +11,7 @@ use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
 use crate::resilience::instance::random;
 use crate::telemetry::clock::System;
-use crate::term::{OwnedTerm, pair, value, with_key};
+use crate::term::{OwnedTerm, measure, pair, value, with_key};
 
 nifs! {
     cache_begin / 3,
@@ -116,6 +116,8 @@ fn outcome<'a>(env: Env<'a>, term: Term<'a>) -> Result<(Outcome<OwnedTerm>, Term
             Ok((Outcome::Error(value, ttl), answer))
         }
         [tag, reason] if is(&tag, failed()) => {
+            // It may be copied for those who wait.
+            measure(reason)?;
             let answer = pair(env, error().to_term(env), reason);
             Ok((Outcome::Failed, answer))
         }

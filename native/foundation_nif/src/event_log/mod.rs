@@ -20,7 +20,7 @@ pub use instance::LIVE;
 use instance::{EventLog, NAMES};
 
 use crate::raw::Failure;
-use crate::term::{binary, binary_term, word};
+use crate::term::{binary_term, required_binary, word};
 
 atoms! {
     all, any, none, exists, io, damaged, in_use, closed, wrong_version, other_stream, error,
@@ -48,7 +48,7 @@ use event_log;
 
 /// The name of a stream or a subscription.
 fn name_of(term: Term<'_>) -> Result<&[u8], Failure> {
-    let name = binary(term).ok_or(Failure::BadArgument)?;
+    let name = required_binary(term)?;
     if name.is_empty() || name.len() > NAME_MAX {
         return Err(Failure::BadArgument);
     }
@@ -79,7 +79,7 @@ fn expected(term: Term) -> Result<Expected, Failure> {
 #[cfg(unix)]
 fn path(term: Term) -> Result<PathBuf, Failure> {
     use std::os::unix::ffi::OsStrExt;
-    let bytes = binary(term).ok_or(Failure::BadArgument)?;
+    let bytes = required_binary(term)?;
     Ok(Path::new(std::ffi::OsStr::from_bytes(bytes)).into())
 }
 

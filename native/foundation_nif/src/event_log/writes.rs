@@ -14,7 +14,7 @@ use super::{EventLog, event_log, expected, failed, name_of, stream_or_all};
 use crate::faults;
 use crate::process;
 use crate::raw::{Failure, NifResult, may_take_long, nifs};
-use crate::term::{OwnedTerm, binary, cell, measure, word_term};
+use crate::term::{OwnedTerm, cell, measure, required_binary, word_term};
 
 nifs! {
     event_log_append / 6,
@@ -96,7 +96,7 @@ fn hand_over<'a>(env: Env<'a>, log: &EventLog, request: Request) -> NifResult<'a
 fn binaries<'a>(list: Term<'a>) -> Result<(Vec<&'a [u8]>, usize), Failure> {
     let (mut rest, mut all, mut total) = (list, Vec::new(), 0);
     while let Some((head, tail)) = cell(rest) {
-        let event = binary(head).ok_or(Failure::BadArgument)?;
+        let event = required_binary(head)?;
         total += event.len();
         all.push(event);
         rest = tail;
@@ -146,7 +146,7 @@ fn event_log_put_snapshot<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> NifResu
     let log = event_log!(env, name);
     let stream = name_of(stream)?;
     let version = version.decode().map_err(|_| Failure::BadArgument)?;
-    let state = binary(state).ok_or(Failure::BadArgument)?;
+    let state = required_binary(state)?;
     if state.len() > APPEND_MAX / 2 {
         return Ok(too_large().encode(env));
     }

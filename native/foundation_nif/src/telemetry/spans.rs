@@ -349,7 +349,7 @@ fn local(pid: Term) -> Result<u64, Failure> {
 
 /// Returns the number of a span id. A binary that is no id gives 0, which no span has.
 fn wanted(id: Term) -> Result<u64, Failure> {
-    let digits = crate::term::binary(id).ok_or(Failure::BadArgument)?;
+    let digits = crate::term::required_binary(id)?;
     let is_id = digits.len() == SPAN_DIGITS;
     Ok(is_id
         .then(|| number_of_digits(digits))
@@ -482,8 +482,11 @@ fn span_enter<'a>(env: Env<'a>, [trace, span, flags, state]: [Term<'a>; 4]) -> N
     let state = if super::is_nil(state) {
         None
     } else {
-        let state = crate::term::binary(state).filter(|state| state.len() <= STATE_MAX);
-        Some(Arc::from(state.ok_or(Failure::BadArgument)?))
+        let state = crate::term::required_binary(state)?;
+        if state.len() > STATE_MAX {
+            return Err(Failure::BadArgument);
+        }
+        Some(Arc::from(state))
     };
     let context = Context {
         trace,

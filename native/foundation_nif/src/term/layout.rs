@@ -13,7 +13,7 @@ use rustler::codegen_runtime::ErlNifTerm;
 use rustler::sys::{enif_get_list_cell, enif_get_tuple, enif_make_sub_binary};
 use rustler::{Encoder, Env, Term};
 
-use super::budget::BYTES_MAX;
+use super::image::HEAP_BINARY_MAX;
 use super::{LIST, PRIMARY, binary_term, image, no_term, shared, word};
 use crate::raw::may_take_long;
 
@@ -103,7 +103,8 @@ pub(super) fn is_part_of_longer(binary: Term) -> bool {
 }
 
 /// Returns whether the VM would copy many bytes on this normal scheduler, to tell where they are.
-/// It does so for a part of a binary that does not start at a whole byte.
+/// It does so for a part of a binary that does not start at a whole byte. A term may have thousands
+/// of these, so only short ones are copied here.
 #[inline(never)]
 fn is_long_copy(part: Term) -> bool {
     // SAFETY: the header is that of a part, which has these words.
@@ -119,7 +120,7 @@ fn is_long_copy(part: Term) -> bool {
             None => return false,
         }
     };
-    is_copied && len > BYTES_MAX as u64 && !may_take_long()
+    is_copied && len > HEAP_BINARY_MAX as u64 && !may_take_long()
 }
 
 /// Returns whether the flags of a part are those of whole bytes.

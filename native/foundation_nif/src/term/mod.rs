@@ -33,7 +33,7 @@ pub use owned::{LIVE_TERMS, OwnedTerm, Probe};
 pub use rows::{Rows, single_pair};
 pub use shared::LIVE_BINARIES;
 pub use value::{value, value_term};
-pub use view::{binary, elements};
+pub use view::{binary, elements, required_binary};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -8,7 +8,7 @@ use rustler::{Env, Term};
 
 use super::layout::{Boxed, boxed, boxed_words, cell, may_be_binary, small_map, tuple_words};
 use super::{is_immediate, no_term, word};
-use crate::raw::Failure;
+use crate::raw::{Failure, may_take_long};
 
 /// The size of terms, counted up to a limit.
 #[derive(Default)]
@@ -292,7 +292,24 @@ pub fn elements<'a, T>(
     }
 }
 
-/// Returns the bytes of a binary.
+/// Returns the bytes of an argument that must be a binary.
+///
+/// # Errors
+///
+/// When it is none, or the VM would copy its bytes on this normal scheduler.
+#[inline]
+pub fn required_binary(term: Term<'_>) -> Result<&[u8], Failure> {
+    binary(term).ok_or_else(|| {
+        if may_take_long() {
+            Failure::BadArgument
+        } else {
+            Failure::TakesLong
+        }
+    })
+}
+
+/// Returns the bytes of a binary. On a normal scheduler a binary that starts within a byte has none,
+/// unless it is short.
 #[inline]
 pub fn binary(term: Term<'_>) -> Option<&[u8]> {
     if !may_be_binary(term) {
