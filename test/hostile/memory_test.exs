@@ -7,6 +7,8 @@ defmodule Foundation.Hostile.MemoryTest do
   use Foundation.Case, async: true
   use Foundation.Alone
 
+  import Foundation.Settled
+
   alias Foundation.Registry
 
   # With so many entries, the memory of an empty registry does not matter.
@@ -28,7 +30,7 @@ defmodule Foundation.Hostile.MemoryTest do
   test "a part of up to 64 kB keeps no longer binary alive" do
     alone([engine: :native], fn ->
       {:ok, _owner} = Registry.start_link(name: :parts, keys: :unique)
-      before = settled()
+      before = used()
       # The first byte belongs to no part: from OTP 27 on, the other kind is not known as one.
       for n <- 1..50 do
         part = binary_part(:binary.copy(<<n>>, 1_000_000), 1, 60_000)
@@ -36,7 +38,7 @@ defmodule Foundation.Hostile.MemoryTest do
         :ok = Registry.put_meta(:parts, {:part, n}, part)
       end
 
-      assert settled() - before < 100 * 60_000 * 1.1 + 1_000_000
+      assert used() - before < 100 * 60_000 * 1.1 + 1_000_000
       assert Registry.info(:parts).memory > 50 * 60_000
       assert Registry.meta(:parts, {:part, 7}) == {:ok, :binary.copy(<<7>>, 60_000)}
     end)
@@ -68,7 +70,7 @@ defmodule Foundation.Hostile.MemoryTest do
       {^worker, before, full, said} ->
         send(worker, {self(), :done})
         receive do: ({:DOWN, ^monitor, :process, ^worker, :normal} -> :ok)
-        eventually(fn -> assert settled() <= before + 200_000 end)
+        eventually(fn -> assert used() <= before + 200_000 end)
         {(full - before) / count, said && said / count}
     end
   end
@@ -76,9 +78,9 @@ defmodule Foundation.Hostile.MemoryTest do
   defp worker(fill) do
     receive do
       {test, :fill} ->
-        before = settled()
+        before = used()
         table = fill.()
-        full = settled()
+        full = used()
         said = if is_atom(table), do: Registry.info(table).memory
         send(test, {self(), before, full, said})
 
@@ -88,19 +90,11 @@ defmodule Foundation.Hostile.MemoryTest do
     end
   end
 
-  # The VM frees memory of its start and of ended processes on threads of its own. This waits until
-  # two readings agree.
-  defp settled(last \\ 0) do
-    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    counts()
-    memory = :erlang.memory(:total) - :erlang.memory(:processes)
-
-    if abs(memory - last) < 10_000 do
-      memory
-    else
-      Process.sleep(20)
-      settled(memory)
-    end
+  defp used do
+    settled(fn ->
+      counts()
+      :erlang.memory(:total) - :erlang.memory(:processes)
+    end)
   end
 
   defp ets(count, value) do

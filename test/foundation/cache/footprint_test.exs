@@ -2,15 +2,18 @@ defmodule Foundation.Cache.FootprintTest do
   # Not async: it measures tables that all caches of the ETS engine share.
   use Foundation.Conformance.Cache, async: false
 
+  import Foundation.Settled
+
   alias Foundation.Cache.Backends.ETS.Store
 
   @tables [Module.concat(Store, Entries), Module.concat(Store, Order)]
   @entries 5_000
 
   defp used do
-    words = for table <- @tables, do: :ets.info(table, :memory)
-    :erlang.garbage_collect()
-    Enum.sum(words) * :erlang.system_info(:wordsize) + :erlang.memory(:binary)
+    settled(fn ->
+      words = for table <- @tables, do: :ets.info(table, :memory)
+      Enum.sum(words) * :erlang.system_info(:wordsize) + :erlang.memory(:binary)
+    end)
   end
 
   for {title, key, value} <- [
@@ -33,8 +36,6 @@ defmodule Foundation.Cache.FootprintTest do
         Cache.put(cache, unquote(key).(n), unquote(value).(n))
       end
 
-      # The owner may keep binaries of its last messages.
-      :erlang.garbage_collect(Process.whereis(cache))
       taken = used() - before
       bytes = Cache.stats(cache).bytes
       assert_in_delta bytes / taken, 1.0, 0.15
