@@ -1,6 +1,8 @@
 defmodule Foundation.Cache.SurvivalTest do
   use Foundation.Conformance.Cache
 
+  alias Foundation.Cache.Backends.ETS.Loads
+
   conform "entries, counts and settings survive a kill of the owner", %{engine: engine} do
     cache = cache!(engine, negative_ttl: 3_600_000)
     for n <- 1..500, do: Cache.put(cache, n, n)
@@ -85,5 +87,29 @@ defmodule Foundation.Cache.SurvivalTest do
     if rem(n, 5) == 0, do: Cache.put(cache, key + 1, key + 1)
     if rem(n, 7) == 0, do: Cache.delete(cache, key)
     if :atomics.get(stop, 1) == 0, do: call(cache, caller, n + 1, stop), else: n + 1
+  end
+
+  # A kill in between then leaves no caller that has the lease and was not told.
+  test "the ETS engine tells a caller of its lease before it notes it" do
+    cache = cache!(:ets)
+    server = Process.whereis(cache)
+    loader = fetcher(cache, :key)
+    assert_receive {:loading, ^loader}, 30_000
+    waiter = fetcher(cache, :key)
+    await_misses(cache, 2)
+    :erlang.trace_pattern({Loads, :hand_over, 3}, true, [])
+    1 = :erlang.trace(server, true, [:send, :call])
+    Process.exit(loader, :kill)
+    assert_receive {:loading, ^waiter}, 30_000
+
+    steps =
+      for _ <- 1..2 do
+        receive do
+          {:trace, ^server, :send, {:foundation_cache, _, {:load, _}}, ^waiter} -> :told
+          {:trace, ^server, :call, {Loads, :hand_over, _arguments}} -> :noted
+        end
+      end
+
+    assert steps == [:told, :noted]
   end
 end

@@ -213,8 +213,10 @@ defmodule Foundation.Cache.Backends.ETS.Server do
   defp lose(%{name: name} = server, load) do
     case Loads.current?(name, load, epoch(server)) && Loads.next(name, load.lease) do
       {ref, waiter} ->
+        # The message comes first, as in `Loads.answer/4`: a waiter that has the lease must know.
+        send(waiter, {:foundation_cache, ref, {:load, load.lease}})
         Loads.hand_over(name, load.lease, waiter)
-        Loads.answer(name, ref, waiter, {:load, load.lease})
+        Loads.cancel(name, ref)
         server |> watch(waiter, load.lease) |> unwatch(waiter, ref)
 
       _no_waiter_or_ended ->
