@@ -1,51 +1,8 @@
 # For those who have Jido: it is an optional dependency.
 if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
   defmodule Foundation.Jido.Storage do
-    @moduledoc """
-    Stores Jido's checkpoints and threads in a `Foundation.EventLog`: durable and atomic.
-
-        children = [
-          {Foundation.EventLog, name: MyApp.Log, dir: "/var/lib/my_app/log"},
-          MyApp.Jido
-        ]
-
-        defmodule MyApp.Jido do
-          use Jido, otp_app: :my_app, storage: {Foundation.Jido.Storage, log: MyApp.Log}
-        end
-
-    The log must be started before the first agent is stored. The guide
-    [Foundation in a Jido application](jido.html) shows every step.
-
-    ## Options
-
-      * `:log` - the name of the event log. Required.
-
-    `append_thread/3` also takes `:expected_rev`, and `:metadata` for a new thread. Other options,
-    which Jido passes on, are ignored.
-
-    ## Consistency
-
-      * An `:ok` means durable: what was stored survives a crash of the node.
-      * All entries of an append are there, or none. `rev` is the number of entries, and the
-        entries' `seq` counts from 0 without gaps.
-      * Appends to a thread have one order, also without `:expected_rev`: each returned thread is
-        the one after its own append.
-      * A deleted thread begins again at `rev` 0. An append that expects an entry of the deleted
-        thread is a conflict.
-      * The last of concurrent checkpoints under a key wins.
-
-    ## In the log
-
-    A thread is the stream `"jido/thread/" <> id`. An id that is too long for a stream is hashed
-    (`"jido/thread#" <> sha256`). An event's type is the entry's kind, its data the entry's payload,
-    and its metadata has `jido: {id, at, refs, appended_at}`. So a subscription can follow the
-    threads, and a long thread is read fast. A checkpoint is the snapshot of `"jido/checkpoint#" <>
-    sha256` of its key.
-
-    Every function raises `ArgumentError` for a log that is not started, and for an entry above the
-    log's `:max_event_bytes`. A damaged file gives `{:error, {:damaged, path, {kind, offset}}}`, a
-    failed write `{:error, {:io, posix}}`.
-    """
+    @external_resource Path.join(__DIR__, "storage.md")
+    @moduledoc File.read!(Path.join(__DIR__, "storage.md"))
 
     @behaviour Jido.Storage
 
@@ -353,8 +310,8 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Storage)) do
   end
 else
   defmodule Foundation.Jido.Storage do
-    @moduledoc false
-    # Says what is missing.
+    @external_resource Path.join(__DIR__, "storage.md")
+    @moduledoc File.read!(Path.join(__DIR__, "storage.md"))
 
     for {name, arity} <- [
           get_checkpoint: 2,
@@ -364,6 +321,7 @@ else
           append_thread: 3,
           delete_thread: 2
         ] do
+      @doc false
       @spec unquote(name)(unquote_splicing(List.duplicate({:term, [], []}, arity))) :: no_return
       def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))) do
         _ = {unquote_splicing(Macro.generate_arguments(arity, __MODULE__))}

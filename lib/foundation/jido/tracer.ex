@@ -1,21 +1,8 @@
 # For those who have Jido: it is an optional dependency.
 if match?({:module, _}, Code.ensure_compiled(Jido.Observe.Tracer)) do
   defmodule Foundation.Jido.Tracer do
-    @moduledoc """
-    Makes spans of what Jido observes: a tracer on `Foundation.Telemetry.Span`.
-
-        config :jido, :observability, tracer: Foundation.Jido.Tracer
-
-    A span's name is Jido's event prefix, its attributes are Jido's metadata. The measurements at
-    the end, other than the duration, are added to the attributes.
-
-    Spans nest within a process. A `Task` without a span of its own takes the innermost open span of
-    its nearest caller as the parent, so a trace goes on through tasks. Another process of the node
-    may end a span. When the process that started it dies first, the span ends as
-    `:abandoned`.
-
-    The events are those of `Foundation.Telemetry.Span`. `Foundation.OpenTelemetry` exports them.
-    """
+    @external_resource Path.join(__DIR__, "tracer.md")
+    @moduledoc File.read!(Path.join(__DIR__, "tracer.md"))
 
     @behaviour Jido.Observe.Tracer
 
@@ -89,10 +76,11 @@ if match?({:module, _}, Code.ensure_compiled(Jido.Observe.Tracer)) do
   end
 else
   defmodule Foundation.Jido.Tracer do
-    @moduledoc false
-    # Says what is missing.
+    @external_resource Path.join(__DIR__, "tracer.md")
+    @moduledoc File.read!(Path.join(__DIR__, "tracer.md"))
 
     for {name, arity} <- [span_start: 2, span_stop: 2, span_exception: 4, with_span_scope: 3] do
+      @doc false
       @spec unquote(name)(unquote_splicing(List.duplicate({:term, [], []}, arity))) :: no_return
       def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))) do
         _ = {unquote_splicing(Macro.generate_arguments(arity, __MODULE__))}
