@@ -13,14 +13,12 @@
 # The report formats figures as the demo does.
 Code.require_file("../examples/cross_reference/lib/cross_reference/format.ex", __DIR__)
 
-for file <- ~w(options record epoch pause crew area faults memory peers report tree),
-    do: Code.require_file("support/#{file}.exs", __DIR__)
-
-for file <-
-      ~w(registry/tree registry/entries registry/reads registry) ++
-        ~w(agents locks events spans context flags state event_log resilience table cache) ++
-        ~w(cluster library),
-    do: Code.require_file("areas/#{file}.exs", __DIR__)
+for folder <- ~w(support areas) do
+  __DIR__
+  |> Path.join("#{folder}/**/*.exs")
+  |> Path.wildcard()
+  |> Kernel.ParallelCompiler.require()
+end
 
 defmodule Soak.Run do
   @moduledoc false

@@ -71,6 +71,7 @@ defmodule Soak.Agents do
     Epoch.change([:agents, :locks, :telemetry, :flags, :context, :cache], fn ->
       :ok = Application.stop(:foundation)
       :ok = Application.start(:foundation)
+      eventually(&Soak.Cache.open?/0)
     end)
   end
 

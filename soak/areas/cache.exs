@@ -135,6 +135,13 @@ defmodule Soak.Cache do
     {1, index}
   end
 
+  @doc "Whether the owner has opened the cache again after a restart of the application."
+  def open? do
+    is_integer(Cache.size(@cache))
+  rescue
+    ArgumentError -> false
+  end
+
   defp bounded do
     %{bytes: bytes} = Cache.stats(@cache)
     most = @max_bytes + @largest + 1_000

@@ -25,6 +25,8 @@ defmodule Soak.EventLog do
   @impl true
   def open(options) do
     dir = Tree.choose_dir(__MODULE__, options)
+    # For each writer the version of its last event that the subscriber has.
+    :persistent_term.put(__MODULE__, :counters.new(@writers + 1, []))
     {:ok, _pid} = Tree.start_link(@tree, if(native?(), do: [log(dir)], else: []))
     :ok
   end
@@ -52,13 +54,18 @@ defmodule Soak.EventLog do
   def faults(:native), do: [{"event log's owner killed", 3, fn -> Faults.kill(@log) end}]
   def faults(:ets), do: []
 
-  defp start(index), do: %{stream: "stream-#{index}", version: 0}
+  defp start(index), do: %{index: index, stream: "stream-#{index}", version: 0}
 
-  # Only this member writes its stream. It trims, so that the log stays small.
-  defp append(%{stream: stream, version: version} = state) do
-    answer = EventLog.append(@log, stream, [{:event, version + 1}], expected: version)
+  # Only this member writes its stream. It trims what the subscriber has, so that the log stays small.
+  defp append(%{index: index, stream: stream, version: version} = state) do
+    answer = EventLog.append(@log, stream, [{:event, {index, version + 1}}], expected: version)
     Record.check!(:append, answer == {:ok, version + 1}, fn -> {stream, version, answer} end)
-    if rem(version, 500) == 499, do: :ok = EventLog.trim(@log, stream, before: version - 100)
+
+    if rem(version, 500) == 499 do
+      delivered = :counters.get(:persistent_term.get(__MODULE__), index + 1)
+      :ok = EventLog.trim(@log, stream, before: max(min(version, delivered) - 100, 1))
+    end
+
     Process.sleep(1)
     {1, %{state | version: version + 1}}
   end
@@ -68,7 +75,6 @@ defmodule Soak.EventLog do
     %{subscription: subscription, versions: %{}}
   end
 
-  # It is never so far behind that an event is trimmed before it is delivered.
   defp receive_events(%{subscription: subscription} = state) do
     receive do
       {:events, ^subscription, events} ->
@@ -79,10 +85,11 @@ defmodule Soak.EventLog do
     end
   end
 
-  defp follow(%{stream: stream, version: version, data: data}, versions) do
+  defp follow(%{stream: stream, version: version, data: {index, _version} = data}, versions) do
     last = Map.get(versions, stream, version - 1)
-    right? = data == version and version in 1..(last + 1)//1
+    right? = data == {index, version} and version in 1..(last + 1)//1
     Record.check!(:delivery, right?, fn -> {stream, version, data, :after, last} end)
+    :counters.put(:persistent_term.get(__MODULE__), index + 1, max(version, last))
     Map.put(versions, stream, max(version, last))
   end
 

@@ -1,7 +1,6 @@
 defmodule Soak.Resilience do
   @moduledoc false
-  # Bulkheads, circuit breakers and rate limiters, one of each for each engine. Their callers and
-  # owners are killed.
+  # A bulkhead, a circuit breaker and a rate limiter. Their callers and owners are killed.
   #
   # A row in the table stands for a permit. Its process writes it after the grant and deletes it
   # before the release. If a row is in two successive readings, and its process is alive after them,
@@ -38,13 +37,11 @@ defmodule Soak.Resilience do
   @impl true
   def open(_options) do
     @table = :ets.new(@table, [:named_table, :public, :ordered_set, write_concurrency: true])
-    {:ok, _pid} = Tree.start_link(@tree, Enum.flat_map(engines(), &children/1))
+    {:ok, _pid} = Tree.start_link(@tree, children())
     :ok
   end
 
-  defp engines, do: if(Foundation.engine() == :native, do: [:native, :ets], else: [:ets])
-
-  defp children(engine) do
+  defp children do
     times = [open_ms: 5, max_open_ms: 50, probe_timeout_ms: 200]
     breaker = [min_calls: 5, window: {:count, 10}, probes: @probes] ++ times
 
@@ -53,16 +50,17 @@ defmodule Soak.Resilience do
           {CircuitBreaker, :breaker, breaker},
           {RateLimiter, :limiter, [limit: {@limit, @per_ms}]}
         ] do
-      {module, [name: instance_name(kind, engine), engine: engine] ++ options}
+      {module, [name: instance_name(kind)] ++ options}
     end
   end
 
-  defp instance_name(kind, engine), do: :"soak_#{engine}_#{kind}"
-  defp names(kind), do: for(engine <- engines(), do: instance_name(kind, engine))
+  defp instance_name(kind), do: :"soak_#{kind}"
 
   # The bare name and two keys.
-  defp targets(kind),
-    do: for(name <- names(kind), target <- [name, {name, 1}, {name, 2}], do: target)
+  defp targets(kind) do
+    name = instance_name(kind)
+    [name, {name, 1}, {name, 2}]
+  end
 
   @impl true
   def crew do
@@ -77,9 +75,8 @@ defmodule Soak.Resilience do
   @impl true
   def faults(_engine) do
     owners =
-      for {kind, weight} <- [bulkhead: 4, breaker: 2, limiter: 1],
-          name <- names(kind),
-          do: {"owner of a #{kind} killed", weight, fn -> Faults.kill(name) end}
+      for {kind, weight} <- [bulkhead: 8, breaker: 4, limiter: 2],
+          do: {"owner of a #{kind} killed", weight, fn -> Faults.kill(instance_name(kind)) end}
 
     [{"caller of a bulkhead, breaker or limiter killed", 8, &kill/0} | owners]
   end
@@ -159,7 +156,7 @@ defmodule Soak.Resilience do
   end
 
   defp take(index) do
-    name = Enum.random(names(:limiter))
+    name = instance_name(:limiter)
     begun = System.monotonic_time()
 
     case RateLimiter.take(name) do
@@ -178,7 +175,7 @@ defmodule Soak.Resilience do
   # All members wait, so no permit is out that was not lost with a process.
   @impl true
   def audit do
-    for kind <- [:bulkhead, :breaker, :limiter], name <- names(kind), do: Faults.await(name)
+    for kind <- [:bulkhead, :breaker, :limiter], do: Faults.await(instance_name(kind))
 
     for target <- targets(:bulkhead) do
       idle? = fn -> match?(%{in_use: 0, waiting: 0}, Bulkhead.info(target)) end
@@ -194,7 +191,7 @@ defmodule Soak.Resilience do
       Record.check!(:probes, holds?(closed?), fn -> {target, CircuitBreaker.info(target)} end)
     end
 
-    for name <- names(:limiter), do: check_windows(name)
+    check_windows(instance_name(:limiter))
   end
 
   defp holds?(condition) do
