@@ -6,7 +6,7 @@ defmodule Foundation.TelemetrySupervisor do
 
   use Supervisor
 
-  alias Foundation.Predecessor
+  alias Foundation.{ChildStart, Predecessor}
   alias Foundation.Telemetry.{SampledEvents, Span, Tables}
 
   @doc false
@@ -28,6 +28,8 @@ defmodule Foundation.TelemetrySupervisor do
     # spans need, and when it stops in order, as the first, tables and spans are still there.
     # A restart costs microseconds and loses nothing, as the state is in the tables; giving up
     # would take everything that emits events down with it. So only a crash loop ends it.
-    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 100, max_seconds: 5)
+    children
+    |> Enum.map(&ChildStart.again/1)
+    |> Supervisor.init(strategy: :rest_for_one, max_restarts: 100, max_seconds: 5)
   end
 end

@@ -5,7 +5,7 @@ defmodule Foundation.Cluster.Supervisor do
   use Supervisor
 
   alias Foundation.Cluster.{Config, Ensure, Fanout, Replica, Replicator}
-  alias Foundation.{Predecessor, Registry}
+  alias Foundation.{ChildStart, Predecessor, Registry}
 
   # A scope of OTP 25's `:pg` may crash several times in a row while scopes restart elsewhere. No
   # restart loses anything, and giving up would stop the cluster on this node.
@@ -61,11 +61,14 @@ defmodule Foundation.Cluster.Supervisor do
 
     scope = %{id: config.scope, start: {:pg, :start_link, [config.scope]}}
 
-    # one_for_one: what they share is in the tables, which outlive each of them.
-    Supervisor.init(
+    children =
       registries ++
         config.backend.children(config) ++
-        [scope, {Fanout, config}, {Ensure, config}, {Replicator, config}],
+        [scope, {Fanout, config}, {Ensure, config}, {Replicator, config}]
+
+    # one_for_one: what they share is in the tables, which outlive each of them.
+    Supervisor.init(
+      Enum.map(children, &ChildStart.again/1),
       strategy: :one_for_one,
       max_restarts: @max_restarts,
       max_seconds: @max_seconds
