@@ -313,20 +313,19 @@ else
     @external_resource Path.join(__DIR__, "storage.md")
     @moduledoc File.read!(Path.join(__DIR__, "storage.md"))
 
-    for {name, arity} <- [
-          get_checkpoint: 2,
-          put_checkpoint: 3,
-          delete_checkpoint: 2,
-          load_thread: 2,
-          append_thread: 3,
-          delete_thread: 2
-        ] do
-      @doc false
-      @spec unquote(name)(unquote_splicing(List.duplicate({:term, [], []}, arity))) :: no_return
-      def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))) do
-        _ = {unquote_splicing(Macro.generate_arguments(arity, __MODULE__))}
-        Foundation.Optional.missing!(__MODULE__, "jido", "~> 2.0")
-      end
-    end
+    require Foundation.Optional
+
+    Foundation.Optional.stubs(
+      [
+        get_checkpoint: 2,
+        put_checkpoint: 3,
+        delete_checkpoint: 2,
+        load_thread: 2,
+        append_thread: 3,
+        delete_thread: 2
+      ],
+      "jido",
+      "~> 2.0"
+    )
   end
 end

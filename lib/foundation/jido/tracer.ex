@@ -79,13 +79,12 @@ else
     @external_resource Path.join(__DIR__, "tracer.md")
     @moduledoc File.read!(Path.join(__DIR__, "tracer.md"))
 
-    for {name, arity} <- [span_start: 2, span_stop: 2, span_exception: 4, with_span_scope: 3] do
-      @doc false
-      @spec unquote(name)(unquote_splicing(List.duplicate({:term, [], []}, arity))) :: no_return
-      def unquote(name)(unquote_splicing(Macro.generate_arguments(arity, __MODULE__))) do
-        _ = {unquote_splicing(Macro.generate_arguments(arity, __MODULE__))}
-        Foundation.Optional.missing!(__MODULE__, "jido", "~> 2.0")
-      end
-    end
+    require Foundation.Optional
+
+    Foundation.Optional.stubs(
+      [span_start: 2, span_stop: 2, span_exception: 4, with_span_scope: 3],
+      "jido",
+      "~> 2.0"
+    )
   end
 end
